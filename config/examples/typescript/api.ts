@@ -1,0 +1,298 @@
+// Types of the billing API, made from its openapi.json. Times are RFC 3339 texts, ids UUIDs.
+
+/** The process answers. */
+export interface Alive {
+  status: "alive";
+}
+
+/**
+ * What a purchase took over from the one before, and by which rule. fresh: nothing; added: the same
+ * plan, time and messages as they were left; converted: another plan, by the worth that was left.
+ */
+export interface CarriedDocument {
+  rule: Rule;
+  from_subscription_id: string | null;
+  /** Time taken over, in whole seconds */
+  seconds: number;
+  messages: number;
+}
+
+/** How one part is. */
+export interface CheckDocument {
+  ok: boolean;
+  detail: string;
+}
+
+/** Messages counted on one day (UTC). */
+export interface DayDocument {
+  day: string;
+  messages: number;
+}
+
+/** How a message was counted. */
+export type Decision = "counted" | "over_limit" | "no_subscription";
+
+/**
+ * The whole truth about one user. Keep the greatest `version`, drop the rest. `messages_limit` null is
+ * unlimited; `grace_until`, where set, is the end instead of `valid_until`.
+ */
+export interface EntitlementDocument {
+  version: number;
+  user_id: string;
+  plan_type: string;
+  status: Standing;
+  scope: Scope;
+  allowed_nodes: readonly string[];
+  features: readonly string[];
+  messages_limit: number | null;
+  messages_used: number;
+  quota_state: QuotaState;
+  subscription_id: string | null;
+  valid_from: string | null;
+  valid_until: string | null;
+  grace_until: string | null;
+  issued_at: string;
+}
+
+/** One wrong field of the request, and what would be right. */
+export interface FieldProblem {
+  field: string;
+  message: string;
+}
+
+/** One invoice: send the customer to `checkout_url`. */
+export interface InvoiceDocument {
+  /** BTCPay's id */
+  invoice_id: string | null;
+  /** Our id; BTCPay shows it as orderId */
+  order_id: string;
+  checkout_url: string | null;
+  /** A JSON number with exactly the digits it has; read it as a decimal */
+  amount: number;
+  /** ISO 4217 */
+  currency: string;
+  plan_type: string;
+  /** new: unpaid; processing: seen, not final; settled: final */
+  status: "new" | "processing" | "settled" | "expired" | "invalid";
+  /** What is unusual about the payment */
+  payment: Payment;
+  paid_amount: number | null;
+  redirect_url: string | null;
+  /** RFC 3339, UTC */
+  created_at: string;
+  expires_at: string | null;
+}
+
+/** One page, newest first; `next_cursor` is null on the last. */
+export interface InvoicePage {
+  items: readonly InvoiceDocument[];
+  /** Give it as `cursor` for the next page */
+  next_cursor: string | null;
+}
+
+/** What to buy. Other fields are refused. */
+export interface InvoiceRequest {
+  /** A plan of GET /plans */
+  plan_type: string;
+  /**
+   * Where the customer is sent after paying: https (http on loopback), on a listed host where the
+   * operator lists hosts. BTCPay fills in {InvoiceId} and {OrderId}
+   */
+  redirect_url?: string | null;
+}
+
+/** Where our invoice stands. RESERVED has no invoice at BTCPay yet, ABANDONED never got one. */
+export type InvoiceStatus = "reserved" | "new" | "processing" | "settled" | "expired" | "invalid" | "abandoned";
+
+/** One message that a gateway reported. */
+export interface MessageDocument {
+  message_id: string;
+  node_id: string | null;
+  count: number;
+  /** RFC 3339, UTC */
+  sent_at: string;
+  /** over_limit was counted too; no_subscription had nothing to count on */
+  decision: Decision;
+  subscription_id: string | null;
+}
+
+/** One listed node. */
+export interface NodeDocument {
+  node_id: string;
+  label: string | null;
+  /** RFC 3339, UTC */
+  added_at: string;
+}
+
+/** The whitelist, in the order in which nodes were added. */
+export interface NodeList {
+  items: readonly NodeDocument[];
+  /** How many may be listed */
+  limit: number;
+}
+
+/** How to call a node. */
+export interface NodeRequest {
+  /** Printable */
+  label?: string | null;
+}
+
+/** BTCPay's `additionalStatus`: what is unusual about the payment. */
+export type Payment = "none" | "partial" | "over" | "late" | "marked";
+
+/** One plan for sale. */
+export interface PlanDocument {
+  plan_type: string;
+  price: PriceDocument;
+  period_days: number;
+  /** null is unlimited */
+  messages_limit: number | null;
+  scope: Scope;
+  features: readonly string[];
+}
+
+/** What a plan costs. */
+export interface PriceDocument {
+  /** A JSON number with exactly the digits it has; read it as a decimal */
+  amount: number;
+  /** ISO 4217 */
+  currency: string;
+}
+
+/** RFC 9457. Match on `code`; show `detail` to a developer; tell the operator the `request_id`. */
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+  code: string;
+  request_id: string;
+  /** There only where single fields are wrong */
+  errors?: readonly FieldProblem[];
+}
+
+/** One fulfilled purchase and the dates that came of it. */
+export interface PurchaseDocument {
+  subscription_id: string;
+  /** The invoice; null for a grant */
+  order_id: string | null;
+  /** Who says that it was paid */
+  source: Source;
+  plan_type: string;
+  price: PriceDocument;
+  status: Status;
+  /** RFC 3339, UTC */
+  valid_from: string;
+  /** RFC 3339, UTC */
+  valid_until: string;
+  grace_until: string | null;
+  /** When it was replaced, ran out or was revoked */
+  ended_at: string | null;
+  /** null is unlimited */
+  messages_limit: number | null;
+  messages_used: number;
+  carried: CarriedDocument;
+}
+
+/** `quota_state` of an entitlement. */
+export type QuotaState = "ok" | "warning" | "exhausted";
+
+/** Whether requests should come here; degraded: yes, but a part ails. */
+export interface Ready {
+  status: "ready" | "degraded" | "unready";
+  checks: Record<string, CheckDocument>;
+}
+
+/** The delivery is recorded, and will be looked into. */
+export interface Recorded {
+  recorded: true;
+}
+
+/** Which part of R2 produced the dates of a purchase. */
+export type Rule = "fresh" | "added" | "converted";
+
+/** `scope` of an entitlement: which nodes the user may write to. */
+export type Scope = "any_node" | "whitelist" | "none";
+
+/** Who says that it was paid. */
+export type Source = "btcpay" | "manual" | "grant";
+
+/** `status` of an entitlement. */
+export type Standing = "active" | "grace" | "expired" | "revoked" | "none";
+
+/** Where a subscription stands; at most one of a user's is ACTIVE or GRACE. */
+export type Status = "active" | "grace" | "replaced" | "expired" | "revoked";
+
+/** What the user may do now, and everything bought so far. */
+export interface SubscriptionWithHistory {
+  version: number;
+  user_id: string;
+  plan_type: string;
+  status: Standing;
+  scope: Scope;
+  allowed_nodes: readonly string[];
+  features: readonly string[];
+  messages_limit: number | null;
+  messages_used: number;
+  quota_state: QuotaState;
+  subscription_id: string | null;
+  valid_from: string | null;
+  valid_until: string | null;
+  grace_until: string | null;
+  issued_at: string;
+  /** How many there are in all */
+  purchases: number;
+  /** The last 100, newest first */
+  history: readonly PurchaseDocument[];
+}
+
+/** Messages counted from one day to another, both included. */
+export interface UsageDocument {
+  /** The first day */
+  first: string;
+  /** The last day */
+  last: string;
+  /** All of these days together */
+  messages: number;
+  /** Days with messages, oldest first */
+  days: readonly DayDocument[];
+  /** The last 20 of all, newest first */
+  latest: readonly MessageDocument[];
+}
+
+/** Every `code` that a Problem may have. */
+export type ProblemCode =
+  | "bad_signature"
+  | "body_too_large"
+  | "body_too_slow"
+  | "btcpay_away"
+  | "btcpay_creation_unknown"
+  | "btcpay_denied"
+  | "btcpay_garbled"
+  | "btcpay_refused"
+  | "database_conflict"
+  | "database_unavailable"
+  | "foreign_origin"
+  | "idempotency_key_reused"
+  | "internal_error"
+  | "invalid"
+  | "invalid_cursor"
+  | "invalid_idempotency_key"
+  | "invalid_label"
+  | "invalid_node_id"
+  | "invalid_redirect_url"
+  | "invoice_not_found"
+  | "keys_unavailable"
+  | "malformed"
+  | "malformed_body"
+  | "malformed_request"
+  | "overloaded"
+  | "prepaid_cap"
+  | "stopping"
+  | "too_many_invoices"
+  | "too_many_nodes"
+  | "too_many_streams"
+  | "unauthenticated"
+  | "unknown_plan"
+  | "unsupported_encoding"
+  | "unsupported_media_type";

@@ -1,0 +1,261 @@
+// Types of the MQTT payloads, made from asyncapi.json. Unknown fields are to be ignored.
+
+/**
+ * active and grace give rights until their end; expired, revoked and none (never bought anything) give
+ * none.
+ */
+export type Standing = "active" | "grace" | "expired" | "revoked" | "none";
+
+/** Which nodes the user may write to: any, those in allowed_nodes, or none. */
+export type Scope = "any_node" | "whitelist" | "none";
+
+/** warning from 80 % of the limit, exhausted from 100 %; always ok where the limit is null. */
+export type QuotaState = "ok" | "warning" | "exhausted";
+
+/**
+ * What a gate answers about one message. ok: it may pass. no_plan: the user has no plan that sends.
+ * expired: valid_until (or grace_until) is over. revoked: the payment turned out invalid.
+ * node_not_allowed: the scope is whitelist and the node is not on it. quota_exhausted: fewer messages
+ * are left than asked for. unknown_user: there is no document.
+ */
+export type Reason = "ok" | "no_plan" | "expired" | "revoked" | "node_not_allowed" | "quota_exhausted" | "unknown_user";
+
+/** The answer of a gate. It never crosses MQTT; gateways may hand it to their callers as it is. */
+export interface Decision {
+  /** Whether the message may pass. */
+  allowed: boolean;
+  reason: Reason;
+  /** Messages left, this one included; null is unlimited. */
+  remaining: number | null;
+}
+
+/**
+ * The whole truth about one user. A lapsed user has a document that says so; an empty payload only ever
+ * clears a topic that belongs to nobody.
+ */
+export interface Entitlement {
+  /**
+   * Strictly rising per user. Keep the greatest, drop the rest. (GET /subscription shows 0 for users
+   * who have no document; it is never published.)
+   */
+  version: number;
+  /** The user; the same as in the topic. */
+  user_id: string;
+  /** The plan, or free. What it allows is in the other fields; never decide by this name. */
+  plan_type: string;
+  status: Standing;
+  scope: Scope;
+  /** Meshtastic node ids, lower case. Counts where scope is whitelist. */
+  allowed_nodes: readonly string[];
+  /** What else the plan includes. */
+  features: readonly string[];
+  /** Messages in the whole period; null is unlimited. */
+  messages_limit: number | null;
+  /** Counted so far, by all reporters. It may exceed the limit: what happened is counted. */
+  messages_used: number;
+  quota_state: QuotaState;
+  /** The purchase that messages count on; another id is a new period with a count of its own. */
+  subscription_id: string | null;
+  /** Since when the rights hold. */
+  valid_from: string | null;
+  /** Their end, exclusive. Holds without any further word from the daemon. */
+  valid_until: string | null;
+  /** Where set, the end instead of valid_until: a payment is still confirming. */
+  grace_until: string | null;
+  /** When this version was written. */
+  issued_at: string;
+}
+
+/** Whether a daemon speaks for this broker. */
+export interface Status {
+  /** offline is said at a goodbye and by the will. Rights do not depend on it; reports wait. */
+  state: "online" | "offline";
+  /** Which daemon. */
+  instance: string;
+  /** Of the daemon. */
+  version: string;
+  /** Since when it speaks. */
+  since: string;
+}
+
+/** Every publication up to sequence was acknowledged by the broker. */
+export interface Watermark {
+  /** Number of the last publication that is safe. */
+  sequence: number;
+  /** How many entitlement documents exist: a reader that has fewer has not read everything. */
+  entitlements: number;
+  /** The greatest version ever published. */
+  greatest_version?: number;
+  /** Whose truth this is, so that an exchanged database is noticed. */
+  database?: string;
+}
+
+/** One message that a gateway let through. */
+export interface UsageEvent {
+  /**
+   * Unique per user, for ever: a repeat is a duplicate and counts nothing. Made once, at the time of
+   * sending, and kept over retries.
+   */
+  message_id: string;
+  /** Whose message. */
+  user_id: string;
+  /** Where to. */
+  node_id?: string | null;
+  /** How many messages it counts for. */
+  count?: number;
+  /** When it was sent, with any offset. Accepted up to 7 days late; a future time counts as now. */
+  sent_at: string;
+}
+
+/** What a gateway let through since its last report. */
+export interface UsageReport {
+  /** Comes back in the ack; any text of the reporter's. */
+  report_id: string;
+  /** An event that is wrong by itself is rejected in the ack and does not spoil the others. */
+  events: readonly UsageEvent[];
+}
+
+/** One event that was not counted. */
+export interface Rejection {
+  /** As reported. */
+  message_id: string;
+  /** too_old, or which field is wrong and what would be right. Sending it again changes nothing. */
+  reason: string;
+}
+
+/**
+ * What became of a report, after it was committed. accepted, duplicates and rejected add up to its
+ * events, unless too many are rejected to name them all.
+ */
+export interface UsageAck {
+  /** As reported. */
+  report_id: string;
+  /** Counted for the first time. */
+  accepted: number;
+  /** Counted before. */
+  duplicates: number;
+  rejected?: readonly Rejection[];
+}
+
+/** The purchase it is about. */
+export interface SubscriptionFacts {
+  /** The purchase. */
+  subscription_id: string;
+  /** Our number of the invoice that paid for it. */
+  order_id: string | null;
+  /** The plan. */
+  plan_type: string;
+  /** Who says that it was paid. */
+  source: "btcpay" | "manual" | "grant";
+  /** Beginning. */
+  valid_from: string;
+  /** End, exclusive. */
+  valid_until: string;
+  /** Null is unlimited. */
+  messages_limit: number | null;
+  /** What was left of the one before and added. */
+  carried: {
+    /** How. */
+    rule: string;
+    seconds: number;
+    /** Messages added. */
+    messages: number;
+  };
+  /** Why it happened. */
+  reason?: string;
+}
+
+/** The purchase and how far it is used. */
+export interface QuotaFacts {
+  /** The purchase. */
+  subscription_id: string;
+  /** The plan. */
+  plan_type: string;
+  /** Percent; of quota.warning and quota.exhausted. */
+  threshold?: 80 | 100;
+  /** Counted so far. */
+  messages_used: number;
+  /** Null is unlimited. */
+  messages_limit: number | null;
+}
+
+/** The invoice it is about. Amounts are texts, exact. */
+export interface InvoiceFacts {
+  /** BTCPay's id. */
+  invoice_id: string | null;
+  /** Ours. */
+  order_id: string;
+  /** The plan quoted. */
+  plan_type: string;
+  /** The price quoted. */
+  amount: string;
+  /** ISO 4217. */
+  currency: string;
+  status: "reserved" | "new" | "processing" | "settled" | "expired" | "invalid" | "abandoned";
+  /** What is unusual about the payment. */
+  payment: "none" | "partial" | "over" | "late" | "marked";
+  /** In the same currency. */
+  paid_amount: string | null;
+  /** Of invoice.needs_attention: why. */
+  kind?: "late_payment" | "partial_payment" | "overpaid" | "mismatch" | "paid_invalid" | "paid_twice";
+  /** Of invoice.needs_attention: in words. */
+  detail?: string;
+}
+
+/** What happened to a user's rights. */
+export interface SubscriptionEvent {
+  specversion: "1.0";
+  /** The same for every repeat of the same event. */
+  id: string;
+  source: "kosmo-billing";
+  /** The same as in the topic. */
+  type: "subscription.activated" | "subscription.renewed" | "subscription.changed" | "subscription.expiring" | "subscription.expired" | "subscription.revoked";
+  /** The user. */
+  subject: string;
+  /** When it happened. */
+  time: string;
+  datacontenttype: "application/json";
+  data: SubscriptionFacts;
+}
+
+/** A threshold was crossed, once per purchase, or a purchase ended a shortage. */
+export interface QuotaEvent {
+  specversion: "1.0";
+  /** The same for every repeat of the same event. */
+  id: string;
+  source: "kosmo-billing";
+  /** The same as in the topic. */
+  type: "quota.warning" | "quota.exhausted" | "quota.reset";
+  /** The user. */
+  subject: string;
+  /** When it happened. */
+  time: string;
+  datacontenttype: "application/json";
+  data: QuotaFacts;
+}
+
+/** What happened to an invoice. */
+export interface InvoiceEvent {
+  specversion: "1.0";
+  /** The same for every repeat of the same event. */
+  id: string;
+  source: "kosmo-billing";
+  /** The same as in the topic. */
+  type: "invoice.created" | "invoice.processing" | "invoice.settled" | "invoice.expired" | "invoice.invalid" | "invoice.needs_attention";
+  /** The user. */
+  subject: string;
+  /** When it happened. */
+  time: string;
+  datacontenttype: "application/json";
+  data: InvoiceFacts;
+}
+
+/** Where they are published, with the default prefix. */
+export const topics = {
+  entitlements: "kosmo/billing/v1/entitlements/{shard}/{user_id}",
+  events: "kosmo/billing/v1/events/{type}",
+  usage: "kosmo/billing/v1/usage/{reporter}",
+  usageAcks: "kosmo/billing/v1/usage-acks/{reporter}",
+  status: "kosmo/billing/v1/status",
+  watermark: "kosmo/billing/v1/watermark",
+} as const;

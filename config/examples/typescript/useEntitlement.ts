@@ -1,0 +1,36 @@
+// What the user may do now, live: a thank-you page turns green by itself when the payment settles.
+// Reads Server-Sent Events with fetch, since EventSource cannot send a bearer token.
+import { useEffect, useState } from "react";
+import type { EntitlementDocument } from "./api";
+
+const URL = "/api/v1/billing/subscription/events";
+const wait = (ms: number) => new Promise((done) => setTimeout(done, ms));
+
+export function useEntitlement(headers: Record<string, string> = {}): EntitlementDocument | null {
+  const [entitlement, setEntitlement] = useState<EntitlementDocument | null>(null);
+  const identity = JSON.stringify(headers);
+  useEffect(() => {
+    const stop = new AbortController();
+    let lastId = "", retry = 3000;
+    const read = async () => {
+      const known = lastId ? { "Last-Event-ID": lastId } : {};
+      const answer = await fetch(URL, { headers: { ...JSON.parse(identity), ...known }, signal: stop.signal });
+      if (!answer.ok || !answer.body) throw new Error(`${answer.status}`);
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let text = "", next = await reader.read(); !next.done; next = await reader.read()) {
+        const blocks = (text + next.value).split("\n\n");
+        text = blocks.pop() ?? "";
+        for (const field of blocks.flatMap((block) => block.split("\n"))) {
+          if (field.startsWith("retry: ")) retry = Number(field.slice(7));
+          if (field.startsWith("id: ")) lastId = field.slice(4);
+          if (field.startsWith("data: ")) setEntitlement(JSON.parse(field.slice(6)) as EntitlementDocument);
+        }
+      }
+    };
+    void (async () => {
+      while (!stop.signal.aborted) await read().catch(() => undefined).then(() => wait(retry));
+    })();
+    return () => stop.abort();
+  }, [identity]);
+  return entitlement;
+}

@@ -1,0 +1,53 @@
+"""How long to wait before trying again, and how often to say so."""
+
+import random
+import time
+
+
+class Backoff:
+    """Exponential waits with full jitter between ``first`` and ``most`` seconds.
+
+    Jitter keeps daemons that lost the same server from returning in step.
+    """
+
+    def __init__(self, first: float = 0.1, most: float = 5.0) -> None:
+        self._first = first
+        self._most = most
+        self._failures = 0
+
+    @property
+    def failures(self) -> int:
+        """How many failures came since the last success."""
+        return self._failures
+
+    def failed(self) -> float:
+        """Count one failure and return the seconds to wait before the next try."""
+        ceiling = min(self._most, self._first * 2.0 ** min(self._failures, 32))
+        self._failures += 1
+        return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, guards nothing
+
+    def succeeded(self) -> bool:
+        """Forget the failures; true when there were any, so that the recovery can be logged once."""
+        recovered = self._failures > 0
+        self._failures = 0
+        return recovered
+
+
+class Quiet:
+    """At most one line in ``seconds`` for each subject, so that an outage does not fill the journal."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def allows(self, subject: str) -> bool:
+        """Say whether a line about ``subject`` is due now."""
+        now = time.monotonic()
+        if now - self._last.get(subject, float("-inf")) < self._seconds:
+            return False
+        self._last[subject] = now
+        return True
+
+    def forget(self, subject: str) -> None:
+        """Let the next line about ``subject`` through at once."""
+        self._last.pop(subject, None)

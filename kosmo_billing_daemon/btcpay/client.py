@@ -1,0 +1,330 @@
+"""The calls we make to BTCPay, named for what is called; the only place that knows httpx.
+
+The rule it keeps: every call ends within its deadline, in a value or in an error that says what to do, and
+the API key appears in the request header and nowhere else. Reads are tried twice; a creation never is,
+since BTCPay has no idempotency: whoever gets ``CreationUnknown`` looks the order id up first.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, Self
+from uuid import UUID
+
+import httpx
+from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
+from httpx_aiohttp import HttpxAiohttpClient
+
+from kosmo_billing_daemon import __version__
+from kosmo_billing_daemon.backoff import Backoff
+from kosmo_billing_daemon.btcpay import administration, answers, payloads
+from kosmo_billing_daemon.btcpay.addresses import MAX_BASE_URL, Links, is_opaque, opaque, require_usable
+from kosmo_billing_daemon.btcpay.administration import DeliveryAttempt, Server, Store, Webhook
+from kosmo_billing_daemon.btcpay.errors import (
+    BtcpayAway,
+    BtcpayDenied,
+    BtcpayRefused,
+    CreationUnknown,
+    Garbled,
+)
+from kosmo_billing_daemon.btcpay.health import Health, State
+from kosmo_billing_daemon.clock import Clock, utc_now
+from kosmo_billing_daemon.domain.invoices import Observation
+from kosmo_billing_daemon.domain.plans import Plan
+
+ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-0000-0000-0000-000000000000")
+"""Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
+the base URL, store id and the rest of the line take their part of it."""
+
+MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+_TRIES = 2
+_CONNECTIONS = 32
+_KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds: to connect, for a whole call with its retry, and for a creation (15 s ones are on record)."""
+
+    connect: float = 3.0
+    call: float = 15.0
+    create: float = 30.0
+
+
+DEFAULT_TIMEOUTS: Final = Timeouts()
+
+
+class BtcpayClient:
+    """One store of one BTCPay server. ``public_url`` is where customers reach it, if not at ``url``.
+
+    Safe for concurrent calls; holds its connections between ``async with``.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        api_key: str,
+        store_id: str,
+        public_url: str | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        clock: Clock = utc_now,
+    ) -> None:
+        require_usable(url, api_key, store_id, public_url)
+        self._url = url.rstrip("/")
+        self._key = api_key
+        self._store_id = store_id
+        self._store = f"/api/v1/stores/{store_id}"
+        self._invoices = f"{self._store}/invoices"
+        self._webhooks = f"{self._store}/webhooks"
+        self._links = Links.of(self._url, public_url)
+        self._timeouts = timeouts
+        self._clock = clock
+        self._health = Health(clock)
+        self._http: httpx.AsyncClient | None = None
+
+    def __repr__(self) -> str:
+        return f"BtcpayClient(url={self._url!r}, store_id={self._store_id!r})"
+
+    async def __aenter__(self) -> Self:
+        self._http = HttpxAiohttpClient(
+            base_url=self._url,
+            headers={
+                "Authorization": f"token {self._key}",
+                "Accept": "application/json",
+                "User-Agent": f"kosmo-billing-daemon/{__version__}",
+            },
+            # The system's certificates, so that an operator's own authority is trusted too.
+            verify=ssl.create_default_context(),
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE),
+            # Reading is bounded by the deadline of the whole call; "pool" includes looking up the name.
+            timeout=httpx.Timeout(None, connect=self._timeouts.connect, pool=self._timeouts.call),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    @property
+    def store_id(self) -> str:
+        return self._store_id
+
+    @property
+    def state(self) -> State:
+        """How the last calls went."""
+        return self._health.state
+
+    async def create_invoice(
+        self,
+        order_id: UUID,
+        plan: Plan,
+        *,
+        redirect_url: str | None = None,
+        expiration: timedelta | None = None,
+    ) -> Observation:
+        """Create an invoice carrying our id; raises ``CreationUnknown`` if it may exist all the same."""
+        body = payloads.creation(order_id, plan, redirect_url=redirect_url, expiration=expiration)
+        try:
+            async with self._call("create_invoice", self._timeouts.create):
+                created = await self._exchange("POST", self._invoices, body=body)
+                return payloads.observation(created, links=self._links)
+        except BtcpayAway as error:
+            if not error.reached:
+                raise
+            raise CreationUnknown(error.message, retry_after=error.retry_after) from error
+
+    async def find_invoices(self, order_ids: Sequence[UUID]) -> list[Observation]:
+        """Return every invoice that carries one of these order ids, archived ones too.
+
+        ``Garbled`` carries what was readable; an order it does not name was read, or has no invoice.
+        """
+        wanted = list(dict.fromkeys(order_ids))
+        chunks = [wanted[at : at + ORDERS_PER_CALL] for at in range(0, len(wanted), ORDERS_PER_CALL)]
+        if not chunks:
+            return []
+        async with self._call("find_invoices"):
+            return payloads.joined(
+                await asyncio.gather(*(self._find(chunk) for chunk in chunks), return_exceptions=True)
+            )
+
+    async def fetch_invoice(self, btcpay_id: str) -> Observation | None:
+        """Return one invoice of our store, or ``None`` if it has none of that id."""
+        if not is_opaque(btcpay_id):
+            return None
+        async with self._call("fetch_invoice"):
+            try:
+                document = await self._read(f"{self._invoices}/{btcpay_id}")
+            except BtcpayRefused as error:
+                if error.btcpay_code != "invoice-not-found":
+                    raise
+                return None
+            except BtcpayDenied as error:
+                if error.unauthenticated:
+                    raise
+                # From 2.4.0 an unknown id is answered like a missing right. A list of the same store needs
+                # the same right, of the key and of its user, and no id: if that is denied too, this raises.
+                await self._read(self._invoices, httpx.QueryParams(orderId=btcpay_id, take=1))
+                return None
+            return payloads.observation(document, links=self._links)
+
+    async def fetch_confirmations(self, seen: Observation) -> Observation:
+        """Return the observation with ``confirmed_amount`` and ``last_received_at`` from its payments."""
+        async with self._call("fetch_confirmations"):
+            methods = await self._read(
+                f"{self._invoices}/{opaque(seen.btcpay_invoice_id)}/payment-methods",
+                httpx.QueryParams(onlyAccountedPayments="true"),
+            )
+            return payloads.confirmed(seen, methods, self._clock())
+
+    async def mark(self, btcpay_id: str, *, settled: bool) -> Observation:
+        """Mark an invoice Settled or Invalid by hand; ``BtcpayRefused`` where its state does not allow it."""
+        async with self._call("mark"):
+            body = {"status": "Settled" if settled else "Invalid"}
+            marked = await self._exchange("POST", f"{self._invoices}/{opaque(btcpay_id)}/status", body=body)
+            return payloads.observation(marked, links=self._links)
+
+    async def server_info(self) -> Server:
+        async with self._call("server_info"):
+            return administration.server(await self._read("/api/v1/server/info"))
+
+    async def current_key(self) -> frozenset[str]:
+        """Return the permissions of our key, some with ``:STOREID`` behind them."""
+        async with self._call("current_key"):
+            return administration.permissions(await self._read("/api/v1/api-keys/current"))
+
+    async def fetch_store(self) -> Store:
+        """Return our store; needs ``btcpay.store.canviewstoresettings``."""
+        async with self._call("fetch_store"):
+            return administration.store(await self._read(self._store))
+
+    async def list_webhooks(self) -> list[Webhook]:
+        async with self._call("list_webhooks"):
+            return administration.webhooks(await self._read(self._webhooks))
+
+    async def create_webhook(
+        self, url: str, *, secret: str | None = None, events: Sequence[str] | None = None
+    ) -> Webhook:
+        """Register a webhook, for all events unless some are named. The answer holds the secret, once.
+
+        BTCPay does not merge equal addresses: list first, or deliveries come twice.
+        """
+        body = administration.webhook_settings(
+            url=url, enabled=True, automatic_redelivery=True, events=events, secret=secret
+        )
+        async with self._call("create_webhook"):
+            return administration.webhook(await self._exchange("POST", self._webhooks, body=body))
+
+    async def update_webhook(self, webhook: Webhook, *, secret: str | None = None) -> Webhook:
+        """Make the webhook of that id be as given, all of it; without ``secret`` the old one stays."""
+        body = administration.webhook_settings(
+            url=webhook.url,
+            enabled=webhook.enabled,
+            automatic_redelivery=webhook.automatic_redelivery,
+            events=None if webhook.everything else webhook.events,
+            secret=secret,
+        )
+        async with self._call("update_webhook"):
+            path = f"{self._webhooks}/{opaque(webhook.id)}"
+            return administration.webhook(await self._exchange("PUT", path, body=body))
+
+    async def list_deliveries(self, webhook_id: str, count: int = 10) -> list[DeliveryAttempt]:
+        """Return the last attempted deliveries, newest first."""
+        async with self._call("list_deliveries"):
+            path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
+            return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
+
+    @asynccontextmanager
+    async def _call(self, name: str, seconds: float | None = None) -> AsyncIterator[None]:
+        """Bound a call by its deadline and note for operators how it went."""
+        seconds = self._timeouts.call if seconds is None else seconds
+        try:
+            try:
+                async with asyncio.timeout(seconds):
+                    yield
+            except TimeoutError:
+                raise BtcpayAway(f"BTCPay did not answer within {seconds:g} s") from None
+        except BtcpayAway as error:
+            self._health.away(name, error)
+            raise
+        except BtcpayDenied as error:
+            self._health.denied(name, error)
+            raise
+        except BtcpayRefused:
+            self._health.answered(name)
+            raise
+        self._health.answered(name)
+
+    async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:
+        wanted = [("orderId", str(order_id)) for order_id in order_ids]
+        params = httpx.QueryParams([*wanted, ("includeArchived", "true")])
+        found = await self._read(self._invoices, params)
+        return payloads.observations(found, links=self._links)
+
+    async def _read(self, path: str, params: httpx.QueryParams | None = None) -> Any:
+        """GET, once more if no usable answer came and we were not told to wait."""
+        backoff = Backoff(first=0.2, most=1.0)
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._exchange("GET", path, params)
+            except BtcpayAway as error:
+                if error.told_to_wait:
+                    raise
+                await asyncio.sleep(backoff.failed())
+        return await self._exchange("GET", path, params)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        params: httpx.QueryParams | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if self._http is None:
+            raise RuntimeError("the client is not open; use it in 'async with'")
+        content = None if body is None else json.dumps(body).encode()
+        headers = None if body is None else {"Content-Type": "application/json"}
+        try:
+            async with self._http.stream(
+                method, path, params=params, content=content, headers=headers
+            ) as response:
+                answer = await _bounded(response)
+        # httpx-aiohttp 0.2 lets through what it has no name for, so aiohttp's own errors are met here too.
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ClientError, OSError) as error:
+            raise _away(error) from error
+        if response.is_success:
+            return answers.document(response.status_code, response.headers.get("content-type", ""), answer)
+        # A proxy that echoes our request in its error page must not bring the key into a message.
+        # Real keys have 40 characters; replacing a short one of a test would garble the words instead.
+        safe = answer.replace(self._key.encode(), b"***") if len(self._key) >= 16 else answer
+        raise answers.problem(response.status_code, response.headers, safe, self._clock())
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    answer = bytearray()
+    async for chunk in response.aiter_bytes():
+        answer += chunk
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise Garbled("body", f"more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(answer)
+
+
+def _away(error: Exception) -> BtcpayAway:
+    """Say what happened on the wire, and whether the request was sent.
+
+    httpx-aiohttp 0.2 calls every lost connection a ``ConnectTimeout``; only the cause tells them apart.
+    """
+    cause = error.__cause__ or error
+    if isinstance(cause, ConnectionTimeoutError):
+        return BtcpayAway("could not connect to BTCPay in time", reached=False)
+    said = answers.words(str(cause)) or type(cause).__name__
+    if isinstance(cause, ClientConnectorError):
+        return BtcpayAway(f"could not connect to BTCPay: {said}", reached=False)
+    return BtcpayAway(f"the connection to BTCPay broke: {said}")

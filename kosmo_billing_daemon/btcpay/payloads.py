@@ -1,0 +1,245 @@
+"""What BTCPay sends and expects about invoices, turned into the domain's words and back.
+
+The rule it keeps: strict where a value decides about rights or money, tolerant about the rest. The invoice
+fetched from BTCPay is the fact; a webhook body is only a hint of where to look.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal, localcontext
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from kosmo_billing_daemon.btcpay.addresses import Links
+from kosmo_billing_daemon.btcpay.errors import Garbled, Malformed
+from kosmo_billing_daemon.btcpay.reading import (
+    MAX_URL_LENGTH,
+    decode,
+    is_text,
+    items,
+    mapping,
+    number,
+    optional_number,
+    optional_text,
+    text,
+    time,
+    whole,
+)
+from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
+from kosmo_billing_daemon.domain.plans import Plan
+
+MAX_TYPE_LENGTH = 64
+
+_T = TypeVar("_T")
+
+_STATUSES = {
+    "New": InvoiceStatus.NEW,
+    "Processing": InvoiceStatus.PROCESSING,
+    "Settled": InvoiceStatus.SETTLED,
+    "Expired": InvoiceStatus.EXPIRED,
+    "Invalid": InvoiceStatus.INVALID,
+}
+_PAYMENTS = {
+    "None": Payment.NONE,
+    "PaidPartial": Payment.PARTIAL,
+    "PaidOver": Payment.OVER,
+    "PaidLate": Payment.LATE,
+    "Marked": Payment.MARKED,
+}
+_COUNTED_STATUSES = ("Processing", "Settled")
+# Sums of products of two numbers of 29 + 28 digits; money is kept to a satoshi's eight decimals.
+_WIDE = 120
+_KEPT = Decimal("1e-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """One webhook body, reduced to where it points. ``claimed_status`` is what the body says of the
+    invoice, in BTCPay's spelling, and no more than a claim.
+    """
+
+    delivery_id: str | None
+    type: str
+    invoice_id: str | None
+    order_id: str | None
+    store_id: str | None
+    claimed_status: str | None
+
+
+def hint(body: bytes) -> Hint:
+    """Read a webhook body; ``Malformed`` unless it is a JSON object in UTF-8 with a ``type``.
+
+    An optional field of a wrong type, over-long or not printable counts as absent: the delivery may be
+    authentic all the same, and what it hints at is found by polling.
+    """
+    try:
+        document = decode(body)
+    except ValueError as error:
+        raise Malformed(f"the body is not JSON in UTF-8: {_short(error)}") from None
+    if not isinstance(document, dict):
+        raise Malformed("the body is not a JSON object")
+    kind = optional_text(document, "type", most=MAX_TYPE_LENGTH)
+    if kind is None:
+        raise Malformed(f"type: a printable text of 1 to {MAX_TYPE_LENGTH} characters is needed")
+    metadata = document.get("metadata")
+    return Hint(
+        delivery_id=optional_text(document, "deliveryId"),
+        type=kind,
+        invoice_id=optional_text(document, "invoiceId"),
+        order_id=optional_text(metadata, "orderId") if isinstance(metadata, dict) else None,
+        store_id=optional_text(document, "storeId"),
+        claimed_status=optional_text(document, "status", most=MAX_TYPE_LENGTH),
+    )
+
+
+def observation(document: Any, *, links: Links | None = None) -> Observation:
+    """Read one invoice; raises ``Garbled`` naming the field that is not what the API promises."""
+    invoice = mapping(document, "invoice")
+    metadata = invoice.get("metadata")
+    amount = number(invoice, "amount")
+    if amount < 0:
+        raise Garbled("amount", "less than nothing")
+    return Observation(
+        btcpay_invoice_id=text(invoice, "id"),
+        store_id=text(invoice, "storeId"),
+        order_id=optional_text(metadata, "orderId") if isinstance(metadata, Mapping) else None,
+        amount=amount,
+        currency=text(invoice, "currency", most=32),
+        status=_one_of(invoice, "status", _STATUSES),
+        payment=_one_of(invoice, "additionalStatus", _PAYMENTS),
+        expires_at=time(invoice, "expirationTime"),
+        paid_amount=optional_number(invoice, "paidAmount"),
+        checkout_url=_link(invoice, links),
+    )
+
+
+def observations(document: Any, *, links: Links | None = None) -> list[Observation]:
+    """Read a list of invoices, newest first as BTCPay has them.
+
+    If some cannot be read, ``Garbled`` carries those that could: an unreadable invoice is not an absent one.
+    """
+    readable: list[Observation] = []
+    unreadable: list[str | None] = []
+    first: Garbled | None = None
+    for entry in items(document, "invoices"):
+        try:
+            readable.append(observation(entry, links=links))
+        except Garbled as error:
+            first = first or error
+            metadata = entry.get("metadata") if isinstance(entry, dict) else None
+            order_id = optional_text(metadata, "orderId") if isinstance(metadata, dict) else None
+            unreadable.append(order_id)
+    if first is not None:
+        raise Garbled(first.field, first.problem, readable=readable, order_ids=unreadable)
+    return readable
+
+
+def joined(parts: Sequence[list[Observation] | BaseException]) -> list[Observation]:
+    """Join the answers to the parts of one question; any error but an unreadable invoice spoils it all."""
+    readable: list[Observation] = []
+    garbled: list[Garbled] = []
+    for part in parts:
+        if isinstance(part, Garbled) and part.order_ids:
+            garbled.append(part)
+            readable += part.readable
+        elif isinstance(part, BaseException):
+            raise part
+        else:
+            readable += part
+    if garbled:
+        order_ids = [order_id for part in garbled for order_id in part.order_ids]
+        raise Garbled(garbled[0].field, garbled[0].problem, readable=readable, order_ids=order_ids)
+    return readable
+
+
+def creation(
+    order_id: UUID, plan: Plan, *, redirect_url: str | None, expiration: timedelta | None
+) -> dict[str, Any]:
+    """Write the body that creates an invoice. ``amount`` is never absent: BTCPay would make a top-up
+    invoice of it, which any payment settles.
+    """
+    # What the store tolerates to be missing would look like a price that was not paid (R6, R9).
+    checkout: dict[str, Any] = {"paymentTolerance": 0}
+    if redirect_url is not None:
+        checkout["redirectURL"] = redirect_url
+    if expiration is not None:
+        # Whole minutes as an integer: BTCPay refuses a JSON float here.
+        checkout["expirationMinutes"] = max(1, round(expiration / timedelta(minutes=1)))
+    days = plan.period / timedelta(days=1)
+    return {
+        "amount": f"{plan.price.amount:f}",
+        "currency": plan.price.currency,
+        "metadata": {
+            "orderId": str(order_id),
+            "itemDesc": f"KosmoConnect {plan.plan_type.replace('_', ' ').title()}, {days:g} days",
+            "itemCode": str(plan.plan_type),
+        },
+        "checkout": checkout,
+    }
+
+
+def confirmed(seen: Observation, payment_methods: Any, now: datetime) -> Observation:
+    """Add what the accounted payments say: how much of the money is settled, and when it last came.
+
+    Once every payment is settled BTCPay's own total is taken, since converting back from bitcoin loses
+    fractions; and what it calls paid late was paid in full within the store's tolerance.
+    """
+    settled = Decimal(0)
+    statuses: set[str] = set()
+    received: list[datetime] = []
+    for entry in items(payment_methods, "paymentMethods"):
+        method = mapping(entry, "paymentMethod")
+        payments = [mapping(payment, "payment") for payment in items(method.get("payments"), "payments")]
+        for payment in payments:
+            status = text(payment, "status")
+            if status not in _COUNTED_STATUSES:
+                continue
+            statuses.add(status)
+            if status == "Settled":
+                settled = _add(settled, payment, number(method, "rate"))
+                received.append(_received(payment, seen.expires_at, now))
+    if statuses == {"Settled"}:
+        total = settled if seen.paid_amount is None else seen.paid_amount
+        settled = max(total, seen.amount) if seen.payment is Payment.LATE else total
+    return replace(seen, confirmed_amount=settled, last_received_at=max(received, default=None))
+
+
+def _add(total: Decimal, payment: Mapping[str, Any], rate: Decimal) -> Decimal:
+    with localcontext(prec=_WIDE):
+        net = number(payment, "value") - (optional_number(payment, "fee") or 0)
+        return (total + net * rate).quantize(_KEPT)
+
+
+def _received(payment: Mapping[str, Any], expires_at: datetime, now: datetime) -> datetime:
+    """Clip the time to the only span that matters: servers were seen shifting it by their UTC offset."""
+    seconds = whole(payment, "receivedDate")
+    if seconds >= now.timestamp():
+        return now
+    if seconds <= expires_at.timestamp():
+        return min(expires_at, now)
+    return expires_at + timedelta(seconds=seconds - expires_at.timestamp())
+
+
+def _one_of(document: Mapping[str, Any], name: str, known: Mapping[str, _T]) -> _T:
+    value = document.get(name)
+    if not isinstance(value, str) or value not in known:
+        raise Garbled(name, f"{_short(repr(value))} is none of {', '.join(known)}")
+    return known[value]
+
+
+def _link(document: Mapping[str, Any], links: Links | None) -> str:
+    link = text(document, "checkoutLink", most=MAX_URL_LENGTH)
+    try:
+        parts = urlsplit(link)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(link)
+    except ValueError:
+        raise Garbled("checkoutLink", "an http or https address is needed") from None
+    return link if links is None else links.reachable(link)
+
+
+def _short(words: object) -> str:
+    said = "".join(c if c.isprintable() else "?" for c in str(words)[:80])
+    return said if is_text(said, 80) else "?"

@@ -1,0 +1,60 @@
+"""``attention``: money that needs a decision, each case with the commands that settle it (R6, R7, R9)."""
+
+from typing import Annotated
+
+import typer
+
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.opened import deed, opened
+from kosmo_billing_daemon.cli.rendering import case_json, console, line, print_case, print_json
+from kosmo_billing_daemon.store import listings
+from kosmo_billing_daemon.store.listings import ListedCase
+
+
+def list_(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List the open cases, oldest first, each with the commands that settle it."""
+    if context.invoked_subcommand is not None:
+        return
+
+    async def work() -> list[ListedCase]:
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            return await listings.load_open_cases(connection, limit)
+
+    cases = run(work())
+    if as_json:
+        print_json([case_json(case) for case in cases])
+        return
+    out = console()
+    for case in cases:
+        print_case(out, case)
+        out.print()
+    line(out, f"{len(cases)} open" if cases else "no money needs a decision")
+
+
+def close(
+    case: Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1)],
+    reason: Reason,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Close a case without giving any rights, as after a refund."""
+
+    async def work() -> ListedCase:
+        async with opened(env_file) as at:
+            return await at.operations.close_case(case, deed(reason))
+
+    closed = run(work())
+    if as_json:
+        print_json({"case": closed.number, "closed": True})
+        return
+    line(console(), f"case {closed.number} ({closed.kind}) of user {closed.invoice.user_id} is closed")
+
+
+app = typer.Typer(help="Money that needs a decision, and the commands that settle it.")
+app.callback(invoke_without_command=True)(list_)
+app.command()(close)

@@ -1,0 +1,176 @@
+"""``check``: what is wrong with the surroundings, each line ✓, or ✗ with what to do, or a note."""
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from kosmo_billing_daemon import __version__
+from kosmo_billing_daemon.cli.frame import EX_CONFIG, EX_FAILED, AsJson, EnvFile, run
+from kosmo_billing_daemon.cli.opened import load
+from kosmo_billing_daemon.cli.rendering import console, print_json
+from kosmo_billing_daemon.clock import utc_now
+from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.services.inspection import Finding, broker, btcpay, database
+from kosmo_billing_daemon.settings import Settings, WebhookTrust
+from kosmo_billing_daemon.store.postgres import Pool
+
+ANSWER_WITHIN = 5.0  # seconds for the daemon's own health
+_SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")  # made by systemd-timesyncd, if it runs
+
+GatewayUser = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway-username",
+        envvar="CHECK_GATEWAY_USERNAME",
+        help="Make sure that this account of a gateway cannot write entitlements.",
+    ),
+]
+GatewayPassword = Annotated[
+    Path | None, typer.Option("--gateway-password-file", help="Its password; else CHECK_GATEWAY_PASSWORD.")
+]
+
+
+def check(
+    context: typer.Context,
+    *,
+    gateway_username: GatewayUser = None,
+    gateway_password_file: GatewayPassword = None,
+    gateway_password: Annotated[
+        str | None,
+        typer.Option(envvar="CHECK_GATEWAY_PASSWORD", hidden=True, show_envvar=False, show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Say what is wrong with settings, database, broker, BTCPay, webhook and clock, and how to mend it.
+
+    Exit code 0: all is well. 1: something is wrong. 78: the settings cannot be read.
+    """
+    out = console()
+    try:
+        loaded = load(env_file)
+        read_catalogue(loaded.plans_file)
+        broker_of(loaded.mqtt)
+    except Misconfigured as error:
+        findings = [Finding("settings", False, problem) for problem in error.problems]
+        _show(findings, out, as_json=as_json)
+        raise typer.Exit(EX_CONFIG) from error
+    password = _password(gateway_password_file, gateway_password)
+
+    async def work() -> list[Finding]:
+        found = []
+        async for finding in _all(loaded, gateway_username, password):
+            found.append(finding)
+            if not as_json:
+                _print(out, finding)
+        return found
+
+    findings = run(work())
+    wrong = [finding for finding in findings if finding.ok is False]
+    if as_json:
+        _show(findings, out, as_json=True)
+    else:
+        out.print(Text(f"{len(wrong)} to mend" if wrong else "all is well", style="bold"))
+    if wrong:
+        context.exit(EX_FAILED)
+
+
+def _password(path: Path | None, given: str | None) -> str | None:
+    if path is None:
+        return given
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read") from error
+
+
+async def _all(loaded: Settings, gateway: str | None, password: str | None) -> AsyncIterator[Finding]:
+    yield Finding("settings", True, "the settings are complete")
+    if loaded.webhook.trust is WebhookTrust.BODY:
+        fact = "WEBHOOK_TRUST=body: whoever reaches the port can write paid invoices"
+        yield Finding("settings", False, fact, "for anything but a trial set WEBHOOK_TRUST=btcpay")
+    leads = False
+    async with Pool(database_of(loaded)) as pool:
+        async for finding in database.inspect(pool, utc_now):
+            yield finding
+        try:
+            leads = await database.is_led(pool)
+        except Unavailable:
+            leads = False
+        async for finding in _broker(loaded, pool, leads=leads):
+            yield finding
+    if gateway is not None:
+        account = broker.as_account(broker_of(loaded.mqtt), gateway, password)
+        async for finding in broker.inspect_as_gateway(account, Topics(loaded.mqtt.prefix)):
+            yield finding
+    async with btcpay_of(loaded) as client:
+        signed = bool(loaded.webhook.secrets)
+        async for finding in btcpay.inspect(client, loaded.webhook.public_url, signed=signed):
+            yield finding
+    if not _is_synchronized():
+        yield Finding("clock", False, "this host's clock is not synchronized", "see: timedatectl status")
+
+
+def _is_synchronized() -> bool:
+    """Say whether this host's clock is set by NTP, as far as systemd-timesyncd tells."""
+    return _SYNCHRONIZED.exists() or not _SYNCHRONIZED.parent.is_dir()
+
+
+async def _broker(loaded: Settings, pool: Pool, *, leads: bool) -> AsyncIterator[Finding]:
+    if not leads:
+        yield Finding("daemon", None, "no daemon leads at present", "systemctl enable --now kosmo-billing")
+        connection, topics = broker_of(loaded.mqtt), Topics(loaded.mqtt.prefix)
+        async for finding in broker.inspect_as_daemon(connection, topics, utc_now, __version__):
+            yield finding
+        return
+    for finding in await asyncio.to_thread(_health, loaded):
+        yield finding
+    yield await broker.inspect_beside_daemon(pool)
+
+
+def _health(loaded: Settings) -> list[Finding]:
+    """Ask the daemon on this host how it is; another one may lead, so no answer is only a note."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(loaded.http.host, loaded.http.host)  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{loaded.http.port}/health/ready"
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN) as response:
+            body = response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read()
+    except OSError as error:
+        return [Finding("daemon", None, f"a daemon leads, but none answers at {url} ({error})")]
+    try:
+        told: dict[str, Any] = json.loads(body)
+        checks: dict[str, dict[str, Any]] = told["checks"]
+        found = [(name, bool(c["ok"]), str(c["detail"])) for name, c in checks.items()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [Finding("daemon", False, f"something else answers at {url}", "is PORT right?")]
+    wrong = [Finding("daemon", False, f"{name}: {detail}") for name, ok, detail in found if not ok]
+    return wrong or [Finding("daemon", True, f"the daemon at {url} is {told.get('status')}")]
+
+
+def _show(findings: list[Finding], out: Console, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"ok": all(f.ok is not False for f in findings), "findings": findings})
+        return
+    for finding in findings:
+        _print(out, finding)
+
+
+def _print(out: Console, finding: Finding) -> None:
+    sign, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "yellow")}[finding.ok]
+    text = Text.assemble((sign, style), f" {finding.part:<8} {finding.fact}")
+    out.print(text, soft_wrap=True)
+    if finding.advice:
+        out.print(Text(f"    → {finding.advice}"), soft_wrap=True)

@@ -1,0 +1,88 @@
+"""Why a user may or may not send right now, and why each purchase has the dates it has, in sentences."""
+
+from typing import assert_never
+
+from kosmo_billing_daemon.cli.rendering import duration, money, when
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
+from kosmo_billing_daemon.services.history import History
+
+
+def standing(history: History) -> list[str]:
+    """Say what the user may do now, and what is in the way."""
+    document = history.document
+    match document.status:
+        case Standing.NONE:
+            said = ["may receive only: nothing was ever bought or granted (no_plan)"]
+        case Standing.EXPIRED:
+            said = [f"may receive only: the last plan ended {when(document.valid_until)} (expired)"]
+        case Standing.REVOKED:
+            said = [f"may receive only: the last plan was revoked {when(document.valid_until)} (revoked)"]
+        case Standing.ACTIVE | Standing.GRACE:
+            said = _current(document)
+        case _:
+            assert_never(document.status)
+    if history.publication is None:
+        said.append("no document was ever made, so gateways call the user unknown (unknown_user)")
+    elif history.publication.published < history.publication.version:
+        said.append("gateways do not know this yet: the newest document waits to be published")
+    return said
+
+
+def _current(document: EntitlementDocument) -> list[str]:
+    said = [f"has {document.plan_type} until {when(document.valid_until)}"]
+    if document.status is Standing.GRACE:
+        said.append(
+            "which is over; a payment that is confirming keeps the rights"
+            f" until {when(document.grace_until)} (R5)"
+        )
+    if document.quota_state is QuotaState.EXHAUSTED:
+        said.append(
+            f"may send nothing: all {document.messages_limit} messages are used (quota_exhausted);"
+            " another purchase helps at once"
+        )
+    elif document.messages_limit is None:
+        said.append("may send without a limit")
+    else:
+        left = document.messages_limit - document.messages_used
+        said.append(
+            f"may send {left} more messages ({document.messages_used} used of {document.messages_limit})"
+        )
+    if document.scope is Scope.WHITELIST:
+        count = len(document.allowed_nodes)
+        said.append(
+            f"only to the {count} nodes on the list; others are refused (node_not_allowed)"
+            if count
+            else "to no node: the list is empty, so every message is refused (node_not_allowed)"
+        )
+    return said
+
+
+def purchase(row: Subscription) -> str:
+    """Say which part of R2 produced the dates of a purchase, and from whom it came."""
+    period, carried = duration(row.plan.period), row.carried
+    own = f"{period} and {'unlimited' if row.plan.quota is None else row.plan.quota} messages of its own"
+    match carried.rule:
+        case Rule.FRESH:
+            return f"fresh (R2): {own}; nothing was left to take over"
+        case Rule.ADDED:
+            return (
+                f"added (R2): {own}, and what the same plan before it had left:"
+                f" {duration(carried.time)} and {carried.messages} messages"
+            )
+        case Rule.CONVERTED:
+            return (
+                f"converted (R2): {own}, and the worth of the plan before it, at this plan's price:"
+                f" {duration(carried.time)} and {carried.messages} messages"
+            )
+
+
+def origin(row: Subscription) -> str:
+    """Say who says that it was paid."""
+    match row.source:
+        case Source.BTCPAY:
+            return f"paid {money(row.plan.price.amount, row.plan.price.currency)}"
+        case Source.MANUAL:
+            return "settled by hand (R8)"
+        case Source.GRANT:
+            return "granted by an operator"

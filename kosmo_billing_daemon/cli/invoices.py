@@ -1,0 +1,137 @@
+"""``invoices``: look at them, and settle one by hand (R6)."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.opened import deed, opened
+from kosmo_billing_daemon.cli.rendering import (
+    case_json,
+    console,
+    heading,
+    invoice_json,
+    invoice_name,
+    line,
+    money,
+    print_case,
+    print_json,
+    table,
+    when,
+)
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
+from kosmo_billing_daemon.errors import NotFound
+from kosmo_billing_daemon.store import listings
+
+Name = Annotated[str, typer.Argument(metavar="INVOICE", help="BTCPay's invoice id, or our order id.")]
+HEADINGS = ("INVOICE", "CREATED", "PLAN", "PRICE", "PAID", "STATUS", "PAYMENT", "EFFECT")
+
+
+def row(invoice: Invoice) -> tuple[str, ...]:
+    """Return the cells of one invoice under ``HEADINGS``."""
+    price = invoice.plan.price
+    return (
+        invoice_name(invoice),
+        when(invoice.created_at),
+        invoice.plan.plan_type,
+        money(price.amount, price.currency),
+        money(invoice.paid_amount, price.currency),
+        invoice.status,
+        invoice.payment,
+        invoice.effect,
+    )
+
+
+def list_(
+    user: Annotated[UUID | None, typer.Option(help="Only this user's.")] = None,
+    status: Annotated[InvoiceStatus | None, typer.Option(help="Only those of this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List invoices, newest first."""
+
+    async def work() -> list[Invoice]:
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            return await listings.load_invoices(connection, user, status, limit)
+
+    found = run(work())
+    if as_json:
+        print_json([invoice_json(invoice) for invoice in found])
+        return
+    table(console(), (*HEADINGS, "USER"), [(*row(invoice), str(invoice.user_id)) for invoice in found])
+
+
+def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> None:
+    """Show one invoice, the deliveries about it, and the cases it raised."""
+
+    async def work() -> tuple[Invoice, list[listings.HandledDelivery], list[listings.ListedCase]]:
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            found = await listings.find_invoice(connection, invoice)
+            if found is None:
+                raise NotFound(f"there is no invoice {invoice!r}")
+            return (
+                found,
+                await listings.load_deliveries(connection, found, 50),
+                await listings.load_cases_of_invoice(connection, found.id),
+            )
+
+    found, deliveries, cases = run(work())
+    if as_json:
+        told = [
+            {
+                "delivery_id": entry.delivery.delivery_id,
+                "type": entry.delivery.type,
+                "received_at": entry.delivery.received_at,
+                "handled_at": entry.handled_at,
+                "outcome": entry.outcome,
+            }
+            for entry in deliveries
+        ]
+        cases_told = [case_json(case) for case in cases]
+        print_json({**invoice_json(found), "deliveries": told, "cases": cases_told})
+        return
+    out = console()
+    table(out, HEADINGS, [row(found)])
+    line(out, f"order {found.id} of user {found.user_id}, expires {when(found.expires_at)}")
+    line(out, f"settled {when(found.settled_at)}, checkout {found.checkout_url or '-'}")
+    heading(out, "Deliveries")
+    rows = [
+        (when(entry.delivery.received_at), entry.delivery.type, when(entry.handled_at), entry.outcome or "-")
+        for entry in deliveries
+    ]
+    table(out, ("RECEIVED", "TYPE", "HANDLED", "OUTCOME"), rows)
+    for case in cases:
+        out.print()
+        print_case(out, case)
+
+
+def settle(
+    invoice: Name,
+    reason: Reason,
+    unpaid: Annotated[bool, typer.Option("--unpaid", help="Even if no money was ever seen on it.")] = False,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Give what an invoice was for, from now on, and close its cases. A repeat changes nothing."""
+
+    async def work() -> tuple[Invoice, bool]:
+        async with opened(env_file) as at:
+            return await at.operations.settle(invoice, deed(reason), unpaid=unpaid)
+
+    settled, changed = run(work())
+    if as_json:
+        print_json({**invoice_json(settled), "changed": changed})
+        return
+    done = "fulfilled now" if changed and settled.effect is Effect.FULFILLED else "had been fulfilled before"
+    line(
+        console(),
+        f"invoice {invoice_name(settled)} ({settled.plan.plan_type}) of user {settled.user_id} {done}",
+    )
+
+
+app = typer.Typer(help="Invoices: look at them, settle one by hand.", no_args_is_help=True)
+app.command("list")(list_)
+app.command()(show)
+app.command()(settle)

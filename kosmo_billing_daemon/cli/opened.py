@@ -1,0 +1,74 @@
+"""What operators' commands work with: the settings, the database, BTCPay, and the operator's name."""
+
+import contextlib
+import os
+import pwd
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kosmo_billing_daemon import logs, settings
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.clock import utc_now
+from kosmo_billing_daemon.connections import btcpay_of, database_of, read_catalogue
+from kosmo_billing_daemon.errors import Conflict
+from kosmo_billing_daemon.services.operations import Deed, Operations
+from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.settings import Settings, WebhookTrust
+from kosmo_billing_daemon.store.migrations import pending
+from kosmo_billing_daemon.store.postgres import Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """One command's surroundings, open as long as it runs."""
+
+    settings: Settings
+    pool: Pool
+    btcpay: BtcpayClient
+    settlement: Settlement
+    operations: Operations
+
+    @property
+    def trusts_bodies(self) -> bool:
+        return self.settings.webhook.trust is WebhookTrust.BODY
+
+
+def load(env_file: Path | None) -> Settings:
+    """Read the settings; a command says itself what it met, so only errors are logged."""
+    loaded = settings.load(env_file=env_file)
+    logs.configure(logs.Format.TEXT, logs.Level.ERROR)
+    return loaded
+
+
+@contextlib.asynccontextmanager
+async def opened(env_file: Path | None) -> AsyncIterator[Opened]:
+    """Open what a command needs; raises ``Conflict`` while the schema is not up to date."""
+    loaded = load(env_file)
+    catalogue = read_catalogue(loaded.plans_file)
+    async with Pool(database_of(loaded)) as pool, btcpay_of(loaded) as btcpay:
+        async with pool.connection() as connection:
+            missing = await pending(connection, loaded.database.schema)
+        if missing:
+            raise Conflict(f"the database lacks {', '.join(missing)}; run: kosmo-billing migrate")
+        settlement = Settlement(
+            pool=pool,
+            btcpay=btcpay,
+            store_id=loaded.btcpay.store_id,
+            clock=utc_now,
+            changed=lambda: None,  # the database's triggers wake the daemon
+            trust_body=loaded.webhook.trust is WebhookTrust.BODY,
+        )
+        operations = Operations(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
+        yield Opened(settings=loaded, pool=pool, btcpay=btcpay, settlement=settlement, operations=operations)
+
+
+def deed(reason: str) -> Deed:
+    """Return a deed in the operator's name: who called sudo, or the account of this process."""
+    asked = os.environ.get("SUDO_USER", "").strip() if os.getuid() == 0 else ""
+    if asked:
+        return Deed(asked, reason)
+    try:
+        return Deed(pwd.getpwuid(os.getuid()).pw_name, reason)
+    except KeyError:
+        return Deed(f"uid {os.getuid()}", reason)

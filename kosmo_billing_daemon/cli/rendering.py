@@ -1,0 +1,206 @@
+"""How results look: times in UTC, money exact, commands on a line of their own that can be copied whole.
+
+The rule it keeps: what is for machines is one JSON document on standard output; what is for people never
+breaks a command over two lines, whatever the terminal's width.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kosmo_billing_daemon.contract.encoding import rfc3339
+from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
+from kosmo_billing_daemon.store.listings import ListedCase
+
+PROGRAM = "kosmo-billing"
+_PIPE_WIDTH = 160  # where there is no terminal whose width counts
+
+
+def console() -> Console:
+    """Return the console for results; a pipe gets plain lines, wide enough for ids."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def aside() -> Console:
+    """Return the console for progress, which never mixes with results."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document, dataclasses and times included."""
+    sys.stdout.write(json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:
+    """Reduce a value to what JSON knows; money becomes text, as exact as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    match value:
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case str():
+            return str(value)
+        case datetime():
+            return rfc3339(value)
+        case timedelta():
+            return value.total_seconds()
+        case Decimal() | UUID() | date():
+            return str(value)
+        case Iterable():
+            return [plain(item) for item in value]
+        case _:
+            return value
+
+
+def when(at: datetime | None) -> str:
+    """Write a time, to the second, in UTC."""
+    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def duration(span: timedelta) -> str:
+    """Write a duration in its two greatest units."""
+    seconds = int(span.total_seconds())
+    parts = (
+        (seconds // 86400, "d"),
+        (seconds // 3600 % 24, "h"),
+        (seconds // 60 % 60, "min"),
+        (seconds % 60, "s"),
+    )
+    named = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(named[:2]) or "0 s"
+
+
+def money(amount: Decimal | None, currency: str) -> str:
+    return "-" if amount is None else f"{amount} {currency}"
+
+
+def quota(used: int, limit: int | None) -> str:
+    return f"{used} of {'unlimited' if limit is None else limit}"
+
+
+def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under headings; cells are never cut."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column, no_wrap=True, overflow="ignore")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    needed = out.measure(drawn).maximum
+    out.print(drawn, width=max(out.width, needed), crop=False, no_wrap=True)
+
+
+def heading(out: Console, text: str) -> None:
+    out.print()
+    out.print(Text(text, style="bold"))
+
+
+def line(out: Console, text: str) -> None:
+    """Print text as it is: nothing in it is markup."""
+    out.print(Text(text), soft_wrap=True)
+
+
+def command(*words: str) -> str:
+    """Write a command of ours as it can be typed."""
+    return shlex.join([PROGRAM, *words])
+
+
+_SETTLED_BY_INVOICE = frozenset(
+    {CaseKind.LATE_PAYMENT, CaseKind.PARTIAL_PAYMENT, CaseKind.MISMATCH, CaseKind.PAID_INVALID}
+)
+
+
+def ways_out(case: ListedCase) -> list[tuple[str, str]]:
+    """Return what an operator can do about a case: in words, and the command."""
+    invoice = case.invoice
+    close = command("attention", "close", str(case.number), "--reason", "refunded: REFERENCE")
+    if case.kind in _SETTLED_BY_INVOICE:
+        settle = command("invoices", "settle", invoice_name(invoice), "--reason", "TICKET")
+        return [
+            (f"give the {invoice.plan.plan_type} plan, from now on", settle),
+            ("after paying the money back", close),
+        ]
+    ways = [("after paying the excess back, or if it is kept", close)]
+    if case.kind is CaseKind.PAID_TWICE:
+        grant = command(
+            "user", "grant", str(invoice.user_id), invoice.plan.plan_type, "--reason", "paid twice: TICKET"
+        )
+        ways.insert(0, ("give the plan a second time (and close the case)", grant))
+    return ways
+
+
+def invoice_name(invoice: Invoice) -> str:
+    """Return the name operators know: BTCPay's id, or ours where there is none."""
+    return invoice.btcpay_invoice_id or str(invoice.id)
+
+
+def print_case(out: Console, case: ListedCase) -> None:
+    """Print one case with the ways out of it."""
+    invoice = case.invoice
+    price = invoice.plan.price
+    head = Text(f"case {case.number}  {case.kind}", style="bold yellow" if case.closed_at is None else "dim")
+    out.print(head)
+    line(out, f"  {case.detail}")
+    line(
+        out,
+        f"  invoice {invoice_name(invoice)} ({invoice.plan.plan_type}, {price.amount} {price.currency}, "
+        f"{invoice.status}) of user {invoice.user_id}, since {when(case.opened_at)}",
+    )
+    if case.closed_at is not None:
+        line(out, f"  closed {when(case.closed_at)}: {case.resolution}")
+        return
+    for what, how in ways_out(case):
+        line(out, f"  {what}:")
+        line(out, f"    {how}")
+
+
+def case_json(case: ListedCase) -> dict[str, Any]:
+    """Describe a case for machines."""
+    price = case.invoice.plan.price
+    return {
+        "case": case.number,
+        "kind": case.kind,
+        "detail": case.detail,
+        "amount": case.amount,
+        "currency": price.currency,
+        "opened_at": case.opened_at,
+        "closed_at": case.closed_at,
+        "resolution": case.resolution,
+        "user_id": case.invoice.user_id,
+        "invoice_id": case.invoice.btcpay_invoice_id,
+        "order_id": case.invoice.id,
+        "commands": []
+        if case.closed_at
+        else [{"when": what, "command": how} for what, how in ways_out(case)],
+    }
+
+
+def invoice_json(invoice: Invoice) -> dict[str, Any]:
+    """Describe an invoice for machines."""
+    return {
+        "invoice_id": invoice.btcpay_invoice_id,
+        "order_id": invoice.id,
+        "user_id": invoice.user_id,
+        "plan_type": invoice.plan.plan_type,
+        "amount": invoice.plan.price.amount,
+        "currency": invoice.plan.price.currency,
+        "status": invoice.status,
+        "payment": invoice.payment,
+        "effect": invoice.effect,
+        "paid_amount": invoice.paid_amount,
+        "created_at": invoice.created_at,
+        "expires_at": invoice.expires_at,
+        "settled_at": invoice.settled_at,
+        "checkout_url": invoice.checkout_url,
+    }

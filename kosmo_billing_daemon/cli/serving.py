@@ -1,0 +1,58 @@
+"""The daemon itself: run it, bring its schema forward, say its version."""
+
+import asyncio
+
+import typer
+
+from kosmo_billing_daemon import __version__, logs, settings, systemd_notify
+from kosmo_billing_daemon.cli.frame import EnvFile, run, stopped_by_signals
+
+
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def serve(env_file: EnvFile = None) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
+    loaded = settings.load(env_file=env_file)
+    logs.configure(loaded.log_format, loaded.log_level)
+    run(_serve(loaded))
+
+
+async def _serve(loaded: settings.Settings) -> None:
+    from kosmo_billing_daemon.daemon import Daemon  # noqa: PLC0415 - other commands start faster
+
+    daemon = Daemon(loaded)
+    stop = asyncio.Event()
+    with stopped_by_signals(stop):
+        await daemon.run(
+            stop=stop,
+            started=lambda started: systemd_notify.ready(f"listening on port {started.port}"),
+            status=systemd_notify.status,
+            stopping=systemd_notify.stopping,
+            alive=systemd_notify.watchdog,
+            alive_within=systemd_notify.watchdog_interval(),
+            sockets=systemd_notify.listen_sockets(),
+        )
+
+
+def migrate(env_file: EnvFile = None) -> None:
+    """Bring the database schema forward, and say what was done."""
+    loaded = settings.load(env_file=env_file)
+    applied = run(_migrate(loaded))
+    for name in applied:
+        typer.echo(f"applied {name}")
+    if not applied:
+        typer.echo("nothing to do")
+
+
+async def _migrate(loaded: settings.Settings) -> tuple[str, ...]:
+    from kosmo_billing_daemon.connections import database_of  # noqa: PLC0415
+    from kosmo_billing_daemon.store import migrations  # noqa: PLC0415
+
+    connection = await database_of(loaded).connect(name="kosmo-billing migrate")
+    try:
+        return await migrations.migrate(connection, loaded.database.schema)
+    finally:
+        await connection.close()

@@ -1,0 +1,209 @@
+"""``user``: a whole history on one screen, and what an operator may change in it."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from kosmo_billing_daemon.cli import explaining
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.invoices import HEADINGS
+from kosmo_billing_daemon.cli.invoices import row as invoice_row
+from kosmo_billing_daemon.cli.opened import deed, opened
+from kosmo_billing_daemon.cli.rendering import (
+    case_json,
+    console,
+    heading,
+    invoice_json,
+    line,
+    plain,
+    print_case,
+    print_json,
+    quota,
+    table,
+    when,
+)
+from kosmo_billing_daemon.clock import utc_now
+from kosmo_billing_daemon.contract.encoding import rfc3339
+from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.services.history import Histories, History
+from kosmo_billing_daemon.services.whitelist import Whitelist
+from kosmo_billing_daemon.store.nodes import Node
+
+User = Annotated[UUID, typer.Argument(metavar="USER", help="The user's UUID.")]
+Bought = Annotated[UUID | None, typer.Option("--subscription", help="Not the current one but this.")]
+
+
+def show(
+    user: User,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many of each kind.")] = 10,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Explain one user: rights now and why, purchases, usage, invoices, cases, deeds of operators."""
+
+    async def work() -> History:
+        async with opened(env_file) as at:
+            return await Histories(pool=at.pool, clock=utc_now).load(UserId(user), limit)
+
+    history = run(work())
+    if as_json:
+        print_json(_history_json(history))
+    else:
+        _print_history(history)
+
+
+def grant(
+    user: User,
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="wanderer, guardian, sanctuary ...")],
+    reason: Reason,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Give a plan as if it had been bought now; what is left of the present one is added (R2)."""
+
+    async def work() -> Subscription:
+        async with opened(env_file) as at:
+            return await at.operations.grant(UserId(user), plan, deed(reason))
+
+    _tell(run(work()), "granted", as_json=as_json)
+
+
+def revoke(
+    user: User, reason: Reason, subscription: Bought = None, as_json: AsJson = False, env_file: EnvFile = None
+) -> None:
+    """Take a purchase back as if it had never been; what was paid before it counts again."""
+
+    async def work() -> Subscription:
+        chosen = None if subscription is None else SubscriptionId(subscription)
+        async with opened(env_file) as at:
+            return await at.operations.revoke(UserId(user), chosen, deed(reason))
+
+    _tell(run(work()), "revoked", as_json=as_json)
+
+
+def reinstate(
+    user: User,
+    reason: Reason,
+    subscription: Annotated[UUID, typer.Option("--subscription", help="The one that was revoked.")],
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Give a revoked purchase back with the same period, no extra time (R8)."""
+
+    async def work() -> Subscription:
+        async with opened(env_file) as at:
+            return await at.operations.reinstate(UserId(user), SubscriptionId(subscription), deed(reason))
+
+    _tell(run(work()), "reinstated", as_json=as_json)
+
+
+def nodes(user: User, as_json: AsJson = False, env_file: EnvFile = None) -> None:
+    """List the nodes of the user's whitelist."""
+
+    async def work() -> list[Node]:
+        async with opened(env_file) as at:
+            whitelist = Whitelist(pool=at.pool, clock=utc_now, changed=lambda: None)
+            return await whitelist.show(UserId(user))
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    rows = [(node.node_id, node.label or "-", when(node.added_at)) for node in found]
+    table(console(), ("NODE", "LABEL", "ADDED"), rows)
+
+
+def _tell(row: Subscription, done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_purchase_json(row))
+        return
+    out = console()
+    line(
+        out,
+        f"{done}: {row.plan.plan_type} {when(row.valid_from)} to {when(row.valid_until)}, {row.status},"
+        f" subscription {row.id}",
+    )
+    line(out, f"  {explaining.purchase(row)}")
+
+
+def _purchase_json(row: Subscription) -> dict[str, Any]:
+    told: dict[str, Any] = plain(row)
+    return {
+        **{name: told[name] for name in ("id", "invoice_id", "source", "status")},
+        "plan_type": row.plan.plan_type,
+        **{
+            name: told[name]
+            for name in ("valid_from", "valid_until", "grace_until", "ended_at", "revoked_at")
+        },
+        **{name: told[name] for name in ("messages_limit", "messages_used")},
+        "carried": told["carried"],
+        "explanation": explaining.purchase(row),
+    }
+
+
+def _history_json(history: History) -> dict[str, Any]:
+    document = plain(history.document)
+    return {
+        "user_id": history.document.user_id,
+        "explanation": explaining.standing(history),
+        "entitlement": document,
+        "publication": history.publication,
+        "purchases": [_purchase_json(row) for row in history.purchases],
+        "nodes": history.nodes,
+        "days": history.days,
+        "messages": history.messages,
+        "invoices": [invoice_json(invoice) for invoice in history.invoices],
+        "cases": [case_json(case) for case in history.cases],
+        "events": [{"type": e.type, "at": rfc3339(e.occurred_at), "data": e.data} for e in history.news],
+        "audit": history.deeds,
+    }
+
+
+def _print_history(history: History) -> None:
+    out = console()
+    line(out, f"user {history.document.user_id}")
+    for sentence in explaining.standing(history):
+        line(out, f"  {sentence}")
+    if history.publication is not None:
+        at = when(history.publication.published_at)
+        line(out, f"  document version {history.publication.version}, last published {at}")
+    if any(case.closed_at is None for case in history.cases):
+        line(out, "  money needs a decision: see the cases below")
+    heading(out, "Purchases, newest first")
+    for row in history.purchases:
+        ended = f", ended {when(row.ended_at)}" if row.ended_at else ""
+        line(
+            out,
+            f"{row.plan.plan_type}  {row.status}  {when(row.valid_from)} to {when(row.valid_until)}{ended}"
+            f"  used {quota(row.messages_used, row.messages_limit)}  {explaining.origin(row)}",
+        )
+        line(out, f"    {explaining.purchase(row)}")
+        line(out, f"    subscription {row.id}")
+    if history.nodes:
+        heading(out, "Whitelist")
+        line(out, "  ".join(f"{n.node_id} ({n.label})" if n.label else n.node_id for n in history.nodes))
+    if history.days:
+        heading(out, "Messages per day")
+        line(out, "  ".join(f"{day.day} {day.messages}" for day in history.days))
+        for message in history.messages:
+            what = (when(message.sent_at), message.node_id or "-", message.decision, message.message_id)
+            line(out, "  " + "  ".join(what))
+    heading(out, "Invoices")
+    table(out, HEADINGS, [invoice_row(invoice) for invoice in history.invoices])
+    for case in history.cases:
+        out.print()
+        print_case(out, case)
+    heading(out, "News")
+    table(out, ("AT", "TYPE"), [(when(event.occurred_at), event.type) for event in history.news])
+    if history.deeds:
+        heading(out, "Done by hand")
+        deeds = [
+            (when(entry.at), entry.who, entry.action, entry.subject, entry.reason) for entry in history.deeds
+        ]
+        table(out, ("AT", "WHO", "WHAT", "ON", "WHY"), deeds)
+
+
+app = typer.Typer(help="One user: the whole history, and what an operator may change.", no_args_is_help=True)
+for action in (show, grant, revoke, reinstate, nodes):
+    app.command()(action)

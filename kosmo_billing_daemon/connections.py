@@ -1,0 +1,63 @@
+"""Where database, broker and BTCPay are and what is sold, as the settings say."""
+
+import tomllib
+from pathlib import Path
+
+from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
+from kosmo_billing_daemon.clock import Clock, utc_now
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, parse_catalogue
+from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.link import Broker, Protocol
+from kosmo_billing_daemon.settings import Mqtt, Settings
+from kosmo_billing_daemon.store.postgres import Database
+
+
+def read_catalogue(path: Path | None) -> Catalogue:
+    """Read the plans for sale; raises ``Misconfigured`` with every problem in the file."""
+    if path is None:
+        return BUILT_IN
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Misconfigured([f"PLANS_FILE: {path} cannot be read: {error}"]) from error
+    return parse_catalogue(document)
+
+
+def broker_of(mqtt: Mqtt) -> Broker:
+    """Return where and as whom to connect; raises ``Misconfigured`` when TLS files cannot be read."""
+    try:
+        tls = None if mqtt.tls is None else mqtt.tls.context()
+    except OSError as error:
+        raise Misconfigured([f"MQTT_TLS: {error}"]) from error
+    return Broker(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=mqtt.client_id,
+        username=mqtt.username,
+        password=None if mqtt.password is None else mqtt.password.get_secret_value(),
+        protocol=Protocol(mqtt.protocol),
+        tls=tls,
+        keepalive=mqtt.keepalive,
+        receive_maximum=200,  # usage reports of up to 128 KiB in memory until they are committed
+    )
+
+
+def database_of(settings: Settings) -> Database:
+    """Return where the rows are."""
+    return Database(
+        url=settings.database.dsn(),
+        schema=settings.database.schema,
+        most_connections=settings.database.connections,
+    )
+
+
+def btcpay_of(settings: Settings, clock: Clock = utc_now) -> BtcpayClient:
+    """Return a client of the store; it opens on ``async with``."""
+    return BtcpayClient(
+        url=settings.btcpay.url,
+        api_key=settings.btcpay.api_key.get_secret_value(),
+        store_id=settings.btcpay.store_id,
+        public_url=settings.btcpay.public_url,
+        timeouts=Timeouts(call=settings.btcpay.timeout),
+        clock=clock,
+    )

@@ -1,0 +1,1 @@
+"""What crosses MQTT, shared by daemon and gate: topics and payloads. Standard library only."""

@@ -1,0 +1,296 @@
+"""The JSON payloads of the MQTT contract: UTF-8, RFC 3339 UTC times, unknown fields ignored.
+
+Decoding raises ``Malformed``, which says which field is wrong and what would be right. Plain
+dataclasses, not pydantic: the gate runs where only aiomqtt is installed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
+
+MAX_EVENTS_PER_REPORT = 500
+MAX_COUNT = 1_000_000
+
+
+class Standing(StrEnum):
+    """``status`` of an entitlement."""
+
+    ACTIVE = "active"
+    GRACE = "grace"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    NONE = "none"
+
+
+class Scope(StrEnum):
+    """``scope`` of an entitlement: which nodes the user may write to."""
+
+    ANY_NODE = "any_node"
+    WHITELIST = "whitelist"
+    NONE = "none"
+
+
+class QuotaState(StrEnum):
+    """``quota_state`` of an entitlement."""
+
+    OK = "ok"
+    WARNING = "warning"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntitlementDocument:
+    """The whole truth about one user. Keep the greatest ``version``, drop the rest.
+
+    ``messages_limit`` ``None`` is unlimited; ``grace_until``, where set, is the end instead of
+    ``valid_until``.
+    """
+
+    version: int
+    user_id: UUID
+    plan_type: str
+    status: Standing
+    scope: Scope
+    allowed_nodes: tuple[str, ...]
+    features: tuple[str, ...]
+    messages_limit: int | None
+    messages_used: int
+    quota_state: QuotaState
+    subscription_id: UUID | None
+    valid_from: datetime | None
+    valid_until: datetime | None
+    grace_until: datetime | None
+    issued_at: datetime
+
+    def encode(self) -> bytes:
+        return dumps(
+            {
+                "version": self.version,
+                "user_id": str(self.user_id),
+                "plan_type": self.plan_type,
+                "status": self.status,
+                "scope": self.scope,
+                "allowed_nodes": self.allowed_nodes,
+                "features": self.features,
+                "messages_limit": self.messages_limit,
+                "messages_used": self.messages_used,
+                "quota_state": self.quota_state,
+                "subscription_id": None if self.subscription_id is None else str(self.subscription_id),
+                "valid_from": rfc3339(self.valid_from),
+                "valid_until": rfc3339(self.valid_until),
+                "grace_until": rfc3339(self.grace_until),
+                "issued_at": rfc3339(self.issued_at),
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "EntitlementDocument":
+        fields = Fields(loads(payload))
+        return cls(
+            version=fields.whole("version", least=1),
+            user_id=fields.uuid("user_id"),
+            plan_type=fields.text("plan_type"),
+            status=fields.one_of("status", Standing),
+            scope=fields.one_of("scope", Scope),
+            allowed_nodes=fields.texts("allowed_nodes"),
+            features=fields.texts("features"),
+            messages_limit=fields.whole_or_null("messages_limit"),
+            messages_used=fields.whole("messages_used"),
+            quota_state=fields.one_of("quota_state", QuotaState),
+            subscription_id=None if fields.is_null("subscription_id") else fields.uuid("subscription_id"),
+            valid_from=fields.optional_time("valid_from"),
+            valid_until=fields.optional_time("valid_until"),
+            grace_until=fields.optional_time("grace_until"),
+            issued_at=fields.time("issued_at"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent:
+    """One message that a gateway let through; ``message_id`` is unique per user, for ever."""
+
+    message_id: str
+    user_id: UUID
+    node_id: str | None
+    sent_at: datetime
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One event that was not counted, and why."""
+
+    message_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """What a reporter sends on ``usage/{reporter}``: 1 to 500 events.
+
+    Events that are wrong by themselves are in ``rejected``; they do not spoil the others.
+    """
+
+    report_id: str
+    events: tuple[UsageEvent, ...]
+    rejected: tuple[Rejection, ...] = ()
+
+    def encode(self) -> bytes:
+        return dumps(
+            {
+                "report_id": self.report_id,
+                "events": [
+                    {
+                        "message_id": event.message_id,
+                        "user_id": str(event.user_id),
+                        "node_id": event.node_id,
+                        "count": event.count,
+                        "sent_at": rfc3339(event.sent_at),
+                    }
+                    for event in self.events
+                ],
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "UsageReport":
+        document = loads(payload)
+        fields = Fields(document)
+        report_id = fields.text("report_id")
+        raw = document.get("events")
+        if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_EVENTS_PER_REPORT:
+            raise Malformed(f"events: a list of 1 to {MAX_EVENTS_PER_REPORT} events")
+        events: list[UsageEvent] = []
+        rejected: list[Rejection] = []
+        for number, item in enumerate(raw):
+            if not isinstance(item, Mapping):
+                raise Malformed(f"events[{number}]: an object")
+            message_id = Fields(item, f"events[{number}].").text("message_id")
+            try:
+                events.append(usage_event(message_id, Fields(item)))
+            except Malformed as error:
+                rejected.append(Rejection(message_id, str(error)))
+        return cls(report_id=report_id, events=tuple(events), rejected=tuple(rejected))
+
+
+def usage_event(message_id: str, fields: "Fields") -> UsageEvent:
+    """Read one event of a report; raises ``Malformed``."""
+    return UsageEvent(
+        message_id=message_id,
+        user_id=fields.uuid("user_id"),
+        node_id=fields.text("node_id") if fields.has("node_id") and not fields.is_null("node_id") else None,
+        sent_at=fields.time("sent_at"),
+        count=fields.whole("count", least=1, most=MAX_COUNT) if fields.has("count") else 1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageAck:
+    """What became of a report; published after COMMIT on ``usage-acks/{reporter}``."""
+
+    report_id: str
+    accepted: int
+    duplicates: int
+    rejected: tuple[Rejection, ...] = ()
+
+    def encode(self) -> bytes:
+        return dumps(
+            {
+                "report_id": self.report_id,
+                "accepted": self.accepted,
+                "duplicates": self.duplicates,
+                "rejected": [{"message_id": r.message_id, "reason": r.reason} for r in self.rejected],
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "UsageAck":
+        document = loads(payload)
+        fields = Fields(document)
+        rejected = document.get("rejected", [])
+        if not isinstance(rejected, list) or not all(isinstance(item, Mapping) for item in rejected):
+            raise Malformed("rejected: a list of objects")
+        each = [Fields(item, f"rejected[{number}].") for number, item in enumerate(rejected)]
+        return cls(
+            report_id=fields.text("report_id"),
+            accepted=fields.whole("accepted"),
+            duplicates=fields.whole("duplicates"),
+            rejected=tuple(Rejection(e.text("message_id"), e.text("reason", most=1000)) for e in each),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusDocument:
+    """Whether a daemon speaks: ``state`` online or offline (the will says offline)."""
+
+    state: str
+    instance: str
+    version: str
+    since: datetime
+
+    def encode(self) -> bytes:
+        return dumps(
+            {
+                "state": self.state,
+                "instance": self.instance,
+                "version": self.version,
+                "since": rfc3339(self.since),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """Every publication up to ``sequence`` was acknowledged; ``entitlements`` documents exist.
+
+    ``greatest_version`` is the greatest version ever published and ``database`` names the database
+    whose truth this is, so that a restored or exchanged database is noticed.
+    """
+
+    sequence: int
+    entitlements: int
+    greatest_version: int
+    database: str
+
+    def encode(self) -> bytes:
+        return dumps(
+            {
+                "sequence": self.sequence,
+                "entitlements": self.entitlements,
+                "greatest_version": self.greatest_version,
+                "database": self.database,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "Watermark":
+        fields = Fields(loads(payload))
+        return cls(
+            sequence=fields.whole("sequence"),
+            entitlements=fields.whole("entitlements"),
+            greatest_version=fields.whole("greatest_version") if fields.has("greatest_version") else 0,
+            database=fields.text("database") if fields.has("database") else "",
+        )
+
+
+def cloud_event(
+    *, event_id: str, event_type: str, subject: str, time: datetime, data: Mapping[str, Any]
+) -> bytes:
+    """Encode an event as CloudEvents 1.0 structured JSON. The same event keeps its id on repeats."""
+    return dumps(
+        {
+            "specversion": "1.0",
+            "id": event_id,
+            "source": "kosmo-billing",
+            "type": event_type,
+            "subject": subject,
+            "time": rfc3339(time),
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+    )

@@ -1,0 +1,87 @@
+"""A usage report read into columns, as the database takes it: many events, little work for each.
+
+The same rules as ``UsageReport.decode``, which stays the reference: whatever is not plainly right here
+is judged there, so that both say the same about every report (and a test compares them).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Fields, Malformed, loads
+from kosmo_billing_daemon.contract.payloads import (
+    MAX_COUNT,
+    MAX_EVENTS_PER_REPORT,
+    Rejection,
+    UsageEvent,
+    usage_event,
+)
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+Row = tuple[str, str, str | None, int, datetime]
+"""One event: user id (canonical text), message id, node id, count, time of sending in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageColumns:
+    """The events of one report that are well-formed, and what was wrong with the others."""
+
+    report_id: str
+    rows: list[Row]
+    rejected: list[Rejection] = field(default_factory=list)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "UsageColumns":
+        """Read a report; raises ``Malformed`` when it cannot be one as a whole."""
+        document = loads(payload)
+        report_id = Fields(document).text("report_id")
+        raw = document.get("events")
+        if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_EVENTS_PER_REPORT:
+            raise Malformed(f"events: a list of 1 to {MAX_EVENTS_PER_REPORT} events")
+        rows: list[Row] = []
+        rejected: list[Rejection] = []
+        for number, item in enumerate(raw):
+            row = _plain(item) or _judged(item, number, rejected)
+            if row is not None:
+                rows.append(row)
+        return cls(report_id, rows, rejected)
+
+
+def _plain(item: Any) -> Row | None:
+    """Read an event that is right beyond doubt; ``None`` leaves it to the reference."""
+    try:
+        user_id, message_id = item["user_id"], item["message_id"]
+        node_id, count = item.get("node_id"), item.get("count", 1)
+        sent_at = datetime.fromisoformat(item["sent_at"])
+        if (
+            _UUID.fullmatch(user_id) is not None
+            and _is_plain_text(message_id)
+            and (node_id is None or _is_plain_text(node_id))
+            and type(count) is int
+            and 1 <= count <= MAX_COUNT
+            and sent_at.tzinfo is UTC  # what fromisoformat gives for Z
+        ):
+            return user_id, message_id, node_id, count, sent_at
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return None
+
+
+def _is_plain_text(text: Any) -> bool:
+    """Say whether it is a text of allowed length in which nothing can be unstorable (it is printable)."""
+    return type(text) is str and 0 < len(text) <= MAX_ID_LENGTH and text.isprintable()
+
+
+def _judged(item: Any, number: int, rejected: list[Rejection]) -> Row | None:
+    if not isinstance(item, Mapping):
+        raise Malformed(f"events[{number}]: an object")
+    message_id = Fields(item, f"events[{number}].").text("message_id")
+    try:
+        event: UsageEvent = usage_event(message_id, Fields(item))
+    except Malformed as error:
+        rejected.append(Rejection(message_id, str(error)))
+        return None
+    return str(event.user_id), event.message_id, event.node_id, event.count, event.sent_at

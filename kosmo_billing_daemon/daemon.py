@@ -1,0 +1,329 @@
+"""The daemon in one screen: open, build, one task group, stop.
+
+HTTP answers first (with 503 while the database is away); then the schema is brought forward; then the
+daemon seeks leadership, and the leader runs the loops and speaks MQTT. Any bug ends the process, and
+systemd starts it again; any outage is waited out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from kosmo_billing_daemon import __version__
+from kosmo_billing_daemon.backoff import Backoff, Quiet
+from kosmo_billing_daemon.clock import Clock, utc_now
+from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.errors import KosmoError, Misconfigured, Unavailable
+from kosmo_billing_daemon.leadership import Leadership
+from kosmo_billing_daemon.measuring import Measuring
+from kosmo_billing_daemon.metrics import Metrics
+from kosmo_billing_daemon.mqtt.conversation import Conversation
+from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
+from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.services.entitlements import Entitlements
+from kosmo_billing_daemon.services.expiry import Expiry
+from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
+from kosmo_billing_daemon.services.inbox import Inbox
+from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.live import Live
+from kosmo_billing_daemon.services.loops import Loop
+from kosmo_billing_daemon.services.metering import Metering
+from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
+from kosmo_billing_daemon.services.reconciliation import Reconciliation
+from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.services.whitelist import Whitelist
+from kosmo_billing_daemon.settings import Settings, WebhookTrust
+from kosmo_billing_daemon.store.migrations import migrate
+from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.watchdog import Watched, keep_alive
+from kosmo_billing_daemon.web.app import build_app, serve
+from kosmo_billing_daemon.web.draining import drain
+from kosmo_billing_daemon.web.health import Check, Readiness
+
+log = logging.getLogger(__name__)
+
+RECONCILE_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoice meanwhile
+ROUND_WITHIN = 300.0  # seconds one round of a loop may take: each of its calls ends much sooner
+LEADERSHIP_WITHIN = 120.0  # seconds between signs of life of who leads or seeks to
+STATUS_EVERY = 5.0  # seconds between looks at the state for systemd's STATUS line
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What came up: the port HTTP listens on."""
+
+    port: int
+
+
+class CannotListen(Unavailable):
+    """The address is taken, or not ours to listen on."""
+
+    code = "cannot_listen"
+
+
+class Daemon:
+    """Everything one process is made of, put together by hand."""
+
+    def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
+        self._settings = settings
+        self._clock = clock
+        topics = Topics(settings.mqtt.prefix)
+        catalogue = read_catalogue(settings.plans_file)
+        self._database = database_of(settings)
+        self._pool = Pool(self._database)
+        self._btcpay = btcpay_of(settings, clock)
+        self._settlement = Settlement(
+            pool=self._pool,
+            btcpay=self._btcpay,
+            store_id=settings.btcpay.store_id,
+            clock=clock,
+            changed=self._changed,
+            trust_body=settings.webhook.trust is WebhookTrust.BODY,
+        )
+        self._expiry = Expiry(
+            pool=self._pool, clock=clock, notice=settings.expiring_notice, changed=self._changed
+        )
+        self._reconciliation = Reconciliation(
+            pool=self._pool, btcpay=self._btcpay, settlement=self._settlement, clock=clock
+        )
+        housekeeping = Housekeeping(
+            pool=self._pool,
+            clock=clock,
+            keep_deliveries=settings.retention.deliveries,
+            keep_usage=settings.retention.usage,
+        )
+        self._publisher = Publisher(pool=self._pool, topics=topics, clock=clock)
+        self._metering = Metering(pool=self._pool, clock=clock, changed=self._publisher.wake)
+        self._conversation = Conversation(
+            broker=broker_of(settings.mqtt),
+            topics=topics,
+            pool=self._pool,
+            publisher=self._publisher,
+            usage=UsageIntake(metering=self._metering, topics=topics),
+            clock=clock,
+            instance=settings.instance,
+            version=__version__,
+        )
+        self._settling = Loop("settlement", self._settlement.run_once, clock=clock)
+        self._expiring = Loop("expiry", self._expiry.run_once, clock=clock, next_due=self._expiry.next_due)
+        self._reconciling = Loop(
+            "reconciliation",
+            self._reconciliation.run_once,
+            clock=clock,
+            next_due=self._reconciliation.next_due,
+            poll=RECONCILE_AT_LEAST,
+        )
+        self._cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
+        self._leadership = Leadership(self._database, self._notified)
+        self._live = Live(pool=self._pool, clock=clock, beat=settings.http.stream_beat)
+        self._migrated = False
+        inbox = Inbox(pool=self._pool, wake=self._wake_settlement)
+        invoicing = Invoicing(
+            pool=self._pool,
+            btcpay=self._btcpay,
+            settlement=self._settlement,
+            catalogue=catalogue,
+            clock=clock,
+            expiration=settings.btcpay.invoice_expiration,
+            limit=CreationLimit(settings.http.invoice_rate),
+        )
+        self._app = build_app(
+            http=settings.http,
+            webhook=settings.webhook,
+            pool=self._pool,
+            invoicing=invoicing,
+            inbox=inbox,
+            entitlements=Entitlements(pool=self._pool, clock=clock),
+            whitelist=Whitelist(pool=self._pool, clock=clock, changed=self._changed),
+            live=self._live,
+            catalogue=catalogue,
+            clock=clock,
+            readiness=self.readiness,
+            topics=topics,
+        )
+        self._measuring = Measuring(
+            metrics=Metrics(__version__),
+            pool=self._pool,
+            clock=clock,
+            btcpay=self._btcpay,
+            publisher=self._publisher,
+            conversation=self._conversation,
+            metering=self._metering,
+            leadership=self._leadership,
+        )
+        self._measuring.install(self._app)
+
+    async def run(
+        self,
+        *,
+        stop: asyncio.Event,
+        started: Callable[[Started], None] = lambda _: None,
+        status: Callable[[str], None] = lambda _: None,
+        stopping: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] = lambda: None,
+        alive_within: float | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        """Serve until ``stop`` is set; requests in flight finish, then everything closes in reverse.
+
+        ``alive`` is called several times in ``alive_within`` seconds, as long as there is progress.
+        """
+        http = self._settings.http
+        async with self._pool, self._btcpay:
+            try:
+                runner, port = await serve(self._app, host=http.host, port=http.port, sockets=sockets)
+            except OSError as error:
+                raise CannotListen(f"cannot listen on {http.host} port {http.port}: {error}") from error
+            log.info("listening on %s port %d", http.host, port)
+            try:
+                with ungrouped(Misconfigured):
+                    async with asyncio.TaskGroup() as group:
+                        tasks = [
+                            group.create_task(self._govern()),
+                            group.create_task(self._tell_status(status)),
+                            group.create_task(self._live.run()),
+                            group.create_task(self._measuring.run()),
+                            group.create_task(keep_alive(self._watched(), interval=alive_within, sign=alive)),
+                        ]
+                        started(Started(port))
+                        await stop.wait()
+                        stopping()
+                        self._live.close()
+                        for task in tasks:
+                            task.cancel()
+            finally:
+                await drain(runner, sockets)
+        log.info("stopped")
+
+    def _watched(self) -> list[Watched]:
+        loops = (self._settling, self._expiring, self._reconciling, self._cleaning)
+        return [
+            Watched("leadership", self._leadership, LEADERSHIP_WITHIN),
+            *(Watched(loop.name, loop, ROUND_WITHIN) for loop in loops),
+        ]
+
+    async def _govern(self) -> None:
+        await self._bring_schema_forward()
+        await self._leadership.run(self._lead)
+
+    async def _bring_schema_forward(self) -> None:
+        backoff, quiet = Backoff(0.2, 3.0), Quiet()
+        while True:
+            try:
+                connection = await self._database.connect(name="kosmo-billing migrations")
+                try:
+                    for name in await migrate(connection, self._database.schema):
+                        log.info("migration %s applied", name)
+                finally:
+                    with contextlib.suppress(Exception):
+                        await connection.close(timeout=2)
+            except Unavailable as error:
+                if quiet.allows("database"):
+                    log.warning("waiting for the database: %s", error)
+                await asyncio.sleep(backoff.failed())
+            else:
+                self._migrated = True
+                return
+
+    async def _lead(self) -> None:
+        await self._reconciliation.begin()
+        with ungrouped(Unavailable):
+            async with asyncio.TaskGroup() as group:
+                for loop in (self._settling, self._expiring, self._reconciling, self._cleaning):
+                    group.create_task(loop.run())
+                group.create_task(self._conversation.run(self._leadership.still_leading))
+
+    def _changed(self) -> None:
+        """Rights or invoices changed in this process: publish, and look at the timers again."""
+        self._publisher.wake()
+        self._expiring.wake()
+        self._live.wake()
+
+    def _notified(self, payload: str) -> None:
+        """Rows changed elsewhere; an empty payload says that anything may have."""
+        if payload != "entitlements":
+            self._settling.wake()
+        if payload != "deliveries":
+            self._changed()
+
+    def _wake_settlement(self) -> bool:
+        self._settling.wake()
+        return self._leadership.leads
+
+    async def _tell_status(self, status: Callable[[str], None]) -> None:
+        told = ""
+        while True:
+            line = describe(await self.readiness(), leads=self._leadership.leads)
+            if line != told:
+                status(line)
+                told = line
+            await asyncio.sleep(STATUS_EVERY)
+
+    async def readiness(self) -> Readiness:
+        """Say how each part is. Not ready when something waits too long, or cannot be kept at all."""
+        backlog = await read_backlog(self._pool, self._clock) if self._migrated else Backlog()
+        checks = {
+            "database": _database_check(backlog, migrated=self._migrated),
+            "deliveries": Check(backlog.deliveries <= TOO_OLD, f"oldest waits {backlog.deliveries:.0f} s"),
+            "publishing": self._publishing_check(backlog),
+            "btcpay": self._btcpay_check(),
+        }
+        if self._leadership.leads:
+            checks["broker"] = self._broker_check()
+        checks["leadership"] = Check(True, "leads" if self._leadership.leads else "stands by")
+        vital = ("database", "deliveries", "publishing")
+        return Readiness(all(checks[name].ok for name in vital), checks)
+
+    def _publishing_check(self, backlog: Backlog) -> Check:
+        refusal = self._publisher.refusals.current
+        if refusal is not None:
+            return Check(False, f"the broker refuses {refusal.topic}: {refusal.reason}; mend its ACL")
+        oldest = max(backlog.entitlements, backlog.events)
+        return Check(oldest <= TOO_OLD, f"oldest waits {oldest:.0f} s")
+
+    def _broker_check(self) -> Check:
+        line = self._conversation.line
+        if line.connected_since is not None:
+            return Check(True, "connected")
+        return Check(False, line.last_error or "connecting")
+
+    def _btcpay_check(self) -> Check:
+        state = self._btcpay.state
+        if state.denied:
+            return Check(False, state.denied)
+        return Check(state.reachable, "reachable" if state.reachable else state.last_error or "away")
+
+
+@contextlib.contextmanager
+def ungrouped(kind: type[KosmoError]) -> Iterator[None]:
+    """Raise the first of a group's errors by itself if all are of this kind.
+
+    Not with ``except*``: what is raised there comes out in a group again (CPython 3.11.2, Debian 12's).
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if group.split(kind)[1] is not None:
+            raise
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+def _database_check(backlog: Backlog, *, migrated: bool) -> Check:
+    if not migrated:
+        return Check(False, "waiting for the database")
+    return Check(backlog.error is None, backlog.error or "answers")
+
+
+def describe(readiness: Readiness, *, leads: bool) -> str:
+    """Return one line for systemd's STATUS and for people."""
+    ailing = [f"{name}: {check.detail}" for name, check in readiness.checks.items() if not check.ok]
+    role = "leads" if leads else "stands by"
+    return f"{readiness.status}, {role}" + (f" ({'; '.join(ailing)})" if ailing else "")

@@ -1,0 +1,148 @@
+"""The simulated server without its HTTP face: invoices, their timers, and the events they raise.
+
+The rule it keeps: an invoice is looked at when BTCPay looks at it (creation, payment, one second after expiry
+and after the monitoring deadline), and what is overdue is done before anything is answered, so that no answer
+depends on how promptly a timer fired.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from heapq import heappop, heappush
+from random import Random
+from typing import Any
+
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.demo.btcpay import state
+from kosmo_billing_daemon.demo.btcpay.creation import build_invoice
+from kosmo_billing_daemon.demo.btcpay.faults import Faults, merge
+from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus, Payment
+from kosmo_billing_daemon.demo.btcpay.ledger import Ledger
+from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json
+from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore, Stores
+from kosmo_billing_daemon.demo.btcpay.webhooks import Webhooks
+
+_TIMER_MARGIN = timedelta(seconds=1)  # BTCPay looks one second late, never moments too early
+_RESTART_GRACE = timedelta(minutes=2)  # time for its listeners to catch up after a restart
+_POLL_SECONDS = 0.1  # the clock may be moved by hand, which wakes nobody
+
+
+@dataclass(slots=True)
+class ServerClock:
+    """The clock of the server: the given one, plus what it was moved by."""
+
+    source: Clock
+    offset: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return self.source().astimezone(UTC) + self.offset
+
+
+class Engine:
+    """State and behaviour of the server."""
+
+    def __init__(self, *, clock: ServerClock, webhooks: Webhooks, chance: Random, version: str) -> None:
+        self.clock = clock
+        self.version = version
+        self.stores = Stores()
+        self.ledger = Ledger()
+        self.webhooks = webhooks
+        self.faults = Faults()
+        self.chance = chance
+        self.closing = asyncio.Event()
+        self._timers: list[tuple[datetime, str]] = []
+        self._timer_task: asyncio.Task[None] | None = None
+
+    @property
+    def hides_unknown_ids(self) -> bool:
+        """Whether an unknown invoice or webhook id is answered 403, as from version 2.4.0."""
+        return tuple(int(part) for part in self.version.split(".")[:2]) >= (2, 4)
+
+    async def open(self) -> None:
+        self.closing.clear()
+        await self.webhooks.open()
+        self._timer_task = asyncio.create_task(self._run_timers(), name="btcpay-simulator-timers")
+
+    async def close(self) -> None:
+        self.closing.set()
+        if self._timer_task is not None:
+            self._timer_task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._timer_task
+            self._timer_task = None
+        await self.webhooks.close()
+
+    def create(self, body: dict[str, Any], text: str, store: SimulatedStore, base_url: str) -> dict[str, Any]:
+        """Create an invoice and return it as it was at that moment, before the watcher looked at it."""
+        invoice = build_invoice(body, text, store, self.clock())
+        self.ledger.add(invoice)
+        answer = invoice_json(invoice, base_url)
+        self.publish(
+            invoice, [state.InvoiceEvent(state.EventType.CREATED), *state.watch(invoice, self.clock())]
+        )
+        self._set_timers(invoice, timedelta())
+        return answer
+
+    def receive(self, invoice: Invoice, payment: Payment) -> None:
+        self.publish(invoice, state.receive(invoice, payment, self.clock()))
+
+    def confirm(self, invoice: Invoice, payments: list[Payment]) -> None:
+        self.publish(invoice, state.confirm(invoice, payments, self.clock()))
+
+    def expire(self, invoice: Invoice) -> None:
+        """Move the expiry of an unpaid invoice to now."""
+        invoice.expires = self.clock().replace(microsecond=0)
+        self.look_at(invoice)
+
+    def look_at(self, invoice: Invoice) -> None:
+        self.publish(invoice, state.watch(invoice, self.clock()))
+
+    def mark(self, invoice: Invoice, status: InvoiceStatus) -> bool:
+        """Mark the invoice by hand; False when its state does not allow it."""
+        events = state.mark(invoice, status)
+        self.publish(invoice, events or [])
+        return events is not None
+
+    def publish(self, invoice: Invoice, events: list[state.InvoiceEvent]) -> None:
+        common = {"storeId": invoice.store_id, "invoiceId": invoice.id, "metadata": invoice.metadata}
+        for event in events:
+            self.webhooks.publish(invoice.store_id, event.type.value, event.fields, common)
+
+    def set_faults(self, changes: dict[str, Any]) -> Faults:
+        """Merge ``changes`` into the faults; a named seed starts the chances anew."""
+        self.faults = merge(self.faults, changes)
+        if "seed" in changes:
+            self.chance.seed(self.faults.seed)
+        self.webhooks.set_faults(self.faults.webhooks)
+        return self.faults
+
+    def advance(self, duration: timedelta) -> None:
+        """Move the clock of the server and do what became due."""
+        self.clock.offset += duration
+        self.run_due()
+
+    async def restart(self) -> None:
+        """Lose queued webhooks and pending retries; expiry of open invoices waits two more minutes."""
+        await self.webhooks.lose_queued()
+        self._timers.clear()
+        for invoice in self.ledger.by_id.values():
+            if invoice.status in (InvoiceStatus.NEW, InvoiceStatus.PROCESSING):
+                self._set_timers(invoice, _RESTART_GRACE)
+
+    def run_due(self) -> None:
+        """Look at every invoice whose timer is due."""
+        now = self.clock()
+        while self._timers and self._timers[0][0] <= now:
+            _, invoice_id = heappop(self._timers)
+            self.look_at(self.ledger.by_id[invoice_id])
+
+    def _set_timers(self, invoice: Invoice, grace: timedelta) -> None:
+        # A look at a finished invoice changes nothing, so timers are never taken back.
+        heappush(self._timers, (invoice.expires + _TIMER_MARGIN + grace, invoice.id))
+        heappush(self._timers, (invoice.monitored_until + _TIMER_MARGIN, invoice.id))
+
+    async def _run_timers(self) -> None:
+        while True:
+            self.run_due()
+            await asyncio.sleep(_POLL_SECONDS)

@@ -1,0 +1,85 @@
+"""The failures a test or a demonstration can switch on.
+
+The rule it keeps: everything off is the default, a change names only what it changes, and chance comes from a
+seed, so that a run can be repeated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from kosmo_billing_daemon.demo.btcpay.answers import Problem, validation_refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookFaults:
+    """What goes wrong with webhook deliveries; ``drop`` is a probability."""
+
+    drop: float = 0.0
+    duplicate: bool = False
+    reorder: bool = False
+    delay_ms: int = 0
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What goes wrong with the HTTP API; ``error_rate`` is the probability of a 500."""
+
+    down: bool = False
+    slow_ms: int = 0
+    error_rate: float = 0.0
+    seed: int = 0
+    create_times_out: bool = False
+    garbage: bool = False
+    unauthorized: bool = False
+    webhooks: WebhookFaults = field(default_factory=WebhookFaults)
+
+
+def merge(faults: Faults, changes: Mapping[str, Any]) -> Faults:
+    """Return ``faults`` with ``changes`` applied; a wrong name or value is refused with 422."""
+    problems: list[Problem] = []
+    hooks = changes.get("webhooks", {})
+    if isinstance(hooks, Mapping):
+        webhooks = replace(
+            faults.webhooks, **_checked(hooks, faults.webhooks, "webhooks.", problems, rates=("drop",))
+        )
+    else:
+        problems.append(Problem("webhooks", "must be an object"))
+        webhooks = faults.webhooks
+    rest = {name: value for name, value in changes.items() if name != "webhooks"}
+    values = _checked(rest, faults, "", problems, rates=("error_rate",))
+    if problems:
+        raise validation_refusal(*problems)
+    return replace(faults, webhooks=webhooks, **values)
+
+
+def faults_json(faults: Faults) -> dict[str, Any]:
+    return asdict(faults)
+
+
+def _checked(
+    changes: Mapping[str, Any],
+    current: Faults | WebhookFaults,
+    prefix: str,
+    problems: list[Problem],
+    *,
+    rates: tuple[str, ...],
+) -> dict[str, Any]:
+    known = {item.name for item in fields(current)} - {"webhooks"}
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in known:
+            problems.append(Problem(prefix + name, f"unknown; known are {', '.join(sorted(known))}"))
+        elif name in rates:
+            if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+                problems.append(Problem(prefix + name, "must be a boolean or a number from 0 to 1"))
+            else:
+                values[name] = float(value)
+        elif isinstance(getattr(current, name), bool) != isinstance(value, bool):
+            problems.append(Problem(prefix + name, "must be a boolean or an integer, like its present value"))
+        elif not isinstance(value, int) or value < 0:
+            problems.append(Problem(prefix + name, "must be an integer, 0 or more"))
+        else:
+            values[name] = value
+    return values

@@ -1,0 +1,221 @@
+"""The invoice calls of the Greenfield API, and the calls about keys, stores and the server itself.
+
+The rule it keeps: path, query and body are refused or accepted as BTCPay Server does; what an invoice
+then does is decided elsewhere.
+"""
+
+import asyncio
+from http import HTTPStatus
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from kosmo_billing_daemon.demo.btcpay.access import (
+    ENGINE,
+    base_url,
+    require_invoice,
+    require_key,
+    require_store,
+)
+from kosmo_billing_daemon.demo.btcpay.answers import (
+    Problem,
+    business_refusal,
+    json_response,
+    missing_permission,
+    read_json_object,
+    validation_refusal,
+)
+from kosmo_billing_daemon.demo.btcpay.engine import Engine
+from kosmo_billing_daemon.demo.btcpay.invoices import InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.ledger import Search
+from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json, payment_methods_json
+from kosmo_billing_daemon.demo.btcpay.stores import Permission, key_json, store_json
+
+_STATUSES = {status.value.lower(): status for status in InvoiceStatus}
+_GIVE_UP_CHECK_SECONDS = 0.05
+
+
+def routes(*, store_less: bool) -> list[web.RouteDef]:
+    """Return the routes; those without a store in the path exist from version 2.4.0 on."""
+    found = [
+        web.get("/api/v1/health", _health),
+        web.get("/api/v1/server/info", _server_info),
+        web.get("/api/v1/api-keys/current", _current_key),
+        web.delete("/api/v1/api-keys/current", _revoke_current_key),
+        web.get("/api/v1/stores/{store_id}", _store),
+        web.post("/api/v1/stores/{store_id}/invoices", _create),
+        web.get("/api/v1/stores/{store_id}/invoices", _list),
+    ]
+    prefixes = ["/api/v1/stores/{store_id}/invoices/{invoice_id}"]
+    if store_less:
+        prefixes.append("/api/v1/invoices/{invoice_id}")
+    for prefix in prefixes:
+        found += [
+            web.get(prefix, _get),
+            web.put(prefix, _replace_metadata),
+            web.delete(prefix, _archive),
+            web.get(f"{prefix}/payment-methods", _payment_methods),
+            web.post(f"{prefix}/status", _mark),
+            web.post(f"{prefix}/unarchive", _unarchive),
+        ]
+    return found
+
+
+async def _health(_: web.Request) -> web.Response:
+    return json_response({"synchronized": True})
+
+
+async def _server_info(request: web.Request) -> web.Response:
+    require_key(request)
+    sync = {"paymentMethodId": "BTC-CHAIN", "chainHeight": 800_000, "syncHeight": 800_000, "available": True}
+    node = {"headers": 800_000, "blocks": 800_000, "verificationProgress": 1.0}
+    return json_response(
+        {
+            "version": request.app[ENGINE].version,
+            "onion": None,
+            "supportedPaymentMethods": ["BTC-CHAIN", "BTC-LN", "BTC-LNURL"],
+            "fullySynched": True,
+            "syncStatus": [{**sync, "nodeInformation": node}],
+        }
+    )
+
+
+async def _current_key(request: web.Request) -> web.Response:
+    return json_response(key_json(require_key(request)))
+
+
+async def _revoke_current_key(request: web.Request) -> web.Response:
+    key = require_key(request)
+    del request.app[ENGINE].stores.keys[key.key]
+    return json_response(key_json(key))
+
+
+async def _store(request: web.Request) -> web.Response:
+    return json_response(store_json(require_store(request, Permission.VIEW_STORE)))
+
+
+async def _create(request: web.Request) -> web.Response:
+    store = require_store(request, Permission.CREATE_INVOICE)
+    body, text = await read_json_object(request)
+    engine = request.app[ENGINE]
+    answer = engine.create(body, text, store, base_url(request))
+    if engine.faults.create_times_out:
+        await _until_client_gives_up(request, engine)
+    return json_response(answer)
+
+
+async def _until_client_gives_up(request: web.Request, engine: Engine) -> None:
+    while (  # noqa: ASYNC110 - aiohttp tells a handler of a lost client only by the transport
+        not engine.closing.is_set() and request.transport is not None and not request.transport.is_closing()
+    ):
+        await asyncio.sleep(_GIVE_UP_CHECK_SECONDS)
+
+
+async def _list(request: web.Request) -> web.Response:
+    store = require_store(request, Permission.VIEW_INVOICES)
+    query = request.query
+    search, with_methods = _read_search(query)
+    url = base_url(request)
+    found = request.app[ENGINE].ledger.find(store.store_id, search)
+    return json_response([invoice_json(invoice, url, payment_methods=with_methods) for invoice in found])
+
+
+def _read_search(query: MultiMapping[str]) -> tuple[Search, bool]:
+    problems: list[Problem] = []
+    start = _integer(query, "startDate", problems)
+    end = _integer(query, "endDate", problems)
+    skip = _integer(query, "skip", problems)
+    take = _integer(query, "take", problems)
+    include_archived = _boolean(query, "includeArchived", problems, default=False)
+    with_methods = _boolean(query, "includePaymentMethods", problems, default=False)
+    if start is not None and end is not None and start > end:
+        problems.append(Problem("startDate", "startDate should not be above endDate"))
+        problems.append(Problem("endDate", "endDate should not be below startDate"))
+    if problems:
+        raise validation_refusal(*problems)
+    names = (name.lower() for name in query.getall("status", []))
+    search = Search(
+        order_ids=tuple(query.getall("orderId", [])),
+        statuses=frozenset(_STATUSES[name] for name in names if name in _STATUSES),
+        start=start,
+        end=end,
+        text=query.get("textSearch", "").strip(),
+        skip=max(0, skip or 0),
+        take=None if take is None else max(0, take),
+        include_archived=include_archived,
+    )
+    return search, with_methods
+
+
+async def _get(request: web.Request) -> web.Response:
+    invoice = require_invoice(request, Permission.VIEW_INVOICES)
+    problems: list[Problem] = []
+    with_methods = _boolean(request.query, "includePaymentMethods", problems, default=False)
+    if problems:
+        raise validation_refusal(*problems)
+    return json_response(invoice_json(invoice, base_url(request), payment_methods=with_methods))
+
+
+async def _replace_metadata(request: web.Request) -> web.Response:
+    invoice = require_invoice(request, Permission.MODIFY_INVOICES)
+    body, _ = await read_json_object(request)
+    metadata = body.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise validation_refusal(Problem("metadata", "The value of metadata must be a JSON object."))
+    request.app[ENGINE].ledger.replace_metadata(invoice, metadata or {})
+    return json_response(invoice_json(invoice, base_url(request)))
+
+
+async def _archive(request: web.Request) -> web.Response:
+    require_invoice(request, Permission.MODIFY_INVOICES).archived = True
+    return web.Response()
+
+
+async def _unarchive(request: web.Request) -> web.Response:
+    invoice = require_invoice(request, Permission.MODIFY_INVOICES)
+    if not invoice.archived:
+        raise business_refusal("already-unarchived", "Invoice is already unarchived")
+    invoice.archived = False
+    return json_response(invoice_json(invoice, base_url(request)))
+
+
+async def _payment_methods(request: web.Request) -> web.Response:
+    invoice = require_invoice(request, Permission.VIEW_INVOICES)
+    problems: list[Problem] = []
+    only_counted = _boolean(request.query, "onlyAccountedPayments", problems, default=True)
+    sensitive = _boolean(request.query, "includeSensitive", problems, default=False)
+    if problems:
+        raise validation_refusal(*problems)
+    if sensitive and not require_key(request).allows(Permission.MODIFY_STORE, invoice.store_id):
+        raise missing_permission(Permission.MODIFY_STORE)
+    return json_response(payment_methods_json(invoice, only_counted=only_counted))
+
+
+async def _mark(request: web.Request) -> web.Response:
+    invoice = require_invoice(request, Permission.MODIFY_INVOICES)
+    body, _ = await read_json_object(request)
+    status = _STATUSES.get(str(body.get("status")).lower())
+    if status is None:
+        raise validation_refusal(Problem("status", f'Error converting value "{body.get("status")}".'))
+    if not request.app[ENGINE].mark(invoice, status):
+        message = "Status can only be marked to invalid or settled within certain conditions."
+        raise validation_refusal(Problem("Status", message))
+    return json_response(invoice_json(invoice, base_url(request)), HTTPStatus.OK)
+
+
+def _integer(query: MultiMapping[str], name: str, problems: list[Problem]) -> int | None:
+    value = query.get(name)
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        problems.append(Problem(name, f"The value '{value}' is not valid."))
+        return None
+
+
+def _boolean(query: MultiMapping[str], name: str, problems: list[Problem], *, default: bool) -> bool:
+    value = query.get(name, "").lower()
+    if value not in ("", "true", "false"):
+        problems.append(Problem(name, f"The value '{value}' is not valid."))
+    return value == "true" if value else default

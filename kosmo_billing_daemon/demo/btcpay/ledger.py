@@ -1,0 +1,102 @@
+"""All invoices of a simulated server, and the ways to find them.
+
+The rule it keeps: a lookup by order id costs what it finds, not what is stored, so that a list call naming
+hundreds of order ids stays quick over any number of invoices.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.rendering import destination
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """The filters of the invoice list; empty ones do not filter."""
+
+    order_ids: tuple[str, ...] = ()
+    statuses: frozenset[InvoiceStatus] = frozenset()
+    start: int | None = None
+    end: int | None = None
+    text: str = ""
+    skip: int = 0
+    take: int | None = None
+    include_archived: bool = False
+
+
+class Ledger:
+    """Invoices by id and by order id, in order of creation."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Invoice] = {}
+        self._by_order: defaultdict[str, dict[str, Invoice]] = defaultdict(dict)
+        self._position: dict[str, int] = {}
+
+    def add(self, invoice: Invoice) -> None:
+        self._position[invoice.id] = len(self._position)
+        self.by_id[invoice.id] = invoice
+        if invoice.order_id is not None:
+            self._by_order[invoice.order_id][invoice.id] = invoice
+
+    def replace_metadata(self, invoice: Invoice, metadata: dict[str, Any]) -> None:
+        """Replace the whole metadata object; events already raised keep the old one."""
+        if invoice.order_id is not None:
+            del self._by_order[invoice.order_id][invoice.id]
+        invoice.metadata = metadata
+        if invoice.order_id is not None:
+            self._by_order[invoice.order_id][invoice.id] = invoice
+
+    def find(self, store_id: str, search: Search) -> list[Invoice]:
+        """Return the matching invoices of one store, newest first."""
+        found: list[Invoice] = []
+        skip = search.skip
+        if search.take == 0:
+            return found
+        for invoice in self._candidates(search.order_ids):
+            if invoice.store_id != store_id or not _matches(invoice, search):
+                continue
+            if skip > 0:
+                skip -= 1
+                continue
+            found.append(invoice)
+            if len(found) == search.take:
+                break
+        return found
+
+    def _candidates(self, order_ids: Iterable[str]) -> Iterator[Invoice]:
+        wanted = dict.fromkeys(order_ids)
+        if not wanted:
+            return reversed(self.by_id.values())
+        found = [i for order_id in wanted for i in self._by_order.get(order_id, {}).values()]
+        found.sort(key=lambda invoice: self._position[invoice.id], reverse=True)
+        return iter(found)
+
+
+def _matches(invoice: Invoice, search: Search) -> bool:
+    if invoice.archived and not search.include_archived:
+        return False
+    if search.statuses and invoice.status not in search.statuses:
+        return False
+    if search.start is not None or search.end is not None:
+        created = int(invoice.created.timestamp())
+        if search.start is not None and created < search.start:
+            return False
+        if search.end is not None and created > search.end:
+            return False
+    return not search.text or any(term.startswith(search.text) for term in _terms(invoice))
+
+
+def _terms(invoice: Invoice) -> Iterator[str]:
+    yield invoice.id
+    yield f"{invoice.price:f}"
+    for key in ("orderId", "buyerEmail"):
+        if value := invoice.metadata.get(key):
+            yield str(value)
+    yield from invoice.search_terms
+    for method in invoice.checkout.payment_methods:
+        yield destination(invoice, method)
+    for payment in invoice.payments:
+        yield payment.id.partition("-")[0]

@@ -1,0 +1,101 @@
+"""One HTTP attempt of a webhook delivery.
+
+The rule it keeps: the signature covers exactly the bytes that are sent, and redirects are followed as the
+.NET client of BTCPay Server follows them.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from http import HTTPStatus
+from ipaddress import ip_address
+
+import aiohttp
+from yarl import URL
+
+_ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=100)  # the default of .NET's HttpClient
+_MAX_REDIRECTS = 50  # the default of .NET's HttpClient
+_BECOMES_GET = (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER)
+_STAYS_POST = (HTTPStatus.TEMPORARY_REDIRECT, HTTPStatus.PERMANENT_REDIRECT)
+_RETRIED = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+class DeliveryStatus(StrEnum):
+    """The ``status`` of a delivery; Failed means no HTTP answer."""
+
+    FAILED = "Failed"
+    HTTP_ERROR = "HttpError"
+    HTTP_SUCCESS = "HttpSuccess"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attempt."""
+
+    status: DeliveryStatus
+    http_code: int | None
+    error_message: str | None
+
+    @property
+    def is_retried(self) -> bool:
+        code = self.http_code
+        return code is None or code in _RETRIED or 500 <= code <= 599
+
+
+def signature(secret: str, body: bytes) -> str:
+    """Return the value of ``BTCPay-Sig`` for exactly these bytes."""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+async def send(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
+    """POST the body and tell what came of it; never raises for what the other side does."""
+    try:
+        code = await _follow(session, URL(url), body, headers)
+    except TimeoutError:
+        return Outcome(
+            DeliveryStatus.FAILED, None, "The request was canceled due to the HttpClient.Timeout elapsing."
+        )
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Outcome(DeliveryStatus.FAILED, None, str(error) or type(error).__name__)
+    if 200 <= code <= 299:
+        return Outcome(DeliveryStatus.HTTP_SUCCESS, code, None)
+    return Outcome(DeliveryStatus.HTTP_ERROR, code, f"HTTP Error Code {code}")
+
+
+async def _follow(session: aiohttp.ClientSession, url: URL, body: bytes, headers: Mapping[str, str]) -> int:
+    method, data, sent_headers = "POST", body, dict(headers)
+    code = 0
+    for _ in range(_MAX_REDIRECTS + 1):
+        async with session.request(
+            method,
+            url,
+            data=data or None,
+            headers=sent_headers,
+            skip_auto_headers=("Accept", "Accept-Encoding"),
+            allow_redirects=False,
+            timeout=_ATTEMPT_TIMEOUT,
+            ssl=not _is_loopback(url),
+        ) as response:
+            code = response.status
+            location = response.headers.get("Location")
+        if code not in _BECOMES_GET + _STAYS_POST or location is None:
+            break
+        target = url.join(URL(location))
+        if url.scheme == "https" and target.scheme != "https":
+            break
+        url = target
+        if code in _BECOMES_GET:
+            method, data = "GET", b""
+            # Type and signature are headers of the content, which the GET no longer has.
+            sent_headers = {"User-Agent": headers["User-Agent"]}
+    return code
+
+
+def _is_loopback(url: URL) -> bool:
+    host = url.host or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

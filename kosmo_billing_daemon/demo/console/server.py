@@ -1,0 +1,204 @@
+"""The console's server: the page, its way to everything else, and the stream of MQTT messages.
+
+The rule it keeps: it answers pages of its own origin alone, asked for under a name of this machine, since it
+acts for any of the demo's users.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import web
+
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.demo.console.proxy import forward, open_session, problem
+from kosmo_billing_daemon.demo.console.tap import Tap
+from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.web.identity import HEADER
+from kosmo_billing_daemon.web.problems import Handler
+from kosmo_billing_daemon.web.rendering import json_response
+
+BEAT = 15.0  # seconds between signs of life on a silent stream
+MOST_BODY = 16_384  # bytes
+_STATIC = Path(__file__).parent / "static"
+_API = "/api/v1/billing"
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody the page can act for."""
+
+    user_id: str
+    name: str
+
+
+USERS = (
+    User("11111111-1111-1111-1111-111111111111", "Ada"),
+    User("22222222-2222-4222-8222-222222222222", "Ben"),
+    User("33333333-3333-4333-8333-333333333333", "Cleo"),
+    User("44444444-4444-4444-8444-444444444444", "Dana"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the other parts of the demo listen; no slash at the end."""
+
+    api: str
+    gateway: str
+    btcpay: str
+
+
+class Console:
+    """The page and what it needs, up within ``async with``; port 0 takes a free one."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        api: str,
+        gateway: str,
+        btcpay: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        topics: Topics | None = None,
+    ) -> None:
+        self._places = Places(api=api, gateway=gateway, btcpay=btcpay)
+        self._broker, self._topics = broker, topics or Topics()
+        self._host, self._port = host, port
+        self._known = frozenset(user.user_id for user in USERS)
+        self._resources = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as resources:
+            self._tap = Tap(self._broker, self._topics)
+            tapping = asyncio.create_task(self._tap.run())
+            resources.push_async_callback(_ended, tapping)
+            self._session: aiohttp.ClientSession = await resources.enter_async_context(open_session())
+            await self._listen(resources)
+            self._resources = resources.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._resources.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        return f"http://{self._host}:{self._port}"
+
+    async def _listen(self, resources: contextlib.AsyncExitStack) -> None:
+        app = web.Application(middlewares=[_own_page_only], client_max_size=MOST_BODY)
+        app.on_response_prepare.append(_dress)
+        app.add_routes(
+            [
+                web.get("/", _page),
+                web.static("/static", _STATIC),
+                web.get("/setup.json", self._setup),
+                web.get("/mqtt", self._mqtt, allow_head=False),
+                web.route("*", "/api/{user_id}/{rest:.+}", self._to_api),
+                web.route("*", "/gateway/{rest:.+}", self._to_gateway),
+                web.route("*", "/btcpay/simulate/{rest:.+}", self._to_simulator),
+            ]
+        )
+        # A page that is closed takes its streams with it, at the daemon too, which allows a user only a few.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        resources.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, self._host, self._port).start()
+        self._port = runner.addresses[0][1]
+
+    async def _setup(self, _: web.Request) -> web.Response:
+        places = self._places
+        docs = f"{places.api}{_API}/docs"
+        return json_response(
+            {"users": USERS, "prefix": self._topics.prefix, "btcpay": places.btcpay, "docs": docs}
+        )
+
+    async def _to_api(self, request: web.Request) -> web.StreamResponse:
+        user_id = request.match_info["user_id"]
+        if user_id not in self._known:
+            return problem(HTTPStatus.NOT_FOUND, "not_found", "the demo has no such user")
+        base = f"{self._places.api}{_API}"
+        return await forward(request, self._session, base, segments=2, headers={HEADER: user_id})
+
+    async def _to_gateway(self, request: web.Request) -> web.StreamResponse:
+        return await forward(request, self._session, self._places.gateway, segments=1)
+
+    async def _to_simulator(self, request: web.Request) -> web.StreamResponse:
+        return await forward(request, self._session, self._places.btcpay, segments=1)
+
+    async def _mqtt(self, request: web.Request) -> web.StreamResponse:
+        """Send what is kept and is new to the reader, then everything as it passes."""
+        last = request.headers.get("Last-Event-ID", "")
+        number = int(last) if last.isascii() and last.isdigit() and len(last) < 16 else 0
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        told: bool | None = None
+        try:
+            await response.write(b"retry: 1000\n\n")
+            while True:
+                news = self._tap.news
+                if told is not self._tap.connected:
+                    told = self._tap.connected
+                    await response.write(b"event: broker\ndata: %s\n\n" % str(told).lower().encode())
+                for passed in self._tap.after(number):
+                    number = passed.number
+                    await response.write(f"id: {number}\ndata: {passed.encode()}\n\n".encode())
+                try:
+                    async with asyncio.timeout(BEAT):
+                        await news.wait()
+                except TimeoutError:
+                    await response.write(b":\n\n")
+        except ConnectionError:
+            request.protocol.force_close()  # the reader has gone
+        return response
+
+
+async def _page(_: web.Request) -> web.FileResponse:
+    return web.FileResponse(_STATIC / "index.html")
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@web.middleware
+async def _own_page_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse other origins, and names of other machines that lead here (DNS rebinding)."""
+    origin = request.headers.get("Origin")
+    if _name(f"//{request.host}") not in _LOOPBACK or origin not in (None, f"http://{request.host}"):
+        return problem(HTTPStatus.FORBIDDEN, "foreign_origin", "only the console's own page may do that")
+    return await handler(request)
+
+
+def _name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+async def _dress(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-cache")

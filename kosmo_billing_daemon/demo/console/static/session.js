@@ -1,0 +1,23 @@
+// Who the page acts for, what is known about them, and who wants to hear of changes.
+
+export const session = { user: null, users: [], rights: null, prefix: "", btcpay: "" };
+
+const news = new EventTarget();
+
+/** Subjects: "user", "rights", "nodes", "paid", "buy", "passed". */
+export function on(subject, listener) {
+  news.addEventListener(subject, (event) => listener(event.detail));
+}
+
+export function tell(subject, detail) {
+  news.dispatchEvent(new CustomEvent(subject, { detail }));
+}
+
+/** The name of a user of the demo, or the beginning of another's id. */
+export function nameOf(userId) {
+  const known = session.users.find((user) => user.user_id === userId);
+  return known ? known.name : String(userId).slice(0, 8);
+}
+
+/** Whether an answer still matters: the user may have been changed while it was on its way. */
+export const isCurrent = (user) => session.user === user;

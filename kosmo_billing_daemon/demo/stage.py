@@ -1,0 +1,138 @@
+"""The demo: PostgreSQL, broker, BTCPay simulator, between them the real daemon; a gateway, and a page."""
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from kosmo_billing_daemon.daemon import Daemon, Started, ungrouped
+from kosmo_billing_daemon.demo.broker import EmbeddedBroker
+from kosmo_billing_daemon.demo.btcpay import Simulator
+from kosmo_billing_daemon.demo.children import temporary_directory
+from kosmo_billing_daemon.demo.console import Console
+from kosmo_billing_daemon.demo.gateway import Gateway
+from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
+from kosmo_billing_daemon.errors import KosmoError, Unavailable
+from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.settings import load
+
+STORE_ID = "DemoStore"
+GATEWAY = "demo-gateway"
+CONSOLE = "demo-console"
+READY_WITHIN = 30.0  # seconds; on two cores it takes about two
+HOST = "127.0.0.1"
+
+
+class Stage:
+    """All parts up within ``async with``, all down after it; nothing is left behind."""
+
+    def __init__(self, *, port: int = 0, data_dir: Path | None = None, broker: str | None = None) -> None:
+        self._port = port
+        self._data_dir = data_dir
+        self._broker = broker
+        self._stop = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._resources = contextlib.AsyncExitStack()
+        self.urls: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        async with self._resources:
+            await self._raise_curtain()
+            self._resources = self._resources.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._resources.aclose()
+
+    async def until_ended(self, stop: asyncio.Event) -> None:
+        """Wait for ``stop``; raises what ended the daemon if that comes first."""
+        assert self._running is not None  # noqa: S101 - entered
+        asked = asyncio.create_task(stop.wait())
+        await asyncio.wait({asked, self._running}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if self._running.done():
+            await self._running
+
+    async def _raise_curtain(self) -> None:
+        directory = self._data_dir
+        if directory is None:
+            directory = self._resources.enter_context(temporary_directory("kosmo-demo-"))
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+        postgres = EmbeddedPostgres(directory / "postgres", durable=self._data_dir is not None)
+        broker = EmbeddedBroker(directory / "broker", kind=self._broker)
+        simulator = Simulator(store_id=STORE_ID, api_key=secrets.token_hex(20))
+        with ungrouped(KosmoError):
+            async with asyncio.TaskGroup() as group:
+                for part in (postgres, broker, simulator):
+                    group.create_task(self._resources.enter_async_context(part))
+        webhook_secret = secrets.token_hex(20)
+        mqtt = urlsplit(broker.url)
+        daemon = Daemon(
+            load(
+                {
+                    "BTCPAY_URL": simulator.url,
+                    "BTCPAY_API_KEY": simulator.api_key,
+                    "BTCPAY_STORE_ID": STORE_ID,
+                    "WEBHOOK_SECRET": webhook_secret,
+                    "DATABASE_URL": postgres.url,
+                    "MQTT_HOST": mqtt.hostname or HOST,
+                    "MQTT_PORT": str(mqtt.port),
+                    "MQTT_PROTOCOL": broker.protocol,
+                    "HOST": HOST,
+                    "PORT": str(self._port),
+                }
+            )
+        )
+        started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+        self._running = asyncio.create_task(daemon.run(stop=self._stop, started=started.set_result))
+        self._resources.push_async_callback(self._bow)
+        awaited: set[asyncio.Future[Any]] = {started, self._running}
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        if self._running.done():
+            await self._running
+        api = f"http://{HOST}:{started.result().port}"
+        simulator.add_webhook(f"{api}/api/v1/billing/webhooks/btcpay", webhook_secret)
+        await _until_ready(daemon)
+        at = Broker(host=mqtt.hostname or HOST, port=broker.port, client_id=GATEWAY, protocol=broker.protocol)
+        gateway = await self._resources.enter_async_context(Gateway(at, directory / "gateway.db"))
+        try:
+            await gateway.gate.ready(READY_WITHIN)
+        except TimeoutError:
+            raise Unavailable(f"the demo's gateway did not become ready: {gateway.gate.status}") from None
+        watching = replace(at, client_id=CONSOLE, clean=True)
+        console = await self._resources.enter_async_context(
+            Console(watching, api=api, gateway=gateway.url, btcpay=simulator.url)
+        )
+        self.urls = {
+            "console": console.url,
+            "api": api,
+            "gateway": gateway.url,
+            "mqtt": broker.url,
+            "btcpay": simulator.url,
+            "database": postgres.url,
+        }
+
+    async def _bow(self) -> None:
+        self._stop.set()
+        if self._running is not None:
+            await asyncio.gather(self._running, return_exceptions=True)
+
+
+async def _until_ready(daemon: Daemon) -> None:
+    try:
+        async with asyncio.timeout(READY_WITHIN):
+            while True:
+                readiness = await daemon.readiness()
+                broker = readiness.checks.get("broker")
+                if readiness.ok and broker is not None and broker.ok:
+                    return
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise Unavailable(f"the demo did not become ready: {await daemon.readiness()}") from None

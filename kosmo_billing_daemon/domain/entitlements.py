@@ -1,0 +1,96 @@
+"""What a user may do right now, derived from the subscriptions: the content of the entitlement."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from kosmo_billing_daemon.domain.plans import FREE, PlanType, Scope
+from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, SubscriptionId, UserId
+
+
+class Standing(StrEnum):
+    """How a user stands; NONE never bought anything."""
+
+    ACTIVE = "active"
+    GRACE = "grace"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    NONE = "none"
+
+
+class QuotaState(StrEnum):
+    """How much of the quota is used: WARNING from 80 %, EXHAUSTED from 100 %."""
+
+    OK = "ok"
+    WARNING = "warning"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entitlement:
+    """The whole truth about one user. ``messages_limit`` ``None`` is unlimited.
+
+    A lapsed user has the free plan and the identity and period of what lapsed.
+    """
+
+    user_id: UserId
+    plan_type: PlanType
+    status: Standing
+    scope: Scope
+    allowed_nodes: tuple[str, ...]
+    features: tuple[str, ...]
+    messages_limit: int | None
+    messages_used: int
+    quota_state: QuotaState
+    subscription_id: SubscriptionId | None
+    valid_from: datetime | None
+    valid_until: datetime | None
+    grace_until: datetime | None
+
+
+def quota_state(used: int, limit: int | None) -> QuotaState:
+    """Compare use with the limit; the database function of the same name must agree."""
+    if limit is None:
+        return QuotaState.OK
+    if used >= limit:
+        return QuotaState.EXHAUSTED
+    return QuotaState.WARNING if used * 5 >= limit * 4 else QuotaState.OK
+
+
+def entitlement(user_id: UserId, row: Subscription | None, nodes: tuple[str, ...]) -> Entitlement:
+    """Describe what ``row``, the user's current or else last ended subscription, allows."""
+    if row is not None and row.status.is_current:
+        return Entitlement(
+            user_id=user_id,
+            plan_type=row.plan.plan_type,
+            status=Standing.GRACE if row.status is Status.GRACE else Standing.ACTIVE,
+            scope=row.plan.scope,
+            allowed_nodes=nodes if row.plan.scope is Scope.WHITELIST else (),
+            features=row.plan.features,
+            messages_limit=row.messages_limit,
+            messages_used=row.messages_used,
+            quota_state=quota_state(row.messages_used, row.messages_limit),
+            subscription_id=row.id,
+            valid_from=row.valid_from,
+            valid_until=row.valid_until,
+            grace_until=row.grace_until,
+        )
+    if row is None:
+        standing = Standing.NONE
+    else:
+        standing = Standing.REVOKED if row.status is Status.REVOKED else Standing.EXPIRED
+    return Entitlement(
+        user_id=user_id,
+        plan_type=FREE,
+        status=standing,
+        scope=Scope.NONE,
+        allowed_nodes=(),
+        features=(),
+        messages_limit=0,
+        messages_used=0,
+        quota_state=QuotaState.EXHAUSTED,
+        subscription_id=None if row is None else row.id,
+        valid_from=None if row is None else row.valid_from,
+        valid_until=None if row is None else (row.ended_at or row.valid_until),
+        grace_until=None,
+    )

@@ -1,0 +1,155 @@
+"""What is sold. A plan is copied into every invoice and subscription, so a later price change never
+touches what was quoted or bought (R9).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, NewType
+
+from kosmo_billing_daemon.errors import Misconfigured
+
+PlanType = NewType("PlanType", str)
+
+FREE = PlanType("free")
+"""What everybody has without a plan: receives, sends nothing. Never for sale."""
+
+
+class Scope(StrEnum):
+    """Which nodes a user may write to."""
+
+    ANY_NODE = "any_node"
+    WHITELIST = "whitelist"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """An exact amount in an ISO 4217 currency."""
+
+    amount: Decimal
+    currency: str
+
+
+def smallest_unit(currency: str) -> Decimal:
+    """Return the unit to which BTCPay rounds an amount of that currency."""
+    return Decimal(1).scaleb(-_DIGITS.get(currency, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One plan as sold: ``quota`` messages (``None`` = unlimited) within ``period``."""
+
+    plan_type: PlanType
+    price: Price
+    period: timedelta
+    quota: int | None
+    scope: Scope
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The plans for sale, in the order in which they are shown."""
+
+    plans: tuple[Plan, ...]
+
+    def find(self, plan_type: str) -> Plan | None:
+        """Return the plan of that name, if it is for sale."""
+        return next((plan for plan in self.plans if plan.plan_type == plan_type), None)
+
+
+def _plan(name: str, amount: str, quota: int | None, scope: Scope, *features: str) -> Plan:
+    return Plan(
+        plan_type=PlanType(name),
+        price=Price(Decimal(amount), "USD"),
+        period=timedelta(days=30),
+        quota=quota,
+        scope=scope,
+        features=features,
+    )
+
+
+BUILT_IN = Catalogue(
+    (
+        _plan("wanderer", "5.00", 50, Scope.ANY_NODE),
+        _plan("guardian", "12.00", 500, Scope.WHITELIST),
+        _plan("sanctuary", "50.00", None, Scope.ANY_NODE, "api", "webhooks"),
+    )
+)
+"""The catalogue that holds when no ``plans.toml`` is named."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_CURRENCY = re.compile(r"[A-Z]{3,5}")
+_PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,8})?")
+_DIGITS = {"BTC": 8, "LBTC": 8, "SATS": 0, "JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "PYG": 0, "VND": 0}
+"""Digits after the point where they are not two."""
+_KEYS = {"price", "currency", "period_days", "messages", "scope", "features"}
+
+
+def parse_catalogue(document: Mapping[str, Any]) -> Catalogue:
+    """Read the parsed ``plans.toml``; raises ``Misconfigured`` with every problem in it."""
+    problems: list[str] = []
+    plans: list[Plan] = []
+    tables = document.get("plans")
+    if not isinstance(tables, Mapping) or not tables:
+        raise Misconfigured(["plans: at least one table [plans.NAME] is needed"])
+    problems += [f"{key}: unknown; only [plans.NAME] tables are read" for key in document if key != "plans"]
+    for name, table in tables.items():
+        plan, wrong = _parse_plan(name, table)
+        problems += [f"plans.{name}.{problem}" for problem in wrong]
+        if plan is not None:
+            plans.append(plan)
+    if len({plan.price.currency for plan in plans}) > 1:
+        problems.append("plans: all prices must be in one currency, since a change of plan converts worth")
+    if problems:
+        raise Misconfigured(problems)
+    return Catalogue(tuple(plans))
+
+
+def _parse_plan(name: str, table: Any) -> tuple[Plan | None, list[str]]:
+    if not isinstance(table, Mapping):
+        return None, ["must be a table"]
+    wrong = [f"{key}: unknown; known are {', '.join(sorted(_KEYS))}" for key in table if key not in _KEYS]
+    if not _NAME.fullmatch(name) or name == FREE:
+        wrong.append("name: lower-case letters, digits and _, at most 32, and not 'free'")
+    price = _decimal(table.get("price"))
+    if price is None or price <= 0:
+        wrong.append('price: a positive amount in quotes, such as "5.00"')
+    currency = table.get("currency", "USD")
+    if not isinstance(currency, str) or not _CURRENCY.fullmatch(currency):
+        wrong.append('currency: an upper-case code such as "USD"')
+    elif price is not None and price % smallest_unit(currency):
+        # BTCPay would round it, and R9 would then refuse every payment of it.
+        wrong.append(f"price: whole multiples of {smallest_unit(currency):f} {currency}")
+    days = table.get("period_days", 30)
+    if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= 366:
+        wrong.append("period_days: whole days from 1 to 366")
+    quota = table.get("messages", "missing")
+    if quota == "unlimited":
+        quota = None
+    elif not isinstance(quota, int) or isinstance(quota, bool) or not 1 <= quota <= 10**9:
+        wrong.append('messages: a whole number from 1 to 1000000000, or "unlimited"')
+    scope = table.get("scope")
+    if scope not in (Scope.ANY_NODE, Scope.WHITELIST):
+        wrong.append('scope: "any_node" or "whitelist"')
+    features = table.get("features", [])
+    if not isinstance(features, list) or not all(isinstance(f, str) and _NAME.fullmatch(f) for f in features):
+        wrong.append("features: a list of lower-case names")
+    if wrong or price is None:
+        return None, wrong
+    return Plan(
+        plan_type=PlanType(name),
+        price=Price(price, currency),
+        period=timedelta(days=days),
+        quota=quota,
+        scope=Scope(str(scope)),
+        features=tuple(features),
+    ), []
+
+
+def _decimal(value: Any) -> Decimal | None:
+    return Decimal(value) if isinstance(value, str) and _PRICE.fullmatch(value) else None

@@ -1,0 +1,23 @@
+"""The library for gateways and bridges: what each user may do, decided at the edge.
+
+    async with Gate(broker, Path("gate.db"), reporter="gateway-1") as gate:
+        await gate.ready(30)
+        if gate.check(user_id, "!a1b2c3d4"):
+            gate.record(user_id, "!a1b2c3d4")
+
+Every entitlement is in memory and in a SQLite file, so answers need no network, survive restarts and days
+offline, and end with the plan. What is recorded is reported until the daemon has counted it, exactly once.
+Threads use ``SyncGate``. Needs aiomqtt and the standard library alone.
+
+Reading order: ``decisions`` (the answer), ``timekeeping`` (what time it is), ``ledger`` (own messages no
+document has yet), ``state`` and ``journal`` (the file), ``documents``, ``replay``, ``reports``,
+``connection`` (the broker), ``gate``.
+"""
+
+from kosmo_billing_daemon.gate.decisions import Decision, Reason
+from kosmo_billing_daemon.gate.errors import NotJournaled, StateInUse
+from kosmo_billing_daemon.gate.gate import Gate
+from kosmo_billing_daemon.gate.status import GateStatus
+from kosmo_billing_daemon.gate.synchronous import SyncGate
+
+__all__ = ["Decision", "Gate", "GateStatus", "NotJournaled", "Reason", "StateInUse", "SyncGate"]

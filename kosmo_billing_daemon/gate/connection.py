@@ -1,0 +1,200 @@
+"""One connection after another to the broker: what arrives goes to documents and reports, in order of
+arrival.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from kosmo_billing_daemon.backoff import Backoff, Quiet
+from kosmo_billing_daemon.contract.encoding import Malformed, loads
+from kosmo_billing_daemon.contract.payloads import UsageAck
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.errors import Refused, Unavailable
+from kosmo_billing_daemon.gate.documents import Arrival, Documents
+from kosmo_billing_daemon.gate.replay import Replay
+from kosmo_billing_daemon.gate.reports import Reporter
+from kosmo_billing_daemon.link import Broker, ConnectRefused, Link, Message, connect
+
+log = logging.getLogger(__name__)
+
+# Mosquitto keeps this many messages in flight beside the 1,000 it queues by default, so even all documents
+# in one shard are complete up to here: ids that begin with a time share their first digits.
+RECEIVE_MAXIMUM = 10_000
+# Seconds: on a slow link an answer waits behind the documents of a group, which show that the link lives.
+SLOWEST_ANSWER = 60.0
+BATCH = 100  # messages per transaction: a few milliseconds in which nothing else happens
+FIRST_RETRY, LONGEST_RETRY = 0.2, 15.0  # seconds between attempts to connect
+REFUSED_RETRY = 30.0  # and after a refusal, which only the operator mends
+FIRST_REREAD = 30.0  # seconds until documents are read again while some are missing; doubled each time
+
+
+class Connection:
+    """Keeps one connection; ``run`` never ends by itself."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        topics: Topics,
+        *,
+        documents: Documents,
+        reporter: Reporter | None,
+        ack_topic: str | None,
+        refresh: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.connected = False
+        self.error: str | None = None
+        self.daemon_online: bool | None = None
+        self._broker = replace(
+            broker,
+            clean=True,
+            receive_maximum=RECEIVE_MAXIMUM,
+            publish_timeout=max(broker.publish_timeout, SLOWEST_ANSWER),
+        )
+        self._topics = topics
+        self._documents = documents
+        self._reporter = reporter
+        self._ack_topic = ack_topic
+        self._refresh = refresh
+        self._monotonic = monotonic
+        self._replay = Replay(topics, [topics.status, *([ack_topic] if ack_topic else [])])
+        self._steady_since: float | None = None
+        self._quiet = Quiet()
+
+    @property
+    def steady_since(self) -> float | None:
+        """Since when (monotonic) every document was read, the daemon is not offline and the connection
+        stands.
+        """
+        return None if self.daemon_online is False else self._steady_since
+
+    async def run(self) -> None:
+        """Connect, listen and report, for ever."""
+        backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
+        while True:
+            try:
+                async with connect(self._broker) as link:
+                    backoff.succeeded()
+                    await self._use(link)
+            except Exception as error:  # noqa: BLE001  a gateway goes on deciding, whatever happens here
+                cause = _first(error)
+            else:
+                raise AssertionError("a connection ends by an exception only")
+            finally:
+                self.connected = False
+                self._steady_since = None
+                self.daemon_online = None
+            pause = self._failed(cause, backoff)
+            await asyncio.sleep(pause)
+
+    def _failed(self, error: BaseException, backoff: Backoff) -> float:
+        """Tell about the end of a connection and return the pause before the next."""
+        self.error = str(error) or repr(error)
+        pause = backoff.failed()
+        if isinstance(error, ConnectRefused | Refused):
+            pause = max(pause, REFUSED_RETRY)
+        if self._quiet.allows(type(error).__name__):
+            if isinstance(error, Unavailable | Refused | sqlite3.Error):
+                log.warning("connection to the broker ended or failed: error=%s", self.error)
+            else:
+                log.error("connection to the broker failed by a defect", exc_info=error)
+        return pause
+
+    async def _use(self, link: Link) -> None:
+        self.connected = True
+        self.error = None
+        log.info("connected to the broker: host=%s port=%d", self._broker.host, self._broker.port)
+        self._documents.begin(connection=True)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(link))
+            tasks.create_task(self._read(link))
+            if self._reporter is not None:
+                tasks.create_task(self._reporter.run(link))
+
+    def _has_all(self) -> bool:
+        """Ask anew each time: it changes while others run."""
+        return self._documents.complete
+
+    async def _listen(self, link: Link) -> None:
+        while True:
+            batch = await link.receive(BATCH)
+            self._take(batch)
+            for message in batch:
+                link.acknowledge(message)
+            await asyncio.sleep(0)  # receive() does not wait while there is something
+
+    async def _read(self, link: Link) -> None:
+        """Read all documents; again while some are missing, and now and then: a slow link loses changes."""
+        retry = FIRST_REREAD
+        marked = await self._replay.start(link)
+        while True:
+            whole = await self._replay.read(link, self._documents.expected if marked else None)
+            self._documents.finish(whole=whole)
+            if self._steady_since is None:
+                self._steady_since = self._monotonic()
+            if not self._has_all():
+                await asyncio.sleep(retry)  # the rest may arrive live
+            if self._has_all():
+                retry = FIRST_REREAD
+                await asyncio.sleep(self._refresh)
+            else:
+                retry = min(retry * 2, self._refresh)
+            self._documents.begin(connection=False)
+            marked = self._documents.expected is not None
+
+    def _take(self, batch: Sequence[Message]) -> None:
+        self._replay.message()
+        arrivals: list[Arrival] = []
+
+        def apply() -> None:
+            if arrivals:
+                self._documents.apply(arrivals)
+                arrivals.clear()
+
+        for message in batch:
+            if message.topic == self._topics.watermark:
+                apply()
+                self._documents.watermark(message.payload)
+                if message.retain:
+                    self._replay.marker()
+            elif message.topic == self._topics.status:
+                self._heed_status(message)
+            elif message.topic == self._ack_topic:
+                apply()  # the ledger goes by the order of arrival
+                self._heed_ack(message)
+            elif (user_id := self._topics.entitlement_user(message.topic)) is not None:
+                arrivals.append((user_id, message.payload, not message.retain))
+            else:
+                self._documents.reject(message.topic, Malformed("not a topic of the contract"))
+        apply()
+
+    def _heed_status(self, message: Message) -> None:
+        try:
+            online = loads(message.payload).get("state") == "online" if message.payload else None
+        except Malformed as error:
+            self._documents.reject(message.topic, error)
+            return
+        if online and not message.retain:
+            # Started anew, or a new leader: what it had not committed comes from us again.
+            if self._steady_since is not None:
+                self._steady_since = self._monotonic()
+            if self._reporter is not None and not self.daemon_online:
+                self._reporter.start_again()
+        self.daemon_online = online
+
+    def _heed_ack(self, message: Message) -> None:
+        if self._reporter is None:
+            return
+        try:
+            self._reporter.receive(UsageAck.decode(message.payload))
+        except Malformed as error:
+            self._documents.reject(message.topic, error)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,65 @@
+"""Waiting for the disk, in a thread of its own: one synchronisation serves every commit before it.
+
+``kill -9`` loses nothing that was committed. A power cut loses what was committed in about the last second,
+unless ``durable`` was awaited: synchronising each message at once would wear an SD card out.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.gate.state import State, checkpoint, fsync_path
+
+log = logging.getLogger(__name__)
+
+PACE = 1.0  # seconds between synchronisations nobody waits for
+LOG_SIZE = 1 << 20  # bytes of write-ahead log worth a checkpoint
+
+
+class Disk:
+    """Makes commits to ``state`` durable."""
+
+    def __init__(self, state: State, threads: ThreadPoolExecutor) -> None:
+        self.error: str | None = None
+        self._state = state
+        self._threads = threads
+        self._written = 0
+        self._synchronised = 0
+        self._dirty = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._quiet = Quiet()
+
+    def wrote(self) -> None:
+        """Note that something was committed."""
+        self._written += 1
+        self._dirty.set()
+
+    async def durable(self) -> None:
+        """Return when everything committed so far survives a power cut; raises ``OSError`` when it cannot."""
+        mine = self._written
+        async with self._turn:
+            if self._synchronised >= mine:
+                return
+            everything = self._written
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, fsync_path, self._state.wal)
+            self._synchronised = everything
+
+    async def run(self) -> None:
+        """Synchronise at leisure, and keep the write-ahead log short."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self.durable()
+                if self._state.wal.stat().st_size > LOG_SIZE:
+                    await loop.run_in_executor(self._threads, checkpoint, self._state.path)
+                self.error = None
+            except (OSError, sqlite3.Error) as error:
+                self.error = f"the state file could not be synchronised: {error}"
+                if self._quiet.allows("disk"):
+                    log.error("state file could not be synchronised: error=%s", error)  # noqa: TRY400  says it all
+            await asyncio.sleep(PACE)

@@ -1,0 +1,182 @@
+"""The newest document of every user, as the broker tells them and the file remembers.
+
+The greatest version of a user is kept, the rest dropped; the daemon raises versions above all that were
+ever published when its database was restored, so that rule needs no exception. An empty payload is never
+sent for a known user: whoever it names is unknown from then on. That a document is *absent* on the broker
+says nothing by itself, for a broker that crashed may have lost it; it is forgotten only after everything
+was read, as many documents were there as the watermark counts, and the watermark is not older than one seen
+before.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Sequence
+from uuid import UUID
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.contract.encoding import Malformed
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermark
+from kosmo_billing_daemon.gate.decisions import Entry, entry_of
+from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.timekeeping import Timekeeper
+
+log = logging.getLogger(__name__)
+
+Arrival = tuple[UUID, bytes, bool]
+"""User of the topic, payload, and whether it was published while we listened."""
+
+
+class Documents:
+    """Applies what arrives; ``expected`` is how many documents exist, as far as the watermark said."""
+
+    def __init__(self, state: State, ledger: Ledger, timekeeper: Timekeeper) -> None:
+        self.entries = state.loaded.entries
+        self.complete = state.loaded.complete
+        self.ready = asyncio.Event()
+        if self.complete:
+            self.ready.set()
+        self.expected: int | None = None
+        self.malformed = 0
+        self.disk_error: str | None = None
+        self._state = state
+        self._ledger = ledger
+        self._time = timekeeper
+        self._reading = 0  # the number of the reading that `seen` belongs to
+        self._seen = 0
+        self._through = False
+        self._sequence = state.loaded.sequence
+        self._rolled_back = False
+        self._unsaved: set[int] = set()
+        self._quiet = Quiet()
+
+    def begin(self, *, connection: bool) -> None:
+        """Start counting what is seen: a new reading, perhaps on a new connection."""
+        self._reading += 1
+        self._seen = 0
+        self._through = False
+        if connection:
+            self.expected = None
+
+    def watermark(self, payload: bytes) -> None:
+        """Learn how many documents exist."""
+        if not payload:
+            self.expected = None
+            return
+        try:
+            watermark = Watermark.decode(payload)
+        except Malformed as error:
+            self.reject("watermark", error)
+            return
+        self.expected = watermark.entitlements
+        self._rolled_back = watermark.sequence < self._sequence
+        self._sequence = max(self._sequence, watermark.sequence)
+        self._judge()
+
+    def finish(self, *, whole: bool) -> None:
+        """End a reading; ``whole`` if nothing was cut short."""
+        self._through = True
+        if whole and not self._rolled_back and self.expected is not None and self._seen >= self.expected:
+            self._forget([user for user, entry in self.entries.items() if entry.seen != self._reading])
+        self._judge()
+
+    def apply(self, arrivals: Sequence[Arrival]) -> None:
+        """Take documents in the order of arrival, in one transaction.
+
+        With a full or broken disk they count in memory alone and are written down later.
+        """
+        newer: dict[int, Entry | None] = {}
+        for user_id, payload, live in arrivals:
+            user = user_id.int
+            held = newer[user] if user in newer else self.entries.get(user)
+            if not payload:
+                if held is not None and held.seen == self._reading:
+                    self._seen -= 1
+                newer[user] = None
+                continue
+            try:
+                document = EntitlementDocument.decode(payload)
+                if document.user_id != user_id:
+                    raise Malformed("user_id: the user of the topic")
+                entry = entry_of(document)
+            except Malformed as error:
+                self.reject(str(user_id), error)
+                continue
+            if held is not None and held.version > entry.version:
+                continue
+            self._time.witness(document.issued_at.timestamp(), live=live)
+            if held is not None and held.version == entry.version:
+                self._see(held)
+                continue
+            entry.seen = held.seen if held is not None else 0
+            self._see(entry)
+            newer[user] = entry
+        if newer:
+            self._save(newer)
+        self._judge()
+
+    def reject(self, subject: str, error: Malformed) -> None:
+        """Count a message that is not what the contract says."""
+        self.malformed += 1
+        if self._quiet.allows("malformed"):
+            log.warning("message was malformed and ignored: subject=%s error=%s", subject, error)
+
+    def _see(self, entry: Entry) -> None:
+        if entry.seen != self._reading:
+            entry.seen = self._reading
+            self._seen += 1
+
+    def _save(self, newer: dict[int, Entry | None]) -> None:
+        removed = [user for user, entry in newer.items() if entry is None]
+        fresh = {user: entry for user, entry in newer.items() if entry is not None}
+        for user, entry in fresh.items():
+            held = self.entries.get(user)
+            entry.own = held.own if held is not None else 0  # until the ledger says better
+        try:
+            with self._state.transaction():
+                for user, entry in fresh.items():
+                    self._ledger.replaced(user, self.entries.get(user), entry)
+                self._state.save_documents(
+                    [
+                        *fresh.items(),
+                        *((user, self.entries[user]) for user in self._unsaved & self.entries.keys()),
+                    ]
+                )
+                self._state.remove_documents(
+                    [*removed, *(self._unsaved - self.entries.keys() - fresh.keys())]
+                )
+                self._state.save_fact("mark", self._time.mark)
+                self._state.save_fact("sequence", self._sequence)
+        except sqlite3.Error as error:
+            self._unsaved.update(newer)
+            self._disk_failed(error)
+        else:
+            self._unsaved.clear()
+            self.disk_error = None
+        self.entries.update(fresh)
+        for user in removed:
+            self.entries.pop(user, None)
+
+    def _forget(self, users: list[int]) -> None:
+        if users:
+            log.info("documents no longer exist and were forgotten: number=%d", len(users))
+            self._save(dict.fromkeys(users))
+
+    def _judge(self) -> None:
+        if not self._through or self.expected is None:
+            return
+        complete = self._seen >= self.expected
+        if complete and not self.complete:
+            try:
+                self._state.save_fact("complete", 1.0)
+            except sqlite3.Error as error:
+                self._disk_failed(error)
+        self.complete = complete
+        if complete:
+            self.ready.set()
+
+    def _disk_failed(self, error: sqlite3.Error) -> None:
+        self.disk_error = f"the state file could not be written: {error}"
+        if self._quiet.allows("disk"):
+            log.error("state file could not be written; going on in memory: error=%s", error)

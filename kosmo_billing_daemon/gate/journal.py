@@ -1,0 +1,126 @@
+"""Messages that passed the gate, from the moment they were recorded until the daemon's count is in a
+document.
+
+A row goes WAITING (to be acknowledged) → COUNTED (acknowledged, maybe not in the document yet) → DONE, which
+only remembers the id so that recording it again changes nothing.
+"""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from enum import IntEnum
+
+from kosmo_billing_daemon.gate.state import Row, State, blob
+
+REMEMBERED = 50_000  # newest rows whose ids are kept when DONE; about 100 bytes each
+REJECTED_KEPT = 1000
+
+
+class Stage(IntEnum):
+    WAITING = 0
+    COUNTED = 1
+    DONE = 2
+
+
+class Journal:
+    """The statements on the journal; the caller opens transactions where several belong together."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._sql = state.sql
+        (self.waiting_rows,) = self._one("SELECT count(*) FROM journal WHERE stage = 0")
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return self._state.transaction()
+
+    def append(self, user: int, message_id: str, node: str, count: int, sent_at: float) -> bool:
+        """Write one message down; false when this message of this user already was."""
+        cursor = self._sql.execute(
+            "INSERT INTO journal (user, message_id, node, count, sent_at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            (blob(user), message_id, node, count, sent_at),
+        )
+        self.waiting_rows += cursor.rowcount
+        return cursor.rowcount > 0
+
+    def knows(self, user: int, message_id: str) -> bool:
+        query = "SELECT 1 FROM journal WHERE user = ? AND message_id = ?"
+        return self._sql.execute(query, (blob(user), message_id)).fetchone() is not None
+
+    def waiting(self, after: int, most: int) -> list[Row]:
+        """The oldest rows not acknowledged yet, from beyond ``after`` in the order of recording."""
+        condition = "INDEXED BY journal_waiting WHERE stage = 0 AND seq > ? ORDER BY seq LIMIT ?"
+        return self._rows(condition, after, most)
+
+    def still_waiting(self, rows: Iterable[Row]) -> list[Row]:
+        query = "SELECT 1 FROM journal WHERE seq = ? AND stage = 0"
+        return [row for row in rows if self._sql.execute(query, (row.seq,)).fetchone() is not None]
+
+    def oldest_waiting(self) -> float | None:
+        """When the oldest message that is not acknowledged was sent."""
+        row = self._sql.execute("SELECT sent_at FROM journal WHERE stage = 0 ORDER BY seq LIMIT 1").fetchone()
+        return None if row is None else float(row[0])
+
+    def counted(self, user: int) -> list[Row]:
+        """A user's acknowledged rows that no document is known to include, oldest first."""
+        return self._rows(
+            "INDEXED BY journal_open WHERE user = ? AND stage < 2 AND stage = 1 ORDER BY seq", blob(user)
+        )
+
+    def own(self, user: int, since: float) -> int:
+        """How many messages of a user, sent from ``since`` on, are WAITING or COUNTED."""
+        query = (
+            "SELECT coalesce(sum(count), 0) FROM journal INDEXED BY journal_open"
+            " WHERE user = ? AND stage < 2 AND sent_at >= ?"
+        )
+        return int(self._one(query, blob(user), since)[0])
+
+    def open_users(self) -> set[int]:
+        """Every user with rows that are WAITING or COUNTED."""
+        query = "SELECT DISTINCT user FROM journal INDEXED BY journal_open WHERE stage < 2"
+        return {int.from_bytes(user) for (user,) in self._sql.execute(query)}
+
+    def counted_users(self) -> set[int]:
+        query = "SELECT DISTINCT user FROM journal INDEXED BY journal_open WHERE stage < 2 AND stage = 1"
+        return {int.from_bytes(user) for (user,) in self._sql.execute(query)}
+
+    def acknowledged(self, rows: Iterable[Row], stage: Stage) -> None:
+        """Move rows on from WAITING; those that are beyond stay."""
+        query = "UPDATE journal SET stage = ? WHERE seq = ? AND stage = 0"
+        self.waiting_rows -= self._sql.executemany(query, ((stage, row.seq) for row in rows)).rowcount
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Move rows on from COUNTED to DONE."""
+        query = "UPDATE journal SET stage = 2 WHERE seq = ? AND stage = 1"
+        self._sql.executemany(query, ((row.seq,) for row in rows))
+
+    def reject(self, row: Row, reason: str) -> None:
+        """Give a message up that the daemon will never count, and keep its name for the operator."""
+        self._sql.execute(
+            "INSERT INTO rejected (user, message_id, reason) VALUES (?, ?, ?)",
+            (blob(row.user), row.message_id, reason),
+        )
+        last = "DELETE FROM rejected WHERE seq <= (SELECT max(seq) FROM rejected) - ?"
+        self._sql.execute(last, (REJECTED_KEPT,))
+
+    def rejected(self) -> int:
+        """How many rejected messages are kept."""
+        return int(self._one("SELECT count(*) FROM rejected")[0])
+
+    def forget_done(self) -> None:
+        """Drop the ids of long finished messages; a thousand per call, so that nobody waits."""
+        self._sql.execute(
+            "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE stage = 2"
+            " AND seq <= (SELECT max(seq) FROM journal) - ? ORDER BY seq LIMIT 1000)",
+            (REMEMBERED,),
+        )
+
+    def _rows(self, condition: str, *values: object) -> list[Row]:
+        query = f"SELECT seq, user, message_id, node, count, sent_at FROM journal {condition}"  # noqa: S608  our own text
+        return [
+            Row(seq, int.from_bytes(user), message_id, node, count, sent_at)
+            for seq, user, message_id, node, count, sent_at in self._sql.execute(query, values)
+        ]
+
+    def _one(self, query: str, *values: object) -> tuple[int, ...]:
+        row: tuple[int, ...] = self._sql.execute(query, values).fetchone()
+        return row

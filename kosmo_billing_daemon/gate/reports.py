@@ -1,0 +1,172 @@
+"""Usage reports: what is in the journal goes to the daemon until a usage-ack says that it is committed.
+
+A report is whatever waits when there is room for one: at once when nothing is under way, up to 500 messages
+when the link is slow. Repeats are harmless, since the daemon counts each message id once; so after a lost
+connection, a daemon coming back or a missing acknowledgement, everything that waits is simply sent again.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.contract.payloads import MAX_EVENTS_PER_REPORT, UsageAck, UsageEvent, UsageReport
+from kosmo_billing_daemon.gate.journal import Journal
+from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.state import Row
+from kosmo_billing_daemon.link import Link, PublishRefused
+
+log = logging.getLogger(__name__)
+
+UNDER_WAY = 4  # reports: enough to fill a slow link, few enough that what waits gathers into batches
+LONGEST_TIMEOUT = 300.0  # between repeats while the daemon is away, for its reports queue at the broker
+# Below max_packet_size as shipped (131,072), topic and header included. A usage-ack that names every message
+# is smaller than its report.
+MOST_BYTES = 120_000
+REFUSED_PAUSE = 60.0  # after a publication that the broker's rights forbid
+
+
+class Reporter:
+    """Sends what waits in the journal to ``topic``; one per gate, one ``run`` per connection."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        topic: str,
+        *,
+        ack_timeout: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.refusal: str | None = None
+        self._journal = journal
+        self._ledger = ledger
+        self._topic = topic
+        self._ack_timeout = ack_timeout
+        self._monotonic = monotonic
+        self._timeout = ack_timeout
+        self._wake = asyncio.Event()
+        self._cursor = 0
+        self._sent: dict[str, list[Row]] = {}  # by report id, newest last; late acknowledgements count too
+        self._under_way: set[str] = set()
+        self._last_sent = 0.0
+        self._quiet = Quiet()
+
+    def wake(self) -> None:
+        """Say that there is something to report."""
+        self._wake.set()
+
+    def start_again(self) -> None:
+        """Send everything that waits once more."""
+        self._timeout = self._ack_timeout
+        self._rewind()
+
+    async def run(self, link: Link) -> None:
+        """Report until the link is lost."""
+        self._rewind()
+        loop = asyncio.get_running_loop()
+        while True:
+            self._wake.clear()
+            if len(self._under_way) < UNDER_WAY:
+                rows = self._journal.waiting(self._cursor, MAX_EVENTS_PER_REPORT)
+                if rows:
+                    await self._send(link, rows)
+                    continue
+            if not self._under_way:
+                await self._wake.wait()
+                continue
+            deadline = self._last_sent + self._timeout
+            handle = loop.call_at(deadline, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                handle.cancel()
+            if self._under_way and loop.time() >= self._last_sent + self._timeout:
+                log.info("usage reports were not acknowledged in time: seconds=%.0f", self._timeout)
+                self._timeout = min(self._timeout * 2, LONGEST_TIMEOUT)
+                self._rewind()
+
+    def receive(self, ack: UsageAck) -> None:
+        """Apply a usage-ack; one for a report nobody remembers changes nothing, for that is sent again."""
+        rows = self._sent.pop(ack.report_id, None)
+        if rows is None:
+            return
+        reasons = {rejection.message_id: rejection.reason for rejection in ack.rejected}
+        for row in rows:
+            if row.message_id in reasons:
+                log.warning(
+                    "message was refused by the daemon and will not be counted: message=%s reason=%s",
+                    row.message_id,
+                    reasons[row.message_id],
+                )
+        with self._journal.transaction():
+            self._ledger.acknowledged(rows, reasons, self._monotonic())
+        self._under_way.discard(ack.report_id)
+        self._timeout = self._ack_timeout
+        self._last_sent = asyncio.get_running_loop().time()
+        self._wake.set()
+
+    def _rewind(self) -> None:
+        self._cursor = 0
+        self._under_way.clear()
+        self._ledger.landed()
+        while len(self._sent) > 8 * UNDER_WAY:
+            del self._sent[next(iter(self._sent))]
+        self._wake.set()
+
+    async def _send(self, link: Link, rows: list[Row]) -> None:
+        report_id = uuid4().hex
+        rows, payload = _fitting(report_id, rows)
+        self._cursor = rows[-1].seq
+        self._sent[report_id] = rows
+        self._under_way.add(report_id)
+        self._ledger.sent(rows)
+        self._last_sent = asyncio.get_running_loop().time()
+        try:
+            await link.publish(self._topic, payload)
+        except PublishRefused as error:
+            self.refusal = str(error)
+            if self._quiet.allows("refused"):
+                log.error("usage report was refused by the broker: %s", error)  # noqa: TRY400  nothing more in the traceback
+            del self._sent[report_id]
+            await asyncio.sleep(REFUSED_PAUSE)
+            self._rewind()
+        else:
+            self.refusal = None
+
+
+def _fitting(report_id: str, rows: list[Row]) -> tuple[list[Row], bytes]:
+    """Encode as many of the first rows as one packet takes; message ids may be long."""
+    while True:
+        payload = UsageReport(report_id=report_id, events=tuple(map(_event, rows))).encode()
+        if len(payload) <= MOST_BYTES or len(rows) == 1:
+            return rows, payload
+        rows = rows[: len(rows) // 2]
+
+
+def _event(row: Row) -> UsageEvent:
+    return UsageEvent(
+        message_id=row.message_id,
+        user_id=UUID(int=row.user),
+        node_id=row.node,
+        sent_at=datetime.fromtimestamp(row.sent_at, UTC),
+        count=row.number,
+    )
+
+
+class MessageIds:
+    """Unique ids that sort by time, which the daemon's index likes: UUID version 7 with a counter."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._number = itertools.count()
+
+    def next(self, now: float) -> str:
+        self._last = max(self._last, int(now * 1000))
+        counter = next(self._number) & 0xFFF
+        tail = uuid4().int & ((1 << 62) - 1)
+        return str(UUID(int=(self._last << 80) | (7 << 76) | (counter << 64) | (2 << 62) | tail))

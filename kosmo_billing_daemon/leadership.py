@@ -1,0 +1,122 @@
+"""Who speaks MQTT and runs the loops: the one daemon that holds an advisory lock in PostgreSQL.
+
+The lock lives as long as its connection, so a killed leader is replaced at once. A frozen one is not
+noticed by the server; so the leader asks for a sign of life every other second, and a candidate who
+sees the lock's connection silent for long ends that connection. The same connection listens for
+notifications, which every daemon wants.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from kosmo_billing_daemon.backoff import Backoff, Quiet
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.store import lead
+from kosmo_billing_daemon.store.postgres import Database
+
+log = logging.getLogger(__name__)
+
+CANDIDATE_EVERY = 1.0  # seconds between a candidate's tries
+SIGN_OF_LIFE_EVERY = 2.0
+ANSWER_WITHIN = 5.0  # seconds for the database to answer a sign of life
+SILENT_FOR = 12.0  # seconds after which a leader counts as frozen; more than both together
+
+
+class NotLeading(Unavailable):
+    """This daemon does not lead, or not any more."""
+
+    code = "not_leading"
+
+
+class Leadership:
+    """Holds or seeks the lock. ``notified`` receives the payload of every notification.
+
+    A leader that gave no sign of life for ``silent_for`` seconds counts as frozen.
+    """
+
+    def __init__(
+        self, database: Database, notified: Callable[[str], None], *, silent_for: float = SILENT_FOR
+    ) -> None:
+        self._database = database
+        self._notified = notified
+        self._silent_for = silent_for
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._asking = asyncio.Lock()
+        self._quiet = Quiet()
+        self.leads = False
+        self.step_began: float | None = None  # monotonic; for the watchdog
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Seek the lock; run ``work`` while it is held, and cancel it when it is lost."""
+        backoff = Backoff(0.2, 3.0)
+        while True:
+            self.step_began = time.monotonic()
+            try:
+                self._connection = await self._database.connect(name="kosmo-billing leader")
+                try:
+                    await lead.listen(self._connection, self._notified)
+                    # Whatever was notified while nobody listened is looked for.
+                    self._notified("")
+                    backoff.succeeded()
+                    await self._seek(self._connection)
+                    await self._lead(work)
+                finally:
+                    self.leads = False
+                    connection, self._connection = self._connection, None
+                    connection.terminate()
+            except Unavailable as error:
+                if self._quiet.allows("database"):
+                    log.warning("no leadership without the database: %s", error)
+            await asyncio.sleep(backoff.failed())
+
+    async def still_leading(self) -> None:
+        """Make sure, by asking the database, that this daemon leads; raises ``NotLeading``."""
+        connection = self._connection
+        if not self.leads or connection is None:
+            raise NotLeading("this daemon does not lead")
+        try:
+            async with self._asking, asyncio.timeout(ANSWER_WITHIN):
+                held = await lead.holds(connection, self._database.schema)
+        except (Unavailable, TimeoutError) as error:
+            raise NotLeading(f"leadership cannot be confirmed: {error}") from error
+        if not held:
+            raise NotLeading("another daemon leads")
+
+    async def _seek(self, connection: "asyncpg.Connection[Any]") -> None:
+        waited = False
+        while not await lead.try_lock(connection, self._database.schema):
+            if not waited:
+                log.info("another daemon leads; this one serves HTTP and stands by")
+                waited = True
+            if await lead.end_silent_leader(connection, self._database.schema, self._silent_for):
+                log.warning(
+                    "the leader had been silent for %.0f s; its connection was ended", self._silent_for
+                )
+            await asyncio.sleep(CANDIDATE_EVERY)
+            self.step_began = time.monotonic()
+        log.info("this daemon leads now")
+
+    async def _lead(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.leads = True
+        task = asyncio.ensure_future(work())
+        try:
+            while not task.done():
+                self.step_began = time.monotonic()
+                await asyncio.wait([task], timeout=SIGN_OF_LIFE_EVERY)
+                if not task.done():
+                    await self.still_leading()
+        finally:
+            self.leads = False
+            task.cancel()
+            await asyncio.wait([task])
+        # A leader's work ends only by an error; what is no outage is a bug and ends the process.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Unavailable):
+            raise error
+        if error is not None:
+            log.warning("leading ended: %s", error)

@@ -1,0 +1,348 @@
+"""One connection to a broker, guarded: every wait on it ends, nothing counts before the broker said so."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar, cast
+
+import aiomqtt
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from kosmo_billing_daemon.link.broker import Broker, Message, Protocol, Will
+from kosmo_billing_daemon.link.client import Limits, fresh_client, say_hello
+from kosmo_billing_daemon.link.errors import ConnectRefused, LinkLost, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.link.inbox import Inbox
+from kosmo_billing_daemon.link.packets import PUBACK, acknowledged, check_publication, publish_packet, reason
+from kosmo_billing_daemon.link.wire import Wire
+
+_T = TypeVar("_T")
+
+FAREWELL = 1.0  # seconds a broker gets to close after our DISCONNECT before the socket is cut
+
+
+class _Pending(NamedTuple):
+    topic: str
+    future: asyncio.Future[None]
+    since: float
+    slot: bool
+
+
+def connect(broker: Broker, *, will: Will | None = None) -> AbstractAsyncContextManager["Link"]:
+    """A link for the length of one ``async with``.
+
+    Leaving without an exception says goodbye, so the will stays unsaid; leaving by an exception or a
+    cancellation cuts the connection, so the broker publishes the will.
+    """
+    return Link(broker, will)
+
+
+class Link:
+    """One connection to a broker; obtained from ``connect``."""
+
+    def __init__(self, broker: Broker, will: Will | None) -> None:
+        self.session_present = False
+        self.max_in_flight = broker.max_in_flight
+        self._broker = broker
+        self._loop = asyncio.get_running_loop()
+        self._wire = Wire(self._on_bytes, self._lose)
+        self._client = fresh_client(broker, will)
+        # aiomqtt 2.5 has no other way to reason codes, manual acknowledgement and the socket
+        self._paho = self._client._client  # noqa: SLF001
+        self._paho.disable_logger()  # it formats a line per packet even when nobody listens
+        self._paho.manual_ack_set(True)
+        self._paho.on_connect = self._on_connect
+        self._paho.on_disconnect = self._on_disconnect
+        self._paho.on_message = self._on_message
+        self._paho.on_socket_open = self._paho.on_socket_close = None
+        self._paho.on_socket_register_write = self._on_want_write
+        self._paho.on_socket_unregister_write = None
+        self._paho._create_socket = self._socket  # type: ignore[method-assign]  # noqa: SLF001
+        self._entered = False
+        self._leaving = False
+        self._flushing = False
+        self._v5 = broker.protocol is Protocol.V5
+        self._accepted: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[str] = self._loop.create_future()
+        self._pending: dict[int, _Pending] = {}
+        self._slots = asyncio.Semaphore(self.max_in_flight)
+        self._inbox = Inbox()
+        self._arrived = asyncio.Event()
+        self._limits = Limits()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a link is one connection and cannot be opened again")
+        self._entered = True
+        broker = self._broker
+        try:
+            async with asyncio.timeout(broker.connect_timeout):
+                # asyncio and uvloop both set TCP_NODELAY on it
+                await self._loop.create_connection(
+                    lambda: self._wire, broker.host, broker.port, ssl=broker.tls
+                )
+                say_hello(self._paho, broker)
+                await self._accepted
+        except TimeoutError as error:
+            await self._cut("the broker did not answer in time")
+            raise LinkLost(f"the broker did not answer within {broker.connect_timeout} s") from error
+        except OSError as error:  # name, TCP and TLS
+            await self._cut("could not connect")
+            raise LinkLost(f"could not connect to the broker: {error}") from error
+        except BaseException:
+            await self._cut("the connection was given up")
+            raise
+        self._watch()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and not self._gone.done():
+                self._leaving = True
+                self._paho.disconnect()
+                # The broker closes first: then it has read our DISCONNECT, whatever else was on its way.
+                await asyncio.wait({self._wire.closed}, timeout=FAREWELL)
+        finally:
+            await self._cut("the link was closed")
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> asyncio.Future[None]:
+        """Hand a publication over at once; the future ends with the broker's answer.
+
+        It raises ``PublishRefused``, or ``LinkLost`` when the connection goes first. Cancelling it recalls
+        nothing. QoS 0 has no answer and ends at once. Nothing waits for a slot here: callers keep within
+        ``max_in_flight`` themselves. What an MQTT 5 broker announced not to take is refused here: sending it
+        would cost the connection, again after every reconnect.
+        """
+        check_publication(topic, qos)
+        return self._send(topic, payload, retain=retain, qos=qos, slot=False)
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
+        """Wait for one of ``max_in_flight`` slots, send, and wait for the broker's answer."""
+        check_publication(topic, qos)
+        await self._slots.acquire()  # given back by the answer or the loss, even if the caller leaves before
+        await self._send(topic, payload, retain=retain, qos=qos, slot=True)
+
+    async def subscribe(self, filters: Sequence[str], qos: int = 1) -> None:
+        """Subscribe to all the filters in one packet; raises for the first the broker did not grant."""
+        if qos not in (0, 1):
+            raise ValueError("subscriptions are QoS 0 or 1")
+        granted = await self._answer(
+            self._client.subscribe([(name, qos) for name in filters], timeout=self._broker.publish_timeout)
+        )
+        for name, code in zip(filters, cast("list[ReasonCode]", granted), strict=True):
+            if code.is_failure:
+                raise SubscribeRefused(name, code.value, str(code))
+
+    async def unsubscribe(self, filters: Sequence[str]) -> None:
+        await self._answer(self._client.unsubscribe(list(filters), timeout=self._broker.publish_timeout))
+
+    async def receive(self, limit: int = 1000) -> list[Message]:
+        """Wait for a message, then take everything already here up to ``limit``, in order of arrival.
+
+        Once the link has gone it raises ``LinkLost`` at once: what was not taken could not be acknowledged
+        any more, and comes again.
+        """
+        self._raise_if_gone()
+        while not self._inbox:
+            self._arrived.clear()
+            await self._arrived.wait()
+            self._raise_if_gone()
+        return self._inbox.take(limit)
+
+    def acknowledge(self, message: Message) -> None:
+        """Tell the broker a QoS 1 message is safe with us; its session forgets it.
+
+        Calls may come in any order: each leaves once all before it were given. A message of another link, or
+        acknowledged before, is a ``ValueError``: its packet id may by now belong to a different message.
+        """
+        if message.origin is not self._inbox.origin:
+            raise ValueError("the message came over another link")
+        if message.qos == 0:
+            return
+        self._raise_if_gone()
+        for ready in self._inbox.acknowledge(message):
+            self._paho.ack(ready.mid, ready.qos)
+
+    def drop(self, reason: str) -> None:
+        """Cut the connection without a goodbye: the will is published, unacknowledged messages come again."""
+        self._lose(reason)
+
+    async def wait_lost(self) -> LinkLost:
+        """Wait for the end of the connection, whoever ended it."""
+        return LinkLost(await asyncio.shield(self._gone))
+
+    def _send(
+        self, topic: str, payload: bytes, *, retain: bool, qos: int, slot: bool
+    ) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        mid = self._free_packet_id() if qos else 0
+        pending = _Pending(topic, future, self._loop.time(), slot)
+        packet = publish_packet(topic.encode(), payload, retain=retain, qos=qos, mid=mid, v5=self._v5)
+        if self._gone.done():
+            self._fail(pending, LinkLost(self._gone.result()))
+        elif refused := self._limits.refusal(topic, len(packet), retain=retain, qos=qos):
+            self._fail(pending, refused)
+        else:
+            self._wire.send(packet)
+            self._want_flush()
+            if qos:
+                self._pending[mid] = pending
+            else:
+                self._end(pending)
+                future.set_result(None)
+        return future
+
+    def _free_packet_id(self) -> int:
+        """One number sequence with paho's subscriptions, as MQTT asks, passing over those still in use."""
+        while (mid := self._paho._mid_generate()) in self._pending:  # noqa: SLF001
+            if len(self._pending) >= 65_535:
+                raise RuntimeError("65535 publications are in flight")
+        return mid
+
+    def _end(self, pending: _Pending) -> None:
+        if pending.slot:
+            self._slots.release()
+
+    def _fail(self, pending: _Pending, error: Exception) -> None:
+        self._end(pending)
+        if not pending.future.done():
+            pending.future.set_exception(error)
+            pending.future.exception()  # counts as retrieved, so one that nobody awaits logs nothing
+
+    async def _answer(self, call: Coroutine[Any, Any, _T]) -> _T:
+        """The broker's answer to a subscribe or unsubscribe; ``LinkLost`` as soon as the connection goes."""
+        task = self._loop.create_task(call)
+        first: set[asyncio.Future[Any]] = {task, self._gone}
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise LinkLost(self._gone.result())
+            return task.result()
+        except aiomqtt.MqttError as error:
+            self._lose(f"the broker did not answer: {error}")
+            raise LinkLost(self._gone.result()) from error
+        finally:
+            if task.cancel():
+                await asyncio.wait({task})
+
+    def _watch(self, due: float = 0.0, excused: bool = True) -> None:
+        """Ping, and notice a half-open connection: silence, or a publication nobody answered."""
+        keepalive = self._paho.keepalive  # an MQTT 5 broker may have set its own; 0 is none
+        beat = min(1.0, (keepalive or 10) / 10)
+        now = self._loop.time()
+        # After a stall of our own loop, read first what came meanwhile: uvloop runs timers before reads.
+        late = now > due + beat and not excused
+        if not late:
+            oldest = next(iter(self._pending.values()), None)
+            if keepalive and now - self._wire.heard > 2 * (keepalive - beat):
+                self._lose("the broker fell silent")
+            elif oldest is not None and now - oldest.since > self._broker.publish_timeout:
+                self._lose("the broker did not acknowledge in time")
+            else:
+                self._paho.loop_misc()
+        if not self._gone.done():
+            self._timer = self._loop.call_later(beat, self._watch, now + beat, late)
+
+    def _raise_if_gone(self) -> None:
+        if self._gone.done():
+            raise LinkLost(self._gone.result())
+
+    def _lose(self, reason: str) -> None:
+        """The one end of the connection; everything that waits on it fails now. Repeats change nothing."""
+        if self._gone.done():
+            return
+        self._gone.set_result(reason)
+        self._wire.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._accepted.done():
+            self._accepted.set_exception(LinkLost(reason))
+            self._accepted.exception()
+        for pending in self._pending.values():
+            self._fail(pending, LinkLost(reason))
+        self._pending.clear()
+        self._arrived.set()
+
+    async def _cut(self, reason: str) -> None:
+        self._lose(reason)
+        if self._wire.opened:
+            await asyncio.wait({self._wire.closed}, timeout=FAREWELL)
+
+    def _socket(self) -> Wire:
+        return self._wire
+
+    def _on_want_write(self, _client: Client, _userdata: Any, _socket: Any) -> None:
+        self._want_flush()
+
+    def _want_flush(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)  # what is sent until then goes in the same write
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._paho.loop_write()
+        self._wire.flush()
+
+    def _on_bytes(self) -> None:
+        try:
+            while not self._gone.done() and (packet := self._wire.next_packet()) is not None:
+                if packet[0] == PUBACK:
+                    self._on_acknowledged(*acknowledged(packet))
+                else:
+                    self._wire.offer(packet)
+                    self._paho.loop_read()
+        except Exception as error:  # noqa: BLE001  what paho raises on hostile bytes ends this link only
+            self._lose(f"unreadable packet: {error!r}")
+
+    def _on_connect(
+        self,
+        _client: Client,
+        _userdata: Any,
+        flags: ConnectFlags,
+        code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if self._accepted.done():
+            return
+        if code.is_failure:
+            self._accepted.set_exception(ConnectRefused(code.value, str(code)))
+            self._accepted.exception()
+            return
+        self.session_present = flags.session_present
+        self._limits = Limits.announced(properties)
+        self.max_in_flight = min(self.max_in_flight, self._limits.in_flight)
+        self._slots = asyncio.Semaphore(self.max_in_flight)
+        self._accepted.set_result(None)
+
+    def _on_disconnect(
+        self, _client: Client, _userdata: Any, flags: DisconnectFlags, code: ReasonCode, _properties: Any
+    ) -> None:
+        if self._leaving:
+            return
+        who = "the broker said goodbye" if flags.is_disconnect_packet_from_server else "the connection broke"
+        self._lose(f"{who}: {code!s}")
+
+    def _on_acknowledged(self, mid: int, code: int) -> None:
+        pending = self._pending.pop(mid, None)
+        if pending is None:
+            return
+        if code >= 0x80:
+            self._fail(pending, PublishRefused(pending.topic, code, reason(code)))
+            return
+        self._end(pending)
+        if not pending.future.done():
+            pending.future.set_result(None)
+
+    def _on_message(self, _client: Client, _userdata: Any, packet: MQTTMessage) -> None:
+        origin = self._inbox.origin
+        payload = bytes(packet.payload)
+        self._inbox.add(
+            Message(packet.topic, payload, packet.retain, packet.qos, packet.dup, packet.mid, origin)
+        )
+        self._arrived.set()

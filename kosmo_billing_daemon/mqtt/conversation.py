@@ -1,0 +1,229 @@
+"""One connection to the broker after another: hello, what was lost, then news until it goes.
+
+Only the leader speaks. Before each hello it makes sure that it still leads: the fixed client id takes
+the session over from whoever holds it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from kosmo_billing_daemon.backoff import Backoff, Quiet
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.contract.payloads import StatusDocument, Watermark
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.link import (
+    Broker,
+    ConnectRefused,
+    Link,
+    LinkLost,
+    PublishRefused,
+    SubscribeRefused,
+    Will,
+    connect,
+)
+from kosmo_billing_daemon.mqtt import repair
+from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT
+from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake, UsageSession
+from kosmo_billing_daemon.store import entitlements
+from kosmo_billing_daemon.store.entitlements import Position
+from kosmo_billing_daemon.store.postgres import Pool
+
+log = logging.getLogger(__name__)
+
+REPAIR_EVERY = 6 * 3600.0  # seconds between full comparisons while connected
+
+
+@dataclass(slots=True)
+class Line:
+    """How the connection stands, for health."""
+
+    connected_since: datetime | None = None
+    away_since: datetime | None = None
+    last_error: str | None = None
+    losses: int = 0
+    repaired_at: float | None = None
+
+
+class Conversation:
+    """Speaks for one daemon. ``lead`` raises ``Unavailable`` when it does not lead any more."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        topics: Topics,
+        pool: Pool,
+        publisher: Publisher,
+        usage: UsageIntake,
+        clock: Clock,
+        instance: str,
+        version: str,
+    ) -> None:
+        self._broker = broker
+        self._topics = topics
+        self._pool = pool
+        self._publisher = publisher
+        self._usage = usage
+        self._clock = clock
+        self._instance = instance
+        self._version = version
+        self._quiet = Quiet()
+        self.line = Line()
+
+    async def run(self, still_leading: Callable[[], Awaitable[None]]) -> None:
+        """Keep speaking until cancelled."""
+        backoff = Backoff(0.1, 3.0)
+        try:
+            while True:
+                await still_leading()
+                began = asyncio.get_running_loop().time()
+                try:
+                    await self._converse()
+                except* (LinkLost, ConnectRefused, PublishRefused, SubscribeRefused, Unavailable) as group:
+                    self._note_loss(group.exceptions[0])
+                if asyncio.get_running_loop().time() - began > 10:
+                    backoff.succeeded()
+                await asyncio.sleep(backoff.failed())
+        finally:
+            self.line.connected_since = None
+
+    def _note_loss(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if self.line.connected_since is not None or self.line.away_since is None:
+            self.line.away_since = self._clock()
+        self.line.connected_since = None
+        self.line.last_error = str(error)
+        self.line.losses += 1
+        if isinstance(error, PublishRefused | SubscribeRefused | ConnectRefused):
+            if self._quiet.allows("refused"):
+                log.error("the broker refuses us: %s; mend its password file or ACL", error)
+        elif self._quiet.allows("away"):
+            log.warning("not connected to the broker: %s", error)
+
+    async def _converse(self) -> None:
+        will = Will(self._topics.status, self._status("offline"))
+        async with connect(self._broker, will=will) as link:
+            replay = repair.Replay(link, self._topics)
+            usage = self._usage.session(link)
+            listening = asyncio.create_task(self._listen(link, replay, usage))
+            try:
+                replay.is_ended = await self._say_hello(link)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_together(listening))
+                    group.create_task(usage.run())
+                    if not replay.is_ended:
+                        group.create_task(self._keep_saying_hello(link, replay))
+                    group.create_task(self._speak(link, replay))
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+                await self._say_goodbye(link)
+
+    async def _say_hello(self, link: Link) -> bool:
+        """Say that we are online; false when the broker refuses it, which keeps nobody's document back."""
+        refusals = self._publisher.refusals
+        try:
+            await link.publish(self._topics.status, self._status("online"), retain=True)
+        except PublishRefused as error:
+            refusals.refused(error)
+            return False
+        refusals.accepted(self._topics.status)
+        return True
+
+    async def _keep_saying_hello(self, link: Link, replay: repair.Replay) -> None:
+        while not replay.is_ended:
+            await asyncio.sleep(REFUSED_WAIT.total_seconds())
+            replay.is_ended = await self._say_hello(link)
+
+    async def _say_goodbye(self, link: Link) -> None:
+        """A graceful exit sends no will, so say it ourselves; a lost link says it for us."""
+        try:
+            async with asyncio.timeout(1):
+                await link.publish(self._topics.status, self._status("offline"), retain=True)
+        except (LinkLost, PublishRefused, TimeoutError):
+            log.debug("the will says goodbye for us")
+
+    async def _speak(self, link: Link, replay: repair.Replay) -> None:
+        remembered = await repair.read_watermark(replay, self._topics)
+        position, after, whole = await self._position(remembered)
+        self.line.connected_since, self.line.away_since = self._clock(), None
+        self._quiet.forget("away")
+        log.info(
+            "connected to the broker; %d of %d publications are to be repeated",
+            max(0, position.sequence - after),
+            position.sequence,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publisher.run(link, position=position, after=after))
+            group.create_task(self._repair(link, replay, at_once=not whole))
+
+    async def _position(self, remembered: Watermark | None) -> tuple[Position, int, bool]:
+        """Return where to go on, after which publication, and whether the broker remembers enough."""
+        async with self._pool.connection() as connection:
+            position = await entitlements.load_position(connection)
+            if remembered is None or remembered.database != position.database:
+                floor = 0 if remembered is None else remembered.greatest_version
+                if floor > position.greatest_version:
+                    await entitlements.raise_versions(connection, floor + repair.RESTORE_MARGIN)
+                return position, 0, False
+            if remembered.sequence > position.sequence or (
+                remembered.greatest_version > position.greatest_version + repair.RESTORE_MARGIN
+            ):
+                raised = await entitlements.raise_versions(
+                    connection, remembered.greatest_version + repair.RESTORE_MARGIN
+                )
+                log.warning(
+                    "the database is older than what was published (restored from a backup?):"
+                    " %d versions were raised above it",
+                    raised,
+                )
+                ahead = Position(
+                    max(position.sequence, remembered.sequence),
+                    position.documents,
+                    position.greatest_version,
+                    position.database,
+                )
+                return ahead, ahead.sequence, False
+            return position, remembered.sequence, True
+
+    async def _repair(self, link: Link, replay: repair.Replay, *, at_once: bool) -> None:
+        """Compare everything when the broker forgot, after a start, and a few times a day."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = 0.0
+            if not at_once and self.line.repaired_at is not None:
+                due = self.line.repaired_at + REPAIR_EVERY - loop.time()
+            await asyncio.sleep(max(0.0, due))
+            try:
+                await repair.repair(link, replay, self._pool, self._topics, changed=self._publisher.wake)
+            except LinkLost:
+                raise
+            except (Unavailable, SubscribeRefused) as error:
+                log.warning("comparing the broker's documents was put off: %s", error)
+                await asyncio.sleep(60)
+                continue
+            self.line.repaired_at = loop.time()
+            at_once = False
+
+    async def _listen(self, link: Link, replay: repair.Replay, usage: UsageSession) -> None:
+        while True:
+            for message in await link.receive():
+                if not usage.take(message):
+                    replay.take(message)
+                    link.acknowledge(message)
+
+    def _status(self, state: str) -> bytes:
+        return StatusDocument(
+            state=state, instance=self._instance, version=self._version, since=self._clock()
+        ).encode()
+
+
+async def _together(task: asyncio.Task[None]) -> None:
+    """Fail with a task that was started before the group."""
+    await asyncio.shield(task)

@@ -1,0 +1,61 @@
+"""The alarm that the broker does not let us publish: its ACL is wrong, and somebody must mend it.
+
+A refusal is an error in the log and makes the daemon unready by name; what was refused stays unpublished
+and is tried again, so the alarm ends by itself.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.link import PublishRefused
+
+log = logging.getLogger(__name__)
+
+REFUSED_WAIT = timedelta(seconds=3)
+"""A refused topic is tried again after this: its ACL may be mended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the broker does not let us publish."""
+
+    topic: str
+    reason: str
+    since: datetime
+
+
+class Refusals:
+    """Keeps the oldest refusal that still stands; others raise the alarm again when they are tried."""
+
+    def __init__(self, topics: Topics, clock: Clock) -> None:
+        self.current: Refusal | None = None
+        self._topics = topics
+        self._clock = clock
+        self._quiet = Quiet()
+
+    def refused(self, error: PublishRefused) -> None:
+        """Raise the alarm; the log is told once a minute for each branch of the topic tree."""
+        if self.current is None:
+            self.current = Refusal(error.topic, error.reason, self._clock())
+        branch = error.topic.removeprefix(self._topics.prefix + "/").partition("/")[0]
+        if self._quiet.allows(branch):
+            log.error(
+                "the broker refuses our publication to %s (%s): mend its ACL so that we may write there",
+                error.topic,
+                error.reason,
+            )
+
+    def accepted(self, topic: str) -> None:
+        """End the alarm if it was about this topic."""
+        if self.current is not None and self.current.topic == topic:
+            log.info("the broker takes publications to %s again", topic)
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the alarm: the connection it was about is over, or the rights were mended."""
+        self.current = None
+        self._quiet = Quiet()

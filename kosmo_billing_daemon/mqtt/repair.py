@@ -1,0 +1,176 @@
+"""What the broker lost, found by reading it: the watermark at every hello, every document at leisure.
+
+A retained replay has no end marker. So each subscription also names our own retained ``status``,
+which the broker sends after what it replays for the filters before it.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from uuid import UUID
+
+from kosmo_billing_daemon.contract.encoding import Malformed
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermark
+from kosmo_billing_daemon.contract.topics import SHARDS, Topics
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.services.entitlements import document
+from kosmo_billing_daemon.store import entitlements
+from kosmo_billing_daemon.store.entitlements import Versioned
+from kosmo_billing_daemon.store.postgres import Pool
+
+log = logging.getLogger(__name__)
+
+REPLAY_TIMEOUT = 10.0  # seconds; a broker that replays in another order is waited for no longer
+UNENDED_TIMEOUT = 1.0  # seconds a watermark gets to arrive while nothing ends the replay
+PACE = 0.02  # seconds between shards, so that reading everything holds up nobody
+RESTORE_MARGIN = 1_000_000  # versions given in vain by transactions that were rolled back, generously
+GREATEST_VERSION = 2**53  # what JSON readers hold exactly; a forgery above it could never be overtaken
+
+
+class ReplayUnfinished(Unavailable):
+    """The broker did not end a replay: it withholds our own ``status``, or is overloaded."""
+
+    code = "replay_unfinished"
+
+
+class Replay:
+    """Collects the retained messages of one filter at a time from the link's one stream."""
+
+    def __init__(self, link: Link, topics: Topics) -> None:
+        self._link = link
+        self._topics = topics
+        self._collected: dict[str, bytes] = {}
+        self._wanted = False
+        self._ended = asyncio.Event()
+        self._arrived = asyncio.Event()
+        self.is_ended = False  # set once our status is retained, and with it the end of every replay
+
+    def take(self, message: Message) -> None:
+        """Be given a message that arrived and is no usage report."""
+        if message.topic == self._topics.status:
+            self._ended.set()
+        elif self._wanted:
+            self._collected[message.topic] = message.payload
+            self._arrived.set()
+
+    async def read(self, topic_filter: str) -> Mapping[str, bytes]:
+        """Return what is retained below a filter, topic -> payload; raises ``ReplayUnfinished``."""
+        if not self.is_ended:
+            raise ReplayUnfinished(f"our own {self._topics.status} is not retained, which ends every replay")
+        filters = [topic_filter, self._topics.status]
+        try:
+            async with self._collecting(filters), asyncio.timeout(REPLAY_TIMEOUT):
+                await self._ended.wait()
+        except TimeoutError:
+            raise ReplayUnfinished(
+                f"the broker did not end its replay of {topic_filter}: may we read {self._topics.status}?"
+            ) from None
+        return self._collected
+
+    async def read_one(self, topic: str) -> bytes | None:
+        """Return what is retained under one topic, if anything; works without an end, but slower."""
+        if self.is_ended:
+            return (await self.read(topic)).get(topic)
+        async with self._collecting([topic]):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(UNENDED_TIMEOUT):
+                    await self._arrived.wait()
+        return self._collected.get(topic)
+
+    @contextlib.asynccontextmanager
+    async def _collecting(self, filters: Sequence[str]) -> AsyncIterator[None]:
+        self._collected, self._wanted = {}, True
+        self._ended.clear()
+        self._arrived.clear()
+        await self._link.subscribe(filters)
+        try:
+            yield
+        finally:
+            self._wanted = False
+            await self._link.unsubscribe(filters)
+
+
+async def read_watermark(replay: Replay, topics: Topics) -> Watermark | None:
+    """Return what the broker remembers; ``None`` when it remembers nothing that can be read."""
+    try:
+        payload = await replay.read_one(topics.watermark)
+        return Watermark.decode(payload) if payload else None
+    except (Malformed, ReplayUnfinished, SubscribeRefused) as error:
+        log.warning("the retained watermark cannot be read (%s); everything is published again", error)
+        return None
+
+
+async def repair(
+    link: Link, replay: Replay, pool: Pool, topics: Topics, *, changed: Callable[[], None]
+) -> tuple[int, int]:
+    """Compare every retained document with the database, shard by shard.
+
+    Missing and outdated documents are marked for the publisher; altered ones, and versions that we never
+    gave (a forgery, or another past of this database), are overtaken by a new version, since an edge may
+    have believed them; those of nobody are cleared. ``changed`` wakes the publisher. Returns how many were
+    mended and how many cleared.
+    """
+    mended = cleared = 0
+    for shard in SHARDS:
+        # The database first: what is published in between may be newer on the broker, never older.
+        async with pool.connection() as connection:
+            first, last = UUID(shard + "0" * 30), UUID(shard + "f" * 30)
+            expected = await entitlements.load_users_with_documents(connection, first, last)
+        retained = await replay.read(topics.shard_filter(shard))
+        found: dict[UUID, EntitlementDocument | None] = {}
+        orphans: list[str] = []
+        for topic, payload in retained.items():
+            user_id = topics.entitlement_user(topic)
+            if user_id is None:
+                orphans.append(topic)
+            elif payload:
+                found[user_id] = _document(payload, user_id)
+        async with pool.connection() as connection:
+            # And again: nothing on the broker may be ahead of it now.
+            known = await entitlements.load_of_users(connection, [*found.keys() | expected.keys()])
+            orphans += [topics.entitlement(user_id) for user_id in found if user_id not in known]
+            wrong = [
+                found[user_id] for user_id, truth in known.items() if _is_wrong(found.get(user_id), truth)
+            ]
+            overtaken = [forged.user_id for forged in wrong if forged is not None]
+            if overtaken:
+                above = max(forged.version for forged in wrong if forged is not None)
+                await entitlements.raise_versions(connection, above, overtaken)
+            lost = [
+                user_id
+                for user_id, version in expected.items()
+                if (document := found.get(user_id)) is None or document.version < version
+            ]
+            if lost:
+                await entitlements.touch(connection, lost)
+        if lost or overtaken:
+            changed()
+        for topic in orphans:
+            try:
+                await link.publish(topic, b"", retain=True)
+            except PublishRefused as error:
+                log.warning("an orphaned document stays on the broker: %s", error)
+        mended += len(lost) + len(overtaken)
+        cleared += len(orphans)
+        await asyncio.sleep(PACE)
+    if mended or cleared:
+        log.warning("the broker had lost or altered %d documents and held %d of nobody", mended, cleared)
+    return mended, cleared
+
+
+def _is_wrong(found: EntitlementDocument | None, truth: Versioned) -> bool:
+    """Say whether a retained document says what we never said."""
+    if found is None or found.version < truth.version:
+        return False
+    return found != document(truth, found.issued_at)
+
+
+def _document(payload: bytes, user_id: UUID) -> EntitlementDocument | None:
+    """Read a retained document; one that cannot be read or is another's is none."""
+    try:
+        document = EntitlementDocument.decode(payload)
+    except Malformed:
+        return None
+    return document if document.user_id == user_id and document.version <= GREATEST_VERSION else None

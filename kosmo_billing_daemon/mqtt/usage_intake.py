@@ -1,0 +1,232 @@
+"""Usage reports from the link to the database and back: acknowledged after COMMIT, never before.
+
+What arrives while a batch is being committed is read meanwhile and is the next batch. Everything not
+acknowledged comes again after the connection, so when the database is away the connection is given up.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from kosmo_billing_daemon.backoff import Backoff, Quiet
+from kosmo_billing_daemon.contract.payloads import UsageAck
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.services.metering import Metering, Report
+from kosmo_billing_daemon.store.postgres import RetryTransaction
+from kosmo_billing_daemon.store.usage import Quarantined
+
+log = logging.getLogger(__name__)
+
+MOST_EVENTS = 5000  # in one transaction: the best size measured; more only makes the answers wait
+MOST_REPORTS = 500  # in one transaction, of one event each
+MOST_HELD = 64 << 20  # bytes not acknowledged; a broker that ignores receive_maximum would fill the memory
+MOST_ACK = 64 << 10  # bytes; brokers may refuse more
+KEEP_PER_REPORTER = 60  # malformed reports kept per minute; the rest is only counted,
+KEEP_IN_ALL = 600  # so that a flood of them costs little and holds up nobody
+SUBSCRIBE_AGAIN = 60.0  # seconds after the broker refused the subscription
+
+
+class Allowance:
+    """Which malformed reports are worth keeping: the first few of each reporter, every minute."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._kept: Counter[str] = Counter()
+
+    def allows(self, reporter: str) -> bool:
+        """Say whether another one is kept; what was kept counts against the minute."""
+        now = time.monotonic()
+        if now - self._since >= 60:
+            self._since = now
+            self._kept.clear()
+        if self._kept[reporter] >= KEEP_PER_REPORTER or self._kept.total() >= KEEP_IN_ALL:
+            return False
+        self._kept[reporter] += 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A message and what was read from it."""
+
+    message: Message
+    content: Report | Quarantined
+
+    @property
+    def weight(self) -> int:
+        return max(1, len(self.content.columns.rows)) if isinstance(self.content, Report) else 1
+
+
+class UsageIntake:
+    """Takes usage over one link at a time; counters and limits outlive the connections."""
+
+    def __init__(self, *, metering: Metering, topics: Topics) -> None:
+        self.metering = metering
+        self.topics = topics
+        self.allowance = Allowance()
+        self.quiet = Quiet()
+        self.acks_refused = 0
+        self.refusal: str | None = None
+
+    def session(self, link: Link) -> "UsageSession":
+        """Return the intake over one link; it dies with it."""
+        return UsageSession(self, link)
+
+
+class UsageSession:
+    """What came over one link and is not acknowledged yet."""
+
+    def __init__(self, intake: UsageIntake, link: Link) -> None:
+        self._intake = intake
+        self._metering = intake.metering
+        self._topics = intake.topics
+        self._link = link
+        self._arrived: deque[Message] = deque()
+        self._read: deque[_Item] = deque()
+        self._weight = 0  # events read and not taken for a transaction
+        self._held = 0
+        self._to_read = asyncio.Event()
+        self._to_count = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def take(self, message: Message) -> bool:
+        """Be given every message; returns whether it was usage, which is acknowledged here."""
+        if self._topics.usage_reporter(message.topic) is None:
+            return False
+        self._held += len(message.payload)
+        self._arrived.append(message)
+        self._to_read.set()
+        if self._held > MOST_HELD:
+            log.warning(
+                "more usage came than can be held; the connection is given up and the rest comes again"
+            )
+            self._link.drop("more usage came than can be held")
+        return True
+
+    async def run(self) -> None:
+        """Count usage until the link is lost."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._subscribe())
+            group.create_task(self._keep_reading())
+            group.create_task(self._keep_counting(group))
+
+    async def _subscribe(self) -> None:
+        """Ask for usage on every connection: a broker that lost its memory lost the session too."""
+        while True:
+            try:
+                await self._link.subscribe([self._topics.usage_filter])
+            except SubscribeRefused as error:
+                self._intake.refusal = str(error)
+                if self._intake.quiet.allows("subscribe"):
+                    log.error("no usage is received: %s; mend the broker's ACL", error)  # noqa: TRY400
+                await asyncio.sleep(SUBSCRIBE_AGAIN)
+            else:
+                self._intake.refusal = None
+                return
+
+    async def _keep_reading(self) -> None:
+        while True:
+            while not self._arrived:
+                self._to_read.clear()
+                await self._to_read.wait()
+            while self._weight >= MOST_EVENTS:
+                self._room.clear()
+                await self._room.wait()
+            message = self._arrived.popleft()
+            item = _Item(message, self._metering.read(self._reporter(message), message.payload))
+            if isinstance(item.content, Quarantined):
+                self._note(item.content)
+                if not self._intake.allowance.allows(item.content.reporter):
+                    self._acknowledge(message)
+                    await asyncio.sleep(0)
+                    continue
+            self._read.append(item)
+            self._weight += item.weight
+            self._to_count.set()
+            await asyncio.sleep(0)  # one report is up to a millisecond of reading: let others in
+
+    def _reporter(self, message: Message) -> str:
+        return self._topics.usage_reporter(message.topic) or ""
+
+    def _note(self, report: Quarantined) -> None:
+        if self._intake.quiet.allows("malformed"):
+            log.warning("a usage report of %r could not be read: %s", report.reporter, report.reason)
+
+    async def _keep_counting(self, group: asyncio.TaskGroup) -> None:
+        backoff = Backoff(0.05, 2.0)
+        while True:
+            while not self._read:
+                self._to_count.clear()
+                await self._to_count.wait()
+            batch = self._next_batch()
+            while True:
+                try:
+                    await self._count(batch, group)
+                except RetryTransaction as error:
+                    log.info("usage is counted again: %s", error)
+                    await asyncio.sleep(backoff.failed())
+                except Unavailable as error:
+                    if isinstance(error, LinkLost):
+                        raise
+                    if self._intake.quiet.allows("database"):
+                        log.warning("usage waits at the broker for the database: %s", error)
+                    self._link.drop("the database is away, so usage stays with the broker")
+                    raise await self._link.wait_lost() from error
+                else:
+                    backoff.succeeded()
+                    break
+
+    def _next_batch(self) -> list[_Item]:
+        batch: list[_Item] = []
+        events = 0
+        while self._read and len(batch) < MOST_REPORTS and events < MOST_EVENTS:
+            item = self._read.popleft()
+            events += item.weight
+            batch.append(item)
+        self._weight -= events
+        self._room.set()
+        return batch
+
+    async def _count(self, batch: list[_Item], group: asyncio.TaskGroup) -> None:
+        reports = [(item.message, item.content) for item in batch if isinstance(item.content, Report)]
+        quarantined = [item.content for item in batch if isinstance(item.content, Quarantined)]
+        answers = await self._metering.count([report for _, report in reports], quarantined)
+        for item in batch:
+            if isinstance(item.content, Quarantined):
+                self._acknowledge(item.message)
+        for (message, report), answer in zip(reports, answers, strict=True):
+            group.create_task(self._answer(message, report.reporter, answer))
+
+    async def _answer(self, message: Message, reporter: str, answer: UsageAck | None) -> None:
+        """Tell the reporter, then the broker; a broker that forbids the former still gets the latter."""
+        if answer is not None:
+            try:
+                await self._link.publish(self._topics.usage_ack(reporter), encoded(answer))
+            except PublishRefused as error:
+                self._intake.acks_refused += 1
+                if self._intake.quiet.allows("ack"):
+                    log.error("a usage-ack was refused: %s; mend the broker's ACL", error)  # noqa: TRY400
+        self._acknowledge(message)
+
+    def _acknowledge(self, message: Message) -> None:
+        self._link.acknowledge(message)
+        self._held -= len(message.payload)
+
+
+def encoded(answer: UsageAck) -> bytes:
+    """Encode an answer, with fewer of its rejections named where the packet would become too large."""
+    payload = answer.encode()
+    named = answer.rejected
+    while len(payload) > MOST_ACK:
+        named = named[: len(named) // 2]
+        payload = UsageAck(
+            report_id=answer.report_id,
+            accepted=answer.accepted,
+            duplicates=answer.duplicates,
+            rejected=named,
+        ).encode()
+    return payload

@@ -1,0 +1,111 @@
+"""Writes what the rules decided: subscriptions, news and cases, in the caller's transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kosmo_billing_daemon.contract.encoding import rfc3339
+from kosmo_billing_daemon.domain.invoices import Case, Invoice
+from kosmo_billing_daemon.domain.metering import ends_shortage
+from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
+from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store.events import Event
+from kosmo_billing_daemon.store.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A user's rows as they were loaded, and as the rules want them."""
+
+    before: tuple[Subscription, ...]
+    after: tuple[Subscription, ...]
+
+
+async def write(connection: Connection, changes: Sequence[Change]) -> None:
+    """Save the rows that differ and append the new ones.
+
+    Rows that stop being current go first: at most one is, at every moment (R12).
+    """
+    ended: list[Subscription] = []
+    current: list[Subscription] = []
+    new: list[Subscription] = []
+    for change in changes:
+        known = {row.id: row for row in change.before}
+        for row in change.after:
+            if row.id not in known:
+                new.append(row)
+            elif row != known[row.id]:
+                (current if row.status.is_current else ended).append(row)
+    await subscriptions.save(connection, ended)
+    await subscriptions.save(connection, current)
+    await subscriptions.append(connection, new)
+
+
+def subscription_news(happening: Happening, rows: Sequence[Subscription], now: datetime) -> Event:
+    """Tell what happened to a subscription; ``rows`` are the user's after the change."""
+    row = next(row for row in rows if row.id == happening.subscription_id)
+    return Event(
+        type=f"subscription.{happening.news}",
+        user_id=row.user_id,
+        data=subscription_facts(row) | {"reason": happening.reason},
+        occurred_at=now,
+    )
+
+
+def quota_news(
+    before: Sequence[Subscription], after: Sequence[Subscription], now: datetime
+) -> tuple[Event, ...]:
+    """Tell that a purchase gave a user whose quota was short an ample one."""
+    row = current(after)
+    if row is None or not ends_shortage(before, after):
+        return ()
+    facts = {
+        "subscription_id": str(row.id),
+        "plan_type": row.plan.plan_type,
+        "messages_used": row.messages_used,
+        "messages_limit": row.messages_limit,
+    }
+    return (Event(type="quota.reset", user_id=row.user_id, data=facts, occurred_at=now),)
+
+
+def subscription_facts(row: Subscription) -> dict[str, Any]:
+    """Describe a subscription for an event."""
+    return {
+        "subscription_id": str(row.id),
+        "order_id": None if row.invoice_id is None else str(row.invoice_id),
+        "plan_type": row.plan.plan_type,
+        "source": row.source,
+        "valid_from": rfc3339(row.valid_from),
+        "valid_until": rfc3339(row.valid_until),
+        "messages_limit": row.messages_limit,
+        "carried": {
+            "rule": row.carried.rule,
+            "seconds": row.carried.time.total_seconds(),
+            "messages": row.carried.messages,
+        },
+    }
+
+
+def invoice_news(name: str, invoice: Invoice, now: datetime, **more: Any) -> Event:
+    """Tell what happened to an invoice."""
+    return Event(type=name, user_id=invoice.user_id, data=invoice_facts(invoice) | more, occurred_at=now)
+
+
+def invoice_facts(invoice: Invoice) -> dict[str, Any]:
+    """Describe an invoice for an event; amounts are texts, as exact as they are."""
+    return {
+        "invoice_id": invoice.btcpay_invoice_id,
+        "order_id": str(invoice.id),
+        "plan_type": invoice.plan.plan_type,
+        "amount": str(invoice.plan.price.amount),
+        "currency": invoice.plan.price.currency,
+        "status": invoice.status,
+        "payment": invoice.payment,
+        "paid_amount": None if invoice.paid_amount is None else str(invoice.paid_amount),
+    }
+
+
+def case_news(invoice: Invoice, case: Case, now: datetime) -> Event:
+    """Tell that money needs a decision."""
+    return invoice_news("invoice.needs_attention", invoice, now, kind=case.kind, detail=case.detail)

@@ -1,0 +1,34 @@
+"""Webhook deliveries become rows before they are answered; many share one commit."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from kosmo_billing_daemon.batching import Batches
+from kosmo_billing_daemon.store import deliveries
+from kosmo_billing_daemon.store.deliveries import Delivery
+from kosmo_billing_daemon.store.postgres import Pool
+
+
+@dataclass(slots=True, kw_only=True)
+class Inbox:
+    """Records deliveries. ``wake`` tells the settlement loop of this process that there are some and
+    returns whether one runs here; if not, the leader is notified through the database.
+    """
+
+    pool: Pool
+    wake: Callable[[], bool]
+    _batches: Batches[Delivery, None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._batches = Batches(self._write)
+
+    async def record(self, delivery: Delivery) -> None:
+        """Return when the delivery is committed; raises ``Unavailable`` when it could not be."""
+        await self._batches.submit(delivery)
+
+    async def _write(self, batch: Sequence[Delivery]) -> Sequence[None]:
+        async with self.pool.connection() as connection:
+            await deliveries.append(connection, batch)
+            if not self.wake():
+                await deliveries.notify(connection)
+        return [None] * len(batch)

@@ -1,0 +1,17 @@
+"""What is wrong with the surroundings and how to mend it: each look is one finding, in words to act on.
+
+The rule it keeps: looking changes nobody's rights and no retained document but our own status, and no
+secret is in a finding. Only real publications prove a right, so probes on our topics can be seen.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One look at one part. ``ok`` is ``None`` for what is neither right nor wrong; ``advice`` mends it."""
+
+    part: str
+    ok: bool | None
+    fact: str
+    advice: str = ""

@@ -1,0 +1,91 @@
+"""PostgreSQL as an operator should know it: version, rights, schema, clock, and what waits in it."""
+
+from collections.abc import AsyncIterator
+
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.services.inspection import Finding
+from kosmo_billing_daemon.services.readiness import TOO_OLD, read_backlog
+from kosmo_billing_daemon.store import inspection, lead, migrations
+from kosmo_billing_daemon.store.postgres import Pool
+
+PART = "database"
+OLDEST_VERSION = 140000  # functions with a SQL body and their dependencies
+CLOCKS_DIFFER = 2.0  # seconds; periods begin by our clock and are compared in SQL with it, never the server's
+
+
+async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
+    """Look at the server and our tables; ends early where nothing further can be seen."""
+    schema = pool.database.schema
+    try:
+        async with pool.connection() as connection:
+            before = clock()
+            server = await inspection.load_server(connection, schema)
+            after = clock()
+            lacking = await inspection.load_lacking(connection, schema)
+    except Unavailable as error:
+        yield Finding(
+            PART, False, error.message, "start PostgreSQL, or mend DATABASE_URL and DATABASE_PASSWORD"
+        )
+        return
+    yield _version(server)
+    if server.is_standby:
+        yield Finding(
+            PART, False, "this server is a standby: nothing can be written", "name the primary first"
+        )
+    apart = max((before - server.now).total_seconds(), (server.now - after).total_seconds(), 0.0)
+    yield Finding(
+        "clock",
+        apart <= CLOCKS_DIFFER,
+        f"our clock and the database's differ by {apart:.1f} s",
+        "" if apart <= CLOCKS_DIFFER else "have both hosts set by NTP (timedatectl)",
+    )
+    if lacking:
+        names = ", ".join(lacking)
+        advice = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names} TO {server.role}"
+        yield Finding(PART, False, f"role {server.role} may not read and write {names}", advice)
+        return
+    try:
+        async with pool.connection() as connection:
+            pending = await migrations.pending(connection, schema)
+            known = migrations.available()
+            newest = await inspection.load_newest_migration(connection) if len(pending) < len(known) else 0
+    except Misconfigured as error:
+        *facts, advice = error.problems
+        yield Finding(PART, False, "; ".join(facts), advice)
+        return
+    if pending and not server.may_migrate:
+        advice = f"GRANT CREATE ON SCHEMA {schema} TO {server.role}, then: kosmo-billing migrate"
+        yield Finding(PART, False, f"role {server.role} may not make tables in {schema}", advice)
+    elif pending:
+        yield Finding(PART, False, f"to be migrated: {', '.join(pending)}", "run: kosmo-billing migrate")
+    else:
+        yield Finding(PART, True, f"the schema is up to date ({newest:04}), role {server.role} may use it")
+        async for finding in _backlog(pool, clock):
+            yield finding
+
+
+def _version(server: inspection.Server) -> Finding:
+    if server.version < OLDEST_VERSION:
+        fact = f"PostgreSQL {server.shown_version} is too old"
+        return Finding(PART, False, fact, "version 14 or newer is needed")
+    return Finding(PART, True, f"PostgreSQL {server.shown_version} answers")
+
+
+async def _backlog(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
+    backlog = await read_backlog(pool, clock)
+    waiting = {
+        "webhook delivery": backlog.deliveries,
+        "change of rights": backlog.entitlements,
+        "piece of news": backlog.events,
+    }
+    for what, age in waiting.items():
+        if age > TOO_OLD:
+            advice = "is a daemon running and connected? systemctl status kosmo-billing"
+            yield Finding(PART, False, f"the oldest {what} waits for {age:.0f} s", advice)
+
+
+async def is_led(pool: Pool) -> bool:
+    """Say whether a daemon leads now."""
+    async with pool.connection() as connection:
+        return await lead.is_held(connection, pool.database.schema)

@@ -1,0 +1,268 @@
+"""Opens an invoice: reserve a row with our id, create at BTCPay carrying that id, attach.
+
+BTCPay knows no idempotency: whoever repeats a creation looks it up by the order id first. A crash or
+a timeout in between leaves a reservation, which the next request or reconciliation completes.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayRefused, CreationUnknown
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
+from kosmo_billing_daemon.domain.plans import Catalogue, Plan
+from kosmo_billing_daemon.domain.prepaid import exceeds_cap
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
+from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound, Unavailable
+from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.services.idempotency import Key, bind, invoice_of, recall
+from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.store import idempotency, invoices, subscriptions
+from kosmo_billing_daemon.store.idempotency import Reply
+from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+
+log = logging.getLogger(__name__)
+
+ORPHANED_AFTER = timedelta(seconds=60)
+"""A reservation this old is nobody's work in progress: longer than one creation may take."""
+
+ATTACHED_WITHIN = 3.0
+"""Seconds to wait for another daemon's creation; most take less than one."""
+
+REFRESH_AFTER = timedelta(seconds=2)
+"""An open invoice is asked for at BTCPay at most this often by front ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open invoice, whether the request made it, and the answer if one was given under its key."""
+
+    invoice: Invoice
+    is_new: bool
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoicing:
+    """Opens and shows the invoices of one user at a time; no ``limit`` allows any number of them."""
+
+    pool: Pool
+    btcpay: BtcpayClient
+    settlement: Settlement
+    catalogue: Catalogue
+    clock: Clock
+    expiration: timedelta | None = None
+    limit: CreationLimit | None = None
+    _unsent: set[InvoiceId] = field(default_factory=set)
+    """Reserved here, and nobody asked BTCPay for them yet."""
+    _in_progress: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
+    _refreshing: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
+
+    async def open(self, user_id: UserId, plan_type: str, redirect_url: str | None) -> tuple[Invoice, bool]:
+        """Return an open invoice for the plan, and whether it is new (R10).
+
+        Raises ``Invalid`` for an unknown plan, ``Conflict`` beyond the prepaid cap (R11), ``TooMany``
+        beyond the limit, and ``Unavailable`` when BTCPay could not be asked; then the same request may be
+        repeated.
+        """
+        opened = await self.open_under(None, user_id, plan_type, redirect_url)
+        return opened.invoice, opened.is_new
+
+    async def open_under(
+        self, key: Key | None, user_id: UserId, plan_type: str, redirect_url: str | None
+    ) -> Opened:
+        """Do the same under a key: a known one gives the invoice it led to.
+
+        Raises ``Invalid`` too when something else was asked under it.
+        """
+        plan = self.catalogue.find(plan_type)
+        if plan is None:
+            names = ", ".join(plan.plan_type for plan in self.catalogue.plans)
+            raise Invalid(
+                f"there is no plan {plan_type!r}; for sale are {names}",
+                field="plan_type",
+                code="unknown_plan",
+            )
+        opened = await self._reserve(user_id, plan, redirect_url, key)
+        if opened.reply is not None or opened.invoice.status is not InvoiceStatus.RESERVED:
+            return opened
+        reserved = opened.invoice
+        try:
+            attached = await _shared(self._in_progress, reserved.id, lambda: self._complete(reserved))
+        finally:
+            self._unsent.discard(reserved.id)
+        return Opened(attached, opened.is_new)
+
+    async def keep(self, user_id: UserId, key: Key, invoice: Invoice, reply: Reply) -> Reply:
+        """Keep the answer under its key, and return the one to give: the first."""
+        async with self.pool.connection() as connection:
+            return await idempotency.save_reply(
+                connection,
+                user_id,
+                key.value,
+                fingerprint=key.fingerprint,
+                invoice_id=invoice.id,
+                reply=reply,
+            )
+
+    async def _reserve(
+        self, user_id: UserId, plan: Plan, redirect_url: str | None, key: Key | None
+    ) -> Opened:
+        async def work(connection: Connection) -> Opened:
+            await lock_users(connection, [user_id])
+            now = self.clock()
+            if key is not None:
+                bound = await recall(connection, user_id, key, now)
+                known = None if bound is None else await invoice_of(connection, bound)
+                if bound is not None and known is not None:
+                    return Opened(known, bound.is_new, bound.reply)
+            found = await invoices.find_open(connection, user_id, plan.plan_type, now)
+            invoice = found or await self._reserve_new(connection, user_id, plan, redirect_url)
+            if key is not None:
+                await bind(connection, user_id, key, invoice, is_new=found is None, now=now)
+            return Opened(invoice, found is None)
+
+        return await self.pool.retrying(work)
+
+    async def _reserve_new(
+        self, connection: Connection, user_id: UserId, plan: Plan, redirect_url: str | None
+    ) -> Invoice:
+        now = self.clock()
+        # The current one, which is not the last if that was revoked.
+        history = tuple((await subscriptions.lock_current(connection, [user_id])).values())
+        if any(
+            row.plan.price.currency != plan.price.currency and row.plan.plan_type != plan.plan_type
+            for row in history
+        ):
+            raise Conflict(
+                "your present plan was sold in another currency, so its rest cannot be converted;"
+                " renew it, or change when it has ended",
+                code="currency_changed",
+            )
+        confirming = [invoice.plan for invoice in await invoices.load_confirming(connection, user_id)]
+        if exceeds_cap(history, [*confirming, plan], now):
+            raise Conflict(
+                "this purchase would pay more than 400 days ahead; wait until less is left",
+                code="prepaid_cap",
+            )
+        if self.limit is not None:
+            self.limit.take(user_id)
+        reserved = Invoice(
+            id=InvoiceId(uuid4()),
+            user_id=user_id,
+            plan=plan,
+            status=InvoiceStatus.RESERVED,
+            created_at=now,
+            redirect_url=redirect_url,
+        )
+        await invoices.reserve(connection, reserved, now + ORPHANED_AFTER)
+        # Before COMMIT: from then on another request of the user may be the one that completes it.
+        self._unsent.add(reserved.id)
+        return reserved
+
+    async def _complete(self, reserved: Invoice) -> Invoice:
+        """Create at BTCPay, unless an earlier try already did, and attach."""
+        observations: Sequence[Observation] = ()
+        if reserved.id not in self._unsent:
+            if self.clock() - reserved.created_at < ORPHANED_AFTER:
+                attached = await self._wait_until_attached(reserved)
+                if attached is not None:
+                    return attached
+            observations = await self._find(reserved)
+        self._unsent.discard(reserved.id)
+        if not observations:
+            observations = [await self._create(reserved)]
+        return (await self.settlement.settle({reserved.id: observations}))[reserved.id]
+
+    async def _create(self, reserved: Invoice) -> Observation:
+        try:
+            return await self.btcpay.create_invoice(
+                reserved.id, reserved.plan, redirect_url=reserved.redirect_url, expiration=self.expiration
+            )
+        except CreationUnknown:
+            # The request may have arrived: look before anyone tries again.
+            found = await self._find(reserved)
+            if found:
+                return found[0]
+            raise
+        except BtcpayAway as error:
+            if not error.reached:  # certainly not created: the next try need not look for it first
+                await self._abandon(reserved)
+            raise
+        except BtcpayRefused as error:
+            log.error("BTCPay refused to create an invoice: %s", error)  # noqa: TRY400 - no bug of ours
+            await self._abandon(reserved)
+            raise Unavailable(
+                "the payment server refuses to create invoices at the moment", code="btcpay_refused"
+            ) from error
+
+    async def _find(self, reserved: Invoice) -> Sequence[Observation]:
+        looked = await self.settlement.look_up([reserved])
+        if looked.unreadable:  # there is one, so none may be created beside it
+            raise Unavailable("the payment server's invoice cannot be read", code="btcpay_garbled")
+        return looked.seen.get(reserved.id, ())
+
+    async def _abandon(self, reserved: Invoice) -> None:
+        async with self.pool.transaction() as connection:
+            await invoices.abandon(connection, [reserved.id])
+
+    async def _wait_until_attached(self, reserved: Invoice) -> Invoice | None:
+        """Let another daemon finish the same reservation; ``None`` when it seems to be nobody's."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ATTACHED_WITHIN
+        while loop.time() < deadline:
+            async with self.pool.connection() as connection:
+                row = (await invoices.load(connection, [reserved.id])).get(reserved.id)
+            if row is not None and row.status is not InvoiceStatus.RESERVED:
+                return row
+            await asyncio.sleep(0.1)
+        return None
+
+    async def show(self, user_id: UserId, btcpay_invoice_id: str) -> Invoice:
+        """Return one invoice of the user, as BTCPay sees it right now if it is still open.
+
+        Raises ``NotFound`` alike for unknown and for foreign invoices.
+        """
+        async with self.pool.connection() as connection:
+            invoice = await invoices.load_of_user(connection, btcpay_invoice_id, user_id)
+        if invoice is None:
+            raise NotFound("there is no such invoice", code="invoice_not_found")
+        if invoice.status not in (InvoiceStatus.NEW, InvoiceStatus.PROCESSING):
+            return invoice
+        try:
+            return await _shared(self._refreshing, invoice.id, lambda: self._refresh(invoice))
+        except Unavailable as error:
+            log.info("invoice is shown as last seen: %s", error, extra=fields(invoice=btcpay_invoice_id))
+            return invoice
+
+    async def _refresh(self, invoice: Invoice) -> Invoice:
+        async with self.pool.connection() as connection:
+            if not await invoices.claim_refresh(connection, invoice.id, self.clock(), REFRESH_AFTER):
+                return invoice
+        if self.settlement.trust_body:
+            return invoice
+        looked = await self.settlement.look_up([invoice])
+        if not looked.seen:
+            return invoice
+        return (await self.settlement.settle(looked.seen, number=looked.number)).get(invoice.id, invoice)
+
+
+async def _shared(
+    tasks: dict[InvoiceId, asyncio.Task[Invoice]],
+    key: InvoiceId,
+    work: Callable[[], Coroutine[Any, Any, Invoice]],
+) -> Invoice:
+    """Let concurrent callers wait for one task; a caller that goes away does not end it."""
+    task = tasks.get(key)
+    if task is None:
+        task = tasks[key] = asyncio.create_task(work())
+        task.add_done_callback(lambda _: tasks.pop(key, None))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)

@@ -1,0 +1,201 @@
+"""What is seen of invoices: looked up at BTCPay, or claimed by a webhook's body.
+
+An invoice that cannot be read is told apart from one that BTCPay does not know, and from an outage: it
+must neither hold up the others nor be taken for absent.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.btcpay.errors import BtcpayRefused, Garbled
+from kosmo_billing_daemon.domain.invoices import (
+    Case,
+    CaseKind,
+    Invoice,
+    InvoiceStatus,
+    Observation,
+    Payment,
+    Verdict,
+    needs_confirmation,
+)
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.store.deliveries import Delivery
+
+log = logging.getLogger(__name__)
+
+LOOKUPS = 8
+"""Single look-ups at BTCPay at the same time; they are rare (late, lost or re-labelled invoices)."""
+
+Seen = Mapping[InvoiceId, Sequence[Observation]]
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """``seen`` holds what BTCPay showed; who is in neither is not known there.
+
+    ``number`` orders looks by when they were asked for; an answer overtaken by a later look is dropped.
+    """
+
+    seen: dict[InvoiceId, list[Observation]] = field(default_factory=dict)
+    unreadable: set[InvoiceId] = field(default_factory=set)
+    number: int | None = None
+
+
+async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -> LookedUp:
+    """Ask BTCPay for invoices: one list call, then single ones only where that was not enough.
+
+    Raises ``Unavailable`` when BTCPay cannot be asked at all.
+    """
+    looked = LookedUp(number=number)
+    if not asked:
+        return looked
+    await _list(btcpay, asked, looked)
+    limit = asyncio.Semaphore(LOOKUPS)
+
+    async def fetch(invoice: Invoice) -> None:
+        async with limit:
+            try:
+                observation = await btcpay.fetch_invoice(invoice.btcpay_invoice_id or "")
+            except (Garbled, BtcpayRefused) as error:
+                _set_aside(looked, invoice.id, error)
+                return
+        if observation is not None:
+            looked.seen.setdefault(invoice.id, []).append(observation)
+
+    async def confirm(invoice_id: InvoiceId, seen: list[Observation], place: int) -> None:
+        async with limit:
+            try:
+                seen[place] = await btcpay.fetch_confirmations(seen[place])
+            except (Garbled, BtcpayRefused) as error:
+                _set_aside(looked, invoice_id, error)
+
+    # An order id edited at BTCPay hides the invoice from the list; its own id still finds it (R9).
+    lost = [
+        invoice
+        for invoice in asked
+        if invoice.btcpay_invoice_id is not None
+        and invoice.id not in looked.unreadable
+        and all(o.btcpay_invoice_id != invoice.btcpay_invoice_id for o in looked.seen.get(invoice.id, ()))
+    ]
+    await asyncio.gather(*(fetch(invoice) for invoice in lost))
+    await asyncio.gather(
+        *(
+            confirm(invoice_id, seen, place)
+            for invoice_id, seen in looked.seen.items()
+            for place, observation in enumerate(seen)
+            if needs_confirmation(observation)
+        )
+    )
+    for invoice_id in looked.unreadable:
+        looked.seen.pop(invoice_id, None)
+    return looked
+
+
+async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookedUp) -> None:
+    by_order = {str(invoice.id): invoice for invoice in asked}
+    try:
+        readable: Sequence[Observation] = await btcpay.find_invoices([invoice.id for invoice in asked])
+    except BtcpayRefused as error:
+        raise Unavailable(f"invoices cannot be listed: {error}", code="btcpay_refused") from error
+    except Garbled as error:
+        if not error.order_ids:
+            raise
+        readable = error.readable
+        for order_id in error.order_ids:
+            if order_id in by_order:
+                _set_aside(looked, by_order[order_id].id, error)
+            else:
+                # Nobody can tell whose it is: no reservation may be taken for unknown at BTCPay.
+                found = {observation.order_id for observation in readable}
+                looked.unreadable.update(
+                    invoice.id
+                    for order, invoice in by_order.items()
+                    if order not in found and invoice.btcpay_invoice_id is None
+                )
+    for observation in readable:
+        invoice = by_order.get(observation.order_id or "")
+        if invoice is not None:
+            looked.seen.setdefault(invoice.id, []).append(observation)
+
+
+def _set_aside(looked: LookedUp, invoice_id: InvoiceId, error: Exception) -> None:
+    looked.unreadable.add(invoice_id)
+    log.error("an invoice cannot be read at BTCPay: %s", error, extra=fields(order=invoice_id))
+
+
+def choose(invoice: Invoice, seen: Sequence[Observation]) -> tuple[Observation | None, list[Observation]]:
+    """Tell the invoice that is ours from strays with the same order id (a creation that was repeated)."""
+    ordered = sorted(seen, key=lambda o: (o.btcpay_invoice_id != invoice.btcpay_invoice_id, o.expires_at))
+    if invoice.btcpay_invoice_id is None:
+        return ordered[0], ordered[1:]
+    ours = [o for o in ordered if o.btcpay_invoice_id == invoice.btcpay_invoice_id]
+    strays = [o for o in ordered if o.btcpay_invoice_id != invoice.btcpay_invoice_id]
+    return (ours[0] if ours else None), strays
+
+
+def with_strays(verdict: Verdict, strays: Sequence[Observation]) -> Verdict:
+    """List money that came in on further BTCPay invoices for the same order, in one case."""
+    paid = {
+        o.btcpay_invoice_id: amount
+        for o in strays
+        if (amount := o.paid_amount or (o.amount if o.status is InvoiceStatus.SETTLED else None))
+    }
+    if not paid:
+        return verdict
+    ids = ", ".join(sorted(paid))
+    detail = f"paid for the same order too at BTCPay: invoice {ids}"
+    case = Case(CaseKind.PAID_TWICE, detail, sum(paid.values(), Decimal(0)))
+    return Verdict(
+        verdict.invoice,
+        verdict.action,
+        verdict.source,
+        verdict.events,
+        (*verdict.cases, case),
+        verdict.closes,
+    )
+
+
+_CLAIMS = {
+    "New": InvoiceStatus.NEW,
+    "Processing": InvoiceStatus.PROCESSING,
+    "Settled": InvoiceStatus.SETTLED,
+    "Expired": InvoiceStatus.EXPIRED,
+    "Invalid": InvoiceStatus.INVALID,
+}
+
+
+def claimed(
+    waiting: Sequence[Delivery],
+    matches: Sequence[set[InvoiceId]],
+    known: Mapping[InvoiceId, Invoice],
+    store_id: str,
+) -> dict[InvoiceId, list[Observation]]:
+    """Take the body's word (``WEBHOOK_TRUST=body``); the last delivery about an invoice counts."""
+    seen: dict[InvoiceId, list[Observation]] = {}
+    for delivery, match in zip(waiting, matches, strict=True):
+        status = _CLAIMS.get(delivery.claimed_status or delivery.type.removeprefix("Invoice"))
+        for invoice in (known[invoice_id] for invoice_id in match):
+            if status is None or invoice.expires_at is None:
+                continue
+            price = invoice.plan.price
+            seen[invoice.id] = [
+                Observation(
+                    btcpay_invoice_id=invoice.btcpay_invoice_id or "",
+                    store_id=store_id,
+                    order_id=str(invoice.id),
+                    amount=price.amount,
+                    currency=price.currency,
+                    status=status,
+                    payment=Payment.NONE,
+                    expires_at=invoice.expires_at,
+                    paid_amount=price.amount if status is InvoiceStatus.SETTLED else None,
+                    checkout_url=invoice.checkout_url or "",
+                )
+            ]
+    return seen

@@ -1,0 +1,244 @@
+"""What an operator decides by hand: grants, revocations, settlements, closed cases.
+
+The rule it keeps: nothing is done without somebody's name and reason, written down in the transaction that
+does it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.domain import subscriptions as periods
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
+from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.domain.prepaid import exceeds_cap
+from kosmo_billing_daemon.domain.subscriptions import (
+    Outcome,
+    Source,
+    Subscription,
+    SubscriptionId,
+    UserId,
+)
+from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
+from kosmo_billing_daemon.services import fulfilment
+from kosmo_billing_daemon.services.fulfilment import Change
+from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.store import (
+    attention,
+    audit,
+    entitlements,
+    events,
+    invoices,
+    listings,
+    subscriptions,
+)
+from kosmo_billing_daemon.store.audit import Entry
+from kosmo_billing_daemon.store.listings import ListedCase
+from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+
+BATCH = 1000
+LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """Who decides, and why; raises ``Invalid`` without a reason."""
+
+    who: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise Invalid("a reason is needed, such as the ticket it goes back to", field="reason")
+        if len(self.reason) > LONGEST_REASON or not self.reason.isprintable():
+            raise Invalid(f"a reason is one line of at most {LONGEST_REASON} characters", field="reason")
+
+    def entry(self, action: str, user_id: UUID | None, subject: str, at: datetime) -> Entry:
+        return Entry(at=at, who=self.who, action=action, user_id=user_id, subject=subject, reason=self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operations:
+    """Carries out what operators decide."""
+
+    pool: Pool
+    settlement: Settlement
+    catalogue: Catalogue
+    clock: Clock
+
+    async def grant(self, user_id: UserId, plan_type: str, deed: Deed) -> Subscription:
+        """Give a user a plan as if it had been bought now (R2); raises ``Conflict`` beyond R11's cap."""
+        plan = self.catalogue.find(plan_type)
+        if plan is None:
+            names = ", ".join(plan.plan_type for plan in self.catalogue.plans)
+            raise Invalid(f"there is no plan {plan_type!r}; there are {names}", field="plan_type")
+
+        def granted(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+            if exceeds_cap(history, [plan], now):
+                raise Conflict("this would carry the plan more than 400 days ahead (R11)", code="prepaid_cap")
+            return periods.purchase(
+                history,
+                subscription_id=SubscriptionId(uuid4()),
+                user_id=user_id,
+                invoice_id=None,
+                source=Source.GRANT,
+                plan=plan,
+                now=now,
+                holding=holding,
+            )
+
+        return (await self._change(user_id, "user.grant", deed, granted))[-1]
+
+    async def revoke(
+        self, user_id: UserId, subscription_id: SubscriptionId | None, deed: Deed
+    ) -> Subscription:
+        """Take a purchase back as if it had never been, by default the current one; a repeat is refused.
+
+        What had been paid before it counts again. No webhook undoes it: its invoice stays fulfilled.
+        """
+
+        def revoked(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+            row = _chosen(history, subscription_id)
+            if row.revoked_at is not None:
+                raise Conflict(f"subscription {row.id} was revoked before", code="revoked_before")
+            return periods.revoke(history, row.id, now, reason="operator", holding=holding)
+
+        before, after = await self._changed(user_id, "user.revoke", deed, revoked)
+        return _differing(before, after, lambda row: row.revoked_at is not None)
+
+    async def reinstate(self, user_id: UserId, subscription_id: SubscriptionId, deed: Deed) -> Subscription:
+        """Give a revoked purchase back with the same period, no extra time (R8)."""
+
+        def reinstated(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+            row = _chosen(history, subscription_id)
+            if row.revoked_at is None:
+                raise Conflict(f"subscription {row.id} is not revoked", code="not_revoked")
+            return periods.reinstate(history, row.id, now, reason="operator", holding=holding)
+
+        rows = await self._change(user_id, "user.reinstate", deed, reinstated)
+        return _chosen(rows, subscription_id)
+
+    async def settle(self, name: str, deed: Deed, *, unpaid: bool = False) -> tuple[Invoice, bool]:
+        """Fulfil an invoice by hand (R6); returns it and whether that changed anything.
+
+        Raises ``Conflict`` for an invoice on which no money was ever seen, unless ``unpaid``.
+        """
+        async with self.pool.connection() as connection:
+            found = await listings.find_invoice(connection, name)
+            if found is None:
+                raise NotFound(f"there is no invoice {name!r}")
+            if found.btcpay_invoice_id is None:
+                raise Conflict(
+                    f"invoice {name} never reached BTCPay; grant the plan instead", code="not_attached"
+                )
+            money = found.paid_amount or found.status in (InvoiceStatus.SETTLED, InvoiceStatus.PROCESSING)
+            cases = await listings.load_cases_of_invoice(connection, found.id)
+            if found.effect is Effect.NONE and not money and not cases and not unpaid:
+                raise Conflict(
+                    "no money was ever seen on this invoice; with --unpaid it is settled all the same",
+                    code="unpaid",
+                )
+
+        async def write_down(connection: Connection, before: Invoice, now: datetime) -> None:
+            entry = deed.entry("invoice.settle", before.user_id, _named(before), now)
+            await audit.append(connection, entry)
+
+        resolution = f"settled by {deed.who}: {deed.reason}"
+        settled = await self.settlement.settle_by_hand(found.id, resolution, also=write_down)
+        return settled, found.effect is not Effect.FULFILLED
+
+    async def close_case(self, number: int, deed: Deed) -> ListedCase:
+        """Close a case without giving any rights, as after a refund."""
+
+        async def work(connection: Connection) -> ListedCase:
+            case = await listings.lock_case(connection, number)
+            if case is None:
+                raise NotFound(f"there is no case {number}")
+            if case.closed_at is not None:
+                raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
+            now = self.clock()
+            resolution = f"closed by {deed.who}: {deed.reason}"
+            await attention.close_cases(connection, [(case.invoice.id, case.kind)], resolution, now)
+            subject = f"case {number} ({case.kind}) of {_named(case.invoice)}"
+            await audit.append(connection, deed.entry("attention.close", case.invoice.user_id, subject, now))
+            return case
+
+        return await self.pool.retrying(work)
+
+    async def republish(self, user_id: UserId | None, progress: Callable[[int], None]) -> int:
+        """Have one document, or all, published again, the same versions; returns how many.
+
+        ``progress`` is told how many are marked so far.
+        """
+        marked, after = 0, UUID(int=0)
+        while True:
+            async with self.pool.connection() as connection:
+                if user_id is None:
+                    users = await listings.load_users_after(connection, after, BATCH)
+                else:
+                    users = [user_id] if await listings.load_publication(connection, user_id) else []
+                    if not users:
+                        raise NotFound(f"user {user_id} has no document: nothing was ever bought or granted")
+                if users:
+                    await entitlements.touch(connection, users)
+                    await listings.wake_publisher(connection)
+            marked += len(users)
+            progress(marked)
+            if user_id is not None or len(users) < BATCH:
+                return marked
+            after = users[-1]
+
+    async def _change(
+        self, user_id: UserId, action: str, deed: Deed, rule: "Rule"
+    ) -> tuple[Subscription, ...]:
+        return (await self._changed(user_id, action, deed, rule))[1]
+
+    async def _changed(
+        self, user_id: UserId, action: str, deed: Deed, rule: "Rule"
+    ) -> tuple[tuple[Subscription, ...], tuple[Subscription, ...]]:
+        """Apply a rule to the user's whole history; returns it as it was and as it is."""
+
+        async def work(connection: Connection) -> tuple[tuple[Subscription, ...], tuple[Subscription, ...]]:
+            await lock_users(connection, [user_id])
+            now = self.clock()
+            before = await subscriptions.lock_history(connection, user_id)
+            holding = bool(await invoices.load_processing(connection, [user_id]))
+            outcome = rule(before, now, holding)
+            await fulfilment.write(connection, [Change(before, outcome.history)])
+            news = [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
+            news += fulfilment.quota_news(before, outcome.history, now)
+            await events.append(connection, news)
+            named = outcome.happenings[-1].subscription_id if outcome.happenings else "nothing"
+            await audit.append(connection, deed.entry(action, user_id, f"subscription {named}", now))
+            return before, outcome.history
+
+        return await self.pool.retrying(work)
+
+
+Rule = Callable[[Sequence[Subscription], datetime, bool], Outcome]
+
+
+def _chosen(history: Sequence[Subscription], subscription_id: SubscriptionId | None) -> Subscription:
+    row = (
+        periods.current(history)
+        if subscription_id is None
+        else next((row for row in history if row.id == subscription_id), None)
+    )
+    if row is None and subscription_id is None:
+        raise NotFound("this user has no current subscription")
+    if row is None:
+        raise NotFound(f"this user has no subscription {subscription_id}")
+    return row
+
+
+def _differing(
+    before: Sequence[Subscription], after: Sequence[Subscription], fact: Callable[[Subscription], bool]
+) -> Subscription:
+    had = {row.id for row in before if fact(row)}
+    return next(row for row in after if fact(row) and row.id not in had)
+
+
+def _named(invoice: Invoice) -> str:
+    return f"invoice {invoice.btcpay_invoice_id or invoice.id}"

@@ -1,0 +1,37 @@
+"""One frozen tree from the environment: ``load()`` says everything that is wrong at once, in words an
+operator can act on, and never prints a secret.
+"""
+
+from kosmo_billing_daemon.settings.loading import load
+from kosmo_billing_daemon.settings.tree import (
+    AuthMode,
+    Btcpay,
+    Database,
+    Http,
+    Jwt,
+    Mqtt,
+    MqttProtocol,
+    Network,
+    Retention,
+    Settings,
+    Tls,
+    Webhook,
+    WebhookTrust,
+)
+
+__all__ = [
+    "AuthMode",
+    "Btcpay",
+    "Database",
+    "Http",
+    "Jwt",
+    "Mqtt",
+    "MqttProtocol",
+    "Network",
+    "Retention",
+    "Settings",
+    "Tls",
+    "Webhook",
+    "WebhookTrust",
+    "load",
+]

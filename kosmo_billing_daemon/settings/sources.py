@@ -1,0 +1,174 @@
+"""Where values come from: an environment file, the process environment, the credentials directory.
+
+Each becomes one ``Layer`` of named texts. An empty text means unset. A name that begins as ours do but
+is not known is a problem, because a slip that is ignored in silence is found only in production.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+PREFIXES = ("BTCPAY_", "MQTT_", "WEBHOOK_", "DATABASE_", "JWT_")
+_CREDENTIAL_PREFIX = "kosmo_"  # systemd names the files of LoadCredential=kosmo:DIRECTORY so
+_LONGEST = 64 * 1024  # no value of ours is longer; a mistaken path to something huge is not read
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The values of one source and what is wrong with the source itself."""
+
+    origin: str  # ends a sentence; empty for the process environment
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    problems: tuple[str, ...] = ()
+
+
+class LayerSource(PydanticBaseSettingsSource):
+    """Hands one layer to pydantic-settings."""
+
+    def __init__(self, settings_cls: type[BaseSettings], layer: Layer) -> None:
+        super().__init__(settings_cls)
+        self._layer = layer
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  given
+        return self._layer.values.get(field_name.upper()), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        named = ((name, name.upper()) for name in self.settings_cls.model_fields)
+        return {
+            name: self._layer.values[variable] for name, variable in named if variable in self._layer.values
+        }
+
+
+def from_environ(environ: Mapping[str, str], known: Collection[str]) -> Layer:
+    """Take what is ours from the process environment."""
+    return _layer("", environ, known)
+
+
+def from_env_file(path: Path, known: Collection[str]) -> Layer:
+    """Read ``NAME=VALUE`` lines with the quoting of systemd's ``EnvironmentFile=``.
+
+    Not python-dotenv, because that replaces ``$`` in passwords and takes other comments, so one file would
+    mean two things.
+    """
+    try:
+        text = path.read_bytes()[: _LONGEST * 16].decode()
+    except OSError as error:
+        return Layer("", problems=(f"ENV_FILE: {path} cannot be read ({_why(error)})",))
+    except UnicodeDecodeError:
+        return Layer("", problems=(f"ENV_FILE: {path} is not UTF-8 text",))
+    values: dict[str, str] = {}
+    problems: list[str] = []
+    # Not splitlines(), which also splits at characters that may be part of a password.
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if not line.strip() or line.lstrip()[0] in "#;":
+            continue
+        name, equals, raw = line.partition("=")
+        name = name.strip()
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            problems.append(f"ENV_FILE: line {number} of {path} is not NAME=VALUE")
+            continue
+        value = _unquote(raw)
+        if value is None:
+            problems.append(f"{name}: a quote is not closed (line {number} of {path})")
+        else:
+            values[name] = value
+    layer = _layer(f" ({path})", values, known, own=True)
+    return Layer(layer.origin, layer.values, (*problems, *layer.problems))
+
+
+def _unquote(raw: str) -> str | None:
+    """Read a value as systemd does; ``None`` if a quote is not closed."""
+    result: list[str] = []
+    kept = 0  # length up to which trailing blanks belong to the value
+    quote = ""
+    plain = False  # within unquoted text, where quotes stand for themselves
+    characters = iter(raw)
+    for character in characters:
+        if quote:
+            if character == quote:
+                quote = ""
+            elif character == "\\" and quote == '"':
+                following = next(characters, "")
+                result.append(following if following in '"\\`$' else "\\" + following)
+            else:
+                result.append(character)
+            kept = len(result)
+        elif not plain and character in " \t":
+            continue
+        elif not plain and character in "'\"":
+            quote = character
+        else:
+            plain = True
+            result.append(next(characters, "") if character == "\\" else character)
+            kept = kept if character in " \t" else len(result)
+    return None if quote else "".join(result[:kept])
+
+
+def from_credentials(directory: Path, known: Collection[str], files: Collection[str]) -> Layer:
+    """Read one value per file; for ``files`` (variables that name a file) the path itself is the value."""
+    values: dict[str, str] = {}
+    problems: list[str] = []
+    try:
+        entries = sorted(entry for entry in directory.iterdir() if entry.is_file() and entry.name[0] != ".")
+    except OSError as error:
+        return Layer("", problems=(f"CREDENTIALS_DIRECTORY: {directory} cannot be read ({_why(error)})",))
+    for entry in entries:
+        own = entry.name.lower().startswith(_CREDENTIAL_PREFIX)
+        name = entry.name[len(_CREDENTIAL_PREFIX) :].upper() if own else entry.name.upper()
+        if name not in known:
+            problems += _slip(name, known, own=own, shown=entry.name, origin=f" ({directory})")
+            continue
+        try:
+            value = str(entry) if name in files else _content(entry)
+        except OSError as error:
+            problems.append(f"{name}: the credential {entry} cannot be read ({_why(error)})")
+            continue
+        except UnicodeDecodeError:
+            problems.append(f"{name}: the credential {entry} is not UTF-8 text")
+            continue
+        if values.setdefault(name, value) != value and name not in files:
+            problems.append(f"{name}: two credentials of this name differ in {directory}; remove one")
+    layer = _layer(f" (credential in {directory})", values, known)
+    return Layer(layer.origin, layer.values, (*problems, *layer.problems))
+
+
+def _content(entry: Path) -> str:
+    with entry.open("rb") as opened:
+        return opened.read(_LONGEST).decode().rstrip("\r\n")
+
+
+def _layer(origin: str, values: Mapping[str, str], known: Collection[str], *, own: bool = False) -> Layer:
+    taken: dict[str, str] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        if name not in known:
+            problems += _slip(name, known, own=own, shown=name, origin=origin)
+        elif "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            problems.append(f"{name}: characters that are not UTF-8 text are in it{origin}")
+        elif value.strip():
+            taken[name] = value
+    return Layer(origin, taken, tuple(problems))
+
+
+def _slip(name: str, known: Collection[str], *, own: bool, shown: str, origin: str) -> list[str]:
+    """Name an unknown variable if it looks like ours; in a place of ``own`` a likeness is enough."""
+    upper = name.upper()
+    ours = upper.startswith(PREFIXES)
+    begun = [one for one in known if ours and (one.startswith(upper) or upper.startswith(one))]
+    nearest = sorted(begun, key=lambda one: abs(len(one) - len(upper)))[:1] or difflib.get_close_matches(
+        upper, known, n=1, cutoff=0.6 if ours else 0.85
+    )
+    if not ours and not (own and nearest):
+        return []
+    advice = f"did you mean {nearest[0]}?" if nearest else "remove it, or see the list of settings"
+    return [f"{shown} is not known{origin}; {advice}"]
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or "unknown").lower()

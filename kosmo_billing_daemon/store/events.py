@@ -1,0 +1,92 @@
+"""The outbox of news: rows first, published in order and marked one by one.
+
+Ids are given at insert, not at commit, so "everything up to id" would skip late commits.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from kosmo_billing_daemon.store.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One piece of news about one user; ``id`` is given by the database."""
+
+    type: str
+    user_id: UUID
+    data: Mapping[str, Any]
+    occurred_at: datetime
+    id: int = 0
+
+
+_APPEND = """
+INSERT INTO events (type, user_id, data, occurred_at)
+SELECT type, user_id, data::jsonb, occurred_at
+FROM unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[])
+    WITH ORDINALITY AS row (type, user_id, data, occurred_at, place)
+ORDER BY place
+"""
+
+
+async def append(connection: Connection, events: Sequence[Event]) -> None:
+    """Append news in order."""
+    if events:
+        await connection.execute(
+            _APPEND,
+            [event.type for event in events],
+            [event.user_id for event in events],
+            [json.dumps(event.data) for event in events],
+            [event.occurred_at for event in events],
+        )
+
+
+def _event(row: Any) -> Event:
+    return Event(
+        id=row["id"],
+        type=row["type"],
+        user_id=row["user_id"],
+        data=json.loads(row["data"]),
+        occurred_at=row["occurred_at"],
+    )
+
+
+_UNPUBLISHED = """
+SELECT id, type, user_id, data, occurred_at FROM events
+WHERE published_at IS NULL AND id <> ALL ($2::bigint[]) ORDER BY id LIMIT $1
+"""
+
+
+async def load_unpublished(connection: Connection, limit: int, but: Sequence[int] = ()) -> list[Event]:
+    """Return the oldest events that nobody was told, without those named in ``but``."""
+    return [_event(row) for row in await connection.fetch(_UNPUBLISHED, limit, list(but))]
+
+
+async def mark_published(connection: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Note that these events were acknowledged by the broker."""
+    await connection.execute(
+        "UPDATE events SET published_at = $2 WHERE id = ANY ($1::bigint[])", list(ids), now
+    )
+
+
+async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Event]:
+    """Return a user's latest news, newest first."""
+    rows = await connection.fetch(
+        "SELECT id, type, user_id, data, occurred_at FROM events"
+        " WHERE user_id = $1 ORDER BY id DESC LIMIT $2",
+        user_id,
+        limit,
+    )
+    return [_event(row) for row in rows]
+
+
+async def oldest_unpublished(connection: Connection) -> datetime | None:
+    """Return when the oldest unpublished event happened."""
+    at: datetime | None = await connection.fetchval(
+        "SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1"
+    )
+    return at

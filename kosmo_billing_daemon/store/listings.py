@@ -1,0 +1,192 @@
+"""What operators look at: invoices by any of their names, cases with the money behind them, what waits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
+from kosmo_billing_daemon.store.deliveries import Delivery
+from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedCase:
+    """One case and the invoice it is about; closed ones say how they were resolved."""
+
+    number: int
+    kind: CaseKind
+    detail: str
+    amount: Decimal | None
+    opened_at: datetime
+    closed_at: datetime | None
+    resolution: str | None
+    invoice: Invoice
+
+
+@dataclass(frozen=True, slots=True)
+class HandledDelivery:
+    """One webhook delivery and what became of it."""
+
+    delivery: Delivery
+    handled_at: datetime | None
+    outcome: str | None
+
+
+_INVOICE_COLUMNS = ", ".join(f"i.{name.strip()}" for name in COLUMNS.split(","))
+
+_CASES = f"""
+SELECT {_INVOICE_COLUMNS}, c.id AS case_number, c.kind, c.detail, c.amount AS case_amount, c.opened_at,
+    c.closed_at, c.resolution
+FROM attention_cases AS c JOIN btcpay_invoices AS i ON i.id = c.invoice_id
+"""
+
+
+def _case(row: Any) -> ListedCase:
+    return ListedCase(
+        number=row["case_number"],
+        kind=CaseKind(row["kind"]),
+        detail=row["detail"],
+        amount=row["case_amount"],
+        opened_at=row["opened_at"],
+        closed_at=row["closed_at"],
+        resolution=row["resolution"],
+        invoice=invoice(row),
+    )
+
+
+async def load_open_cases(connection: Connection, limit: int) -> list[ListedCase]:
+    """Return the oldest open cases."""
+    rows = await connection.fetch(
+        _CASES + " WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id LIMIT $1", limit
+    )
+    return [_case(row) for row in rows]
+
+
+async def load_cases_of_user(connection: Connection, user_id: UUID, limit: int) -> list[ListedCase]:
+    """Return a user's cases, open ones first, then newest first."""
+    rows = await connection.fetch(
+        _CASES + " WHERE c.user_id = $1 ORDER BY c.closed_at IS NOT NULL, c.id DESC LIMIT $2", user_id, limit
+    )
+    return [_case(row) for row in rows]
+
+
+async def load_cases_of_invoice(connection: Connection, invoice_id: UUID) -> list[ListedCase]:
+    """Return the cases of one invoice."""
+    return [
+        _case(row) for row in await connection.fetch(_CASES + " WHERE i.id = $1 ORDER BY c.id", invoice_id)
+    ]
+
+
+async def lock_case(connection: Connection, number: int) -> ListedCase | None:
+    """Return and lock one case."""
+    row = await connection.fetchrow(_CASES + " WHERE c.id = $1 FOR UPDATE OF c", number)
+    return None if row is None else _case(row)
+
+
+_FIND = f"""
+SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = $1 OR id = $2 ORDER BY id LIMIT 1
+"""
+
+
+async def find_invoice(connection: Connection, name: str) -> Invoice | None:
+    """Return an invoice by BTCPay's id of it or by our order id."""
+    try:
+        our_id = UUID(name)
+    except ValueError:
+        our_id = None
+    row = await connection.fetchrow(_FIND, name, our_id)
+    return None if row is None else invoice(row)
+
+
+_LIST = f"""
+SELECT {COLUMNS} FROM btcpay_invoices
+WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR status = $2)
+ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+
+
+async def load_invoices(
+    connection: Connection, user_id: UUID | None, status: str | None, limit: int
+) -> list[Invoice]:
+    """Return invoices of one user or of everybody, newest first, reservations included."""
+    return [invoice(row) for row in await connection.fetch(_LIST, user_id, status, limit)]
+
+
+_AWAITED = f"""
+SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at IS NOT NULL ORDER BY id
+"""
+
+
+async def load_awaited(connection: Connection) -> list[Invoice]:
+    """Return every invoice from which something is still awaited."""
+    return [invoice(row) for row in await connection.fetch(_AWAITED)]
+
+
+_DELIVERIES = """
+SELECT delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, claimed_status, handled_at,
+    outcome
+FROM webhook_deliveries WHERE btcpay_invoice_id = $1 OR order_id = $2 ORDER BY received_at DESC LIMIT $3
+"""
+
+
+async def load_deliveries(connection: Connection, found: Invoice, limit: int) -> list[HandledDelivery]:
+    """Return the webhook deliveries about an invoice, newest first; reads the whole table."""
+    rows = await connection.fetch(_DELIVERIES, found.btcpay_invoice_id, str(found.id), limit)
+    names = (
+        "delivery_id",
+        "received_at",
+        "type",
+        "btcpay_invoice_id",
+        "order_id",
+        "store_id",
+        "claimed_status",
+    )
+    return [
+        HandledDelivery(Delivery(**{name: row[name] for name in names}), row["handled_at"], row["outcome"])
+        for row in rows
+    ]
+
+
+async def load_users_after(connection: Connection, after: UUID, limit: int) -> list[UUID]:
+    """Return users who have a document, in the order of their ids."""
+    rows = await connection.fetch(
+        "SELECT user_id FROM entitlements WHERE user_id > $1 ORDER BY user_id LIMIT $2", after, limit
+    )
+    return [row["user_id"] for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """How far a user's document is known: up to date when ``published`` has reached ``version``."""
+
+    version: int
+    published: int
+    published_at: datetime | None
+
+
+async def load_publication(connection: Connection, user_id: UUID) -> Publication | None:
+    """Return how far a user's document is published; ``None`` when the user has none."""
+    row = await connection.fetchrow(
+        "SELECT version, published_version AS published, published_at FROM entitlements WHERE user_id = $1",
+        user_id,
+    )
+    return None if row is None else Publication(**row)
+
+
+async def count_waiting(connection: Connection, users: Sequence[UUID] | None = None) -> int:
+    """Count the documents (of these users) that wait to be published."""
+    waiting: int = await connection.fetchval(
+        "SELECT count(*) FROM entitlements WHERE version > published_version"
+        " AND ($1::uuid[] IS NULL OR user_id = ANY ($1::uuid[]))",
+        None if users is None else list(users),
+    )
+    return waiting
+
+
+async def wake_publisher(connection: Connection) -> None:
+    """Wake the daemon that publishes."""
+    await connection.execute("SELECT pg_notify($1, 'entitlements')", CHANNEL)

@@ -1,0 +1,291 @@
+-- Tables, constraints and triggers of the purchase half. The invariants of R1 and R12 live here.
+
+CREATE TABLE btcpay_invoices (
+    id                  uuid PRIMARY KEY,
+    user_id             uuid NOT NULL,
+    plan_type           text NOT NULL,
+    amount              numeric NOT NULL,
+    currency            text NOT NULL,
+    period              interval NOT NULL,
+    quota               bigint,
+    scope               text NOT NULL,
+    features            text[] NOT NULL,
+    status              text NOT NULL,
+    payment             text NOT NULL DEFAULT 'none',
+    effect              text NOT NULL DEFAULT 'none',
+    btcpay_invoice_id   text,
+    checkout_url        text,
+    redirect_url        text,
+    paid_amount         numeric,
+    created_at          timestamptz NOT NULL,
+    expires_at          timestamptz,
+    settled_at          timestamptz,
+    late_unconfirmed_at timestamptz,
+    observed_at         timestamptz,
+    observation         bigint NOT NULL DEFAULT 0,
+    next_check_at       timestamptz,
+    CONSTRAINT btcpay_invoices_amount_is_positive CHECK (amount > 0),
+    CONSTRAINT btcpay_invoices_status_is_known CHECK (
+        status IN ('reserved', 'new', 'processing', 'settled', 'expired', 'invalid', 'abandoned')),
+    CONSTRAINT btcpay_invoices_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none')),
+    CONSTRAINT btcpay_invoices_payment_is_known CHECK (payment IN ('none', 'partial', 'over', 'late', 'marked')),
+    CONSTRAINT btcpay_invoices_effect_is_known CHECK (effect IN ('none', 'fulfilled', 'revoked')),
+    CONSTRAINT btcpay_invoices_attached_once UNIQUE (btcpay_invoice_id),
+    CONSTRAINT btcpay_invoices_attached_unless_reserved CHECK (
+        btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned'))
+);
+-- Numbers looks at BTCPay in the order in which they were asked for, by all daemons and whatever their
+-- clocks say: an answer that comes late must not undo what a later look has seen.
+CREATE SEQUENCE observations;
+CREATE INDEX btcpay_invoices_by_user ON btcpay_invoices (user_id, created_at DESC, id DESC);
+CREATE INDEX btcpay_invoices_to_check ON btcpay_invoices (next_check_at) WHERE next_check_at IS NOT NULL;
+CREATE INDEX btcpay_invoices_open ON btcpay_invoices (user_id) WHERE status IN ('reserved', 'new', 'processing');
+
+CREATE TABLE subscriptions (
+    id                   uuid PRIMARY KEY,
+    number               bigint GENERATED ALWAYS AS IDENTITY,
+    user_id              uuid NOT NULL,
+    invoice_id           uuid REFERENCES btcpay_invoices (id),
+    source               text NOT NULL,
+    plan_type            text NOT NULL,
+    price_amount         numeric NOT NULL,
+    price_currency       text NOT NULL,
+    period               interval NOT NULL,
+    quota                bigint,
+    scope                text NOT NULL,
+    features             text[] NOT NULL,
+    status               text NOT NULL,
+    valid_from           timestamptz NOT NULL,
+    valid_until          timestamptz NOT NULL,
+    grace_until          timestamptz,
+    ended_at             timestamptz,
+    revoked_at           timestamptz,
+    messages_limit       bigint,
+    messages_used        bigint NOT NULL DEFAULT 0,
+    messages_used_at_end bigint,
+    carried_rule         text NOT NULL,
+    carried_from         uuid,
+    carried_time         interval NOT NULL,
+    carried_messages     bigint NOT NULL,
+    reason               text,
+    expiring_announced   boolean NOT NULL DEFAULT false,
+    -- R1: one effect per invoice, for ever.
+    CONSTRAINT subscriptions_one_per_invoice UNIQUE (invoice_id),
+    CONSTRAINT subscriptions_number_is_unique UNIQUE (number),
+    CONSTRAINT subscriptions_source_is_known CHECK (source IN ('btcpay', 'manual', 'grant')),
+    CONSTRAINT subscriptions_paid_or_granted CHECK (invoice_id IS NOT NULL OR source = 'grant'),
+    CONSTRAINT subscriptions_status_is_known CHECK (
+        status IN ('active', 'grace', 'replaced', 'expired', 'revoked')),
+    CONSTRAINT subscriptions_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none')),
+    CONSTRAINT subscriptions_period_is_forward CHECK (valid_until > valid_from),
+    CONSTRAINT subscriptions_end_is_forward CHECK (ended_at >= valid_from),
+    CONSTRAINT subscriptions_ended_unless_current CHECK (
+        (ended_at IS NULL) = (status IN ('active', 'grace'))),
+    CONSTRAINT subscriptions_grace_is_timed CHECK (status <> 'grace' OR grace_until IS NOT NULL),
+    CONSTRAINT subscriptions_use_is_counted_up CHECK (messages_used >= 0),
+    CONSTRAINT subscriptions_rule_is_known CHECK (carried_rule IN ('fresh', 'added', 'converted'))
+) WITH (fillfactor = 80);  -- room for HOT updates of messages_used
+-- R12: at most one current subscription per user.
+CREATE UNIQUE INDEX subscriptions_one_current_per_user ON subscriptions (user_id)
+    WHERE status IN ('active', 'grace');
+CREATE INDEX subscriptions_by_user ON subscriptions (user_id, number);
+CREATE INDEX subscriptions_by_end ON subscriptions (
+    (CASE status WHEN 'grace' THEN grace_until ELSE valid_until END)) WHERE status IN ('active', 'grace');
+CREATE INDEX subscriptions_to_announce ON subscriptions (valid_until)
+    WHERE status = 'active' AND NOT expiring_announced;
+
+CREATE TABLE webhook_deliveries (
+    delivery_id       text PRIMARY KEY,
+    received_at       timestamptz NOT NULL,
+    type              text NOT NULL,
+    btcpay_invoice_id text,
+    order_id          text,
+    store_id          text,
+    claimed_status    text,   -- only with WEBHOOK_TRUST=body: what the body says of the invoice
+    handled_at        timestamptz,
+    outcome           text
+);
+CREATE INDEX webhook_deliveries_unhandled ON webhook_deliveries (received_at) WHERE handled_at IS NULL;
+CREATE INDEX webhook_deliveries_handled ON webhook_deliveries (handled_at) WHERE handled_at IS NOT NULL;
+
+CREATE TABLE attention_cases (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    invoice_id uuid NOT NULL REFERENCES btcpay_invoices (id),
+    user_id    uuid NOT NULL,
+    kind       text NOT NULL,
+    detail     text NOT NULL,
+    amount     numeric,
+    opened_at  timestamptz NOT NULL,
+    closed_at  timestamptz,
+    resolution text,
+    CONSTRAINT attention_cases_one_per_kind UNIQUE (invoice_id, kind),
+    CONSTRAINT attention_cases_closed_with_reason CHECK ((closed_at IS NULL) = (resolution IS NULL))
+);
+CREATE INDEX attention_cases_open ON attention_cases (opened_at) WHERE closed_at IS NULL;
+CREATE INDEX attention_cases_by_user ON attention_cases (user_id);
+
+CREATE TABLE events (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    type         text NOT NULL,
+    user_id      uuid NOT NULL,
+    data         jsonb NOT NULL,
+    occurred_at  timestamptz NOT NULL,
+    published_at timestamptz
+);
+CREATE INDEX events_to_publish ON events (id) WHERE published_at IS NULL;
+CREATE INDEX events_by_user ON events (user_id, id);
+
+CREATE TABLE whitelisted_nodes (
+    user_id  uuid NOT NULL,
+    node_id  text NOT NULL,
+    label    text,
+    added_at timestamptz NOT NULL,
+    PRIMARY KEY (user_id, node_id),
+    CONSTRAINT whitelisted_nodes_id_is_meshtastic CHECK (node_id ~ '^![0-9a-f]{8}$')
+);
+
+-- What was published about each user, and whether that is still true. A row with version >
+-- published_version waits for the publisher; at once if urgent_version > published_version.
+CREATE TABLE entitlements (
+    user_id            uuid PRIMARY KEY,
+    version            bigint NOT NULL,
+    urgent_version     bigint NOT NULL,
+    changed_at         timestamptz NOT NULL,
+    published_version  bigint NOT NULL DEFAULT 0,
+    published_sequence bigint NOT NULL DEFAULT 0,
+    published_at       timestamptz
+) WITH (fillfactor = 80);
+CREATE INDEX entitlements_urgent ON entitlements (user_id) WHERE urgent_version > published_version;
+CREATE INDEX entitlements_waiting ON entitlements (user_id) WHERE version > published_version;
+CREATE INDEX entitlements_by_sequence ON entitlements (published_sequence);
+
+-- From 2, so that published_version = version - 1 still says that something was published.
+CREATE SEQUENCE entitlement_versions MINVALUE 2;
+
+-- One row: which database this is, so that documents of another one are noticed on the broker.
+CREATE TABLE installation (
+    is_only     boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    database_id uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO installation DEFAULT VALUES;
+
+CREATE FUNCTION quota_state(used bigint, most bigint) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN most IS NULL THEN 'ok'
+    WHEN used >= most THEN 'exhausted'
+    WHEN used * 5 >= most * 4 THEN 'warning'
+    ELSE 'ok'
+END;
+
+-- Raises the version of users, given in order so that concurrent writers cannot deadlock, and wakes
+-- the daemons. A session that wakes them itself sets kosmo_billing.quiet.
+CREATE FUNCTION raise_versions(users uuid[], urgent boolean[]) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF users IS NULL THEN
+        RETURN;
+    END IF;
+    INSERT INTO entitlements AS e (user_id, version, urgent_version, changed_at)
+    SELECT u.user_id, v.version, CASE WHEN u.urgent THEN v.version ELSE 0 END, clock_timestamp()
+    FROM unnest(users, urgent) AS u (user_id, urgent),
+        LATERAL (SELECT nextval('entitlement_versions') AS version WHERE u.user_id IS NOT NULL) AS v
+    ON CONFLICT (user_id) DO UPDATE SET
+        version = greatest(e.version + 1, EXCLUDED.version),
+        urgent_version = CASE WHEN EXCLUDED.urgent_version > 0
+            THEN greatest(e.version + 1, EXCLUDED.version) ELSE e.urgent_version END,
+        changed_at = EXCLUDED.changed_at;
+    IF coalesce(current_setting('kosmo_billing.quiet', true), '') <> 'on' THEN
+        PERFORM pg_notify('kosmo_billing', 'entitlements');
+    END IF;
+END $$;
+
+CREATE FUNCTION subscriptions_inserted() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE users uuid[]; urgent boolean[];
+BEGIN
+    SELECT array_agg(user_id ORDER BY user_id), array_agg(true)
+    INTO users, urgent FROM (SELECT DISTINCT user_id FROM new_rows) AS changed;
+    PERFORM raise_versions(users, urgent);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION subscriptions_deleted() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE users uuid[]; urgent boolean[];
+BEGIN
+    SELECT array_agg(user_id ORDER BY user_id), array_agg(true)
+    INTO users, urgent FROM (SELECT DISTINCT user_id FROM old_rows) AS changed;
+    PERFORM raise_versions(users, urgent);
+    RETURN NULL;
+END $$;
+
+-- A change of use alone is not urgent unless it crosses a threshold; columns that no document shows
+-- raise nothing.
+CREATE FUNCTION subscriptions_updated() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE users uuid[]; urgent boolean[];
+BEGIN
+    SELECT array_agg(user_id ORDER BY user_id), array_agg(is_urgent ORDER BY user_id)
+    INTO users, urgent
+    FROM (
+        SELECT user_id, bool_or(is_urgent) AS is_urgent
+        FROM (
+            SELECT who.user_id,
+                (n.user_id, n.plan_type, n.status, n.scope, n.features, n.messages_limit, n.valid_from,
+                 n.valid_until, n.grace_until, n.ended_at)
+                IS DISTINCT FROM
+                (o.user_id, o.plan_type, o.status, o.scope, o.features, o.messages_limit, o.valid_from,
+                 o.valid_until, o.grace_until, o.ended_at)
+                OR n.messages_used < o.messages_used
+                OR quota_state(n.messages_used, n.messages_limit)
+                   <> quota_state(o.messages_used, o.messages_limit) AS is_urgent,
+                n.messages_used <> o.messages_used AS is_used
+            FROM new_rows AS n JOIN old_rows AS o ON o.id = n.id,
+                LATERAL (VALUES (n.user_id), (o.user_id)) AS who (user_id)  -- two only if it was moved
+        ) AS compared
+        WHERE is_urgent OR is_used
+        GROUP BY user_id
+    ) AS changed;
+    PERFORM raise_versions(users, urgent);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER subscriptions_inserted AFTER INSERT ON subscriptions
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION subscriptions_inserted();
+CREATE TRIGGER subscriptions_updated AFTER UPDATE ON subscriptions
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION subscriptions_updated();
+CREATE TRIGGER subscriptions_deleted AFTER DELETE ON subscriptions
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION subscriptions_deleted();
+
+-- The whitelist matters to users with a current whitelist plan; the others see no change. Nor does
+-- anybody see the labels.
+CREATE FUNCTION whitelist_changed() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE users uuid[]; urgent boolean[];
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        SELECT array_agg(DISTINCT user_id ORDER BY user_id) INTO users FROM old_rows;
+    ELSIF TG_OP = 'UPDATE' THEN
+        SELECT array_agg(DISTINCT user_id ORDER BY user_id) INTO users FROM (
+            (SELECT user_id, node_id FROM old_rows EXCEPT SELECT user_id, node_id FROM new_rows)
+            UNION ALL
+            (SELECT user_id, node_id FROM new_rows EXCEPT SELECT user_id, node_id FROM old_rows)
+        ) AS moved;
+    ELSE
+        SELECT array_agg(DISTINCT user_id ORDER BY user_id) INTO users FROM new_rows;
+    END IF;
+    SELECT array_agg(s.user_id ORDER BY s.user_id), array_agg(true)
+    INTO users, urgent FROM subscriptions AS s
+    WHERE s.user_id = ANY (users) AND s.status IN ('active', 'grace') AND s.scope = 'whitelist';
+    PERFORM raise_versions(users, urgent);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER whitelist_inserted AFTER INSERT ON whitelisted_nodes
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION whitelist_changed();
+CREATE TRIGGER whitelist_updated AFTER UPDATE ON whitelisted_nodes
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION whitelist_changed();
+CREATE TRIGGER whitelist_deleted AFTER DELETE ON whitelisted_nodes
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION whitelist_changed();

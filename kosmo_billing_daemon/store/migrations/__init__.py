@@ -1,0 +1,159 @@
+"""Brings the schema forward: ``NNNN_what.sql`` beside this file, in order, once, under a lock.
+
+An own runner of one page rather than yoyo or alembic: both are synchronous and want a second
+PostgreSQL driver, and neither refuses tables that it did not make. Forward only, each file in one
+transaction together with its line in ``kosmo_billing_migrations``.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.store.postgres import Connection, translated
+
+LOCK = 0x6B6F736D  # "kosm"; its second key below tells migrations from leadership
+
+OURS = (
+    "attention_cases",
+    "btcpay_invoices",
+    "entitlements",
+    "events",
+    "installation",
+    "subscriptions",
+    "webhook_deliveries",
+    "whitelisted_nodes",
+)
+"""The tables of the first migration: finding one without our ledger means that it is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file: its number, its name, its text and the text's SHA-256."""
+
+    number: int
+    name: str
+    sql: str
+    checksum: str
+
+
+def available() -> tuple[Migration, ...]:
+    """Return the migrations that this version brings, in order."""
+    found = []
+    for file in resources.files(__name__).iterdir():
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            sql = file.read_text(encoding="utf-8")
+            checksum = hashlib.sha256(sql.encode()).hexdigest()
+            found.append(Migration(int(match[1]), match[2], sql, checksum))
+    return tuple(sorted(found, key=lambda migration: migration.number))
+
+
+async def migrate(connection: Connection, schema: str = "public") -> tuple[str, ...]:
+    """Apply what is missing and return the names applied; a second call applies nothing.
+
+    Waits for another daemon that is migrating. Raises ``Misconfigured`` and changes nothing when the
+    schema holds tables of our names that are not ours, or migrations that this version does not know;
+    ``Unavailable`` when the database went away.
+    """
+    with translated():
+        await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, f"migrations of {schema}")
+        try:
+            return await _migrate(connection, schema)
+        finally:
+            await connection.execute(
+                "SELECT pg_advisory_unlock($1, hashtext($2))", LOCK, f"migrations of {schema}"
+            )
+
+
+async def pending(connection: Connection, schema: str = "public") -> tuple[str, ...]:
+    """Return the names of migrations not yet applied, changing nothing.
+
+    Raises ``Misconfigured`` for a schema that this version must not touch.
+    """
+    applied = await _applied(connection, schema)
+    _refuse_strange_history(applied or {})
+    return tuple(migration.name for migration in available() if migration.number not in (applied or {}))
+
+
+async def _migrate(connection: Connection, schema: str) -> tuple[str, ...]:
+    applied = await _applied(connection, schema)
+    if applied is None:
+        await _refuse_foreign_tables(connection, schema)
+    _refuse_strange_history(applied or {})
+    done = []
+    for migration in available():
+        if migration.number in (applied or {}):
+            continue
+        async with connection.transaction():
+            await _enter(connection, schema)
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS kosmo_billing_migrations (number int PRIMARY KEY,"
+                " name text NOT NULL, checksum text NOT NULL,"
+                " applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO kosmo_billing_migrations (number, name, checksum) VALUES ($1, $2, $3)",
+                migration.number,
+                migration.name,
+                migration.checksum,
+            )
+        done.append(migration.name)
+    return tuple(done)
+
+
+def _refuse_strange_history(applied: Mapping[int, tuple[str, str]]) -> None:
+    known = {migration.number: migration for migration in available()}
+    problems = []
+    for number, (name, checksum) in applied.items():
+        if number not in known:
+            problems.append(
+                f"the database has migration {number:04} {name}, which this version does not know"
+            )
+        elif known[number].checksum != checksum:
+            problems.append(f"migration {number:04} {name} was applied with another text")
+    if problems:
+        raise Misconfigured([*problems, "install the version that migrated this database, or a newer one"])
+
+
+async def _enter(connection: Connection, schema: str) -> None:
+    """Make ``schema`` the place of unqualified names until the transaction ends."""
+    quoted = '"' + schema.replace('"', '""') + '"'
+    if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", quoted):
+        await connection.execute(f"CREATE SCHEMA {quoted}")
+    await connection.execute("SELECT set_config('search_path', $1, true)", quoted)
+
+
+async def _applied(connection: Connection, schema: str) -> dict[int, tuple[str, str]] | None:
+    exists = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_tables"
+        " WHERE schemaname = $1 AND tablename = 'kosmo_billing_migrations')",
+        schema,
+    )
+    if not exists:
+        return None
+    async with connection.transaction():
+        await _enter(connection, schema)
+        rows = await connection.fetch(
+            "SELECT number, name, checksum FROM kosmo_billing_migrations ORDER BY number"
+        )
+    return {row["number"]: (row["name"], row["checksum"]) for row in rows}
+
+
+async def _refuse_foreign_tables(connection: Connection, schema: str) -> None:
+    rows = await connection.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)"
+        " AND relkind IN ('r', 'p', 'v', 'm', 'f') AND relname = ANY ($2) ORDER BY relname",
+        schema,
+        list(OURS),
+    )
+    if rows:
+        names = ", ".join(row["relname"] for row in rows)
+        problem = (
+            f"schema {schema} already has {names}, not made by kosmo-billing; nothing was changed."
+            " Move them away or set DATABASE_SCHEMA to a schema of its own"
+        )
+        raise Misconfigured([problem])

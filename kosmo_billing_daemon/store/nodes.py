@@ -1,0 +1,50 @@
+"""Users' whitelists: the nodes a user of a whitelist plan may write to."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from kosmo_billing_daemon.store.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One listed node; ``node_id`` is ``!`` and eight lower-case hex digits."""
+
+    node_id: str
+    label: str | None
+    added_at: datetime
+
+
+def _node(row: Any) -> Node:
+    return Node(node_id=row["node_id"], label=row["label"], added_at=row["added_at"])
+
+
+_LOAD = """
+SELECT node_id, label, added_at FROM whitelisted_nodes WHERE user_id = $1 ORDER BY added_at, node_id
+"""
+
+
+async def load(connection: Connection, user_id: UUID) -> list[Node]:
+    """Return the user's nodes in the order in which they were added."""
+    return [_node(row) for row in await connection.fetch(_LOAD, user_id)]
+
+
+_SAVE = """
+INSERT INTO whitelisted_nodes (user_id, node_id, label, added_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_id, node_id) DO UPDATE SET label = EXCLUDED.label
+"""
+
+
+async def save(connection: Connection, user_id: UUID, node: Node) -> None:
+    """List a node, or give one that is listed another label."""
+    await connection.execute(_SAVE, user_id, node.node_id, node.label, node.added_at)
+
+
+_REMOVE = "DELETE FROM whitelisted_nodes WHERE user_id = $1 AND node_id = $2"
+
+
+async def remove(connection: Connection, user_id: UUID, node_id: str) -> None:
+    """Take a node off the list; one that is not on it changes nothing."""
+    await connection.execute(_REMOVE, user_id, node_id)

@@ -1,0 +1,205 @@
+"""The pool and the transaction: the one place where driver errors become ours."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias, TypeVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from kosmo_billing_daemon.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+Connection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
+T = TypeVar("T")
+
+CHANNEL = "kosmo_billing"
+"""NOTIFY channel; the payload names what changed: ``entitlements`` or ``deliveries``."""
+
+
+class DatabaseAway(Unavailable):
+    """The database cannot be reached or does not answer; wait and try again."""
+
+    code = "database_unavailable"
+
+
+class RetryTransaction(Unavailable):
+    """The transaction lost against another one and may be tried again at once."""
+
+    code = "database_conflict"
+
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+_LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise our errors for the driver's."""
+    try:
+        yield
+    except _LOST as error:
+        raise RetryTransaction(f"database: {error}") from error
+    except _AWAY as error:
+        raise DatabaseAway(f"database: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """Where the rows are. ``statement_timeout`` in seconds bounds every statement."""
+
+    url: str
+    schema: str = "public"
+    most_connections: int = 10
+    connect_timeout: float = 5.0
+    statement_timeout: float = 30.0
+
+    async def connect(self, *, name: str = "kosmo-billing") -> "asyncpg.Connection[Any]":
+        """Open one connection outside the pool; raises ``DatabaseAway``."""
+        with translated():
+            connection: asyncpg.Connection[Any] = await asyncpg.connect(self.url, **self.settings(name))
+            return connection
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the arguments of every connection of ours."""
+        return {
+            "timeout": self.connect_timeout,
+            "command_timeout": self.statement_timeout,
+            "server_settings": {
+                "search_path": '"' + self.schema.replace('"', '""') + '"',
+                "application_name": name,
+                "timezone": "UTC",
+                "idle_in_transaction_session_timeout": "60000",
+                # A peer that vanished without a word is noticed in about ten seconds.
+                "tcp_keepalives_idle": "4",
+                "tcp_keepalives_interval": "2",
+                "tcp_keepalives_count": "3",
+                # Plans chosen for one batch size must not be kept for another (unnest of 1 or 500).
+                "plan_cache_mode": "auto",
+            },
+        }
+
+
+async def _leave_as_it_is(_connection: Connection) -> None:
+    """Reset nothing."""
+
+
+class Pool:
+    """A pool that opens when the database does, and never before it is asked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def database(self) -> Database:
+        return self._database
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(5):
+                await pool.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
+
+    async def _opened(self) -> "asyncpg.Pool[Any]":
+        if self._pool is None:
+            async with self._opening:
+                if self._pool is None:
+                    self._pool = await asyncpg.create_pool(
+                        self._database.url,
+                        # None to begin with: opening asks nothing of the server, so `acquire` alone bounds
+                        # the wait for it, and asyncpg 0.31 logs no traceback when it cannot keep the floor.
+                        min_size=0,
+                        max_size=self._database.most_connections,
+                        max_inactive_connection_lifetime=300,
+                        # We leave nothing in a session; asyncpg would ask the server to reset each time.
+                        reset=_leave_as_it_is,
+                        **self._database.settings("kosmo-billing"),
+                    )
+        return self._pool
+
+    @contextlib.asynccontextmanager
+    async def connection(self, *, wait: float = 10.0) -> AsyncIterator[Connection]:
+        """Borrow a connection for single statements; raises ``DatabaseAway`` after ``wait`` seconds."""
+        with translated():
+            pool = await self._opened()
+            async with pool.acquire(timeout=wait) as connection:
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    # Giving back a connection in the middle of a statement would wait for a server that may
+                    # be frozen, and raise its timeout in place of the cancellation, which would be lost.
+                    connection.terminate()
+                    raise
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Borrow a connection within one transaction: all or nothing."""
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                raise  # the connection is cut, and that rolls back; asking for it would wait for an answer
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await transaction.commit()
+
+    async def retrying(self, work: Callable[[Connection], Awaitable[T]], *, tries: int = 4) -> T:
+        """Run ``work`` in a transaction, again when it lost against another one."""
+        for _ in range(tries - 1):
+            try:
+                async with self.transaction() as connection:
+                    return await work(connection)
+            except RetryTransaction as error:
+                log.info("transaction is tried again: %s", error)
+        async with self.transaction() as connection:
+            return await work(connection)
+
+
+async def lock_users(connection: Connection, users: list[Any]) -> None:
+    """Serialise changes of these users' purchases until the transaction ends.
+
+    Locks are taken in order, so that two batches cannot deadlock. Advisory, because a user without a
+    row must be lockable too, and because row locks on ``entitlements`` are taken after those on
+    ``subscriptions`` by every other writer's trigger.
+    """
+    await connection.execute(_LOCK_USERS, sorted({str(user) for user in users}))
+
+
+# A class of their own: a user whose hash met the leader's would wait for as long as it leads.
+_LOCK_USERS = """
+SELECT pg_advisory_xact_lock(1802465134, hashtext(user_id))
+FROM (SELECT user_id FROM unnest($1::text[]) AS u (user_id) ORDER BY hashtext(user_id)) AS ordered
+"""

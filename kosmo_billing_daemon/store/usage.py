@@ -1,0 +1,254 @@
+"""Usage in and out: each message counted once, on the subscription that was valid when it was sent."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+from kosmo_billing_daemon.domain.metering import Decision
+from kosmo_billing_daemon.store.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The events of several reports, column by column; ``report`` is the place in ``reporters``."""
+
+    user_id: Sequence[str]
+    message_id: Sequence[str]
+    node_id: Sequence[str | None]
+    count: Sequence[int]
+    sent_at: Sequence[datetime]
+    report: Sequence[int]
+    reporters: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A report that could not be read: why, and the beginning of it (at most 4 KiB)."""
+
+    reporter: str
+    reason: str
+    payload: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DayOfUse:
+    """Messages counted on one day (UTC)."""
+
+    day: date
+    messages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedEvent:
+    """One counted message, as its user may see it."""
+
+    message_id: str
+    node_id: str | None
+    count: int
+    sent_at: datetime
+    decision: Decision
+    subscription_id: UUID | None
+
+
+_LOCK = """
+SELECT FROM subscriptions WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
+ORDER BY user_id FOR UPDATE
+"""
+
+
+async def lock_counters(connection: Connection, users: Iterable[str]) -> None:
+    """Lock the current subscription of each user, in the order of every other writer.
+
+    Before ``count`` and apart from it: what a purchase changed while we waited must be seen there.
+    """
+    await connection.execute(_LOCK, list(users))
+
+
+# One statement: its parts see one moment, and nothing of a message comes to Python again. Sorted by
+# the key, which keeps neighbours in the index together and writers with the same messages in step.
+_COUNT = """
+WITH incoming AS MATERIALIZED (
+    SELECT DISTINCT ON (user_id, message_id) *
+    FROM (
+        SELECT user_id, message_id COLLATE "C" AS message_id, node_id, count,
+            least(sent_at, $8) AS sent_at, report, place
+        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::timestamptz[], $6::integer[])
+            WITH ORDINALITY AS row (user_id, message_id, node_id, count, sent_at, report, place)
+    ) AS row
+    ORDER BY user_id, message_id, place
+), counted AS (
+    INSERT INTO usage_events (
+        user_id, message_id, subscription_id, node_id, reporter, count, over_limit, sent_at, received_at)
+    SELECT i.user_id, i.message_id, s.id, i.node_id, ($7::text[])[i.report + 1], i.count,
+        coalesce(s.is_used_up, false), i.sent_at, $8
+    FROM incoming AS i LEFT JOIN LATERAL (
+        SELECT id, messages_used >= messages_limit AS is_used_up FROM subscriptions
+        WHERE user_id = i.user_id AND valid_from <= i.sent_at
+            AND i.sent_at < coalesce(ended_at, grace_until, valid_until)
+        ORDER BY number DESC LIMIT 1
+    ) AS s ON true
+    ORDER BY i.user_id, i.message_id
+    ON CONFLICT (user_id, message_id) DO NOTHING
+    RETURNING user_id, message_id, subscription_id, count, sent_at
+), days AS (
+    INSERT INTO usage_days AS d (user_id, day, messages)
+    SELECT user_id, (sent_at AT TIME ZONE 'UTC')::date AS day, sum(count) FROM counted
+    GROUP BY user_id, day ORDER BY user_id, day
+    ON CONFLICT (user_id, day) DO UPDATE SET messages = d.messages + EXCLUDED.messages
+), added AS (
+    UPDATE subscriptions AS s SET messages_used = s.messages_used + c.count
+    FROM (
+        SELECT subscription_id, sum(count)::bigint AS count FROM counted
+        WHERE subscription_id IS NOT NULL GROUP BY subscription_id
+    ) AS c
+    WHERE s.id = c.subscription_id
+    RETURNING s.id,
+        s.messages_used > s.messages_limit AND s.messages_used - c.count < s.messages_limit AS ran_over
+)
+SELECT i.report, count(*) AS accepted, NULL::uuid AS ran_over
+FROM counted JOIN incoming AS i USING (user_id, message_id) GROUP BY i.report
+UNION ALL SELECT NULL, NULL, id FROM added WHERE ran_over
+"""
+
+
+async def count(connection: Connection, columns: Columns, now: datetime) -> list[int]:
+    """Count events that were never counted; returns how many of each report were.
+
+    The counters must be locked. Thresholds are announced and versions raised by trigger.
+    """
+    rows = await connection.fetch(
+        _COUNT,
+        columns.user_id,
+        columns.message_id,
+        columns.node_id,
+        columns.count,
+        columns.sent_at,
+        columns.report,
+        columns.reporters,
+        now,
+    )
+    accepted = [0] * len(columns.reporters)
+    ran_over: list[UUID] = []
+    for row in rows:
+        if row["report"] is None:
+            ran_over.append(row["ran_over"])
+        else:
+            accepted[row["report"]] = row["accepted"]
+    if ran_over:
+        await connection.execute(_MARK_OVER_LIMIT, ran_over)
+    return accepted
+
+
+# Where the limit lies within a batch: counted back from what is used now, so that use counted by
+# others without events shifts nothing.
+_MARK_OVER_LIMIT = """
+UPDATE usage_events AS u SET over_limit = true
+FROM (
+    SELECT e.user_id, e.message_id, s.messages_used - s.messages_limit - coalesce(sum(e.count) OVER (
+        PARTITION BY s.id ORDER BY e.received_at DESC, e.sent_at DESC, e.message_id DESC
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS over
+    FROM subscriptions AS s JOIN usage_events AS e ON e.user_id = s.user_id AND e.subscription_id = s.id
+    WHERE s.id = ANY ($1::uuid[])
+) AS row
+WHERE row.over > 0 AND u.user_id = row.user_id AND u.message_id = row.message_id
+"""
+
+
+_QUARANTINE = """
+INSERT INTO usage_quarantine (reporter, reason, payload, size, received_at)
+SELECT reporter, reason, payload, size, $5
+FROM unnest($1::text[], $2::text[], $3::bytea[], $4::integer[]) AS row (reporter, reason, payload, size)
+"""
+
+
+async def append_quarantine(connection: Connection, reports: Sequence[Quarantined], now: datetime) -> None:
+    """Keep what could not be read."""
+    if reports:
+        await connection.execute(
+            _QUARANTINE,
+            [report.reporter for report in reports],
+            [report.reason for report in reports],
+            [report.payload for report in reports],
+            [report.size for report in reports],
+            now,
+        )
+
+
+_DAYS = "SELECT day, messages FROM usage_days WHERE user_id = $1 AND day BETWEEN $2 AND $3 ORDER BY day"
+
+
+async def load_days(connection: Connection, user_id: UUID, first: date, last: date) -> list[DayOfUse]:
+    """Return a user's days with messages, both ends included, oldest first."""
+    return [DayOfUse(**row) for row in await connection.fetch(_DAYS, user_id, first, last)]
+
+
+_LATEST = """
+SELECT message_id, node_id, count, sent_at, subscription_id, over_limit FROM usage_events
+WHERE user_id = $1 ORDER BY sent_at DESC LIMIT $2
+"""
+
+
+async def load_latest(connection: Connection, user_id: UUID, limit: int) -> list[CountedEvent]:
+    """Return a user's last messages, newest first."""
+    return [
+        CountedEvent(
+            message_id=row["message_id"],
+            node_id=row["node_id"],
+            count=row["count"],
+            sent_at=row["sent_at"],
+            subscription_id=row["subscription_id"],
+            decision=_decision(row["subscription_id"], over_limit=row["over_limit"]),
+        )
+        for row in await connection.fetch(_LATEST, user_id, limit)
+    ]
+
+
+def _decision(subscription_id: UUID | None, *, over_limit: bool) -> Decision:
+    if subscription_id is None:
+        return Decision.NO_SUBSCRIPTION
+    return Decision.OVER_LIMIT if over_limit else Decision.COUNTED
+
+
+_REMOVE_EVENTS = """
+DELETE FROM usage_events WHERE (user_id, message_id) IN (
+    SELECT user_id, message_id FROM usage_events WHERE received_at < $1 ORDER BY received_at LIMIT $2)
+"""
+
+
+async def remove_events(connection: Connection, before: datetime, limit: int) -> int:
+    """Forget messages that came long ago; returns how many.
+
+    ``before`` must be further back than messages are accepted, else one could count twice.
+    """
+    return _number(await connection.execute(_REMOVE_EVENTS, before, limit))
+
+
+_REMOVE_DAYS = """
+DELETE FROM usage_days WHERE (user_id, day) IN (
+    SELECT user_id, day FROM usage_days WHERE day < $1 ORDER BY day LIMIT $2)
+"""
+
+
+async def remove_days(connection: Connection, before: date, limit: int) -> int:
+    """Forget the sums of days long past; returns how many."""
+    return _number(await connection.execute(_REMOVE_DAYS, before, limit))
+
+
+_REMOVE_QUARANTINE = """
+DELETE FROM usage_quarantine WHERE id IN (
+    SELECT id FROM usage_quarantine
+    WHERE received_at < $1
+        OR id <= (SELECT id FROM usage_quarantine ORDER BY id DESC OFFSET $2 LIMIT 1)
+    ORDER BY id LIMIT $3)
+"""
+
+
+async def remove_quarantined(connection: Connection, before: datetime, newest: int, limit: int) -> int:
+    """Forget quarantined reports that are old, or not among the ``newest``; returns how many."""
+    return _number(await connection.execute(_REMOVE_QUARANTINE, before, newest, limit))
+
+
+def _number(result: str) -> int:
+    return int(result.rpartition(" ")[2])

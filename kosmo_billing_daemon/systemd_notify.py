@@ -1,0 +1,90 @@
+"""What systemd is told and what it hands over: readiness, a status line, signs of life, sockets.
+
+Without systemd (no ``NOTIFY_SOCKET``) everything here does nothing, so callers never ask where they run.
+A message that cannot be sent is dropped: systemd notices silence by itself.
+"""
+
+import os
+import socket
+from contextlib import suppress
+from time import monotonic
+
+_FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
+
+
+def notify(**state: str | int) -> bool:
+    """Send ``NAME=value`` lines; says whether anybody was there to take them."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    # A line break within a value would begin a line of its own.
+    lines = [f"{name.upper()}={' '.join(str(value).splitlines())}" for name, value in state.items()]
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.setblocking(False)
+        connection.sendto("\n".join(lines).encode("utf-8", "backslashreplace"), address)
+        return True
+    return False
+
+
+def ready(text: str) -> None:
+    """Say that the service is up (also after a reload), and how it is."""
+    notify(ready=1, status=text)
+
+
+def status(text: str) -> None:
+    """Set the line that ``systemctl status`` shows."""
+    notify(status=text)
+
+
+def reloading() -> None:
+    """Say that settings are read anew; ``ready`` ends it."""
+    # Type=notify-reload asks for the time, so that an answer to an earlier request is not taken for this one.
+    notify(reloading=1, monotonic_usec=int(monotonic() * 1_000_000))
+
+
+def stopping(text: str = "stopping") -> None:
+    """Say that the end has begun; no new work is taken."""
+    notify(stopping=1, status=text)
+
+
+def watchdog() -> None:
+    """Give a sign of life; only after real progress."""
+    notify(watchdog=1)
+
+
+def extend_timeout(seconds: float) -> None:
+    """Ask for more time to start or to stop, counted from now."""
+    notify(extend_timeout_usec=int(seconds * 1_000_000))
+
+
+def watchdog_interval() -> float | None:
+    """Return the seconds within which a sign of life is expected; ``None`` if none is."""
+    if not _is_us(os.environ.get("WATCHDOG_PID", str(os.getpid()))):
+        return None
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return None
+    return int(microseconds) / 1_000_000
+
+
+def listen_sockets() -> list[socket.socket]:
+    """Take the listening sockets systemd opened for us: once, since the variables are removed."""
+    count, process = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
+    if not _is_us(process):
+        return []
+    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    if not count.isdecimal():
+        return []
+    taken: list[socket.socket] = []
+    for descriptor in range(_FIRST_SOCKET, _FIRST_SOCKET + int(count)):
+        os.set_inheritable(descriptor, False)
+        taken.append(socket.socket(fileno=descriptor))
+        taken[-1].setblocking(False)
+    return taken
+
+
+def _is_us(process: str) -> bool:
+    return process.isdecimal() and int(process) == os.getpid()

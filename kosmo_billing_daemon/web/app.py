@@ -1,0 +1,139 @@
+"""The HTTP door put together: every route, every middleware, and the server that carries them."""
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.contract.document import asyncapi
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.services.entitlements import Entitlements
+from kosmo_billing_daemon.services.inbox import Inbox
+from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.live import Live
+from kosmo_billing_daemon.services.whitelist import Whitelist
+from kosmo_billing_daemon.settings import Http, Webhook
+from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.web import (
+    cors,
+    draining,
+    health,
+    identity,
+    invoices,
+    keys,
+    nodes,
+    pages,
+    plans,
+    problems,
+    requests,
+    subscription,
+    usage,
+    webhooks,
+)
+from kosmo_billing_daemon.web.reference import openapi
+
+PREFIX = "/api/v1/billing"
+
+KEEPALIVE_SECONDS = 75  # longer than common proxies keep theirs, so that they close first
+LINGER_SECONDS = 2  # for who still sends a body that was refused to read why; aiohttp's own are 10
+SHUTDOWN_SECONDS = 10  # for requests in flight: longer than one creation at BTCPay usually takes
+
+
+def build_app(
+    *,
+    http: Http,
+    webhook: Webhook,
+    pool: Pool,
+    invoicing: Invoicing,
+    inbox: Inbox,
+    entitlements: Entitlements,
+    whitelist: Whitelist,
+    live: Live,
+    catalogue: Catalogue,
+    clock: Clock,
+    readiness: Callable[[], Awaitable[health.Readiness]],
+    topics: Topics | None = None,
+    body_seconds: float = requests.BODY_SECONDS,
+) -> web.Application:
+    """Build the application; raises ``Misconfigured`` for an identity mode that is not complete.
+
+    A body that is not complete after ``body_seconds`` is refused.
+    """
+    app = web.Application(
+        middlewares=[problems.middleware, cors.middleware], client_max_size=requests.MAX_BODY_BYTES
+    )
+    app[keys.POOL] = pool
+    app[keys.INVOICING] = invoicing
+    app[keys.INBOX] = inbox
+    app[keys.ENTITLEMENTS] = entitlements
+    app[keys.WHITELIST] = whitelist
+    app[keys.LIVE] = live
+    app[keys.CATALOGUE] = catalogue
+    app[keys.CLOCK] = clock
+    app[keys.BODY_SECONDS] = body_seconds
+    app[keys.REDIRECT_HOSTS] = http.redirect_hosts
+    app[identity.IDENTIFY] = identity.for_mode(http)
+    app[webhooks.INTAKE] = webhooks.Intake.of(webhook)
+    app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), PREFIX, exempt=(PREFIX + webhooks.BRANCH,))
+    app[health.READINESS] = readiness
+    app[pages.OPENAPI] = openapi.served(http.auth_mode)
+    app[pages.ASYNCAPI] = asyncapi(topics)
+    problems.install(app)
+    app.on_response_prepare.append(cors.dress)
+    draining.install(app)
+    for part in (invoices, webhooks, plans, subscription, usage, nodes, pages):
+        app.add_routes(part.routes(PREFIX))
+    app.add_routes(health.routes())
+    app.on_shutdown.append(_end_streams)
+    return app
+
+
+async def serve(
+    app: web.Application, *, host: str, port: int, sockets: Sequence[socket.socket] = ()
+) -> tuple[web.AppRunner, int]:
+    """Listen on ``sockets``, or else on ``host`` and ``port`` (0 takes a free one); raises ``OSError``.
+
+    Returns the runner, which ``draining.drain`` ends, and the port (0 where only
+    unix sockets are listened on).
+    """
+    log = logging.getLogger(f"{__name__}.protocol")
+    log.addFilter(_is_ours)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=log,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=LINGER_SECONDS,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        # A signature is over the bytes as they were sent; and nothing may grow on being read.
+        auto_decompress=False,
+    )
+    await runner.setup()
+    try:
+        if sockets:
+            for inherited in sockets:
+                await web.SockSite(runner, inherited).start()
+        else:
+            await web.TCPSite(runner, host, port).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner, _port(runner)
+
+
+async def _end_streams(app: web.Application) -> None:
+    """End what would never end by itself, so that stopping waits for requests only."""
+    app[keys.LIVE].close()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Leave out what is no HTTP: aiohttp 3 logs it with a traceback, so anybody could fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _port(runner: web.AppRunner) -> int:
+    return next((int(address[1]) for address in runner.addresses if isinstance(address, tuple)), 0)

@@ -1,0 +1,32 @@
+"""Reads that are repeated: an ETag, and 304 with no body for who has that state already.
+
+Browsers may keep these answers but must ask each time (``no-cache``), so a front end that polls sends
+``If-None-Match`` without doing anything for it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+
+from kosmo_billing_daemon.web.rendering import json_bytes
+
+_ANY = "*"
+KEPT = "private, no-cache"
+
+
+def conditional(
+    request: web.Request, body: bytes, *, state: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Answer with ``body``, or 304; ``state`` is what counts of it, where not all does."""
+    tag = hashlib.sha256(body if state is None else state).hexdigest()[:24]
+    named = {"Cache-Control": KEPT, **(headers or {})}
+    wanted = request.if_none_match or ()
+    if any(given.value in (tag, _ANY) for given in wanted):
+        response = web.Response(status=HTTPStatus.NOT_MODIFIED, headers=named)
+    else:
+        response = json_bytes(body, headers=named)
+    # Weak: the same state may be written at different times (issued_at).
+    response.headers["ETag"] = f'{"" if state is None else "W/"}"{tag}"'
+    return response

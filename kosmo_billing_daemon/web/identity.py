@@ -1,0 +1,99 @@
+"""Who asks. The rule it keeps: every way of not being known gets the same answer."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
+from socket import AF_UNIX
+from typing import assert_never
+from uuid import UUID
+
+from aiohttp import web
+
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.settings import AuthMode, Http, Network
+from kosmo_billing_daemon.tokens.checking import Checker, Untrusted, checker
+from kosmo_billing_daemon.web.problems import HttpRefused
+
+Identify = Callable[[web.Request], Awaitable[UserId]]
+IDENTIFY: web.AppKey[Identify] = web.AppKey("identify")
+
+HEADER = "X-User-ID"
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+async def identify(request: web.Request) -> UserId:
+    """Return the user who asks; raises the one 401 for everybody else."""
+    return await request.app[IDENTIFY](request)
+
+
+def for_mode(http: Http) -> Identify:
+    """Choose how requests name their user; raises ``Misconfigured`` for one that is not complete."""
+    match http.auth_mode:
+        case AuthMode.HEADER:
+            return by_header(http.trusted_proxies, trust_unix_sockets=http.trust_unix_sockets)
+        case AuthMode.JWT:
+            if http.jwt is None:
+                raise Misconfigured(["AUTH_MODE=jwt not configured: set the JWT_… variables"])
+            return by_token(checker(http.jwt))
+        case _:
+            assert_never(http.auth_mode)
+
+
+def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identify:
+    """Take the word of trusted proxies, by the address of the connection itself."""
+
+    async def identified(request: web.Request) -> UserId:
+        given = request.headers.getall(HEADER, [])
+        if len(given) != 1 or not _UUID.fullmatch(given[0]):
+            raise unknown()
+        if not _is_trusted(request, trusted, trust_unix_sockets=trust_unix_sockets):
+            raise unknown()
+        return UserId(UUID(given[0]))
+
+    return identified
+
+
+def by_token(tokens: Checker) -> Identify:
+    """Take the word of a signed bearer token, and of nothing else."""
+
+    async def identified(request: web.Request) -> UserId:
+        given = request.headers.getall("Authorization", [])
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        if scheme.lower() != "bearer":
+            raise unknown("Bearer")
+        try:
+            return UserId(await tokens.user(token.strip()))
+        except Untrusted:
+            raise unknown("Bearer") from None
+
+    return identified
+
+
+def unknown(scheme: str = HEADER) -> HttpRefused:
+    """Make the answer for everybody who is not known, whatever the reason."""
+    return HttpRefused(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthenticated",
+        "the request does not say who asks in a way that is trusted",
+        headers={"WWW-Authenticate": scheme},
+    )
+
+
+def _is_trusted(request: web.Request, trusted: Sequence[Network], *, trust_unix_sockets: bool) -> bool:
+    transport = request.transport
+    if transport is None:
+        return False
+    listened = transport.get_extra_info("socket")
+    if listened is not None and listened.family == AF_UNIX:
+        return trust_unix_sockets
+    peer = transport.get_extra_info("peername")
+    try:
+        address = ip_address(peer[0])
+    except (TypeError, IndexError, ValueError):
+        return False
+    # A listener on :: sees IPv4 peers in IPv6 clothes.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return any((mapped or address) in network for network in trusted)

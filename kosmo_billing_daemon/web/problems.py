@@ -1,0 +1,221 @@
+"""Every error as RFC 9457 problem JSON with a stable ``code`` and the request's id.
+
+The rule it keeps: what went wrong on our side is in the log under that id, never in the answer.
+"""
+
+import logging
+import math
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+from uuid import uuid4
+
+from aiohttp import web
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.btcpay.errors import BtcpayRefused
+from kosmo_billing_daemon.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
+from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.services.creation_limit import TooMany
+from kosmo_billing_daemon.web.documents import FieldProblem, Problem
+from kosmo_billing_daemon.web.rendering import encode, json_bytes
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SERVER = "kosmo-billing"  # without versions: they help nobody but who looks for a hole
+
+_REQUEST_ID_HEADER = "X-Request-ID"
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+PROBLEM_CODE: web.RequestKey[str] = web.RequestKey("problem_code", str)
+_QUIET: web.AppKey[Quiet] = web.AppKey("quiet", Quiet)
+
+
+class FieldError(NamedTuple):
+    """One wrong field of a request."""
+
+    field: str
+    message: str
+
+
+class InvalidFields(Invalid):
+    """Several fields of a request are wrong."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
+        self.errors = tuple(errors)
+
+
+class HttpRefused(Refused):
+    """A refusal that only HTTP knows."""
+
+    def __init__(
+        self, status: HTTPStatus, code: str, message: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+_STATUSES: tuple[tuple[type[Refused], HTTPStatus], ...] = (
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (Conflict, HTTPStatus.CONFLICT),
+    (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (Forbidden, HTTPStatus.FORBIDDEN),
+    (TooMany, HTTPStatus.TOO_MANY_REQUESTS),
+)
+
+_HTTP_CODES = {
+    HTTPStatus.NOT_FOUND: ("not_found", "there is nothing at this address"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "this address does not take that method"),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", "the body is larger than allowed"),
+    HTTPStatus.BAD_REQUEST: ("malformed_request", "the request cannot be read"),
+}
+
+_PAYMENT_SERVER = "the payment server cannot be asked at the moment; try again"
+_AWAY = {
+    "database_unavailable": "the database cannot be asked at the moment; try again",
+    "database_conflict": "too many changes at the same time; try again",
+    "overloaded": "too much is waiting at the moment; try again",
+    "keys_unavailable": "tokens cannot be checked at the moment; try again",
+    "stopping": "this server is stopping; connect again",
+}
+"""What callers are told; our own messages name hosts and drivers and are for the log."""
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """Return the id under which the request is logged: the caller's own if it is sane."""
+    known = request.get(_REQUEST_ID)
+    if known is None:
+        given = request.headers.get(_REQUEST_ID_HEADER, "")
+        known = given if _SANE_ID.fullmatch(given) else uuid4().hex
+        request[_REQUEST_ID] = known
+    return known
+
+
+async def dress(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Give every answer, errors and streams included, the headers it must carry."""
+    response.headers[_REQUEST_ID_HEADER] = request_id(request)
+    response.headers["Server"] = SERVER
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
+@web.middleware
+async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as problems, and note each request at DEBUG."""
+    begun = time.monotonic()
+    response = await _answered(request, handler)
+    resource = request.match_info.route.resource
+    log.debug(
+        "request answered",
+        extra=fields(
+            method=request.method,
+            path="unknown" if resource is None else resource.canonical,
+            status=response.status,
+            ms=round((time.monotonic() - begun) * 1000, 1),
+            request_id=request_id(request),
+        ),
+    )
+    return response
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except HttpRefused as error:
+        return _problem(request, error.status, error.code, error.message, headers=error.headers)
+    except BtcpayRefused as error:
+        # Not the caller's fault: what BTCPay refuses, we asked.
+        log.warning(
+            "BTCPay refused what a request needed: %s", error, extra=fields(request_id=request_id(request))
+        )
+        return _unavailable(request, Unavailable(error.message, code=error.code))
+    except Refused as error:
+        return _refused(request, error)
+    except Unavailable as error:
+        if request.app[_QUIET].allows(error.code):
+            log.warning(
+                "a request found something away: %s", error, extra=fields(request_id=request_id(request))
+            )
+        return _unavailable(request, error)
+    except web.RequestPayloadError:
+        return _http(request, HTTPStatus.BAD_REQUEST)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        allow = error.headers.get("Allow")
+        return _http(request, HTTPStatus(error.status), {} if allow is None else {"Allow": allow})
+    except Exception:
+        log.exception("a request failed by a bug", extra=fields(request_id=request_id(request)))
+        return _problem(
+            request,
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "something went wrong here; the request id tells us what",
+        )
+
+
+def _refused(request: web.Request, error: Refused) -> web.Response:
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
+    errors: Sequence[FieldError] = ()
+    if isinstance(error, InvalidFields):
+        errors = error.errors
+    elif isinstance(error, Invalid) and error.field is not None:
+        errors = (FieldError(error.field, error.message),)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, TooMany) else None
+    return _problem(request, status, error.code, error.message, errors=errors, headers=headers)
+
+
+def _unavailable(request: web.Request, error: Unavailable) -> web.Response:
+    told = _AWAY.get(error.code)
+    if told is None:
+        is_btcpay = error.code.startswith("btcpay_")
+        told = _PAYMENT_SERVER if is_btcpay else "this is not available at the moment; try again"
+    headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, error.code, told, headers=headers)
+
+
+def _http(request: web.Request, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> web.Response:
+    code, told = _HTTP_CODES.get(status, (status.name.lower(), status.description or status.phrase))
+    return _problem(request, status, code, told, headers=headers)
+
+
+def _problem(
+    request: web.Request,
+    status: HTTPStatus,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    request[PROBLEM_CODE] = code
+    document = Problem(
+        type="about:blank",
+        title=status.phrase,
+        status=int(status),
+        detail=detail,
+        code=code,
+        request_id=request_id(request),
+        errors=tuple(FieldProblem(error.field, error.message) for error in errors),
+    )
+    response = json_bytes(
+        encode(document).encode(errors="replace"),
+        status=status,
+        headers=headers,
+        content_type="application/problem+json",
+    )
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+        response.force_close()  # the rest of the body is still under way
+    return response
+
+
+def install(app: web.Application) -> None:
+    """Prepare the application for ``middleware`` and ``dress``."""
+    app[_QUIET] = Quiet()
+    app.on_response_prepare.append(dress)

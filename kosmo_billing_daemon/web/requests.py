@@ -1,0 +1,130 @@
+"""Bodies and queries as they come in: bounded in size and time, and exact about what is wrong.
+
+The rule it keeps: a body that is not understood to the last field is refused, since it may ask for money.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.web import keys
+from kosmo_billing_daemon.web.documents import InvoiceRequest, NodeRequest
+from kosmo_billing_daemon.web.problems import FieldError, HttpRefused, InvalidFields
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 30.0
+"""A body that is not complete by then never will be."""
+
+
+async def read_body(request: web.Request, *, most: int = MAX_BODY_BYTES) -> bytes:
+    """Return the raw body; refuses what is larger than ``most`` bytes, encoded, or too slow."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HttpRefused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_encoding",
+            "send the body as it is, without Content-Encoding",
+        )
+    too_large = HttpRefused(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"a body of at most {most} bytes is taken"
+    )
+    if (request.content_length or 0) > most:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(request.app[keys.BODY_SECONDS]):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > most:
+                    raise too_large
+    except TimeoutError:
+        raise HttpRefused(
+            HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time"
+        ) from None
+    except ConnectionError:  # nobody will read the answer
+        raise HttpRefused(HTTPStatus.BAD_REQUEST, "malformed_request", "the body broke off") from None
+    return bytes(body)
+
+
+async def read_object(request: web.Request, kind: type[InvoiceRequest | NodeRequest]) -> Mapping[str, Any]:
+    """Return the JSON object in the body, with no fields but those of ``kind``; an empty body has none.
+
+    JSON is read whatever type the request names, since ``curl -d`` calls it a form; a real form is refused.
+    """
+    if request.content_type.startswith("multipart/"):
+        raise HttpRefused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "a JSON object is needed, not a form"
+        )
+    document = _decoded(await read_body(request))
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in document if name not in known]
+    if unknown:
+        told = f"there is no such field; known are {', '.join(known)}"
+        raise InvalidFields([FieldError(_shown(name), told) for name in unknown[:10]])
+    return document
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    if not body:
+        return {}
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise _not_json("the body is not JSON in UTF-8") from None
+    if not isinstance(document, dict):
+        raise _not_json("the body is not a JSON object")
+    return document
+
+
+def _not_json(message: str) -> HttpRefused:
+    return HttpRefused(HTTPStatus.BAD_REQUEST, "malformed_body", message)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise InvalidFields([FieldError(_shown(_repeated(pairs)), "it is there twice")])
+    return document
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> str:
+    names = [name for name, _ in pairs]
+    return next(name for name in names if names.count(name) > 1)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _shown(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name[:64])
+
+
+def text(document: Mapping[str, Any], name: str, *, most: int) -> str:
+    """Return a text of 1 to ``most`` characters that must be there."""
+    value = optional_text(document, name)
+    if value is None or not 1 <= len(value) <= most:
+        raise Invalid(f"a text of 1 to {most} characters is needed", field=name)
+    return value
+
+
+def optional_text(document: Mapping[str, Any], name: str) -> str | None:
+    """Return a text, or nothing where it is absent or null."""
+    value = document.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Invalid("a text is needed", field=name)
+    return value
+
+
+def parameter(request: web.Request, name: str) -> str | None:
+    """Return a query parameter; given twice it is refused."""
+    values = request.query.getall(name, [])
+    if len(values) > 1:
+        raise Invalid("it is given twice", field=name)
+    return values[0] if values else None

@@ -1,0 +1,103 @@
+"""BTCPay's webhooks: verify, record, answer. What they hint at is looked up by settlement.
+
+BTCPay drops what gets a plain 4xx and stalls its queue behind a 5xx, so everything authentic is
+recorded and answered 200, whatever it says; 503 only when nothing could be recorded.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import uuid4
+
+from aiohttp import web
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.btcpay import signature
+from kosmo_billing_daemon.btcpay.errors import Malformed
+from kosmo_billing_daemon.btcpay.payloads import hint
+from kosmo_billing_daemon.errors import Forbidden
+from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.settings import Webhook, WebhookTrust
+from kosmo_billing_daemon.store.deliveries import Delivery
+from kosmo_billing_daemon.web import keys
+from kosmo_billing_daemon.web.documents import Recorded
+from kosmo_billing_daemon.web.problems import request_id
+from kosmo_billing_daemon.web.rendering import json_response
+from kosmo_billing_daemon.web.requests import read_body
+
+log = logging.getLogger(__name__)
+
+BRANCH = "/webhooks/"
+MAX_BODY_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """How deliveries are judged: with ``secrets`` they must be signed with one of them."""
+
+    secrets: tuple[bytes, ...]
+    keep_claims: bool
+    quiet: Quiet = field(default_factory=Quiet)
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> "Intake":
+        secrets = tuple(secret.get_secret_value().encode() for secret in webhook.secrets)
+        return cls(secrets=secrets, keep_claims=webhook.trust is WebhookTrust.BODY)
+
+    def is_authentic(self, body: bytes, signatures: Sequence[str]) -> bool:
+        if not self.secrets:
+            return True
+        return len(signatures) == 1 and signature.verify(body, signatures[0], self.secrets)
+
+    def delivery(self, body: bytes, now: datetime) -> Delivery:
+        """Reduce a body to what it hints at; raises ``Malformed`` for one that nobody signed."""
+        try:
+            read = hint(body)
+        except Malformed:
+            if not self.secrets:
+                raise
+            return Delivery(
+                delivery_id=f"malformed-{hashlib.sha256(body).hexdigest()[:32]}",
+                received_at=now,
+                type="malformed",
+                btcpay_invoice_id=None,
+                order_id=None,
+                store_id=None,
+            )
+        return Delivery(
+            delivery_id=read.delivery_id or f"unsigned-{uuid4()}",
+            received_at=now,
+            type=read.type,
+            btcpay_invoice_id=read.invoice_id,
+            order_id=read.order_id,
+            store_id=read.store_id,
+            claimed_status=read.claimed_status if self.keep_claims else None,
+        )
+
+
+INTAKE = web.AppKey("intake", Intake)
+
+
+def routes(prefix: str) -> Sequence[web.RouteDef]:
+    return [web.post(f"{prefix}{BRANCH}btcpay", _receive)]
+
+
+async def _receive(request: web.Request) -> web.Response:
+    intake = request.app[INTAKE]
+    body = await read_body(request, most=MAX_BODY_BYTES)
+    signatures = request.headers.getall(signature.HEADER, [])
+    if not intake.is_authentic(body, signatures):
+        if intake.quiet.allows("refused"):
+            log.warning(
+                "webhook refused: its signature is %s; is WEBHOOK_SECRET the secret of BTCPay's webhook?",
+                "wrong" if signatures else "missing",
+                extra=fields(peer=request.remote, request_id=request_id(request)),
+            )
+        raise Forbidden(
+            "BTCPay-Sig is missing or does not match; check that WEBHOOK_SECRET is the webhook's secret",
+            code="bad_signature",
+        )
+    await request.app[keys.INBOX].record(intake.delivery(body, request.app[keys.CLOCK]()))
+    return json_response(Recorded(recorded=True))

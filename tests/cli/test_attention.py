@@ -1,0 +1,148 @@
+"""Late, partial and mismatched payments lead an operator to the right command without reading code."""
+
+from typing import Any
+
+import pytest
+
+from kosmo_billing_daemon.domain.invoices import Invoice
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from tests.cli.conftest import Cli
+from tests.services.conftest import Shop
+
+pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
+
+
+async def paid_late(shop: Shop, user: UserId) -> Invoice:
+    invoice = await shop.open(user)
+    await shop.wait(minutes=16)
+    await shop.wait(hours=72)
+    await shop.act(invoice, "pay_late", "confirm")
+    return invoice
+
+
+async def paid_partly(shop: Shop, user: UserId) -> Invoice:
+    invoice = await shop.open(user)
+    await shop.act(invoice, "pay_partial", "confirm")
+    await shop.wait(minutes=16)
+    return invoice
+
+
+async def paid_another_price(shop: Shop, user: UserId) -> Invoice:
+    """The invoice at BTCPay was edited: it does not carry what was quoted."""
+    invoice = await shop.open(user)
+    await shop.front.execute("UPDATE btcpay_invoices SET amount = 6.00 WHERE id = $1", invoice.id)
+    await shop.lightning(invoice)
+    return invoice
+
+
+PAYMENTS = {"late_payment": paid_late, "partial_payment": paid_partly, "mismatch": paid_another_price}
+
+
+@pytest.mark.parametrize("kind", PAYMENTS)
+async def test_attention_names_the_command_that_gives_the_plan(
+    shop: Shop, cli: Cli, user: UserId, kind: str
+) -> None:
+    invoice = await PAYMENTS[kind](shop, user)
+    (case,) = (await cli("attention", "--json")).json
+    assert (case["kind"], case["user_id"], case["invoice_id"]) == (kind, str(user), invoice.btcpay_invoice_id)
+    settle, close = [way["command"] for way in case["commands"]]
+    shown = (await cli("attention")).out
+    assert settle in shown
+    assert close in shown
+    assert await shop.front.subscriptions(user) == []
+    done = await cli.typed(settle)
+    assert (done.code, "fulfilled now" in done.out) == (0, True), done
+    assert await shop.front.statuses(user) == ["active"]
+    assert (await cli("attention", "--json")).json == []
+    assert "no money needs a decision" in (await cli("attention")).out
+
+
+@pytest.mark.parametrize("kind", PAYMENTS)
+async def test_user_show_leads_to_the_same_command(shop: Shop, cli: Cli, user: UserId, kind: str) -> None:
+    invoice = await PAYMENTS[kind](shop, user)
+    shown = await cli("user", "show", str(user))
+    assert shown.code == 0
+    assert "nothing was ever bought" in shown.out
+    assert "money needs a decision" in shown.out
+    wanted = f"kosmo-billing invoices settle {invoice.btcpay_invoice_id} --reason TICKET"
+    assert wanted in shown.out
+    assert wanted in (await cli("invoices", "show", str(invoice.btcpay_invoice_id))).out
+    (case,) = (await cli("user", "show", str(user), "--json")).json["cases"]
+    assert case["kind"] == kind
+
+
+async def test_refunded_case_is_closed_with_its_reason_and_gives_nothing(
+    shop: Shop, cli: Cli, user: UserId
+) -> None:
+    await paid_partly(shop, user)
+    (case,) = (await cli("attention", "--json")).json
+    closed = await cli("attention", "close", str(case["case"]), "--reason", "refunded 2.50, ticket 7")
+    assert closed.code == 0
+    assert await shop.front.subscriptions(user) == []
+    told: dict[str, Any] = (await cli("user", "show", str(user), "--json")).json
+    assert told["cases"][0]["commands"] == []
+    assert "refunded 2.50, ticket 7" in told["cases"][0]["resolution"]
+    assert [(deed["action"], deed["reason"]) for deed in told["audit"]] == [
+        ("attention.close", "refunded 2.50, ticket 7")
+    ]
+    again = await cli("attention", "close", str(case["case"]), "--reason", "again")
+    assert again.code == 1
+    assert "closed" in again.err
+
+
+async def test_overpayment_offers_to_close_but_not_to_settle_again(
+    shop: Shop, cli: Cli, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice, "7.00")
+    (case,) = (await cli("attention", "--json")).json
+    assert case["kind"] == "overpaid"
+    assert [way["command"].split()[1:3] for way in case["commands"]] == [["attention", "close"]]
+
+
+async def test_settling_twice_changes_nothing_more(shop: Shop, cli: Cli, user: UserId) -> None:
+    invoice = await paid_late(shop, user)
+    name = str(invoice.id)
+    assert (await cli("invoices", "settle", name, "--reason", "first", "--json")).json["changed"] is True
+    (before,) = await shop.front.subscriptions(user)
+    assert (await cli("invoices", "settle", name, "--reason", "second", "--json")).json["changed"] is False
+    (after,) = await shop.front.subscriptions(user)
+    assert dict(after) == dict(before)
+
+
+async def test_invoice_without_any_money_is_settled_only_on_purpose(
+    shop: Shop, cli: Cli, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    name = str(invoice.btcpay_invoice_id)
+    refused = await cli("invoices", "settle", name, "--reason", "paid in cash")
+    assert refused.code == 1
+    assert "--unpaid" in refused.err
+    assert await shop.front.subscriptions(user) == []
+    done = await cli("invoices", "settle", name, "--reason", "paid in cash", "--unpaid")
+    assert done.code == 0
+    assert await shop.front.statuses(user) == ["active"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("invoices", "settle", "unknown", "--reason", "r"),
+        ("invoices", "show", "unknown"),
+        ("attention", "close", "4711", "--reason", "r"),
+    ],
+)
+async def test_what_does_not_exist_is_said_in_one_line(cli: Cli, arguments: tuple[str, ...]) -> None:
+    result = await cli(*arguments)
+    assert result.code == 1
+    assert result.err.startswith("kosmo-billing: there is no ")
+    assert result.err.count("\n") == 1
+
+
+async def test_settlement_is_written_down_with_who_and_why(shop: Shop, cli: Cli, user: UserId) -> None:
+    invoice = await paid_late(shop, user)
+    await cli("invoices", "settle", str(invoice.id), "--reason", "kind")
+    (deed,) = await shop.front.rows("SELECT * FROM audit_log")
+    assert (deed["action"], deed["reason"], deed["user_id"]) == ("invoice.settle", "kind", user)
+    assert deed["who"]
+    assert "kind" in (await cli("user", "show", str(user))).out

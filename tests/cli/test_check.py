@@ -1,0 +1,172 @@
+"""``check`` says what is wrong in the surroundings, and how to mend each thing; never a secret."""
+
+import json
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from kosmo_billing_daemon.demo.btcpay import BILLING_PERMISSIONS
+from kosmo_billing_daemon.store.inspection import TABLES
+from tests.cli.conftest import Cli
+from tests.mqtt.shipped import PASSWORD, ShippedMosquitto
+from tests.support.daemon import STORE, WEBHOOK_SECRET
+from tests.support.world import World
+
+pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
+
+URL = "http://127.0.0.1:9/api/v1/billing/webhooks/btcpay"
+
+
+def wrong(told: dict[str, Any]) -> list[str]:
+    return [f"{f['part']}: {f['fact']} -> {f['advice']}" for f in told["findings"] if f["ok"] is False]
+
+
+async def look(cli: Cli, *arguments: str, **more: str) -> dict[str, Any]:
+    """Run check and return what it found; the exit code must agree."""
+    result = await cli("check", "--json", *arguments, **more)
+    told: dict[str, Any] = json.loads(result.out)
+    assert result.code == (0 if told["ok"] else 1), result
+    return told
+
+
+async def test_everything_in_order_is_all_right_signs(world: World, at_world: Cli) -> None:
+    """With the shipped broker and no daemon the real publications are our own."""
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    shown = await at_world("check", WEBHOOK_URL=URL)
+    assert shown.code == 0, shown
+    assert "✗" not in shown.out
+    assert "✓" in shown.out
+    assert "all is well" in shown.out
+    for part in ("settings", "database", "broker", "btcpay", "clock"):
+        assert f"✓ {part}" in shown.out
+
+
+async def test_gateway_that_can_write_rights_is_found(
+    world: World, at_world: Cli, broker: ShippedMosquitto
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    account = {"WEBHOOK_URL": URL, "CHECK_GATEWAY_PASSWORD": PASSWORD}
+    told = await look(at_world, CHECK_GATEWAY_USERNAME="gateway-1", **account)
+    assert wrong(told) == []
+    assert any("gateway-1 cannot write" in f["fact"] for f in told["findings"])
+    rights = broker.acl.read_text().replace("user gateway-1\n", "user gateway-1\ntopic write kosmo/#\n")
+    broker.acl.write_text(rights)
+    await broker.reload()
+    (found,) = wrong(await look(at_world, CHECK_GATEWAY_USERNAME="gateway-1", **account))
+    assert "could forge rights" in found
+    assert "acl_file" in found
+
+
+async def test_daemon_that_may_not_write_is_told_which_topic(
+    world: World, at_world: Cli, broker: ShippedMosquitto
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    rights = broker.acl.read_text().replace("topic write kosmo/billing/v1/events/#\n", "", 1)
+    broker.acl.write_text(rights)
+    await broker.reload()
+    (found,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "may not write kosmo/billing/v1/events/" in found
+    (refused,) = wrong(await look(at_world, WEBHOOK_URL=URL, MQTT_PASSWORD="another"))
+    assert "password_file" in refused
+
+
+async def test_check_beside_a_daemon_lets_it_speak_for_itself(world: World, at_world: Cli) -> None:
+    """The shipped broker gives one account one session: connecting as the daemon would cut it off."""
+    daemon = await world.daemon()
+    user = await world.buy(daemon)
+    await world.until_published(user)
+    port = daemon.url.rpartition(":")[2]
+    before = world.observer.states()
+    told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port)
+    assert wrong(told) == []
+    facts = [f["fact"] for f in told["findings"]]
+    assert any("the running daemon publishes" in fact for fact in facts)
+    assert any("its last delivery" in fact and "arrived" in fact for fact in facts)
+    assert world.observer.states() == before
+
+
+async def test_each_fault_at_btcpay_is_named_with_its_cure(world: World, at_world: Cli) -> None:
+    simulator = world.simulator
+    (none,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "no webhook leads to" in none
+    assert "webhook register" in none
+    simulator.add_webhook(URL, WEBHOOK_SECRET, enabled=False, events=["InvoiceSettled"])
+    (bad,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "switched off" in bad
+    assert "InvoiceProcessing" in bad
+    (denied,) = wrong(await look(at_world, WEBHOOK_URL=URL, BTCPAY_API_KEY="f" * 40))
+    assert "BTCPAY_API_KEY" in denied
+    lesser = tuple(p for p in BILLING_PERMISSIONS if "webhooks" not in p)
+    simulator.add_key("e" * 40, lesser)
+    lacking = wrong(await look(at_world, WEBHOOK_URL=URL, BTCPAY_API_KEY="e" * 40))
+    assert "btcpay.store.webhooks.canmodifywebhooks" in lacking[0]
+    elsewhere = wrong(await look(at_world, WEBHOOK_URL=URL, BTCPAY_STORE_ID=f"{STORE}Not"))
+    assert any("BTCPAY_STORE_ID" in found for found in elsewhere)
+    await simulator.go_away()
+    (away,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "BTCPAY_URL" in away
+
+
+async def test_webhook_whose_deliveries_are_refused_is_found(world: World, at_world: Cli) -> None:
+    daemon = await world.daemon(WEBHOOK_SECRET="not-what-btcpay-signs-with")
+    hook = next(iter(world.simulator._engine.webhooks.registered))
+    await world.order(daemon, await world.buy(daemon))
+    await world.simulator.drained()
+    assert world.simulator.deliveries(hook)
+    port = daemon.url.rpartition(":")[2]
+    found = wrong(await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port))
+    assert any("403" in line and "webhook register" in line for line in found), found
+
+
+async def test_database_that_is_empty_or_away_is_named_with_its_cure(
+    world: World, at_world: Cli, empty_database_url: str
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    (behind,) = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=empty_database_url))
+    assert "kosmo-billing migrate" in behind
+    gone = "postgresql://kosmo:password-of-the-database@127.0.0.1:9/kosmo"
+    (away,) = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=gone))
+    assert "DATABASE_URL" in away
+    assert (await at_world("migrate", DATABASE_URL=empty_database_url)).code == 0
+    assert wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=empty_database_url)) == []
+
+
+async def test_schema_of_another_version_is_named_and_not_called_up_to_date(
+    world: World, at_world: Cli
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    await world.execute("UPDATE kosmo_billing_migrations SET checksum = 'other' WHERE number = 1")
+    (found,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "was applied with another text" in found
+    assert "install the version that migrated" in found
+
+
+async def test_role_without_rights_is_given_the_statement_that_mends_it(world: World, at_world: Cli) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    role = f"poor_{world.database_url.rpartition('/')[2].partition('?')[0]}"
+    await world.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'password-of-the-database'")
+    try:
+        await world.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+        await world.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        await world.execute(f"REVOKE UPDATE ON subscriptions FROM {role}")
+        parts = urlsplit(world.database_url)
+        url = urlunsplit(
+            parts._replace(netloc=f"{role}:password-of-the-database@{parts.netloc.rpartition('@')[2]}")
+        )
+        (found,) = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=url))
+        assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON subscriptions TO {role}" in found
+    finally:
+        await world.execute(f"DROP OWNED BY {role}")
+        await world.execute(f"DROP ROLE {role}")
+
+
+async def test_bad_settings_are_all_named_and_end_with_78(at_world: Cli) -> None:
+    result = await at_world("check", BTCPAY_STORE_ID="", MQTT_PORT="many")
+    assert result.code == 78
+    assert result.out.count("✗ settings") == 2
+
+
+async def test_every_table_of_ours_is_among_those_whose_rights_are_checked(world: World) -> None:
+    tables = await world.value("SELECT array_agg(tablename::text) FROM pg_tables WHERE schemaname = 'public'")
+    assert set(tables) == set(TABLES)

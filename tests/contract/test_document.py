@@ -1,0 +1,346 @@
+"""The AsyncAPI document and the code say the same."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from kosmo_billing_daemon.contract import payloads
+from kosmo_billing_daemon.contract.document import asyncapi
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
+from kosmo_billing_daemon.contract.payloads import (
+    MAX_COUNT,
+    MAX_EVENTS_PER_REPORT,
+    EntitlementDocument,
+    QuotaState,
+    Rejection,
+    Scope,
+    Standing,
+    StatusDocument,
+    UsageAck,
+    UsageEvent,
+    UsageReport,
+    Watermark,
+    cloud_event,
+)
+from kosmo_billing_daemon.contract.topics import SHARDS, Topics
+from kosmo_billing_daemon.domain import invoices, metering, subscriptions
+from kosmo_billing_daemon.gate import Decision, Reason
+from tests.contract.schemas import DOCUMENT, SCHEMAS, errors, schema_of
+
+USER = UUID("7b1d6f3e-3f0c-4f55-9d7e-0a4c1f6a2b90")
+PARAMETERS = {"shard": "7b", "user_id": str(USER), "type": "quota.warning", "reporter": "gateway-1"}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RETAINED = {"publishEntitlement", "publishStatus", "publishWatermark"}
+
+ids = some.text(some.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=128)
+whole = some.integers(0, 2**53 - 1)
+times = some.integers(0, 2**52).map(lambda microseconds: EPOCH + timedelta(microseconds=microseconds))
+nodes = some.from_regex(r"![0-9a-f]{8}", fullmatch=True)
+
+entitlements = some.builds(
+    EntitlementDocument,
+    version=some.integers(1, 2**53 - 1),
+    user_id=some.uuids(),
+    plan_type=ids,
+    status=some.sampled_from(Standing),
+    scope=some.sampled_from(Scope),
+    allowed_nodes=some.lists(nodes, max_size=32).map(tuple),
+    features=some.lists(ids, max_size=3).map(tuple),
+    messages_limit=some.none() | whole,
+    messages_used=whole,
+    quota_state=some.sampled_from(QuotaState),
+    subscription_id=some.none() | some.uuids(),
+    valid_from=some.none() | times,
+    valid_until=some.none() | times,
+    grace_until=some.none() | times,
+    issued_at=times,
+)
+usage_events = some.builds(
+    UsageEvent,
+    message_id=ids,
+    user_id=some.uuids(),
+    node_id=some.none() | ids,
+    sent_at=times,
+    count=some.integers(1, MAX_COUNT),
+)
+reports = some.builds(
+    UsageReport,
+    report_id=ids,
+    events=some.lists(usage_events, min_size=1, max_size=5).map(tuple),
+    rejected=some.just(()),
+)
+rejections = some.builds(Rejection, ids, ids)
+acks = some.builds(
+    UsageAck,
+    report_id=ids,
+    accepted=whole,
+    duplicates=whole,
+    rejected=some.lists(rejections, max_size=3).map(tuple),
+)
+watermarks = some.builds(Watermark, sequence=whole, entitlements=whole, greatest_version=whole, database=ids)
+
+MESSAGES = {"Entitlement": entitlements, "UsageReport": reports, "UsageAck": acks, "Watermark": watermarks}
+DECODERS: dict[str, Any] = {
+    "Entitlement": EntitlementDocument,
+    "UsageReport": UsageReport,
+    "UsageAck": UsageAck,
+    "Watermark": Watermark,
+}
+
+
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object of the document that is no example."""
+    if isinstance(value, dict):
+        yield value
+        for name, inner in value.items():
+            if name not in ("examples", "example"):
+                yield from walk(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from walk(inner)
+
+
+def resolve(pointer: str) -> Any:
+    found: Any = DOCUMENT
+    for name in pointer.removeprefix("#/").split("/"):
+        found = found[name]
+    return found
+
+
+def test_it_is_asyncapi_3_and_every_reference_leads_somewhere() -> None:
+    assert DOCUMENT["asyncapi"] == "3.0.0"
+    assert set(DOCUMENT) == {
+        "asyncapi",
+        "info",
+        "defaultContentType",
+        "servers",
+        "channels",
+        "operations",
+        "components",
+    }
+    for part in walk(DOCUMENT):
+        if "$ref" in part:
+            assert set(part) == {"$ref"}, "nothing stands beside a reference"
+            assert isinstance(resolve(part["$ref"]), dict)
+
+
+def test_operations_name_messages_of_their_own_channel() -> None:
+    for operation in DOCUMENT["operations"].values():
+        assert operation["action"] in {"send", "receive"}
+        for side in (operation, operation.get("reply", operation)):
+            channel = side["channel"]["$ref"]
+            assert channel.startswith("#/channels/")
+            assert all(message["$ref"].startswith(f"{channel}/messages/") for message in side["messages"])
+
+
+def test_every_channel_is_used_and_names_its_parameters() -> None:
+    used = {operation["channel"]["$ref"] for operation in DOCUMENT["operations"].values()}
+    assert used == {f"#/channels/{name}" for name in DOCUMENT["channels"]}
+    for channel in DOCUMENT["channels"].values():
+        assert set(re.findall(r"\{(\w+)\}", channel["address"])) == set(channel.get("parameters", {}))
+
+
+@pytest.mark.parametrize("topics", [Topics(), Topics("elsewhere/v1")])
+def test_the_addresses_are_the_topics(topics: Topics) -> None:
+    channels = json.loads(asyncapi(topics))["channels"]
+    assert {name: channel["address"].format(**PARAMETERS) for name, channel in channels.items()} == {
+        "entitlements": topics.entitlement(USER),
+        "events": topics.event("quota.warning"),
+        "usage": topics.usage("gateway-1"),
+        "usageAcks": topics.usage_ack("gateway-1"),
+        "status": topics.status,
+        "watermark": topics.watermark,
+    }
+    assert PARAMETERS["shard"] in SHARDS
+
+
+def test_retained_is_what_is_state() -> None:
+    bindings = {name: operation["bindings"]["mqtt"] for name, operation in DOCUMENT["operations"].items()}
+    assert {name for name, binding in bindings.items() if binding["retain"]} == RETAINED
+    assert {binding["qos"] for binding in bindings.values()} == {1}
+
+
+@pytest.mark.parametrize("name", DOCUMENT["components"]["messages"])
+def test_every_message_has_an_example_that_fits(name: str) -> None:
+    message = DOCUMENT["components"]["messages"][name]
+    schema = message["payload"]["$ref"].rpartition("/")[2]
+    assert message["examples"]
+    for example in message["examples"]:
+        assert errors(schema, example["payload"]) == []
+        if name in DECODERS:
+            DECODERS[name].decode(json.dumps(example["payload"]).encode())
+
+
+@pytest.mark.parametrize(
+    ("schema", "kind", "not_sent"),
+    [
+        ("Entitlement", EntitlementDocument, set[str]()),
+        ("Status", StatusDocument, set[str]()),
+        ("Watermark", Watermark, set[str]()),
+        ("UsageEvent", UsageEvent, set[str]()),
+        ("UsageReport", UsageReport, {"rejected"}),
+        ("UsageAck", UsageAck, set[str]()),
+        ("Rejection", Rejection, set[str]()),
+        ("Decision", Decision, set[str]()),
+    ],
+)
+def test_the_fields_are_those_of_the_class(schema: str, kind: Any, not_sent: set[str]) -> None:
+    assert set(SCHEMAS[schema]["properties"]) == {field.name for field in fields(kind)} - not_sent
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (SCHEMAS["Standing"]["enum"], Standing),
+        (SCHEMAS["Scope"]["enum"], Scope),
+        (SCHEMAS["QuotaState"]["enum"], QuotaState),
+        (SCHEMAS["Reason"]["enum"], Reason),
+        (SCHEMAS["InvoiceFacts"]["properties"]["status"]["enum"], invoices.InvoiceStatus),
+        (SCHEMAS["InvoiceFacts"]["properties"]["payment"]["enum"], invoices.Payment),
+        (SCHEMAS["InvoiceFacts"]["properties"]["kind"]["enum"], invoices.CaseKind),
+        (SCHEMAS["SubscriptionFacts"]["properties"]["source"]["enum"], subscriptions.Source),
+    ],
+)
+def test_the_words_are_those_of_the_code(words: list[str], kind: type[StrEnum]) -> None:
+    assert words == list(kind)
+
+
+def test_every_reason_of_the_gate_is_explained() -> None:
+    for reason in Reason:
+        assert f"{reason}: " in SCHEMAS["Reason"]["description"]
+
+
+def test_news_of_rights_are_those_of_the_domain() -> None:
+    types = SCHEMAS["SubscriptionEvent"]["properties"]["type"]["enum"]
+    assert set(types) == {f"subscription.{news}" for news in subscriptions.News} | {"subscription.expiring"}
+
+
+def test_the_bounds_are_those_of_the_code() -> None:
+    report, event = SCHEMAS["UsageReport"]["properties"], SCHEMAS["UsageEvent"]["properties"]
+    assert report["events"]["maxItems"] == MAX_EVENTS_PER_REPORT
+    assert event["count"]["maximum"] == MAX_COUNT
+    assert event["message_id"]["maxLength"] == event["node_id"]["maxLength"] == MAX_ID_LENGTH
+    assert metering.TOO_OLD in SCHEMAS["Rejection"]["properties"]["reason"]["examples"]
+    assert f"{metering.ACCEPTED_LATE.days} days" in event["sent_at"]["description"]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_what_the_code_writes_fits(name: str) -> None:
+    @given(message=MESSAGES[name])
+    def check(message: Any) -> None:
+        payload = message.encode()
+        assert errors(name, json.loads(payload)) == []
+        assert type(message).decode(payload) == message
+
+    check()
+
+
+def test_status_and_news_that_the_code_writes_fit() -> None:
+    now = datetime(2026, 3, 1, 12, 30, 0, 5, tzinfo=UTC)
+    status = StatusDocument(state="online", instance="here", version="1", since=now)
+    assert errors("Status", json.loads(status.encode())) == []
+    facts = {
+        "subscription_id": str(USER),
+        "plan_type": "guardian",
+        "messages_used": 1,
+        "messages_limit": None,
+    }
+    for event_type in SCHEMAS["QuotaEvent"]["properties"]["type"]["enum"]:
+        event = cloud_event(event_id="1", event_type=event_type, subject=str(USER), time=now, data=facts)
+        topic = Topics().event(event_type)
+        assert schema_of(topic, json.loads(event)) == "QuotaEvent"
+        assert errors("QuotaEvent", json.loads(event)) == []
+
+
+ABSENT = object()
+ODD: list[Any] = [
+    ABSENT,
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**53,
+    1.5,
+    "",
+    "word",
+    "x" * (MAX_ID_LENGTH + 1),
+    "x" * 1001,
+    "nul\0",
+    "2026-03-01",
+    "2026-03-01T12:00:00",
+    "2026-13-01T12:00:00Z",
+    (datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=1)).isoformat(),
+    str(USER),
+    [],
+    [1],
+    ["!A1"],
+    {},
+    "ok",
+    "active",
+    "any_node",
+]
+STRICTER = {("Entitlement", "allowed_nodes")}  # the code reads any texts there; the daemon writes node ids
+
+
+def refused(name: str, changed: dict[str, Any]) -> bool:
+    """Whether the code refuses a payload, or the one event in it."""
+    try:
+        decoded = DECODERS[name].decode(json.dumps(changed).encode())
+    except Malformed:
+        return True
+    return name == "UsageReport" and bool(decoded.rejected)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_one_odd_field_is_judged_alike_by_document_and_code(name: str) -> None:
+    example = DOCUMENT["components"]["messages"][name]["examples"][-1]["payload"]
+    if name == "UsageReport":
+        example = {**example, "events": example["events"][:1]}
+    for place in places(example):
+        for odd in ODD:
+            changed = json.loads(json.dumps(example))
+            *way, last = place
+            target = changed
+            for step in way:
+                target = target[step]
+            if odd is ABSENT:
+                del target[last]
+            else:
+                target[last] = odd
+            wrong = errors(name, changed)
+            if (name, last) in STRICTER and wrong:
+                continue
+            assert refused(name, changed) == bool(wrong), (place, odd, wrong)
+
+
+def places(example: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """The way to every field, those of the first object in a list included."""
+    for name, value in example.items():
+        yield (name,)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for inner in value[0]:
+                yield (name, 0, inner)
+
+
+def test_unknown_fields_are_ignored_by_document_and_code() -> None:
+    for name in DECODERS:
+        example = DOCUMENT["components"]["messages"][name]["examples"][0]["payload"]
+        assert not refused(name, {**example, "new_in_another_version": 1})
+        assert errors(name, {**example, "new_in_another_version": 1}) == []
+
+
+def test_the_module_of_payloads_has_no_message_that_the_document_lacks() -> None:
+    encodable = {
+        name for name, thing in vars(payloads).items() if is_dataclass(thing) and hasattr(thing, "encode")
+    }
+    assert encodable == {"EntitlementDocument", "StatusDocument", "UsageAck", "UsageReport", "Watermark"}

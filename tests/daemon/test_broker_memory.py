@@ -1,0 +1,153 @@
+"""The broker forgets, or is meddled with: what it retains becomes the database's truth again."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from kosmo_billing_daemon.link import Broker, connect
+from tests.support.mosquitto import Mosquitto
+from tests.support.observer import TOPICS
+from tests.support.world import World, grant, until, world_around
+
+USERS = 500
+
+
+@pytest.fixture(params=["nothing persistent", "saved at the end only"])
+async def forgetful(request: pytest.FixtureRequest) -> AsyncIterator[Mosquitto]:
+    persistence = request.param == "saved at the end only"
+    async with Mosquitto(persistence=persistence, autosave_interval=0, max_queued_messages=0) as mosquitto:
+        yield mosquitto
+
+
+@pytest.fixture
+async def keeping() -> AsyncIterator[Mosquitto]:
+    """A broker that saves when it is told to."""
+    async with Mosquitto(persistence=True, autosave_interval=0, max_queued_messages=0) as mosquitto:
+        yield mosquitto
+
+
+async def covered(world: World, documents: int) -> None:
+    await until(
+        lambda: world.observer.watermark["entitlements"] == documents, lambda: world.observer.watermark
+    )
+
+
+async def until_complete(world: World, users: set[UUID], seconds: float) -> float:
+    async def fact() -> bool:
+        found = await world.retained(TOPICS.entitlements_filter)
+        return users <= {TOPICS.entitlement_user(topic) for topic in found}
+
+    return await until(fact, "a document of everybody", seconds)
+
+
+async def test_killed_without_saving_it_is_complete_within_five_seconds_of_its_return(
+    tmp_path: Path, database_url: str, forgetful: Mosquitto
+) -> None:
+    async with world_around(tmp_path, database_url, forgetful) as world:
+        await world.daemon()
+        users = [uuid4() for _ in range(USERS)]
+        await grant(world, users)
+        await covered(world, USERS)
+        forgetful.kill()
+        await forgetful.start()
+        assert await until_complete(world, set(users), 5.0) < 5.0
+
+
+async def test_after_a_roll_back_only_what_came_later_is_published_again(
+    tmp_path: Path, database_url: str, keeping: Mosquitto
+) -> None:
+    async with world_around(tmp_path, database_url, keeping) as world:
+        daemon = await world.daemon()
+        early, late = [uuid4() for _ in range(300)], [uuid4() for _ in range(20)]
+        await grant(world, early)
+        await covered(world, 300)
+        await keeping.save()
+        await grant(world, late)
+        await covered(world, 320)
+        keeping.kill()
+        before = len(daemon.log)
+        await keeping.start()
+        await until_complete(world, {*early, *late}, 5.0)
+        await until(lambda: "connected to the broker" in daemon.log[before:], "the log")
+        assert "20 of 320 publications are to be repeated" in daemon.log[before:]
+
+
+async def test_a_broker_replaced_by_an_empty_one_gets_everything(
+    tmp_path: Path, database_url: str, keeping: Mosquitto
+) -> None:
+    async with world_around(tmp_path, database_url, keeping) as world:
+        await world.daemon()
+        users = [uuid4() for _ in range(20)]
+        await grant(world, users)
+        await covered(world, 20)
+        await keeping.stop()
+        keeping.wipe()
+        await keeping.start()
+        await until_complete(world, set(users), 5.0)
+        await until(lambda: world.observer.states()[-1] == "online", "the status")
+
+
+async def test_what_was_deleted_altered_or_made_up_by_hand_is_repaired(world: World) -> None:
+    daemon = await world.daemon()
+    gone, garbage, altered, ahead, untouched = users = [uuid4() for _ in range(5)]
+    stranger = uuid4()
+    await grant(world, users)
+    await covered(world, 5)
+    truth = {user_id: dict(world.observer.documents[user_id]) for user_id in users}
+    assert await daemon.stop() == 0
+
+    def forged(of: UUID, **changes: object) -> bytes:
+        return json.dumps(truth[of] | changes).encode()
+
+    wrong_shard = f"{TOPICS.prefix}/entitlements/{(gone.int >> 120 ^ 1):02x}/{gone}"
+    written = {
+        TOPICS.entitlement(gone): b"",
+        TOPICS.entitlement(garbage): b"{",
+        TOPICS.entitlement(altered): forged(altered, messages_limit=None),
+        TOPICS.entitlement(ahead): forged(ahead, version=truth[ahead]["version"] + 70, status="revoked"),
+        TOPICS.entitlement(stranger): forged(gone, user_id=str(stranger)),
+        wrong_shard: forged(gone),
+    }
+    async with connect(
+        Broker(host=world.broker.host, port=world.broker.port, client_id="vandal", clean=True)
+    ) as link:
+        for topic, payload in written.items():
+            await link.publish(topic, payload, retain=True)
+    await daemon.start()
+    await until(lambda: "held 2 of nobody" in daemon.log, lambda: daemon.log)
+    assert "lost or altered 4 documents" in daemon.log
+    wanted = {TOPICS.entitlement(user_id) for user_id in users}
+
+    async def mended() -> bool:
+        found = await world.retained(TOPICS.entitlements_filter)
+        return set(found) == wanted and all(
+            document["messages_limit"] == 50 and document["status"] == "active" for document in found.values()
+        )
+
+    await until(mended, "the truth")
+    found = await world.retained(TOPICS.entitlements_filter)
+    # An edge keeps the greatest version, so what it may have believed needs a greater one.
+    assert found[TOPICS.entitlement(altered)]["version"] > truth[altered]["version"]
+    assert found[TOPICS.entitlement(ahead)]["version"] > truth[ahead]["version"] + 70
+    assert found[TOPICS.entitlement(untouched)]["version"] == truth[untouched]["version"]
+
+
+async def test_a_watermark_removed_by_hand_only_costs_repetition(world: World) -> None:
+    daemon = await world.daemon()
+    users = [uuid4() for _ in range(5)]
+    await grant(world, users)
+    await covered(world, 5)
+    versions = {user_id: world.observer.documents[user_id]["version"] for user_id in users}
+    assert await daemon.stop() == 0
+    async with connect(
+        Broker(host=world.broker.host, port=world.broker.port, client_id="vandal", clean=True)
+    ) as link:
+        await link.publish(TOPICS.watermark, b"", retain=True)
+    await daemon.start()
+    await covered(world, 5)
+    assert "5 of 5 publications are to be repeated" in daemon.log
+    assert {user_id: world.observer.documents[user_id]["version"] for user_id in users} == versions
+    assert "restored from a backup" not in daemon.log

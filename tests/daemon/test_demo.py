@@ -1,0 +1,144 @@
+"""``kosmo-billing demo``: one command, the README's journey, and nothing left behind."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from kosmo_billing_daemon.demo.children import is_alive, temporary_directory
+from kosmo_billing_daemon.link import Broker, Protocol, connect
+from tests.support.daemon import command, environment
+from tests.support.observer import TOPICS
+from tests.support.processes import eventually, with_descendants
+from tests.support.world import API
+
+USER = "11111111-1111-1111-1111-111111111111"
+
+
+class Demo:
+    """A running demo and what it announced."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", urls: dict[str, str], seconds: float) -> None:
+        self.process = process
+        self.urls = urls
+        self.seconds = seconds
+        self.family = with_descendants(process.pid)
+
+    async def call(self, method: str, url: str, body: object = None) -> Any:
+        async with (
+            aiohttp.ClientSession(headers={"X-User-ID": USER}) as session,
+            session.request(method, url, json=body) as response,
+        ):
+            assert response.status in {200, 201}, await response.text()
+            return await response.json()
+
+    async def buy(self) -> None:
+        """The journey of the README."""
+        order = {"plan_type": "wanderer", "redirect_url": "https://kosmoconnect.local/thank-you"}
+        invoice = await self.call("POST", f"{self.urls['api']}{API}/invoices", order)
+        assert (invoice["amount"], invoice["currency"]) == (5.0, "USD")
+        paid = {"action": "pay", "method": "BTC-LN"}
+        await self.call("POST", f"{self.urls['btcpay']}/simulate/invoices/{invoice['invoice_id']}", paid)
+
+    async def plan(self) -> str:
+        shown = await self.call("GET", f"{self.urls['api']}{API}/subscription")
+        return str(shown["plan_type"])
+
+    async def document(self, protocol: Protocol = Protocol.V5) -> dict[str, Any]:
+        """What a subscriber that comes now is given."""
+        url = urlsplit(self.urls["mqtt"])
+        assert url.hostname is not None
+        assert url.port is not None
+        broker = Broker(host=url.hostname, port=url.port, client_id="late", clean=True, protocol=protocol)
+        async with connect(broker) as link, asyncio.timeout(10):
+            await link.subscribe([TOPICS.entitlements_filter])
+            while True:
+                for message in await link.receive():
+                    link.acknowledge(message)
+                    document: dict[str, Any] = json.loads(message.payload)
+                    if document["user_id"] == USER and document["status"] == "active":
+                        return document
+
+    async def stopped(self) -> int:
+        """Press Ctrl-C and see everything go."""
+        self.process.send_signal(signal.SIGINT)
+        code = await asyncio.to_thread(self.process.wait, 30)
+        await eventually(lambda: not any(map(is_alive, self.family)), f"the end of {self.family}")
+        return code
+
+
+@contextlib.asynccontextmanager
+async def playing(*options: str) -> AsyncIterator[Demo]:
+    """A demo that is ready; ended with all its children."""
+    began = time.monotonic()
+    arguments = command("demo", "--json", "--port", "0", *options)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment()) as process:  # noqa: ASYNC220, S603
+        try:
+            assert process.stdout is not None
+            line = await asyncio.to_thread(process.stdout.readline)
+            yield Demo(process, json.loads(line), time.monotonic() - began)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+async def test_the_journey_of_the_readme_and_nothing_left_after_ctrl_c() -> None:
+    async with playing() as demo:
+        print(f"\nready after {demo.seconds:.1f} s")
+        assert demo.seconds < 10
+        assert set(demo.urls) >= {"api", "mqtt", "btcpay", "database"}
+        assert len(demo.family) > 3
+        await demo.buy()
+        assert (await demo.document())["plan_type"] == "wanderer"
+        assert await demo.plan() == "wanderer"
+        assert await demo.stopped() == 0
+        assert demo.process.stdout is not None
+        assert demo.process.stdout.read() == b""
+
+
+async def test_nothing_is_left_after_kill_9() -> None:
+    async with playing() as demo:
+        demo.process.kill()
+        demo.process.wait(10)
+        await eventually(lambda: not any(map(is_alive, demo.family)), f"the end of {demo.family}")
+
+
+async def test_without_mosquitto_the_same_journey() -> None:
+    async with playing("--broker", "amqtt") as demo:
+        await demo.buy()
+        assert (await demo.document(Protocol.V311))["plan_type"] == "wanderer"
+        assert await demo.stopped() == 0
+
+
+async def test_a_data_directory_is_kept_from_run_to_run() -> None:
+    with temporary_directory("kosmo-demo-test-") as directory:
+        kept = str(directory / "kept")
+        async with playing("--data-dir", kept) as demo:
+            await demo.buy()
+            first = await demo.document()
+            assert await demo.stopped() == 0
+        async with playing("--data-dir", kept) as demo:
+            assert await demo.plan() == "wanderer"
+            again = await demo.document()
+            assert again["subscription_id"] == first["subscription_id"]
+            assert again["version"] >= first["version"]
+            assert await demo.stopped() == 0
+
+
+async def test_a_port_in_use_is_said_in_words_and_leaves_nothing() -> None:
+    async with playing() as demo:
+        port = demo.urls["api"].rpartition(":")[2]
+        process = await asyncio.create_subprocess_exec(
+            *command("demo", "--json", "--port", port), env=environment(), stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 69
+        assert said.decode().startswith(f"kosmo-billing: cannot listen on 127.0.0.1 port {port}")
+        assert "Traceback" not in said.decode()

@@ -1,0 +1,135 @@
+"""Rights withheld by the broker: an error by name, nothing counts as published, and mending heals it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.daemon import WEBHOOK_SECRET, DaemonProcess
+from tests.support.mosquitto import Mosquitto
+from tests.support.observer import TOPICS
+from tests.support.world import World, grant, until, world_around
+
+USERS = {"kosmo": "right", "reader": "reader"}
+BRANCHES = ("entitlements/#", "events/#", "status", "watermark", "usage-acks/#")
+
+
+def acl(*withheld: str) -> str:
+    allowed = "\n".join(f"topic write {TOPICS.prefix}/{b}" for b in BRANCHES if b not in withheld)
+    return (
+        f"user kosmo\ntopic read {TOPICS.prefix}/#\n{allowed}\n"
+        f"user reader\ntopic read {TOPICS.prefix}/#\ntopic readwrite end-of-replay\n"
+    )
+
+
+@pytest.fixture
+async def strict() -> AsyncIterator[Mosquitto]:
+    async with Mosquitto(acl=acl(), users=USERS) as mosquitto:
+        yield mosquitto
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path, database_url: str, strict: Mosquitto) -> AsyncIterator[World]:
+    reader = {"username": "reader", "password": "reader"}
+    async with world_around(tmp_path, database_url, strict, reader) as world:
+        world.more = {"MQTT_USERNAME": "kosmo", "MQTT_PASSWORD": "right"}
+        yield world
+
+
+async def started(world: World, **settings: str) -> DaemonProcess:
+    daemon = world.prepare(**settings)
+    await daemon.start()
+    world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)
+    return daemon
+
+
+async def until_named(world: World, daemon: DaemonProcess, topic: str) -> None:
+    seen: dict[str, Any] = {}
+
+    async def fact() -> bool:
+        status, body = await world.ready(daemon)
+        seen.update(body)
+        return status == 503 and topic in body["checks"]["publishing"]["detail"]
+
+    await until(fact, lambda: f"503 naming {topic}: {seen}")
+
+
+async def test_a_refused_document_is_an_alarm_until_the_acl_is_mended(guarded: World) -> None:
+    daemon = await guarded.daemon()
+    await guarded.broker.reload(acl=acl("entitlements/#"))
+    user_id = await guarded.buy(daemon)
+    await until_named(guarded, daemon, TOPICS.entitlement(user_id))
+    assert "ERROR" in daemon.log.upper()
+    assert f"refuses our publication to {TOPICS.entitlement(user_id)}" in daemon.log
+    waits = "SELECT published_version = 0 AND published_at IS NULL FROM entitlements WHERE user_id = $1"
+    assert await guarded.value(waits, user_id)
+    # News are not held back by it.
+    await until(lambda: "subscription.activated" in guarded.observer.events(user_id), "the news")
+    await guarded.broker.reload(acl=acl())
+    assert await guarded.until_published(user_id) < 8.0
+    await guarded.until_ready(daemon)
+
+
+async def test_refused_repetitions_of_what_the_broker_lost_are_not_forgotten(guarded: World) -> None:
+    daemon = await guarded.daemon()
+    users = [uuid4() for _ in range(30)]
+    await grant(guarded, users)
+    await until(lambda: guarded.observer.watermark["entitlements"] == 30, "the watermark")
+    guarded.broker.kill()
+    guarded.broker._acl = acl("entitlements/#")
+    await guarded.broker.start()
+    await until_named(guarded, daemon, f"{TOPICS.prefix}/entitlements/")
+    # Even a restart must not take them for published.
+    assert await daemon.stop() == 0
+    await daemon.start()
+    await guarded.broker.reload(acl=acl())
+    wanted = {TOPICS.entitlement(user_id) for user_id in users}
+
+    async def complete() -> bool:
+        return wanted <= set(await guarded.retained(TOPICS.entitlements_filter))
+
+    await until(complete, "everybody's document")
+    await guarded.until_ready(daemon)
+    assert "restored from a backup" not in daemon.log
+
+
+@pytest.mark.parametrize("withheld", ["status", "watermark"])
+async def test_status_or_watermark_refused_holds_nobodys_document_back(guarded: World, withheld: str) -> None:
+    await guarded.broker.reload(acl=acl(withheld))
+    daemon = await started(guarded)
+    user_id = await guarded.buy(daemon)
+    await guarded.until_published(user_id, seconds=5.0)
+    await until_named(guarded, daemon, f"{TOPICS.prefix}/{withheld}")
+    await guarded.broker.reload(acl=acl())
+    await guarded.until_ready(daemon)
+    await until(lambda: guarded.observer.last(f"{TOPICS.prefix}/{withheld}") is not None, withheld)
+    assert daemon.log.count("refuses our publication") == 1
+
+
+async def test_refused_news_come_when_they_may(guarded: World) -> None:
+    await guarded.broker.reload(acl=acl("events/#"))
+    daemon = await started(guarded)
+    user_id = await guarded.buy(daemon)
+    await guarded.until_published(user_id)
+    await until_named(guarded, daemon, TOPICS.event(""))
+    await guarded.broker.reload(acl=acl())
+    await until(lambda: len(guarded.observer.news(user_id)) == 3, lambda: guarded.observer.events(user_id))
+    await guarded.until_ready(daemon)
+
+
+async def test_a_wrong_password_is_said_and_healed_by_the_right_one(guarded: World) -> None:
+    daemon = await started(guarded, MQTT_PASSWORD="wrong")
+
+    async def told() -> bool:
+        _, body = await guarded.ready(daemon)
+        return "refused the connection" in body["checks"].get("broker", {"detail": ""})["detail"]
+
+    await until(told, lambda: daemon.log)
+    assert "mend its password file or ACL" in daemon.log
+    assert "wrong" not in daemon.log
+    user_id = await guarded.buy(daemon)
+    await guarded.broker.reload(users=USERS | {"kosmo": "wrong"})
+    await guarded.until_published(user_id)
+    await guarded.until_ready(daemon)

@@ -1,0 +1,57 @@
+"""The watermark promises nothing that a broker could forget unnoticed."""
+
+from uuid import UUID, uuid4
+
+from kosmo_billing_daemon.mqtt.progress import Progress
+from kosmo_billing_daemon.store.entitlements import Position
+
+AT_100 = Position(sequence=100, documents=7, greatest_version=200, database="one")
+
+
+def marked(progress: Progress, user_id: UUID, sequence: int) -> None:
+    progress.end(user_id)
+    progress.mark(sequence, first=False)
+
+
+def test_it_stands_where_the_broker_remembers_until_the_sweep_is_acknowledged() -> None:
+    progress = Progress(AT_100, after=40)
+    swept, fresh = uuid4(), uuid4()
+    number = progress.begin(fresh)
+    marked(progress, fresh, number)
+    assert progress.watermark().sequence == 40
+    progress.sweep_from = progress.sweep_until  # the last rows were read, and not sent yet
+    assert progress.watermark().sequence == 40
+    number = progress.begin(swept)
+    progress.sweep_sent()
+    assert progress.watermark().sequence == 40
+    marked(progress, swept, number)
+    assert progress.watermark().sequence == 102
+
+
+def test_it_stays_below_the_oldest_in_flight() -> None:
+    progress = Progress(AT_100, after=100)
+    first, second = uuid4(), uuid4()
+    one, two = progress.begin(first), progress.begin(second)
+    marked(progress, second, two)
+    assert progress.watermark().sequence == 100
+    marked(progress, first, one)
+    assert progress.watermark().sequence == two
+
+
+def test_it_never_passes_what_the_database_knows() -> None:
+    progress = Progress(AT_100, after=100)
+    refused = uuid4()
+    progress.begin(refused)
+    progress.end(refused)
+    assert progress.watermark().sequence == 100
+
+
+def test_it_tells_how_many_documents_there_are_and_the_greatest_version() -> None:
+    progress = Progress(AT_100, after=100)
+    user_id = uuid4()
+    number = progress.begin(user_id)
+    progress.acknowledged(205)
+    progress.end(user_id)
+    progress.mark(number, first=True)
+    watermark = progress.watermark()
+    assert (watermark.entitlements, watermark.greatest_version, watermark.database) == (8, 205, "one")

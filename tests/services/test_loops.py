@@ -1,0 +1,136 @@
+"""A loop works until it finds nothing, then waits: for a call, a time or a while. Outages are waited out."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+
+import pytest
+
+from kosmo_billing_daemon.clock import utc_now
+from kosmo_billing_daemon.errors import Invalid, Unavailable
+from kosmo_billing_daemon.services.loops import Loop
+from tests.services.conftest import until
+
+
+class Work:
+    """Work that is there or not; ``runs`` counts how often somebody looked."""
+
+    def __init__(self, amounts: list[int | Exception] | None = None) -> None:
+        self.amounts = amounts or []
+        self.runs = 0
+        self.looked = asyncio.Condition()
+
+    async def __call__(self) -> int:
+        async with self.looked:
+            self.runs += 1
+            self.looked.notify_all()
+        amount = self.amounts.pop(0) if self.amounts else 0
+        if isinstance(amount, Exception):
+            raise amount
+        return amount
+
+    async def wait_for(self, runs: int) -> None:
+        async with asyncio.timeout(5), self.looked:
+            await self.looked.wait_for(lambda: self.runs >= runs)
+
+
+@asynccontextmanager
+async def running(loop: Loop) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(loop.run())
+    yield task
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def waits(loop: Loop) -> None:
+    """Wait until the loop has found nothing more; a round that ends is counted before it waits."""
+    async with asyncio.timeout(5):
+        known = -1
+        while known != loop.rounds:
+            known = loop.rounds
+            await asyncio.sleep(0.02)
+
+
+async def state(loop: Loop, *, fails: bool) -> bool:
+    return (loop.failing_since is not None) == fails
+
+
+async def test_loop_works_until_it_finds_nothing_then_waits_to_be_woken() -> None:
+    work = Work([1, 1, 1])
+    loop = Loop("test", work, clock=utc_now)
+    async with running(loop):
+        await waits(loop)
+        assert work.runs == 4
+        loop.wake()
+        await work.wait_for(5)
+        await waits(loop)
+        assert work.runs == 5
+
+
+async def test_wake_during_work_is_not_lost() -> None:
+    work = Work()
+    loop: Loop
+
+    async def wakes_itself_once() -> int:
+        if work.runs == 0:
+            loop.wake()
+        return await work()
+
+    loop = Loop("test", wakes_itself_once, clock=utc_now)
+    async with running(loop):
+        await work.wait_for(2)
+
+
+async def test_loop_looks_again_when_something_is_due() -> None:
+    work = Work()
+    started = asyncio.get_running_loop().time()
+    due: list[datetime] = [utc_now() + timedelta(milliseconds=100)]
+
+    async def next_due() -> datetime | None:
+        return due.pop() if due else None
+
+    async with running(Loop("test", work, clock=utc_now, next_due=next_due)):
+        await work.wait_for(2)
+    assert asyncio.get_running_loop().time() - started >= 0.09
+
+
+async def test_loop_looks_again_after_its_poll() -> None:
+    work = Work()
+    async with running(Loop("test", work, clock=utc_now, poll=0.01)):
+        await work.wait_for(4)
+
+
+async def test_far_due_time_does_not_postpone_the_poll() -> None:
+    work = Work()
+
+    async def next_due() -> datetime | None:
+        return utc_now() + timedelta(days=300)
+
+    async with running(Loop("test", work, clock=utc_now, next_due=next_due, poll=0.01)):
+        await work.wait_for(3)
+
+
+async def test_outage_is_waited_out_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    work = Work([Unavailable("BTCPay is away"), Unavailable("BTCPay is away"), 1])
+    loop = Loop("settlement", work, clock=utc_now)
+    async with running(loop):
+        await work.wait_for(1)
+        await until(lambda: state(loop, fails=True), "it says that it waits")
+        assert loop.last_error == "BTCPay is away"
+        await work.wait_for(4)
+        await until(lambda: state(loop, fails=False), "it says that it goes on")
+        assert not loop.last_error
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["settlement waits: BTCPay is away", "settlement goes on"]
+
+
+@pytest.mark.parametrize("bug", [ValueError("a bug"), Invalid("a refusal nobody expected")])
+async def test_bug_ends_the_loop(bug: Exception) -> None:
+    loop = Loop("test", Work([bug]), clock=utc_now)
+    with pytest.raises(type(bug)):
+        async with asyncio.timeout(5):
+            await loop.run()

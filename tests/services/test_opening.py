@@ -1,0 +1,226 @@
+"""Opening an invoice: double clicks (R10), and what fails or dies between reserve, create and attach."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from kosmo_billing_daemon.btcpay.client import Timeouts
+from kosmo_billing_daemon.domain.invoices import InvoiceStatus
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Price
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
+from kosmo_billing_daemon.errors import NotFound, Unavailable
+from tests.services.conftest import KEY, STORE, Shop, reserve, until
+
+CREATED, SETTLED, ACTIVATED = "invoice.created", "invoice.settled", "subscription.activated"
+
+
+async def create_at_btcpay(shop: Shop, order_id: InvoiceId, amount: str = "5.00") -> str:
+    """Create an invoice as a daemon does that dies before it attaches it."""
+    url = f"{shop.simulator.url}/api/v1/stores/{STORE}/invoices"
+    body = {"amount": amount, "currency": "USD", "metadata": {"orderId": str(order_id)}}
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": f"token {KEY}"}) as session,
+        session.post(url, json=body) as answer,
+    ):
+        return str((await answer.json())["id"])
+
+
+async def test_what_certainly_was_not_created_is_given_up_at_once(shop: Shop, user: UserId) -> None:
+    await shop.simulator.go_away()
+    with pytest.raises(Unavailable):
+        await shop.front.invoicing.open(user, "wanderer", None)
+    await shop.simulator.come_back()
+    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert is_new
+    rows = await shop.front.rows("SELECT status FROM btcpay_invoices ORDER BY created_at, status")
+    assert sorted(row["status"] for row in rows) == ["abandoned", "new"]
+    assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
+
+
+async def test_parallel_requests_get_one_invoice(shop: Shop, user: UserId) -> None:
+    opened = await asyncio.gather(*(shop.front.invoicing.open(user, "wanderer", None) for _ in range(8)))
+    assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
+    assert Counter(is_new for _, is_new in opened) == {True: 1, False: 7}
+    assert len(shop.simulator.invoices) == 1
+    assert await shop.front.news(user) == [CREATED]
+
+
+async def test_parallel_requests_at_two_daemons_get_one_invoice(shop: Shop, user: UserId) -> None:
+    one, two = shop.front, await shop.start()
+    opened = await asyncio.gather(
+        *(daemon.invoicing.open(user, "wanderer", None) for daemon in (one, two, one, two))
+    )
+    assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
+    assert len(shop.simulator.invoices) == 1
+
+
+async def test_open_invoice_is_returned_until_it_expires_or_is_paid(shop: Shop, user: UserId) -> None:
+    first = await shop.open(user)
+    shop.clock.move(minutes=14)
+    again, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert (again.id, is_new) == (first.id, False)
+    other, is_new = await shop.front.invoicing.open(user, "guardian", None)
+    assert is_new
+    assert other.id != first.id
+    shop.clock.move(minutes=2)
+    second, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert is_new
+    assert second.id != first.id
+    await shop.act(second, "pay")
+    third, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert is_new
+    assert third.id not in (first.id, second.id)
+
+
+async def test_users_never_share_an_invoice(shop: Shop, user: UserId) -> None:
+    mine = await shop.open(user)
+    stranger = UserId(uuid4())
+    theirs, is_new = await shop.front.invoicing.open(stranger, "wanderer", None)
+    assert is_new
+    assert theirs.id != mine.id
+    with pytest.raises(NotFound):
+        await shop.front.invoicing.show(stranger, shop.btcpay_id(mine))
+
+
+async def test_creation_whose_answer_is_lost_is_found_by_its_order_id(shop: Shop, user: UserId) -> None:
+    shop.simulator.set_faults(create_times_out=True)
+    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert is_new
+    assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
+    assert invoice.status is InvoiceStatus.NEW
+    assert await shop.front.news(user) == [CREATED]
+
+
+async def test_request_after_an_outage_uses_the_same_reservation(shop: Shop, user: UserId) -> None:
+    reserved = await reserve(shop, user)
+    shop.clock.move(minutes=2)
+    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert (invoice.id, is_new) == (reserved, False)
+    assert invoice.status is InvoiceStatus.NEW
+    assert len(shop.simulator.invoices) == 1
+
+
+async def test_request_after_a_crash_finds_what_was_created(shop: Shop, user: UserId) -> None:
+    reserved = await reserve(shop, user)
+    created = await create_at_btcpay(shop, reserved)
+    shop.clock.move(minutes=2)
+    invoice, _ = await (await shop.start()).invoicing.open(user, "wanderer", None)
+    assert (invoice.id, invoice.btcpay_invoice_id) == (reserved, created)
+    assert len(shop.simulator.invoices) == 1
+
+
+async def test_orphan_is_attached_by_reconciliation(shop: Shop, user: UserId) -> None:
+    shop.simulator.set_faults(webhooks={"drop": 1.0})
+    reserved = await reserve(shop, user)
+    created = await create_at_btcpay(shop, reserved)
+    await shop.wait(seconds=59)
+    assert (await shop.front.invoice(reserved))["status"] == "reserved"
+    await shop.wait(seconds=1)
+    kept = await shop.front.invoice(reserved)
+    assert (kept["status"], kept["btcpay_invoice_id"]) == ("new", created)
+    assert await shop.front.news(user) == [CREATED]
+
+
+async def test_orphan_is_attached_and_fulfilled_by_its_own_webhooks(shop: Shop, user: UserId) -> None:
+    reserved = await reserve(shop, user)
+    created = await create_at_btcpay(shop, reserved)
+    await shop.simulator.act(created, "pay", None, "BTC-LN")
+    await shop.told()
+    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+
+
+async def test_reservation_that_btcpay_never_saw_is_abandoned(shop: Shop, user: UserId) -> None:
+    reserved = await reserve(shop, user)
+    for _ in range(12):
+        await shop.wait(minutes=1)
+    kept = await shop.front.invoice(reserved)
+    assert (kept["status"], kept["next_check_at"]) == ("abandoned", None)
+    assert await shop.front.news(user) == []
+    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    assert is_new
+    assert invoice.id != reserved
+
+
+async def test_abandoned_reservation_that_turns_up_after_all_is_honoured(shop: Shop, user: UserId) -> None:
+    reserved = await reserve(shop, user)
+    for _ in range(12):
+        await shop.wait(minutes=1)
+    created = await create_at_btcpay(shop, reserved)
+    await shop.simulator.act(created, "pay", None, "BTC-LN")
+    await shop.told()
+    assert (await shop.front.news(user))[-2:] == [SETTLED, ACTIVATED]
+
+
+async def test_refusal_frees_the_user_to_try_again(shop: Shop, user: UserId) -> None:
+    wanderer = BUILT_IN.plans[0]
+    unknown_currency = replace(wanderer, price=Price(wanderer.price.amount, "XQX"))
+    daemon = await shop.start(catalogue=Catalogue((unknown_currency,)))
+    with pytest.raises(Unavailable) as refused:
+        await daemon.invoicing.open(user, "wanderer", None)
+    assert refused.value.code == "btcpay_refused"
+    (row,) = await shop.front.rows("SELECT status FROM btcpay_invoices")
+    assert row["status"] == "abandoned"
+    _, is_new = await (await shop.start()).invoicing.open(user, "wanderer", None)
+    assert is_new
+
+
+async def test_caller_who_leaves_does_not_stop_the_creation(shop: Shop, user: UserId) -> None:
+    shop.simulator.set_faults(slow_ms=100)
+    request = asyncio.create_task(shop.front.invoicing.open(user, "wanderer", None))
+    await until(lambda: shop.front.rows("SELECT FROM btcpay_invoices"), "it is reserved")
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    attached = "SELECT FROM btcpay_invoices WHERE status = 'new'"
+    await until(lambda: shop.front.rows(attached), "it is attached")
+    assert len(shop.simulator.invoices) == 1
+
+
+async def test_money_on_second_invoices_of_one_order_is_listed_in_one_case(shop: Shop, user: UserId) -> None:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice)
+    strays = [await create_at_btcpay(shop, invoice.id) for _ in range(2)]
+    for stray in strays:
+        await shop.simulator.act(stray, "pay", None, "BTC-LN")
+    await shop.told()
+    ((kind, amount, is_open),) = await shop.front.cases(user)
+    assert (kind, is_open, str(amount)) == ("paid_twice", True, "10.00")
+    assert await shop.front.statuses(user) == ["active"]
+    news = await shop.front.news(user)
+    assert news[:3] == [CREATED, SETTLED, ACTIVATED]
+    assert set(news[3:]) == {"invoice.needs_attention"}
+
+
+async def test_two_creations_for_one_order_attach_one(shop: Shop, user: UserId) -> None:
+    reserved = await reserve(shop, user)
+    created = {await create_at_btcpay(shop, reserved) for _ in range(2)}
+    await shop.told()
+    kept = await shop.front.invoice(reserved)
+    assert kept["btcpay_invoice_id"] in created
+    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.cases(user) == []
+
+
+async def test_invoice_is_shown_as_btcpay_sees_it_at_most_every_two_seconds(shop: Shop, user: UserId) -> None:
+    shop.simulator.set_faults(webhooks={"drop": 1.0})
+    invoice = await shop.open(user)
+    await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
+    shown = await shop.front.invoicing.show(user, shop.btcpay_id(invoice))
+    assert shown.status is InvoiceStatus.NEW
+    shop.clock.move(seconds=2)
+    shown = await shop.front.invoicing.show(user, shop.btcpay_id(invoice))
+    assert shown.status is InvoiceStatus.SETTLED
+    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+
+
+async def test_invoice_is_shown_as_last_seen_while_btcpay_is_away(shop: Shop, user: UserId) -> None:
+    daemon = await shop.start(timeouts=Timeouts(connect=1, call=1, create=1))
+    invoice = await shop.open(user)
+    shop.clock.move(seconds=3)
+    await shop.simulator.go_away()
+    shown = await daemon.invoicing.show(user, shop.btcpay_id(invoice))
+    assert shown.status is InvoiceStatus.NEW

@@ -1,0 +1,44 @@
+"""Every SQL statement of the store is one that the migrated schema understands."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+from kosmo_billing_daemon import store
+from tests.store.conftest import Connector
+
+CALLS = {"execute", "fetch", "fetchrow", "fetchval", "executemany", "cursor", "copy_records_to_table"}
+MODULES = [name for _, name, is_package in pkgutil.iter_modules(store.__path__) if not is_package]
+
+
+def statements(module: ModuleType) -> Iterator[tuple[int, str]]:
+    """What is sent to a connection: a constant of the module, or a text where it is sent."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLS:
+            sent = ast.unparse(node.args[0])
+            yield node.lineno, eval(sent, vars(module))  # noqa: S307  our own source
+
+
+@pytest.mark.parametrize("name", MODULES)
+async def test_every_statement_can_be_prepared(connect: Connector, name: str) -> None:
+    module = importlib.import_module(f"{store.__name__}.{name}")
+    connection = await connect()
+    for line, sql in statements(module):
+        try:
+            await connection.prepare(sql)
+        except Exception as error:  # noqa: BLE001  the line is what helps
+            pytest.fail(f"{name}.py:{line}: {error}")
+
+
+def test_statements_are_found() -> None:
+    found = {
+        name: len(list(statements(importlib.import_module(f"{store.__name__}.{name}")))) for name in MODULES
+    }
+    assert found["subscriptions"] >= 8
+    assert found["invoices"] >= 15
+    assert sum(found.values()) >= 45

@@ -1,0 +1,79 @@
+"""A real PostgreSQL per test session and a fresh copy of the migrated database per test.
+
+Driven synchronously through an event loop of its own, so that no test shares its loop with a session fixture.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, TypeVar
+
+import asyncpg
+
+from kosmo_billing_daemon.demo.children import temporary_directory
+from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
+
+Result = TypeVar("Result")
+
+SETTINGS = {
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "max_wal_size": "4GB",  # no checkpoint in the middle of a test
+    "autovacuum": "off",  # it may hold the template open while it is copied
+}
+
+
+class PostgresSession:
+    """The server of one test session (of one worker under pytest-xdist) and the databases on it."""
+
+    def __init__(self, server: EmbeddedPostgres, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self.server = server
+        self._run = run
+        self._numbers = count(1)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run `work` to its end on the session's own event loop."""
+        result: Result = self._run(work)
+        return result
+
+    def create_template(
+        self, name: str, migrate: Callable[[asyncpg.Connection], Coroutine[Any, Any, object]]
+    ) -> str:
+        """Create and migrate the database every test gets a copy of; returns its name."""
+
+        async def work() -> None:
+            connection = await asyncpg.connect(await self.server.create_database(name))
+            try:
+                await migrate(connection)
+            finally:
+                await connection.close()
+
+        self.run(work())
+        return name
+
+    @contextmanager
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """The URL of a fresh database, dropped afterwards whoever is still connected."""
+        name = f"test_{next(self._numbers)}"
+        url = self.run(self.server.create_database(name, template))
+        try:
+            yield url
+        finally:
+            self.run(self.server.drop_database(name))
+
+
+@contextmanager
+def postgres_session() -> Iterator[PostgresSession]:
+    """Start a server that trades safety against a power cut for speed; commits stay synchronous."""
+    # With a loop factory the runner leaves the thread's current event loop alone, which pytest-asyncio owns.
+    with (
+        temporary_directory("kosmo-tests-") as directory,
+        asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
+    ):
+        server = EmbeddedPostgres(directory / "postgres", settings=SETTINGS, durable=False)
+        runner.run(server.start())
+        try:
+            yield PostgresSession(server, runner.run)
+        finally:
+            runner.run(server.stop())

@@ -1,0 +1,73 @@
+"""Every answer given while the tests run, compared with what the API's document says of it."""
+
+import json
+from functools import cache
+from typing import Any
+
+import jsonschema_rs
+from aiohttp import web
+
+from kosmo_billing_daemon.web.reference import openapi
+
+UNDESCRIBED = {"OPTIONS"}
+
+
+@cache
+def _described() -> dict[str, Any]:
+    return json.loads(openapi.text())  # type: ignore[no-any-return]  # an object it is
+
+
+@cache
+def _validator(reference: str) -> jsonschema_rs.Validator:
+    """A validator for a schema given as text; references are found among the document's components."""
+    schema = {**json.loads(reference), "components": _described()["components"]}
+    return jsonschema_rs.validator_for(schema, validate_formats=True)
+
+
+class Record:
+    """Notes what the document does not tell; 404 and 405 beside all routes have none to be told by."""
+
+    def __init__(self) -> None:
+        self.undocumented: list[str] = []
+
+    async def note(self, request: web.Request, response: web.StreamResponse) -> None:
+        resource = request.match_info.route.resource
+        if request.match_info.http_exception is not None or resource is None:
+            return
+        method = {"HEAD": "GET"}.get(request.method, request.method).lower()
+        path = resource.canonical
+        told = _described()["paths"].get(path, {}).get(method)
+        if told is None:
+            self.undocumented.append(f"{method} {path}")
+            return
+        answer = told["responses"].get(str(response.status))
+        if answer is None:
+            self.undocumented.append(f"{method} {path} answers {response.status}: {_body(response)!r}")
+            return
+        self.undocumented += [
+            f"{method} {path} {response.status}: {wrong}" for wrong in _wrong(answer, response)
+        ]
+
+
+def _wrong(answer: dict[str, Any], response: web.StreamResponse) -> list[str]:
+    body = _body(response)
+    content = answer.get("content")
+    missing = [name for name in answer.get("headers", {}) if name not in response.headers]
+    if missing and response.status != 503:  # readiness says 503 without being a problem
+        return [f"header {name} is missing" for name in missing]
+    if content is None:
+        return [f"no body is told of, but there is {body!r}"] if body else []
+    if response.content_type not in content:
+        return [f"{response.content_type} is not told of"]
+    if response.content_type not in ("application/json", "application/problem+json") or body is None:
+        return []
+    told, document = content[response.content_type], json.loads(body)
+    wrong = [str(error) for error in _validator(json.dumps(told["schema"])).iter_errors(document)]
+    if "examples" in told and document["code"] not in told["examples"]:
+        wrong.append(f"code {document['code']} is not told of")
+    return wrong
+
+
+def _body(response: web.StreamResponse) -> bytes | None:
+    body = response.body if isinstance(response, web.Response) else None
+    return body if isinstance(body, bytes) and body else None
