@@ -112,11 +112,17 @@ class Leadership:
                     await self.still_leading()
         finally:
             self.leads = False
-            task.cancel()
-            await asyncio.wait([task])
+            await _ended(task)
         # A leader's work ends only by an error; what is no outage is a bug and ends the process.
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Unavailable):
             raise error
         if error is not None:
             log.warning("leading ended: %s", error)
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    """Cancel until it is done: a cancellation that some library swallowed must not stop us for good."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=ANSWER_WITHIN)

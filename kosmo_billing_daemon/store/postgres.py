@@ -158,7 +158,8 @@ class Pool:
                 except asyncio.CancelledError:
                     # Giving back a connection in the middle of a statement would wait for a server that may
                     # be frozen, and raise its timeout in place of the cancellation, which would be lost.
-                    connection.terminate()
+                    with contextlib.suppress(asyncpg.InterfaceError):  # the server ended it before us
+                        connection.terminate()
                     raise
 
     @contextlib.asynccontextmanager

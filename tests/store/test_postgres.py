@@ -85,6 +85,24 @@ async def test_pool_heals_after_its_connections_were_cut(pool: Pool, rows: Rows)
         assert await connection.fetchval("SELECT 1") == 1
 
 
+async def test_cancellation_is_not_lost_with_the_connection(pool: Pool, rows: Rows) -> None:
+    """Its end meets our cancellation: the driver then complains of a connection given back already."""
+    cut = asyncio.Event()
+
+    async def hold() -> None:
+        async with pool.connection() as connection:
+            connection.add_termination_listener(lambda _connection: cut.set())
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            await rows.connection.fetchval("SELECT pg_terminate_backend($1)", pid)
+            await asyncio.Event().wait()
+
+    holding = asyncio.create_task(hold())
+    await cut.wait()
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+
+
 async def test_broken_rule_of_the_database_is_no_outage(pool: Pool, user: UUID) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
         async with pool.transaction() as connection:
