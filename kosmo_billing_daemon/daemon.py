@@ -99,12 +99,13 @@ class Daemon:
         )
         self._publisher = Publisher(pool=self._pool, topics=topics, clock=clock)
         self._metering = Metering(pool=self._pool, clock=clock, changed=self._publisher.wake)
+        self._usage = UsageIntake(metering=self._metering, topics=topics)
         self._conversation = Conversation(
             broker=broker_of(settings.mqtt),
             topics=topics,
             pool=self._pool,
             publisher=self._publisher,
-            usage=UsageIntake(metering=self._metering, topics=topics),
+            usage=self._usage,
             clock=clock,
             instance=settings.instance,
             version=__version__,
@@ -288,9 +289,10 @@ class Daemon:
 
     def _broker_check(self) -> Check:
         line = self._conversation.line
-        if line.connected_since is not None:
-            return Check(True, "connected")
-        return Check(False, line.last_error or "connecting")
+        if line.connected_since is None:
+            return Check(False, line.last_error or "connecting")
+        withheld = self._usage.refusal or line.withheld
+        return Check(withheld is None, withheld or "connected")
 
     def _btcpay_check(self) -> Check:
         state = self._btcpay.state

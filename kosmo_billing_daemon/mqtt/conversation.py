@@ -47,6 +47,7 @@ class Line:
     last_error: str | None = None
     losses: int = 0
     repaired_at: float | None = None
+    withheld: str | None = None  # why what is retained could not be read back
 
 
 class Conversation:
@@ -151,6 +152,7 @@ class Conversation:
 
     async def _speak(self, link: Link, replay: repair.Replay) -> None:
         remembered = await repair.read_watermark(replay, self._topics)
+        self.line.withheld = replay.withheld
         position, after, whole = await self._position(remembered)
         self.line.connected_since, self.line.away_since = self._clock(), None
         self._quiet.forget("away")
@@ -202,9 +204,11 @@ class Conversation:
             await asyncio.sleep(max(0.0, due))
             try:
                 await repair.repair(link, replay, self._pool, self._topics, changed=self._publisher.wake)
+                self.line.withheld = None
             except LinkLost:
                 raise
             except (Unavailable, SubscribeRefused) as error:
+                self.line.withheld = replay.withheld
                 log.warning("comparing the broker's documents was put off: %s", error)
                 await asyncio.sleep(60)
                 continue

@@ -46,6 +46,7 @@ class Replay:
         self._ended = asyncio.Event()
         self._arrived = asyncio.Event()
         self.is_ended = False  # set once our status is retained, and with it the end of every replay
+        self.withheld: str | None = None  # why the last one could not be read
 
     def take(self, message: Message) -> None:
         """Be given a message that arrived and is no usage report."""
@@ -64,9 +65,11 @@ class Replay:
             async with self._collecting(filters), asyncio.timeout(REPLAY_TIMEOUT):
                 await self._ended.wait()
         except TimeoutError:
-            raise ReplayUnfinished(
+            self.withheld = (
                 f"the broker did not end its replay of {topic_filter}: may we read {self._topics.status}?"
-            ) from None
+            )
+            raise ReplayUnfinished(self.withheld) from None
+        self.withheld = None
         return self._collected
 
     async def read_one(self, topic: str) -> bytes | None:

@@ -86,6 +86,13 @@ async def test_check_beside_a_daemon_lets_it_speak_for_itself(world: World, at_w
     assert world.observer.states() == before
 
 
+async def test_a_new_installation_is_all_right_before_its_first_purchase(world: World, at_world: Cli) -> None:
+    daemon = await world.daemon()
+    port = daemon.url.rpartition(":")[2]
+    told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port)
+    assert [f for f in told["findings"] if f["ok"] is not True] == []
+
+
 async def test_each_fault_at_btcpay_is_named_with_its_cure(world: World, at_world: Cli) -> None:
     simulator = world.simulator
     (none,) = wrong(await look(at_world, WEBHOOK_URL=URL))

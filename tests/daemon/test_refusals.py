@@ -108,6 +108,29 @@ async def test_status_or_watermark_refused_holds_nobodys_document_back(guarded: 
     assert daemon.log.count("refuses our publication") == 1
 
 
+async def test_what_cannot_be_read_back_is_named_and_purchases_go_on(guarded: World) -> None:
+    """Our own status ends every replay; without it nothing that the broker lost would be noticed."""
+    blind = acl().replace(
+        f"topic read {TOPICS.prefix}/#",
+        "\n".join(f"topic read {TOPICS.prefix}/{branch}" for branch in ("entitlements/#", "usage/+")),
+        1,
+    )
+    await guarded.broker.reload(acl=blind)
+    daemon = await started(guarded)
+    user_id = await guarded.buy(daemon)
+    seen: dict[str, Any] = {}
+
+    async def named() -> bool:
+        _, body = await guarded.ready(daemon)
+        seen.update(body)
+        broker = body["checks"].get("broker", {"ok": True, "detail": ""})
+        return not broker["ok"] and f"may we read {TOPICS.prefix}/status?" in broker["detail"]
+
+    await until(named, lambda: f"a check that names it: {seen}")
+    assert seen["status"] == "degraded"
+    await guarded.until_published(user_id)
+
+
 async def test_refused_news_come_when_they_may(guarded: World) -> None:
     await guarded.broker.reload(acl=acl("events/#"))
     daemon = await started(guarded)

