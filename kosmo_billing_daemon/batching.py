@@ -4,11 +4,14 @@ No timers: an idle system writes at once, a busy one shares each commit among ma
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from kosmo_billing_daemon.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,8 +20,10 @@ R = TypeVar("R")
 class Batches(Generic[T, R]):
     """Gathers single items into calls of ``write``, one call at a time, ``parallel`` at most.
 
-    ``write`` returns one result per item, in order. When it raises, all items of that batch get the
-    error. More than ``waiting`` items that nobody has taken up are refused with ``Unavailable``.
+    ``write`` returns one result per item, in order, or raises and has written none of them. When it raises
+    ``Unavailable``, all items of that batch get the error; after any other error each is written alone, so
+    that one that cannot be written fails alone. More than ``waiting`` items that nobody has taken up are
+    refused with ``Unavailable``.
     """
 
     def __init__(
@@ -48,11 +53,15 @@ class Batches(Generic[T, R]):
         return await result
 
     async def _drain(self) -> None:
+        batch: list[tuple[T, asyncio.Future[R]]] = []
         try:
             while self._queue:
-                await self._write_batch(
-                    [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
-                )
+                batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+                await self._write_batch(batch)
+        except BaseException:  # cancelled: nobody may wait for a writer that has gone
+            _fail([*batch, *self._queue], Unavailable("the daemon is stopping"))
+            self._queue.clear()
+            raise
         finally:
             # Not by a callback of the task: that comes after whoever was told a result, and an item
             # submitted in between would wait for a writer that has gone.
@@ -63,12 +72,15 @@ class Batches(Generic[T, R]):
             results = await self._write([item for item, _ in batch])
             if len(results) != len(batch):
                 raise ValueError(f"{len(batch)} items were written with {len(results)} results")
-        except BaseException as error:
+        except Unavailable as error:
             _fail(batch, error)
-            if not isinstance(error, Exception):
-                _fail(list(self._queue), error)
-                self._queue.clear()
-                raise
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            log.exception("a batch of %d failed; each is written alone", len(batch))
+            for single in batch:
+                await self._write_batch([single])
         else:
             for (_, waiting), result in zip(batch, results, strict=True):
                 if not waiting.done():
@@ -81,8 +93,7 @@ def _this_task() -> "asyncio.Task[None]":
     return task
 
 
-def _fail(batch: Sequence[tuple[T, asyncio.Future[R]]], error: BaseException) -> None:
-    told = error if isinstance(error, Exception) else Unavailable("the daemon is stopping")
+def _fail(batch: Sequence[tuple[T, asyncio.Future[R]]], error: Exception) -> None:
     for _, waiting in batch:
         if not waiting.done():
-            waiting.set_exception(told)
+            waiting.set_exception(error)

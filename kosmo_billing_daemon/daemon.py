@@ -48,6 +48,7 @@ from kosmo_billing_daemon.web.health import Check, Readiness
 log = logging.getLogger(__name__)
 
 RECONCILE_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoice meanwhile
+EXPIRY_GATHERS = 0.1  # seconds: no purchase ends this soon, and each wakes the loop
 ROUND_WITHIN = 300.0  # seconds one round of a loop may take: each of its calls ends much sooner
 LEADERSHIP_WITHIN = 120.0  # seconds between signs of life of who leads or seeks to
 STATUS_EVERY = 5.0  # seconds between looks at the state for systemd's STATUS line
@@ -98,7 +99,7 @@ class Daemon:
             keep_usage=settings.retention.usage,
         )
         self._publisher = Publisher(pool=self._pool, topics=topics, clock=clock)
-        self._metering = Metering(pool=self._pool, clock=clock, changed=self._publisher.wake)
+        self._metering = Metering(pool=self._pool, clock=clock, changed=self._counted)
         self._usage = UsageIntake(metering=self._metering, topics=topics)
         self._conversation = Conversation(
             broker=broker_of(settings.mqtt),
@@ -111,7 +112,13 @@ class Daemon:
             version=__version__,
         )
         self._settling = Loop("settlement", self._settlement.run_once, clock=clock)
-        self._expiring = Loop("expiry", self._expiry.run_once, clock=clock, next_due=self._expiry.next_due)
+        self._expiring = Loop(
+            "expiry",
+            self._expiry.run_once,
+            clock=clock,
+            next_due=self._expiry.next_due,
+            gather=EXPIRY_GATHERS,
+        )
         self._reconciling = Loop(
             "reconciliation",
             self._reconciliation.run_once,
@@ -245,8 +252,15 @@ class Daemon:
         self._expiring.wake()
         self._live.wake()
 
-    def _notified(self, payload: str) -> None:
+    def _counted(self) -> None:
+        """Usage was counted in this process: no subscription ends sooner by it."""
+        self._publisher.wake()
+        self._live.wake()
+
+    def _notified(self, payload: str, sender: int) -> None:
         """Rows changed elsewhere; an empty payload says that anything may have."""
+        if self._pool.has_session(sender):  # changed here, and known since the commit
+            return
         if payload != "entitlements":
             self._settling.wake()
         if payload != "deliveries":
@@ -276,7 +290,8 @@ class Daemon:
         }
         if self._leadership.leads:
             checks["broker"] = self._broker_check()
-        checks["leadership"] = Check(True, "leads" if self._leadership.leads else "stands by")
+        role = self._leadership.role
+        checks["leadership"] = Check(role is not None, role or "no connection to the database for it")
         vital = ("database", "deliveries", "publishing")
         return Readiness(all(checks[name].ok for name in vital), checks)
 

@@ -34,13 +34,14 @@ class NotLeading(Unavailable):
 
 
 class Leadership:
-    """Holds or seeks the lock. ``notified`` receives the payload of every notification.
+    """Holds or seeks the lock. ``notified`` receives the payload of every notification and
+    the process id of the session that sent it.
 
     A leader that gave no sign of life for ``silent_for`` seconds counts as frozen.
     """
 
     def __init__(
-        self, database: Database, notified: Callable[[str], None], *, silent_for: float = SILENT_FOR
+        self, database: Database, notified: Callable[[str, int], None], *, silent_for: float = SILENT_FOR
     ) -> None:
         self._database = database
         self._notified = notified
@@ -50,6 +51,13 @@ class Leadership:
         self._quiet = Quiet()
         self.leads = False
         self.step_began: float | None = None  # monotonic; for the watchdog
+
+    @property
+    def role(self) -> str | None:
+        """What this daemon does for the lock; None while it has no connection to hold or seek it with."""
+        if self.leads:
+            return "leads"
+        return None if self._connection is None else "stands by"
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Seek the lock; run ``work`` while it is held, and cancel it when it is lost."""
@@ -61,7 +69,7 @@ class Leadership:
                 try:
                     await lead.listen(self._connection, self._notified)
                     # Whatever was notified while nobody listened is looked for.
-                    self._notified("")
+                    self._notified("", 0)
                     backoff.succeeded()
                     await self._seek(self._connection)
                     await self._lead(work)

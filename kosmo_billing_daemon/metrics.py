@@ -21,7 +21,7 @@ LAG_EVERY: Final = 0.25  # seconds between samples of the event loop's lag
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)
 
 GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
-    "database_up": ("1 when the database answered this scrape", None),
+    "database_up": ("1 when the database answered this scrape, and refused no write a moment ago", None),
     "leader": ("1 while this daemon leads: speaks MQTT and runs the loops", None),
     "broker_connected": ("1 while this daemon is connected to the broker", None),
     "broker_refuses": ("1 while the broker refuses a publication of ours", None),

@@ -98,6 +98,41 @@ async def test_error_reaches_every_item_of_its_batch_and_no_other(writer: Writer
     assert await batches.submit(5) == 10
 
 
+async def test_item_that_cannot_be_written_fails_alone() -> None:
+    written: list[list[int]] = []
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        if 2 in items:
+            raise ValueError("2 cannot be written")
+        written.append(list(items))
+        return items
+
+    batches = Batches(write)
+    answers = await asyncio.gather(*(batches.submit(n) for n in range(4)), return_exceptions=True)
+    assert [answer for answer in answers if not isinstance(answer, Exception)] == [0, 1, 3]
+    assert isinstance(answers[2], ValueError)
+    assert written == [[0], [1], [3]]
+
+
+async def test_writer_cancelled_while_it_writes_alone_leaves_nobody_waiting() -> None:
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        if len(items) > 1:
+            raise ValueError("not together")
+        begun.set()
+        await never.wait()
+        return items
+
+    batches = Batches(write)
+    waiting = [asyncio.create_task(batches.submit(number)) for number in range(3)]
+    await begun.wait()
+    for task in list(batches._writers):
+        task.cancel()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(answer, Unavailable) for answer in answers)
+
+
 async def test_caller_who_leaves_disturbs_nobody(writer: Writer) -> None:
     batches = Batches(writer)
     writer.allowed.clear()

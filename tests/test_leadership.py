@@ -23,7 +23,7 @@ async def test_work_that_swallows_its_cancellation_does_not_end_leading(
             await asyncio.Event().wait()
         await asyncio.Event().wait()
 
-    leadership = Leadership(Database(url=database_url), lambda _payload: None)
+    leadership = Leadership(Database(url=database_url), lambda _payload, _sender: None)
     leading = asyncio.create_task(leadership.run(work))
     try:
         async with asyncio.timeout(20):

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import httpx
 from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
-from httpx_aiohttp import HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.backoff import Backoff
@@ -43,6 +43,7 @@ the base URL, store id and the rest of the line take their part of it."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 _TRIES = 2
 _CONNECTIONS = 32
+_JSON = {"Content-Type": "application/json"}
 _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
 
 
@@ -83,28 +84,29 @@ class BtcpayClient:
         self._webhooks = f"{self._store}/webhooks"
         self._links = Links.of(self._url, public_url)
         self._timeouts = timeouts
+        # Reading is bounded by the deadline of the whole call; "pool" includes looking up the name.
+        self._bounds = {"timeout": {"connect": timeouts.connect, "read": None, "pool": timeouts.call}}
+        self._headers = {
+            "Authorization": f"token {self._key}",
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+            "User-Agent": f"kosmo-billing-daemon/{__version__}",
+        }
         self._clock = clock
         self._health = Health(clock)
-        self._http: httpx.AsyncClient | None = None
+        self._http: AiohttpTransport | None = None
 
     def __repr__(self) -> str:
         return f"BtcpayClient(url={self._url!r}, store_id={self._store_id!r})"
 
     async def __aenter__(self) -> Self:
-        self._http = HttpxAiohttpClient(
-            base_url=self._url,
-            headers={
-                "Authorization": f"token {self._key}",
-                "Accept": "application/json",
-                "User-Agent": f"kosmo-billing-daemon/{__version__}",
-            },
+        # The transport itself: we follow no redirects and keep no cookies, and what httpx's client does about
+        # them takes longer than sending the request.
+        self._http = AiohttpTransport(
             # The system's certificates, so that an operator's own authority is trusted too.
             verify=ssl.create_default_context(),
-            follow_redirects=False,
             trust_env=False,
             limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE),
-            # Reading is bounded by the deadline of the whole call; "pool" includes looking up the name.
-            timeout=httpx.Timeout(None, connect=self._timeouts.connect, pool=self._timeouts.call),
         )
         return self
 
@@ -289,13 +291,20 @@ class BtcpayClient:
     ) -> Any:
         if self._http is None:
             raise RuntimeError("the client is not open; use it in 'async with'")
-        content = None if body is None else json.dumps(body).encode()
-        headers = None if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._http.stream(
-                method, path, params=params, content=content, headers=headers
-            ) as response:
+            request = httpx.Request(
+                method,
+                self._url + path,
+                params=params,
+                headers=self._headers if body is None else self._headers | _JSON,
+                content=None if body is None else json.dumps(body).encode(),
+                extensions=self._bounds,
+            )
+            response = await self._http.handle_async_request(request)
+            try:
                 answer = await _bounded(response)
+            finally:
+                await response.aclose()
         # httpx-aiohttp 0.2 lets through what it has no name for, so aiohttp's own errors are met here too.
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ClientError, OSError) as error:
             raise _away(error) from error

@@ -5,8 +5,8 @@ is judged there, so that both say the same about every report (and a test compar
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,11 +27,15 @@ Row = tuple[str, str, str | None, int, datetime]
 
 @dataclass(frozen=True, slots=True)
 class UsageColumns:
-    """The events of one report that are well-formed, and what was wrong with the others."""
+    """The well-formed events of one report, one column per field, and what was wrong with the others."""
 
     report_id: str
-    rows: list[Row]
-    rejected: list[Rejection] = field(default_factory=list)
+    user_id: Sequence[str]
+    message_id: Sequence[str]
+    node_id: Sequence[str | None]
+    count: Sequence[int]
+    sent_at: Sequence[datetime]
+    rejected: Sequence[Rejection]
 
     @classmethod
     def decode(cls, payload: bytes) -> "UsageColumns":
@@ -47,7 +51,19 @@ class UsageColumns:
             row = _plain(item) or _judged(item, number, rejected)
             if row is not None:
                 rows.append(row)
-        return cls(report_id, rows, rejected)
+        return cls.of(report_id, rows, rejected)
+
+    @classmethod
+    def of(cls, report_id: str, rows: Sequence[Row], rejected: Sequence[Rejection]) -> "UsageColumns":
+        user_id, message_id, node_id, count, sent_at = zip(*rows, strict=True) if rows else ((),) * 5
+        return cls(report_id, user_id, message_id, node_id, count, sent_at, rejected)
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    def rows(self) -> Iterator[Row]:
+        """Return the events one by one."""
+        return zip(self.user_id, self.message_id, self.node_id, self.count, self.sent_at, strict=True)
 
 
 def _plain(item: Any) -> Row | None:

@@ -25,7 +25,7 @@ from kosmo_billing_daemon.mqtt.progress import Progress
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
 from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.store import entitlements, events
-from kosmo_billing_daemon.store.entitlements import Position, Published, Versioned
+from kosmo_billing_daemon.store.entitlements import Marked, Position, Published, Versioned
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 
@@ -98,6 +98,7 @@ class _Session:
         self._refused_news: dict[int, datetime] = {}
         self._unmarked: dict[UUID, datetime] = {}  # published while a writer held the row
         self._flying = 0
+        self._looks = 0  # at the database, so far
         self._advanced.set()
 
     # --- from the database to the broker
@@ -108,8 +109,8 @@ class _Session:
         woken = self._publisher.woken
         while True:
             try:
-                sent = await self._feed_once()
-                idle = None if sent else await self._idle_time()
+                more = await self._feed_once()
+                idle = None if more or woken.is_set() else await self._idle_time()
             except Unavailable as error:
                 if isinstance(error, LinkLost):
                     raise
@@ -124,37 +125,45 @@ class _Session:
                     async with asyncio.timeout(idle):
                         await woken.wait()
 
-    async def _feed_once(self) -> int:
+    async def _feed_once(self) -> bool:
+        """Send one look's worth; says whether more may wait than was looked for."""
         self._publisher.woken.clear()
+        self._looks += 1
         now = self._clock()
         _drop_past(self._refused, now)
         _drop_past(self._refused_news, now)
         _drop_past(self._unmarked, now - COALESCE)
         chunk: list[Versioned] = []
         untold: list[Event] = []
+        used: list[Versioned] = []
         swept = False
+        may_publish = len(self._refused) <= REFUSED_MOST
         async with self._pool.connection() as connection:
-            if len(self._refused) <= REFUSED_MOST:
+            if may_publish:
                 locked = [user for user, until in self._unmarked.items() if until > now]
                 busy = [*self._progress.users, *self._refused, *locked]
                 chunk = await entitlements.load_urgent(connection, CHUNK, busy)
             if len(chunk) < CHUNK and len(self._refused_news) <= REFUSED_MOST:
                 untold = await events.load_unpublished(connection, CHUNK, [*self._news, *self._refused_news])
-            if not chunk and not untold and len(self._refused) <= REFUSED_MOST:
-                busy = [*self._progress.users, *self._refused, *self._unmarked]
-                chunk = await entitlements.load_used(connection, CHUNK, busy, now - COALESCE)
-                if not chunk and self._progress.is_sweeping:
-                    chunk, swept = await self._next_of_sweep(connection), True
+            if may_publish and len(chunk) + len(untold) < CHUNK:
+                urgent = [versioned.entitlement.user_id for versioned in chunk]
+                busy = [*self._progress.users, *self._refused, *self._unmarked, *urgent]
+                used = await entitlements.load_used(connection, CHUNK, busy, now - COALESCE)
+                if not chunk and not untold and not used and self._progress.is_sweeping:
+                    used, swept = await self._next_of_sweep(connection), True
         for versioned in chunk:
+            await self._room_for_one()
+            self._send_document(versioned, swept=False)
+        for event in untold:
+            await self._room_for_one()
+            self._send_event(event)
+        for versioned in used:
             await self._room_for_one()
             self._send_document(versioned, swept=swept)
         if swept:
             self._progress.sweep_sent()
             self._advanced.set()
-        for event in untold:
-            await self._room_for_one()
-            self._send_event(event)
-        return len(chunk) + len(untold) + swept
+        return swept or len(chunk) + len(untold) >= CHUNK or len(used) >= CHUNK
 
     async def _next_of_sweep(self, connection: Connection) -> list[Versioned]:
         """Take the next documents that the broker may have lost."""
@@ -263,7 +272,8 @@ class _Session:
             await self._to_mark.wait()
             self._to_mark.clear()
             published, told, rejected = list(self._acknowledged), list(self._told), list(self._rejected)
-            marked: dict[UUID, bool] = {}
+            marked: dict[UUID, Marked] = {}
+            looks = self._looks
             try:
                 async with self._pool.connection() as connection:
                     if published:
@@ -281,7 +291,7 @@ class _Session:
                 self._acknowledged.popleft()
                 self._progress.end(entry.user_id)
                 if entry.user_id in marked:
-                    self._progress.mark(entry.sequence, first=marked[entry.user_id])
+                    self._progress.mark(entry.sequence, first=marked[entry.user_id].is_first)
                 else:
                     self._unmarked[entry.user_id] = self._clock() + LOCKED_WAIT
             for event_id in told:
@@ -290,8 +300,11 @@ class _Session:
             for user_id in rejected:
                 self._rejected.popleft()
                 self._progress.end(user_id)
-            # A change that came while its user was in flight is looked for again now.
-            self._publisher.woken.set()
+            # A change that came while its user was in flight was passed over: it is looked for again now.
+            # So is one that a look of meanwhile may have passed over, which the marks do not tell of.
+            is_behind = len(marked) < len(published) or any(row.is_behind for row in marked.values())
+            if is_behind or rejected or looks != self._looks:
+                self._publisher.woken.set()
             self._advanced.set()
 
     # --- the watermark

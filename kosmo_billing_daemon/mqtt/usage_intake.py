@@ -21,7 +21,7 @@ from kosmo_billing_daemon.store.usage import Quarantined
 
 log = logging.getLogger(__name__)
 
-MOST_EVENTS = 5000  # in one transaction: the best size measured; more only makes the answers wait
+MOST_EVENTS = 10_000  # in one transaction: the best size measured; more only makes the answers wait
 MOST_REPORTS = 500  # in one transaction, of one event each
 MOST_HELD = 64 << 20  # bytes not acknowledged; a broker that ignores receive_maximum would fill the memory
 MOST_ACK = 64 << 10  # bytes; brokers may refuse more
@@ -58,7 +58,7 @@ class _Item:
 
     @property
     def weight(self) -> int:
-        return max(1, len(self.content.columns.rows)) if isinstance(self.content, Report) else 1
+        return max(1, len(self.content.columns)) if isinstance(self.content, Report) else 1
 
 
 class UsageIntake:

@@ -10,28 +10,24 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayRefused, CreationUnknown
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
-from kosmo_billing_daemon.domain.plans import Catalogue, Plan
-from kosmo_billing_daemon.domain.prepaid import exceeds_cap
+from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound, Unavailable
+from kosmo_billing_daemon.errors import Invalid, NotFound, Unavailable
 from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.services.creation_limit import CreationLimit
-from kosmo_billing_daemon.services.idempotency import Key, bind, invoice_of, recall
+from kosmo_billing_daemon.services.idempotency import Key
+from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER, Opened, Reservations, Wish
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.store import idempotency, invoices, subscriptions
+from kosmo_billing_daemon.store import idempotency, invoices
 from kosmo_billing_daemon.store.idempotency import Reply
-from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+from kosmo_billing_daemon.store.postgres import Pool
 
 log = logging.getLogger(__name__)
-
-ORPHANED_AFTER = timedelta(seconds=60)
-"""A reservation this old is nobody's work in progress: longer than one creation may take."""
 
 ATTACHED_WITHIN = 3.0
 """Seconds to wait for another daemon's creation; most take less than one."""
@@ -40,16 +36,7 @@ REFRESH_AFTER = timedelta(seconds=2)
 """An open invoice is asked for at BTCPay at most this often by front ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An open invoice, whether the request made it, and the answer if one was given under its key."""
-
-    invoice: Invoice
-    is_new: bool
-    reply: Reply | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Invoicing:
     """Opens and shows the invoices of one user at a time; no ``limit`` allows any number of them."""
 
@@ -60,10 +47,12 @@ class Invoicing:
     clock: Clock
     expiration: timedelta | None = None
     limit: CreationLimit | None = None
-    _unsent: set[InvoiceId] = field(default_factory=set)
-    """Reserved here, and nobody asked BTCPay for them yet."""
+    _reservations: Reservations = field(init=False)
     _in_progress: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
     _refreshing: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._reservations = Reservations(pool=self.pool, clock=self.clock, limit=self.limit)
 
     async def open(self, user_id: UserId, plan_type: str, redirect_url: str | None) -> tuple[Invoice, bool]:
         """Return an open invoice for the plan, and whether it is new (R10).
@@ -90,14 +79,14 @@ class Invoicing:
                 field="plan_type",
                 code="unknown_plan",
             )
-        opened = await self._reserve(user_id, plan, redirect_url, key)
+        opened = await self._reservations.reserve(Wish(user_id, plan, redirect_url, key))
         if opened.reply is not None or opened.invoice.status is not InvoiceStatus.RESERVED:
             return opened
         reserved = opened.invoice
         try:
             attached = await _shared(self._in_progress, reserved.id, lambda: self._complete(reserved))
         finally:
-            self._unsent.discard(reserved.id)
+            self._reservations.unsent.discard(reserved.id)
         return Opened(attached, opened.is_new)
 
     async def keep(self, user_id: UserId, key: Key, invoice: Invoice, reply: Reply) -> Reply:
@@ -112,71 +101,16 @@ class Invoicing:
                 reply=reply,
             )
 
-    async def _reserve(
-        self, user_id: UserId, plan: Plan, redirect_url: str | None, key: Key | None
-    ) -> Opened:
-        async def work(connection: Connection) -> Opened:
-            await lock_users(connection, [user_id])
-            now = self.clock()
-            if key is not None:
-                bound = await recall(connection, user_id, key, now)
-                known = None if bound is None else await invoice_of(connection, bound)
-                if bound is not None and known is not None:
-                    return Opened(known, bound.is_new, bound.reply)
-            found = await invoices.find_open(connection, user_id, plan.plan_type, now)
-            invoice = found or await self._reserve_new(connection, user_id, plan, redirect_url)
-            if key is not None:
-                await bind(connection, user_id, key, invoice, is_new=found is None, now=now)
-            return Opened(invoice, found is None)
-
-        return await self.pool.retrying(work)
-
-    async def _reserve_new(
-        self, connection: Connection, user_id: UserId, plan: Plan, redirect_url: str | None
-    ) -> Invoice:
-        now = self.clock()
-        # The current one, which is not the last if that was revoked.
-        history = tuple((await subscriptions.lock_current(connection, [user_id])).values())
-        if any(
-            row.plan.price.currency != plan.price.currency and row.plan.plan_type != plan.plan_type
-            for row in history
-        ):
-            raise Conflict(
-                "your present plan was sold in another currency, so its rest cannot be converted;"
-                " renew it, or change when it has ended",
-                code="currency_changed",
-            )
-        confirming = [invoice.plan for invoice in await invoices.load_confirming(connection, user_id)]
-        if exceeds_cap(history, [*confirming, plan], now):
-            raise Conflict(
-                "this purchase would pay more than 400 days ahead; wait until less is left",
-                code="prepaid_cap",
-            )
-        if self.limit is not None:
-            self.limit.take(user_id)
-        reserved = Invoice(
-            id=InvoiceId(uuid4()),
-            user_id=user_id,
-            plan=plan,
-            status=InvoiceStatus.RESERVED,
-            created_at=now,
-            redirect_url=redirect_url,
-        )
-        await invoices.reserve(connection, reserved, now + ORPHANED_AFTER)
-        # Before COMMIT: from then on another request of the user may be the one that completes it.
-        self._unsent.add(reserved.id)
-        return reserved
-
     async def _complete(self, reserved: Invoice) -> Invoice:
         """Create at BTCPay, unless an earlier try already did, and attach."""
         observations: Sequence[Observation] = ()
-        if reserved.id not in self._unsent:
+        if reserved.id not in self._reservations.unsent:
             if self.clock() - reserved.created_at < ORPHANED_AFTER:
                 attached = await self._wait_until_attached(reserved)
                 if attached is not None:
                     return attached
             observations = await self._find(reserved)
-        self._unsent.discard(reserved.id)
+        self._reservations.unsent.discard(reserved.id)
         if not observations:
             observations = [await self._create(reserved)]
         return (await self.settlement.settle({reserved.id: observations}))[reserved.id]

@@ -17,7 +17,11 @@ POLL = 30.0  # seconds; notifications are for speed, this is for truth
 
 
 class Loop:
-    """Runs ``run_once`` until it finds nothing, then waits for a wake-up, ``next_due`` or ``poll``."""
+    """Runs ``run_once`` until it finds nothing, then waits for a wake-up, ``next_due`` or ``poll``.
+
+    Wake-ups are gathered for ``gather`` seconds, so that those of a busy time cost one look together; what
+    is due meanwhile is not held up.
+    """
 
     def __init__(
         self,
@@ -27,6 +31,7 @@ class Loop:
         clock: Clock,
         next_due: Callable[[], Awaitable[datetime | None]] | None = None,
         poll: float = POLL,
+        gather: float = 0.0,
     ) -> None:
         self.name = name
         self.failing_since: datetime | None = None
@@ -37,6 +42,7 @@ class Loop:
         self._next_due = next_due
         self._clock = clock
         self._poll = poll
+        self._gather = gather
         self._woken = asyncio.Event()
         self._quiet = Quiet()
 
@@ -66,6 +72,7 @@ class Loop:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._woken.wait()
+                    await asyncio.sleep(self._gather)
 
     async def _work(self) -> datetime | None:
         """Run until nothing is found; return when to look again."""

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
+from typing import Any
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.encoding import Malformed
@@ -103,41 +105,22 @@ class Metering:
     ) -> list[UsageAck | None]:
         async def work(connection: Connection) -> list[UsageAck]:
             now = self.clock()
-            answers: list[UsageAck] = []
-            rows: list[Row] = []
-            places: list[int] = []
-            rejected: list[list[Rejection]] = []
-            for place, report in enumerate(reports):
-                kept, refused = _in_time(report.columns, now)
-                rows += kept
-                places += [place] * len(kept)
-                rejected.append([*report.columns.rejected, *refused])
+            read = [_in_time(report.columns, now) for report in reports]
             accepted = [0] * len(reports)
-            if rows:
-                user_id, message_id, node_id, number, sent_at = zip(*rows, strict=True)
-                await usage.lock_counters(connection, set(user_id))
-                columns = Columns(
-                    user_id=user_id,
-                    message_id=message_id,
-                    node_id=node_id,
-                    count=number,
-                    sent_at=sent_at,
-                    report=places,
-                    reporters=[report.reporter for report in reports],
-                )
-                accepted = await usage.count(connection, columns, now)
+            if any(map(len, read)):
+                batch = _joined(read, [report.reporter for report in reports])
+                await usage.lock_counters(connection, set(batch.user_id))
+                accepted = await usage.count(connection, batch, now)
             await usage.append_quarantine(connection, quarantined, now)
-            for report, counted, refused in zip(reports, accepted, rejected, strict=True):
-                given = len(report.columns.rows) + len(report.columns.rejected)
-                answers.append(
-                    UsageAck(
-                        report_id=report.columns.report_id,
-                        accepted=counted,
-                        duplicates=given - counted - len(refused),
-                        rejected=tuple(refused),
-                    )
+            return [
+                UsageAck(
+                    report_id=columns.report_id,
+                    accepted=counted,
+                    duplicates=len(columns) - counted,
+                    rejected=tuple(columns.rejected),
                 )
-            return answers
+                for columns, counted in zip(read, accepted, strict=True)
+            ]
 
         answers = await self.pool.retrying(work)
         self._note(answers)
@@ -159,22 +142,36 @@ def check_reporter(reporter: str) -> None:
         raise Malformed(f"reporter: a printable name of 1 to {REPORTER_LENGTH} characters")
 
 
-def _in_time(columns: UsageColumns, now: datetime) -> tuple[list[Row], list[Rejection]]:
+def _in_time(columns: UsageColumns, now: datetime) -> UsageColumns:
     """Clamp future times and reject what is too old; the usual report is in time as it is."""
-    times = [row[4] for row in columns.rows]
-    if not times:
-        return columns.rows, []
-    if counts_as_sent(min(times), now) is not None and max(times) <= now:
-        return columns.rows, []
+    if not columns or (counts_as_sent(min(columns.sent_at), now) is not None and max(columns.sent_at) <= now):
+        return columns
     kept: list[Row] = []
-    refused: list[Rejection] = []
-    for row in columns.rows:
+    rejected = list(columns.rejected)
+    for row in columns.rows():
         sent_at = counts_as_sent(row[4], now)
         if sent_at is None:
-            refused.append(Rejection(row[1], TOO_OLD))
+            rejected.append(Rejection(row[1], TOO_OLD))
         else:
             kept.append((*row[:4], sent_at))
-    return kept, refused
+    return UsageColumns.of(columns.report_id, kept, rejected)
+
+
+def _joined(read: Sequence[UsageColumns], reporters: Sequence[str]) -> Columns:
+    """Write reports one below the other."""
+
+    def column(name: str) -> list[Any]:
+        return list(chain.from_iterable(getattr(columns, name) for columns in read))
+
+    return Columns(
+        user_id=column("user_id"),
+        message_id=column("message_id"),
+        node_id=column("node_id"),
+        count=column("count"),
+        sent_at=column("sent_at"),
+        report=[place for place, columns in enumerate(read) for _ in range(len(columns))],
+        reporters=reporters,
+    )
 
 
 def _quarantined(reporter: str, reason: str, payload: bytes) -> Quarantined:

@@ -17,7 +17,10 @@ ANSWER_WITHIN = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """Seconds that the oldest one waits, 0 when none does; ``error`` when the database did not answer."""
+    """Seconds that the oldest one waits, 0 when none does.
+
+    ``error`` when the database did not answer, or refused to write a moment ago.
+    """
 
     deliveries: float = 0.0
     entitlements: float = 0.0
@@ -41,4 +44,6 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
     def age(since: datetime | None) -> float:
         return 0.0 if since is None else max(0.0, (now - since).total_seconds())
 
-    return Backlog(deliveries=age(ages[0]), entitlements=age(ages[1]), events=age(ages[2]))
+    return Backlog(
+        deliveries=age(ages[0]), entitlements=age(ages[1]), events=age(ages[2]), error=pool.refusal
+    )

@@ -1,15 +1,16 @@
 """The only path on which an invoice becomes settled, and anything else BTCPay says of it.
 
-Whoever notices something (a webhook, reconciliation, a front end asking) brings observations here;
-each batch is judged and written in one transaction under the locks of its users.
+Whoever notices something (a webhook, a creation, reconciliation, a front end asking) brings observations
+here; what comes while others are being written shares the next transaction, under the locks of its users.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from kosmo_billing_daemon.batching import Batches
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain import invoices as rules
@@ -36,7 +37,8 @@ from kosmo_billing_daemon.services.observations import LookedUp, Seen
 from kosmo_billing_daemon.store import attention, deliveries, events, invoices, subscriptions
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.events import Event
-from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+from kosmo_billing_daemon.store.invoices import Observed
+from kosmo_billing_daemon.store.postgres import Connection, Pool
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,16 @@ SET_ASIDE = timedelta(minutes=1)
 """How long a delivery that could not be handled waits; the others go on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen and by which look, and what becomes of the deliveries that asked for it."""
+
+    seen: Seen
+    outcomes: Sequence[tuple[str, str]] = ()
+    number: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
 class Settlement:
     """Judges observations. ``changed`` is called after each commit, to wake who waits for it."""
 
@@ -57,6 +68,10 @@ class Settlement:
     changed: Callable[[], None]
     trust_body: bool = False
     _aside: dict[str, datetime] = field(default_factory=dict)
+    _looks: Batches[Look, dict[InvoiceId, Invoice]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._looks = Batches(self._settle, most=100)
 
     async def run_once(self) -> int:
         """Handle all waiting deliveries, at most one list call's worth; returns how many.
@@ -71,12 +86,12 @@ class Settlement:
             if not waiting:
                 return 0
             hints = [(delivery.btcpay_invoice_id, delivery.order_id) for delivery in waiting]
-            matches = await invoices.match(connection, hints)
-            known = await invoices.load(connection, set().union(*matches))
+            matches, known = await invoices.match(connection, hints)
+            number = await invoices.number_observation(connection)
         if self.trust_body:
             looked = LookedUp(observations.claimed(waiting, matches, known, self.store_id))
         else:
-            looked = await self.look_up(list(known.values()))
+            looked = await observations.look_up(self.btcpay, list(known.values()), number)
         readable: list[tuple[Delivery, set[InvoiceId]]] = []
         for delivery, match in zip(waiting, matches, strict=True):
             if match.isdisjoint(looked.unreadable):
@@ -127,11 +142,22 @@ class Settlement:
         Returns the invoices as they are afterwards, without those that a later look than ``number`` has
         seen. A repeat changes nothing.
         """
+        return await self._looks.submit(Look(seen, outcomes, number))
 
-        async def work(connection: Connection) -> tuple[dict[InvoiceId, Invoice], list[Event]]:
-            judged = await self._judge(connection, seen, number) if seen else ({}, [])
+    async def _settle(self, looks: Sequence[Look]) -> list[dict[InvoiceId, Invoice]]:
+        async def work(connection: Connection) -> tuple[list[dict[InvoiceId, Invoice]], list[Event]]:
+            after: list[dict[InvoiceId, Invoice]] = []
+            news: list[Event] = []
+            ids = {invoice_id for look in looks for invoice_id in look.seen}
+            if ids:
+                await invoices.lock_owners(connection, ids)
+            for together in _apart(looks):
+                judged, told = await self._judge(connection, together)
+                after += [{key: judged[key] for key in look.seen if key in judged} for look in together]
+                news += told
+            outcomes = [outcome for look in looks for outcome in look.outcomes]
             await deliveries.mark_handled(connection, outcomes, self.clock())
-            return judged
+            return after, news
 
         after, news = await self.pool.retrying(work)
         self.changed()
@@ -146,15 +172,14 @@ class Settlement:
         """
 
         async def work(connection: Connection) -> tuple[Invoice, list[Event]]:
-            users = await invoices.load_users(connection, [invoice_id])
-            await lock_users(connection, list(users))
-            invoice = (await invoices.lock(connection, [invoice_id])).get(invoice_id)
+            await invoices.lock_owners(connection, [invoice_id])
+            invoice = (await invoices.lock(connection, {invoice_id: None})).get(invoice_id)
             if invoice is None:
                 raise NotFound("there is no such invoice", code="invoice_not_found")
             now = self.clock()
             verdict = rules.settle_by_hand(invoice, now)
             await also(connection, invoice, now)
-            return verdict.invoice, await self._write(connection, [(invoice, verdict)], now, resolution)
+            return verdict.invoice, await self._write(connection, [(invoice, verdict)], now, resolution, {})
 
         invoice, news = await self.pool.retrying(work)
         self.changed()
@@ -162,22 +187,24 @@ class Settlement:
         return invoice
 
     async def _judge(
-        self, connection: Connection, seen: Seen, number: int | None
+        self, connection: Connection, looks: Sequence[Look]
     ) -> tuple[dict[InvoiceId, Invoice], list[Event]]:
-        users = await invoices.load_users(connection, seen)
-        await lock_users(connection, list(users))
-        locked = await invoices.lock(connection, seen, number)
+        """Apply looks at different invoices, whose users are locked."""
+        seen = {invoice_id: observed for look in looks for invoice_id, observed in look.seen.items()}
+        if not seen:
+            return {}, []
+        numbers = {invoice_id: look.number for look in looks for invoice_id in look.seen}
+        locked = await invoices.lock(connection, numbers)
         # Taken under the locks, so that times of one user rise in the order of the changes (R3).
         now = self.clock()
         verdicts: list[tuple[Invoice, Verdict]] = []
-        for invoice_id in sorted(locked, key=lambda key: (locked[key].created_at, key)):
-            invoice = locked[invoice_id]
-            observation, strays = observations.choose(invoice, seen[invoice_id])
+        for invoice in sorted(locked.values(), key=lambda invoice: (invoice.created_at, invoice.id)):
+            observation, strays = observations.choose(invoice, seen[invoice.id])
             verdict = Verdict(invoice)
             if observation is not None:
                 verdict = rules.observe(invoice, observation, now, store_id=self.store_id)
             verdicts.append((invoice, observations.with_strays(verdict, strays)))
-        news = await self._write(connection, verdicts, now, "settled by itself", number)
+        news = await self._write(connection, verdicts, now, "settled by itself", numbers)
         return {invoice.id: verdict.invoice for invoice, verdict in verdicts}, news
 
     async def _write(
@@ -186,12 +213,15 @@ class Settlement:
         verdicts: Sequence[tuple[Invoice, Verdict]],
         now: datetime,
         resolution: str,
-        number: int | None = None,
+        numbers: Mapping[InvoiceId, int | None],
     ) -> list[Event]:
         """Write what the verdicts ask for; returns the news, for the log once it is committed."""
         news: list[Event] = []
-        saved = [(verdict.invoice, next_check(verdict.invoice, now)) for _, verdict in verdicts]
-        await invoices.save(connection, saved, now, number)
+        saved = [
+            Observed(verdict.invoice, next_check(verdict.invoice, now), numbers.get(verdict.invoice.id))
+            for _, verdict in verdicts
+        ]
+        await invoices.save(connection, saved, now)
         cases = [(verdict.invoice, case) for _, verdict in verdicts for case in verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
         closed = [(verdict.invoice.id, kind) for _, verdict in verdicts for kind in verdict.closes]
@@ -238,6 +268,20 @@ class Settlement:
             changes.append(Change(before, rows))
         await fulfilment.write(connection, changes)
         return news
+
+
+def _apart(looks: Sequence[Look]) -> Iterator[list[Look]]:
+    """Part looks, in order, so that no invoice is in one part twice: each is judged on what the last left."""
+    part: list[Look] = []
+    seen: set[InvoiceId] = set()
+    for look in looks:
+        if not seen.isdisjoint(look.seen):
+            yield part
+            part, seen = [], set()
+        part.append(look)
+        seen.update(look.seen)
+    if part:
+        yield part
 
 
 def _tell(news: Sequence[Event]) -> None:

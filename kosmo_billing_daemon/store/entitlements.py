@@ -47,24 +47,23 @@ FROM due LEFT JOIN LATERAL (
 _URGENT = f"""
 WITH due AS MATERIALIZED (
     SELECT user_id, version FROM entitlements
-    WHERE urgent_version > published_version AND user_id <> ALL ($2::uuid[]) LIMIT $1)
+    WHERE urgent_version > published_version AND user_id <> ALL ($2::uuid[])
+    ORDER BY urgent_version DESC LIMIT $1)
 {_CONTENT}
 """
 
 _USED = f"""
 WITH due AS MATERIALIZED (
     SELECT user_id, version FROM entitlements
-    WHERE version > published_version AND (published_at IS NULL OR published_at <= $3)
-        AND user_id <> ALL ($2::uuid[]) LIMIT $1)
+    WHERE waits AND coalesce(published_at, '-infinity') <= $3 AND user_id <> ALL ($2::uuid[])
+    ORDER BY coalesce(published_at, '-infinity') LIMIT $1)
 {_CONTENT}
 """
 
 
 async def is_waiting(connection: Connection) -> bool:
     """Say whether any change waits, be it only because of its user's last publication."""
-    waiting: bool = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM entitlements WHERE version > published_version)"
-    )
+    waiting: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM entitlements WHERE waits)")
     return waiting
 
 
@@ -89,14 +88,17 @@ def _versioned(row: Any) -> Versioned:
 
 
 async def load_urgent(connection: Connection, limit: int, but: Sequence[UUID]) -> list[Versioned]:
-    """Return changes of rights that nobody was told, without users named in ``but``."""
+    """Return the latest changes of rights that nobody was told, without users named in ``but``."""
     return [_versioned(row) for row in await connection.fetch(_URGENT, limit, list(but))]
 
 
 async def load_used(
     connection: Connection, limit: int, but: Sequence[UUID], published_before: datetime
 ) -> list[Versioned]:
-    """Return changes of any kind, of users whose last publication was before ``published_before``."""
+    """Return changes of any kind, of users whose last publication was before ``published_before``.
+
+    Who was told longest ago comes first.
+    """
     return [_versioned(row) for row in await connection.fetch(_USED, limit, list(but), published_before)]
 
 
@@ -137,14 +139,22 @@ UPDATE entitlements AS e SET
 FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS row (user_id, version, sequence)
 JOIN locked ON locked.user_id = row.user_id
 WHERE e.user_id = row.user_id
-RETURNING e.user_id, locked.published_version = 0 AS is_first
+RETURNING e.user_id, locked.published_version = 0 AS is_first, e.version > e.published_version AS is_behind
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Whether it was the user's first document, and whether the user's row has changed since."""
+
+    is_first: bool
+    is_behind: bool
 
 
 async def mark_published(
     connection: Connection, published: Sequence[Published], now: datetime
-) -> dict[UUID, bool]:
-    """Note acknowledged publications; returns who was marked, and whether it was the user's first document.
+) -> dict[UUID, Marked]:
+    """Note acknowledged publications; returns who was marked.
 
     Never waits for a writer: a row that is locked is left out and says that it waits as before.
     """
@@ -155,7 +165,7 @@ async def mark_published(
         [p.sequence for p in published],
         now,
     )
-    return {row["user_id"]: row["is_first"] for row in rows}
+    return {row["user_id"]: Marked(row["is_first"], row["is_behind"]) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """What was asked and answered under each ``Idempotency-Key`` of a user (R10)."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.store.postgres import Connection
 
 
@@ -27,45 +28,53 @@ class Bound:
 
 
 _LOAD = """
-SELECT fingerprint, invoice_id, is_new, reply_status, reply_body FROM idempotency_keys
-WHERE user_id = $1 AND key = $2 AND created_at > $3
+SELECT k.user_id, k.key, fingerprint, invoice_id, is_new, reply_status, reply_body
+FROM unnest($1::uuid[], $2::text[]) AS named (user_id, key)
+JOIN idempotency_keys AS k ON k.user_id = named.user_id AND k.key = named.key
+WHERE created_at > $3
 """
 
+Named = tuple[UserId, str]
+"""A key is a user's own: whose, and its value."""
 
-async def load(connection: Connection, user_id: UUID, key: str, after: datetime) -> Bound | None:
-    """Return what a key that was first used ``after`` is bound to."""
-    row = await connection.fetchrow(_LOAD, user_id, key, after)
-    if row is None:
-        return None
-    return Bound(
-        fingerprint=row["fingerprint"],
-        invoice_id=InvoiceId(row["invoice_id"]),
-        is_new=row["is_new"],
-        reply=None if row["reply_status"] is None else Reply(row["reply_status"], row["reply_body"]),
-    )
+
+async def load(connection: Connection, keys: Collection[Named], after: datetime) -> dict[Named, Bound]:
+    """Return what these keys are bound to, of those that were first used ``after``."""
+    if not keys:
+        return {}
+    rows = await connection.fetch(_LOAD, [user for user, _ in keys], [key for _, key in keys], after)
+    return {
+        (UserId(row["user_id"]), row["key"]): Bound(
+            fingerprint=row["fingerprint"],
+            invoice_id=InvoiceId(row["invoice_id"]),
+            is_new=row["is_new"],
+            reply=None if row["reply_status"] is None else Reply(row["reply_status"], row["reply_body"]),
+        )
+        for row in rows
+    }
 
 
 _SAVE = """
 INSERT INTO idempotency_keys (user_id, key, fingerprint, invoice_id, is_new, created_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+SELECT *, $6 FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[], $5::boolean[])
 ON CONFLICT (user_id, key) DO UPDATE SET
     fingerprint = EXCLUDED.fingerprint, invoice_id = EXCLUDED.invoice_id, is_new = EXCLUDED.is_new,
     reply_status = NULL, reply_body = NULL, created_at = EXCLUDED.created_at
 """
 
 
-async def save(
-    connection: Connection,
-    user_id: UUID,
-    key: str,
-    *,
-    fingerprint: bytes,
-    invoice_id: UUID,
-    is_new: bool,
-    now: datetime,
-) -> None:
-    """Bind a key to an invoice, in place of whatever it was bound to. The user is locked."""
-    await connection.execute(_SAVE, user_id, key, fingerprint, invoice_id, is_new, now)
+async def save(connection: Connection, bound: Mapping[Named, Bound], now: datetime) -> None:
+    """Bind keys to invoices, in place of whatever they were bound to. Their users are locked."""
+    if bound:
+        await connection.execute(
+            _SAVE,
+            [user for user, _ in bound],
+            [key for _, key in bound],
+            [entry.fingerprint for entry in bound.values()],
+            [entry.invoice_id for entry in bound.values()],
+            [entry.is_new for entry in bound.values()],
+            now,
+        )
 
 
 _SAVE_REPLY = """

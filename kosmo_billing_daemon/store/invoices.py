@@ -1,6 +1,7 @@
 """Invoices in and out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, locking
 
 COLUMNS = """
 id, user_id, plan_type, amount, currency, period, quota, scope, features, status, payment, effect,
@@ -48,42 +49,47 @@ _RESERVE = """
 INSERT INTO btcpay_invoices (
     id, user_id, plan_type, amount, currency, period, quota, scope, features, status, redirect_url,
     created_at, next_check_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $11, $12)
+SELECT id, user_id, plan_type, amount, currency, period, quota, scope, string_to_array(features, ','),
+    'reserved', redirect_url, created_at, $11
+FROM unnest(
+    $1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::interval[], $7::bigint[], $8::text[],
+    $9::text[], $10::text[], $12::timestamptz[]) AS row (
+    id, user_id, plan_type, amount, currency, period, quota, scope, features, redirect_url, created_at)
 """
 
 
-async def reserve(connection: Connection, reserved: Invoice, orphaned_at: datetime) -> None:
-    """Insert a reservation; reconciliation looks after it from ``orphaned_at`` on."""
-    plan = reserved.plan
-    await connection.execute(
-        _RESERVE,
-        reserved.id,
-        reserved.user_id,
-        plan.plan_type,
-        plan.price.amount,
-        plan.price.currency,
-        plan.period,
-        plan.quota,
-        plan.scope,
-        list(plan.features),
-        reserved.redirect_url,
-        reserved.created_at,
-        orphaned_at,
-    )
+async def reserve(connection: Connection, reserved: Sequence[Invoice], orphaned_at: datetime) -> None:
+    """Insert reservations; reconciliation looks after them from ``orphaned_at`` on."""
+    if reserved:
+        await connection.execute(
+            _RESERVE,
+            [row.id for row in reserved],
+            [row.user_id for row in reserved],
+            [row.plan.plan_type for row in reserved],
+            [row.plan.price.amount for row in reserved],
+            [row.plan.price.currency for row in reserved],
+            [row.plan.period for row in reserved],
+            [row.plan.quota for row in reserved],
+            [row.plan.scope for row in reserved],
+            [",".join(row.plan.features) for row in reserved],
+            [row.redirect_url for row in reserved],
+            orphaned_at,
+            [row.created_at for row in reserved],
+        )
 
 
-_FIND_OPEN = f"""
+_OPEN = f"""
 SELECT {COLUMNS} FROM btcpay_invoices
-WHERE user_id = $1 AND plan_type = $2 AND status IN ('reserved', 'new') AND payment = 'none'
-    AND (expires_at IS NULL OR expires_at > $3)
-ORDER BY created_at DESC LIMIT 1
+WHERE user_id = ANY ($1::uuid[]) AND status IN ('reserved', 'new', 'processing') ORDER BY created_at
 """
 
 
-async def find_open(connection: Connection, user_id: UUID, plan_type: str, now: datetime) -> Invoice | None:
-    """Return the user's unpaid, unexpired invoice for a plan, if there is one (R10)."""
-    row = await connection.fetchrow(_FIND_OPEN, user_id, plan_type, now)
-    return None if row is None else invoice(row)
+async def load_open(connection: Connection, users: Iterable[UUID]) -> dict[UserId, list[Invoice]]:
+    """Return, for each user who has some, the invoices whose end is not known yet, oldest first."""
+    found: dict[UserId, list[Invoice]] = {}
+    for row in await connection.fetch(_OPEN, list(users)):
+        found.setdefault(UserId(row["user_id"]), []).append(invoice(row))
+    return found
 
 
 _PROCESSING = """
@@ -100,17 +106,6 @@ async def load_processing(connection: Connection, users: Iterable[UUID]) -> dict
     return processing
 
 
-_PROCESSING_PLANS = f"""
-SELECT {COLUMNS} FROM btcpay_invoices
-WHERE user_id = $1 AND status = 'processing' AND effect = 'none' ORDER BY created_at
-"""
-
-
-async def load_confirming(connection: Connection, user_id: UUID) -> list[Invoice]:
-    """Return the user's invoices whose money is already on its way (R11)."""
-    return [invoice(row) for row in await connection.fetch(_PROCESSING_PLANS, user_id)]
-
-
 _LOAD = f"SELECT {COLUMNS} FROM btcpay_invoices WHERE id = ANY ($1::uuid[])"
 
 
@@ -119,15 +114,27 @@ async def load(connection: Connection, ids: Iterable[UUID]) -> dict[InvoiceId, I
     return {InvoiceId(row["id"]): invoice(row) for row in await connection.fetch(_LOAD, list(ids))}
 
 
-_LOCK = _LOAD + " AND ($2::bigint IS NULL OR observation < $2) ORDER BY id FOR UPDATE"
+_LOCK_OWNERS = locking("(SELECT DISTINCT user_id::text FROM btcpay_invoices WHERE id = ANY ($1::uuid[]))")
 
 
-async def lock(
-    connection: Connection, ids: Iterable[UUID], observation: int | None = None
-) -> dict[InvoiceId, Invoice]:
-    """Return and lock these invoices, without those that a later look than ``observation`` has seen."""
-    rows = await connection.fetch(_LOCK, list(ids), observation)
-    return {InvoiceId(row["id"]): invoice(row) for row in rows}
+async def lock_owners(connection: Connection, ids: Iterable[UUID]) -> None:
+    """Lock the users whose invoices these are (``lock_users``), to do so before the invoices."""
+    await connection.execute(_LOCK_OWNERS, list(ids))
+
+
+_LOCK = (
+    f"SELECT {COLUMNS}, observation FROM btcpay_invoices WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE"
+)
+
+
+async def lock(connection: Connection, looks: Mapping[InvoiceId, int | None]) -> dict[InvoiceId, Invoice]:
+    """Return and lock these invoices, without those that a later look than the one given has seen."""
+    found: dict[InvoiceId, Invoice] = {}
+    for row in await connection.fetch(_LOCK, list(looks)):
+        number = looks[row["id"]]
+        if number is None or row["observation"] < number:
+            found[InvoiceId(row["id"])] = invoice(row)
+    return found
 
 
 async def number_observation(connection: Connection) -> int:
@@ -234,72 +241,73 @@ UPDATE btcpay_invoices AS i SET
     status = row.status, payment = row.payment, effect = row.effect,
     btcpay_invoice_id = row.btcpay_invoice_id, checkout_url = row.checkout_url,
     expires_at = row.expires_at, paid_amount = row.paid_amount, settled_at = row.settled_at,
-    late_unconfirmed_at = row.late_unconfirmed_at, next_check_at = row.next_check_at, observed_at = $12,
-    observation = coalesce($13, i.observation)
+    late_unconfirmed_at = row.late_unconfirmed_at, next_check_at = row.next_check_at, observed_at = $13,
+    observation = coalesce(row.observation, i.observation)
 FROM unnest(
     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-    $8::numeric[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[]) AS row (
+    $8::numeric[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[]) AS row (
     id, status, payment, effect, btcpay_invoice_id, checkout_url, expires_at, paid_amount, settled_at,
-    late_unconfirmed_at, next_check_at)
+    late_unconfirmed_at, next_check_at, observation)
 WHERE i.id = row.id
 """
 
 
-async def save(
-    connection: Connection,
-    rows: Sequence[tuple[Invoice, datetime | None]],
-    now: datetime,
-    observation: int | None = None,
-) -> None:
-    """Write observed invoices, each with the time of its next check, and by which look they were seen."""
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """An observed invoice, when to look at it next, and by which look it was seen."""
+
+    invoice: Invoice
+    next_check_at: datetime | None
+    observation: int | None = None
+
+
+async def save(connection: Connection, rows: Sequence[Observed], now: datetime) -> None:
+    """Write observed invoices."""
     if rows:
         values = [
             (
-                row.id,
-                row.status,
-                row.payment,
-                row.effect,
-                row.btcpay_invoice_id,
-                row.checkout_url,
-                row.expires_at,
-                row.paid_amount,
-                row.settled_at,
-                row.late_unconfirmed_at,
-                next_check_at,
+                row.invoice.id,
+                row.invoice.status,
+                row.invoice.payment,
+                row.invoice.effect,
+                row.invoice.btcpay_invoice_id,
+                row.invoice.checkout_url,
+                row.invoice.expires_at,
+                row.invoice.paid_amount,
+                row.invoice.settled_at,
+                row.invoice.late_unconfirmed_at,
+                row.next_check_at,
+                row.observation,
             )
-            for row, next_check_at in rows
+            for row in rows
         ]
-        await connection.execute(
-            _SAVE, *[list(column) for column in zip(*values, strict=True)], now, observation
-        )
+        await connection.execute(_SAVE, *[list(column) for column in zip(*values, strict=True)], now)
 
 
-_LOAD_USERS = "SELECT id, user_id FROM btcpay_invoices WHERE id = ANY ($1::uuid[])"
-
-
-async def load_users(connection: Connection, ids: Iterable[UUID]) -> set[UserId]:
-    """Return whose invoices these are, to lock the users before the invoices."""
-    return {UserId(row["user_id"]) for row in await connection.fetch(_LOAD_USERS, list(ids))}
-
-
-_MATCH = """
+_MATCH = f"""
 WITH hint AS (
     SELECT btcpay_id, place, CASE
-        WHEN order_id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+        WHEN order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
         THEN order_id::uuid END AS our_id
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS row (btcpay_id, order_id, place))
-SELECT hint.place, i.id FROM hint JOIN btcpay_invoices AS i ON i.btcpay_invoice_id = hint.btcpay_id
-UNION
-SELECT hint.place, i.id FROM hint JOIN btcpay_invoices AS i ON i.id = hint.our_id
+SELECT hint.place, {COLUMNS} FROM hint JOIN btcpay_invoices AS i ON i.btcpay_invoice_id = hint.btcpay_id
+UNION ALL
+SELECT hint.place, {COLUMNS} FROM hint JOIN btcpay_invoices AS i ON i.id = hint.our_id
 """
 
 
 async def match(
     connection: Connection, hints: Sequence[tuple[str | None, str | None]]
-) -> list[set[InvoiceId]]:
-    """Return, for each hint ``(BTCPay's invoice id, our order id)``, which of our invoices it may mean."""
+) -> tuple[list[set[InvoiceId]], dict[InvoiceId, Invoice]]:
+    """Find the invoices meant by hints ``(BTCPay's invoice id, our order id)``.
+
+    Returns which of ours each hint may mean, and these invoices as they are now.
+    """
     found: list[set[InvoiceId]] = [set() for _ in hints]
-    rows = await connection.fetch(_MATCH, [hint[0] for hint in hints], [hint[1] for hint in hints])
-    for row in rows:
-        found[row["place"] - 1].add(InvoiceId(row["id"]))
-    return found
+    known: dict[InvoiceId, Invoice] = {}
+    for row in await connection.fetch(_MATCH, [hint[0] for hint in hints], [hint[1] for hint in hints]):
+        invoice_id = InvoiceId(row["id"])
+        found[row["place"] - 1].add(invoice_id)
+        if invoice_id not in known:
+            known[invoice_id] = invoice(row)
+    return found, known

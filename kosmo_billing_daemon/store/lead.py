@@ -14,10 +14,12 @@ def _key(schema: str) -> str:
     return f"leader of {schema}"
 
 
-async def listen(connection: "asyncpg.Connection[Any]", notified: Callable[[str], None]) -> None:
-    """Pass every notification's payload on."""
+async def listen(connection: "asyncpg.Connection[Any]", notified: Callable[[str, int], None]) -> None:
+    """Pass every notification on: its payload, and the process id of the session that sent it."""
     with translated():
-        await connection.add_listener(CHANNEL, lambda _connection, _pid, _channel, payload: notified(payload))
+        await connection.add_listener(
+            CHANNEL, lambda _connection, pid, _channel, payload: notified(payload, pid)
+        )
 
 
 async def try_lock(connection: "asyncpg.Connection[Any]", schema: str) -> bool:

@@ -180,7 +180,7 @@ async def load_publication(connection: Connection, user_id: UUID) -> Publication
 async def count_waiting(connection: Connection, users: Sequence[UUID] | None = None) -> int:
     """Count the documents (of these users) that wait to be published."""
     waiting: int = await connection.fetchval(
-        "SELECT count(*) FROM entitlements WHERE version > published_version"
+        "SELECT count(*) FROM entitlements WHERE waits"
         " AND ($1::uuid[] IS NULL OR user_id = ANY ($1::uuid[]))",
         None if users is None else list(users),
     )

@@ -10,7 +10,7 @@ SELECT
     (SELECT count(*) FROM (
         SELECT FROM webhook_deliveries WHERE handled_at IS NULL LIMIT 10000) AS d) AS deliveries,
     (SELECT count(*) FROM (
-        SELECT FROM entitlements WHERE version > published_version LIMIT 10000) AS e) AS entitlements,
+        SELECT FROM entitlements WHERE waits LIMIT 10000) AS e) AS entitlements,
     (SELECT count(*) FROM (SELECT FROM events WHERE published_at IS NULL LIMIT 10000) AS n) AS events,
     (SELECT count(*) FROM (
         SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 CHANNEL = "kosmo_billing"
 """NOTIFY channel; the payload names what changed: ``entitlements`` or ``deliveries``."""
+
+REFUSAL_LASTS = 10.0
+"""Seconds for which a refused write is told; whatever waits to be written tries again more often."""
 
 
 class DatabaseAway(Unavailable):
@@ -40,16 +44,20 @@ _AWAY = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.DiskFullError,
-    asyncpg.OutOfMemoryError,
+    asyncpg.InsufficientResourcesError,  # disk, memory, connections, its own file descriptors
+    asyncpg.PostgresSystemError,  # its disk fails
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+)
+_WRITES_REFUSED = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
 _LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
@@ -112,10 +120,23 @@ class Pool:
         self._database = database
         self._pool: asyncpg.Pool[Any] | None = None
         self._opening = asyncio.Lock()
+        self._sessions: set[int] = set()
+        self._refusal: tuple[float, str] | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the server, which may answer every question, refused to write a moment ago."""
+        if self._refusal is None or time.monotonic() - self._refusal[0] > REFUSAL_LASTS:
+            return None
+        return self._refusal[1]
 
     @property
     def database(self) -> Database:
         return self._database
+
+    def has_session(self, process_id: int) -> bool:
+        """Say whether a session of the server is one of this pool."""
+        return process_id in self._sessions
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,24 +164,43 @@ class Pool:
                         max_inactive_connection_lifetime=300,
                         # We leave nothing in a session; asyncpg would ask the server to reset each time.
                         reset=_leave_as_it_is,
+                        init=self._note_session,
                         **self._database.settings("kosmo-billing"),
                     )
         return self._pool
 
+    async def _note_session(self, connection: "asyncpg.Connection[Any]") -> None:
+        process_id = connection.get_server_pid()
+        self._sessions.add(process_id)
+        connection.add_termination_listener(lambda _: self._sessions.discard(process_id))
+
     @contextlib.asynccontextmanager
     async def connection(self, *, wait: float = 10.0) -> AsyncIterator[Connection]:
         """Borrow a connection for single statements; raises ``DatabaseAway`` after ``wait`` seconds."""
-        with translated():
+        with self._noting_refusals(), translated():
             pool = await self._opened()
-            async with pool.acquire(timeout=wait) as connection:
-                try:
-                    yield connection
-                except asyncio.CancelledError:
-                    # Giving back a connection in the middle of a statement would wait for a server that may
-                    # be frozen, and raise its timeout in place of the cancellation, which would be lost.
-                    with contextlib.suppress(asyncpg.InterfaceError):  # the server ended it before us
-                        connection.terminate()
-                    raise
+            # Not acquire's own timeout: up to Python 3.11 that is a task more for each connection.
+            async with asyncio.timeout(wait):
+                connection = await pool.acquire()
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                # Giving back a connection in the middle of a statement would wait for a server that may
+                # be frozen, and raise its timeout in place of the cancellation, which would be lost.
+                with contextlib.suppress(asyncpg.InterfaceError):  # the server ended it before us
+                    connection.terminate()
+                raise
+            finally:
+                await pool.release(connection, timeout=wait)
+
+    @contextlib.contextmanager
+    def _noting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseAway as error:
+            if isinstance(error.__cause__, _WRITES_REFUSED):
+                self._refusal = time.monotonic(), str(error)
+            raise
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -189,18 +229,23 @@ class Pool:
             return await work(connection)
 
 
-async def lock_users(connection: Connection, users: list[Any]) -> None:
-    """Serialise changes of these users' purchases until the transaction ends.
+def locking(users: str) -> str:
+    """Write the statement that serialises changes of users' purchases until the transaction ends.
 
-    Locks are taken in order, so that two batches cannot deadlock. Advisory, because a user without a
-    row must be lockable too, and because row locks on ``entitlements`` are taken after those on
-    ``subscriptions`` by every other writer's trigger.
+    ``users`` is a source of one column of ids as text. Locks are taken in order, so that two batches cannot
+    deadlock. Advisory, because a user without a row must be lockable too, and because row locks on
+    ``entitlements`` are taken after those on ``subscriptions`` by every other writer's trigger.
     """
-    await connection.execute(_LOCK_USERS, sorted({str(user) for user in users}))
-
-
-# A class of their own: a user whose hash met the leader's would wait for as long as it leads.
-_LOCK_USERS = """
+    # A class of their own: a user whose hash met the leader's would wait for as long as it leads.
+    return f"""
 SELECT pg_advisory_xact_lock(1802465134, hashtext(user_id))
-FROM (SELECT user_id FROM unnest($1::text[]) AS u (user_id) ORDER BY hashtext(user_id)) AS ordered
+FROM (SELECT user_id FROM {users} AS u (user_id) ORDER BY hashtext(user_id)) AS ordered
 """
+
+
+_LOCK_USERS = locking("unnest($1::text[])")
+
+
+async def lock_users(connection: Connection, users: Iterable[Any]) -> None:
+    """Lock users, as ``locking`` says."""
+    await connection.execute(_LOCK_USERS, list({str(user) for user in users}))

@@ -66,9 +66,9 @@ def _read(payload: bytes) -> tuple[object, ...]:
         UsageEvent(
             message_id=message_id, user_id=UUID(user_id), node_id=node_id, sent_at=sent_at, count=count
         )
-        for user_id, message_id, node_id, count, sent_at in columns.rows
+        for user_id, message_id, node_id, count, sent_at in columns.rows()
     )
-    assert all(str(UUID(row[0])) == row[0] and row[4].tzinfo is UTC for row in columns.rows)
+    assert all(str(UUID(row[0])) == row[0] and row[4].tzinfo is UTC for row in columns.rows())
     return columns.report_id, events, tuple(columns.rejected)
 
 
@@ -96,5 +96,5 @@ def test_a_plain_report_is_read_as_it_is_written() -> None:
         message_id="m", user_id=UUID(USER), node_id=None, sent_at=datetime(2026, 3, 1, tzinfo=UTC), count=2
     )
     columns = UsageColumns.decode(UsageReport(report_id="r", events=(event,)).encode())
-    assert columns.rows == [(USER, "m", None, 2, datetime(2026, 3, 1, tzinfo=UTC))]
+    assert list(columns.rows()) == [(USER, "m", None, 2, datetime(2026, 3, 1, tzinfo=UTC))]
     assert columns.rejected == []

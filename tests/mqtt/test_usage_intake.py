@@ -228,7 +228,7 @@ async def test_a_database_that_dies_loses_and_doubles_nothing(service_directory:
         await migrate(connection)
         await connection.close()
         rows = await subscribers(postgres.url, 20, messages_limit=None)
-        reports, distinct = mixed(rows, 6000, random.Random(2))
+        reports, distinct = mixed(rows, 30_000, random.Random(2))
         async with (
             Mosquitto(max_queued_messages=100_000) as mosquitto,
             intake(postgres.url, mosquitto.port) as half,

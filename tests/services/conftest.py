@@ -22,8 +22,9 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.inbox import Inbox
-from kosmo_billing_daemon.services.invoicing import ORPHANED_AFTER, Invoicing
+from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
+from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices
 from kosmo_billing_daemon.store.deliveries import Delivery
@@ -298,7 +299,7 @@ async def reserve(shop: Shop, user: UserId) -> InvoiceId:
         id=InvoiceId(uuid4()), user_id=user, plan=plan, status=InvoiceStatus.RESERVED, created_at=now
     )
     async with shop.front.pool.transaction() as connection:
-        await invoices.reserve(connection, reserved, now + ORPHANED_AFTER)
+        await invoices.reserve(connection, [reserved], now + ORPHANED_AFTER)
     return reserved.id
 
 

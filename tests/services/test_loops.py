@@ -134,3 +134,32 @@ async def test_bug_ends_the_loop(bug: Exception) -> None:
     with pytest.raises(type(bug)):
         async with asyncio.timeout(5):
             await loop.run()
+
+
+async def test_calls_of_a_busy_time_are_gathered_for_one_look() -> None:
+    work = Work()
+    loop = Loop("gathering", work, clock=utc_now, gather=0.1)
+    async with running(loop):
+        await work.wait_for(1)
+        await waits(loop)
+        for _ in range(5):
+            loop.wake()
+            await asyncio.sleep(0.005)
+        await work.wait_for(2)
+        await waits(loop)
+    assert work.runs == 2
+
+
+async def test_gathering_does_not_hold_up_what_is_due() -> None:
+    """It gathers for longer than this test may last."""
+    work = Work()
+    due = [utc_now() + timedelta(seconds=0.1)]
+
+    async def next_due() -> datetime | None:
+        return due.pop() if due else None
+
+    loop = Loop("gathering", work, clock=utc_now, next_due=next_due, gather=60.0)
+    async with running(loop):
+        await work.wait_for(1)
+        loop.wake()
+        await work.wait_for(2)

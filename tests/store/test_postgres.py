@@ -162,3 +162,15 @@ async def test_leading_never_keeps_a_user_waiting(connect: Connector, user: UUID
         await leader.execute("SELECT pg_advisory_lock($1, hashtext($2))", lock_class, str(user))
     async with asyncio.timeout(5), writer.transaction():
         await lock_users(writer, [user])
+
+
+async def test_pool_knows_its_own_sessions_as_long_as_they_last(
+    database_url: str, connect: Connector
+) -> None:
+    stranger = await connect()
+    async with Pool(Database(url=database_url, connect_timeout=2)) as pool:
+        async with pool.connection() as connection:
+            process_id = connection.get_server_pid()
+        assert pool.has_session(process_id)
+        assert not pool.has_session(stranger.get_server_pid())
+    assert not pool.has_session(process_id)

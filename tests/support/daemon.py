@@ -32,8 +32,8 @@ def environment(**settings: str) -> dict[str, str]:
     }
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "kosmo_billing_daemon", *arguments]
+def command(*arguments: str, program: str = "kosmo_billing_daemon") -> list[str]:
+    return [sys.executable, "-m", program, *arguments]
 
 
 def settings_for(*, database_url: str, broker: Mosquitto, btcpay_url: str, **more: str) -> dict[str, str]:
@@ -54,6 +54,8 @@ def settings_for(*, database_url: str, broker: Mosquitto, btcpay_url: str, **mor
 
 class DaemonProcess:
     """One ``kosmo-billing serve``; the port it chooses at its first start is kept."""
+
+    program = "kosmo_billing_daemon"
 
     def __init__(self, directory: Path, settings: Mapping[str, str], name: str = "daemon") -> None:
         self.name = name
@@ -95,7 +97,7 @@ class DaemonProcess:
         settings = {**self._settings, "PORT": str(self._port or self._settings["PORT"])}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
-                command("serve"),
+                command("serve", program=self.program),
                 env=environment(**settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

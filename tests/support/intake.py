@@ -62,7 +62,7 @@ async def intake(
             version="0",
         )
         listening = await pool.database.connect()
-        await lead.listen(listening, lambda _: publisher.wake())
+        await lead.listen(listening, lambda _payload, _sender: publisher.wake())
         speaking = asyncio.create_task(conversation.run(_leading))
         try:
             await eventually(lambda: conversation.line.connected_since is not None, "the connection")

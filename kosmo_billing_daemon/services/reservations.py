@@ -1,0 +1,209 @@
+"""Reserves invoices: rows with our ids, written before BTCPay is asked (R10, R11).
+
+Requests that come while others are being written share the next transaction; each is decided as if it had
+come alone, in the order of their coming.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+from kosmo_billing_daemon.batching import Batches
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
+from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.domain.prepaid import exceeds_cap
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
+from kosmo_billing_daemon.errors import Conflict, Refused
+from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
+from kosmo_billing_daemon.store import idempotency, invoices, subscriptions
+from kosmo_billing_daemon.store.idempotency import Bound, Named, Reply
+from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+
+ORPHANED_AFTER = timedelta(seconds=60)
+"""A reservation this old is nobody's work in progress: longer than one creation may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Who wants to buy what, and under which key."""
+
+    user_id: UserId
+    plan: Plan
+    redirect_url: str | None
+    key: Key | None
+
+    @property
+    def named(self) -> Named | None:
+        return None if self.key is None else (self.user_id, self.key.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open invoice, whether the request made it, and the answer if one was given under its key."""
+
+    invoice: Invoice
+    is_new: bool
+    reply: Reply | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Reservations:
+    """Finds or reserves one invoice for each wish. No ``limit`` allows any number of new ones.
+
+    ``unsent`` holds what was reserved here and nobody asked BTCPay for yet.
+    """
+
+    pool: Pool
+    clock: Clock
+    limit: CreationLimit | None = None
+    unsent: set[InvoiceId] = field(default_factory=set)
+    _wishes: Batches[Wish, Opened | Refused] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._wishes = Batches(self._write, most=100)
+
+    async def reserve(self, wish: Wish) -> Opened:
+        """Return an open invoice, a reserved one if there was none.
+
+        Raises ``Invalid`` for a key under which something else was asked, ``Conflict`` beyond the prepaid
+        cap, ``TooMany`` beyond the limit, and ``Unavailable``.
+        """
+        decided = await self._wishes.submit(wish)
+        if isinstance(decided, Refused):
+            raise decided
+        return decided
+
+    async def _write(self, wishes: Sequence[Wish]) -> list[Opened | Refused]:
+        counted: set[int] = set()
+        tried: set[InvoiceId] = set()
+
+        async def work(connection: Connection) -> list[Opened | Refused]:
+            await lock_users(connection, {wish.user_id for wish in wishes})
+            book = await _Book.load(connection, wishes, self.clock())
+            decided = [self._decided(book, place, wish, counted) for place, wish in enumerate(wishes)]
+            # Before COMMIT: from then on another request of the user may be the one that completes it.
+            self.unsent -= tried
+            tried.clear()
+            tried.update(invoice.id for invoice in book.reserved)
+            self.unsent |= tried
+            await invoices.reserve(connection, book.reserved, book.now + ORPHANED_AFTER)
+            await idempotency.save(connection, book.named, book.now)
+            return decided
+
+        return await self.pool.retrying(work)
+
+    def _decided(self, book: "_Book", place: int, wish: Wish, counted: set[int]) -> Opened | Refused:
+        """Decide one wish; ``counted`` are the places of those that the limit has counted, in a first try."""
+        try:
+            opened = book.find(wish)
+            if opened is not None:
+                return opened
+            book.require_allowed(wish)
+            if self.limit is not None and place not in counted:
+                self.limit.take(wish.user_id)
+                counted.add(place)
+        except Refused as refused:
+            return refused
+        return book.reserve(wish)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Book:
+    """What the locked users have, with what is decided for them meanwhile."""
+
+    now: datetime
+    open: dict[UserId, list[Invoice]]
+    current: dict[UserId, Subscription]
+    bound: dict[Named, Bound]
+    of_keys: dict[InvoiceId, Invoice]
+    reserved: list[Invoice] = field(default_factory=list)
+    named: dict[Named, Bound] = field(default_factory=dict)
+
+    @classmethod
+    async def load(cls, connection: Connection, wishes: Sequence[Wish], now: datetime) -> "_Book":
+        users = {wish.user_id for wish in wishes}
+        keys = {named for wish in wishes if (named := wish.named) is not None}
+        bound = await idempotency.load(connection, keys, now - KEPT_FOR)
+        led_to = {entry.invoice_id for entry in bound.values()}
+        return cls(
+            now=now,
+            open=await invoices.load_open(connection, users),
+            # The current one, which is not the last if that was revoked.
+            current=await subscriptions.lock_current(connection, users),
+            bound=bound,
+            of_keys=await invoices.load(connection, led_to) if led_to else {},
+        )
+
+    def find(self, wish: Wish) -> Opened | None:
+        """Return what the wish's key led to, or else the user's unpaid, unexpired invoice (R10)."""
+        bound = None if wish.named is None else self.bound.get(wish.named)
+        if wish.key is not None and bound is not None:
+            require_same(wish.key, bound)
+            known = self.of_keys.get(bound.invoice_id)
+            if known is not None and leads_to(bound, known):
+                return Opened(known, bound.is_new, bound.reply)
+        for invoice in reversed(self.open.get(wish.user_id, ())):
+            if invoice.plan.plan_type == wish.plan.plan_type and _is_unpaid(invoice, self.now):
+                self._bind(wish, invoice, is_new=False)
+                return Opened(invoice, is_new=False)
+        return None
+
+    def require_allowed(self, wish: Wish) -> None:
+        """Refuse what would have no good effect once it is paid."""
+        current = self.current.get(wish.user_id)
+        history = () if current is None else (current,)
+        if any(
+            row.plan.price.currency != wish.plan.price.currency and row.plan.plan_type != wish.plan.plan_type
+            for row in history
+        ):
+            raise Conflict(
+                "your present plan was sold in another currency, so its rest cannot be converted;"
+                " renew it, or change when it has ended",
+                code="currency_changed",
+            )
+        confirming = [invoice.plan for invoice in self.open.get(wish.user_id, ()) if _is_confirming(invoice)]
+        if exceeds_cap(history, [*confirming, wish.plan], self.now):
+            raise Conflict(
+                "this purchase would pay more than 400 days ahead; wait until less is left",
+                code="prepaid_cap",
+            )
+
+    def reserve(self, wish: Wish) -> Opened:
+        """Note a reservation, to be written."""
+        invoice = Invoice(
+            id=InvoiceId(uuid4()),
+            user_id=wish.user_id,
+            plan=wish.plan,
+            status=InvoiceStatus.RESERVED,
+            created_at=self.now,
+            redirect_url=wish.redirect_url,
+        )
+        self.reserved.append(invoice)
+        self.open.setdefault(wish.user_id, []).append(invoice)
+        self._bind(wish, invoice, is_new=True)
+        return Opened(invoice, is_new=True)
+
+    def _bind(self, wish: Wish, invoice: Invoice, *, is_new: bool) -> None:
+        """Bind a free key, in the transaction that reserves its invoice."""
+        if wish.key is None:
+            return
+        named = (wish.user_id, wish.key.value)
+        bound = Bound(fingerprint=wish.key.fingerprint, invoice_id=invoice.id, is_new=is_new, reply=None)
+        self.bound[named] = self.named[named] = bound
+        self.of_keys[invoice.id] = invoice
+
+
+def _is_unpaid(invoice: Invoice, now: datetime) -> bool:
+    return (
+        invoice.status in (InvoiceStatus.RESERVED, InvoiceStatus.NEW)
+        and invoice.payment is Payment.NONE
+        and (invoice.expires_at is None or invoice.expires_at > now)
+    )
+
+
+def _is_confirming(invoice: Invoice) -> bool:
+    """Money is on its way already (R11)."""
+    return invoice.status is InvoiceStatus.PROCESSING and invoice.effect is Effect.NONE

@@ -1,0 +1,69 @@
+"""A shop after years: the rows of any number of invoices, written by SQL in seconds."""
+
+import asyncpg
+
+# Each user bought several times: the last purchase but one was replaced by the last, which is current.
+_FILL = """
+SET synchronous_commit = off;
+SET session_replication_role = replica;  -- no triggers: what they would write is written here
+CREATE TEMP TABLE people AS
+SELECT n AS number, md5('user ' || n)::uuid AS user_id FROM generate_series(1, {users}) AS n;
+CREATE TEMP TABLE bought AS
+SELECT n AS number, md5('invoice ' || n)::uuid AS id, user_id, now() - interval '1 day' * ({each} - place)
+    - interval '1 ms' * n AS at, place, place >= {each} - 1 AS is_paid
+FROM generate_series(1, {invoices}) AS n, LATERAL (SELECT (n - 1) / {users} + 1 AS place) AS p,
+    LATERAL (SELECT md5('user ' || ((n - 1) % {users} + 1))::uuid AS user_id) AS u;
+INSERT INTO btcpay_invoices (
+    id, user_id, plan_type, amount, currency, period, quota, scope, features, status, effect,
+    btcpay_invoice_id, checkout_url, created_at, expires_at, settled_at)
+SELECT id, user_id, 'guardian', 12, 'USD', '30 days', 500, 'any_node', '{{}}',
+    CASE WHEN is_paid THEN 'settled' ELSE 'expired' END, CASE WHEN is_paid THEN 'fulfilled' ELSE 'none' END,
+    'B' || left(md5('invoice ' || number), 21), 'https://pay.example/i/' || number, at,
+    at + interval '15 minutes', CASE WHEN is_paid THEN at END
+FROM bought;
+INSERT INTO subscriptions (
+    id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope, features,
+    status, valid_from, valid_until, ended_at, messages_limit, carried_rule, carried_time, carried_messages)
+SELECT md5('subscription ' || number)::uuid, user_id, id, 'btcpay', 'guardian', 12, 'USD', '30 days', 500,
+    'any_node', '{{}}', CASE place WHEN {each} THEN 'active' ELSE 'replaced' END, at, at + interval '30 days',
+    CASE place WHEN {each} THEN NULL ELSE at + interval '1 day' END, 1000000000, 'fresh', '0', 0
+FROM bought WHERE is_paid ORDER BY number;
+INSERT INTO webhook_deliveries (
+    delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, handled_at, outcome)
+SELECT 'delivery-' || md5(number::text), at, 'InvoiceSettled', 'B' || left(md5('invoice ' || number), 21),
+    id::text, 'BenchStore', at + interval '1 s', 'observed'
+FROM bought;
+INSERT INTO events (type, user_id, data, occurred_at, published_at)
+SELECT 'invoice.created', user_id, jsonb_build_object('order_id', id), at, at + interval '1 s' FROM bought;
+INSERT INTO usage_events (
+    user_id, message_id, subscription_id, node_id, reporter, count, over_limit, sent_at, received_at)
+SELECT user_id, 'message-' || number, md5('subscription ' || number)::uuid, '!0a1b2c3d', 'gateway', 1, false,
+    at, at + interval '1 s'
+FROM bought;
+INSERT INTO usage_days (user_id, day, messages)
+SELECT user_id, (at AT TIME ZONE 'UTC')::date AS day, count(*) FROM bought GROUP BY user_id, day;
+INSERT INTO entitlements (
+    user_id, version, urgent_version, changed_at, published_version, published_sequence, published_at)
+SELECT user_id, number + 1, number + 1, now(), number + 1, number, now() - interval '1 minute' FROM people;
+SELECT setval('entitlement_versions', {users} + 1);
+INSERT INTO attention_cases (invoice_id, user_id, kind, detail, amount, opened_at, closed_at, resolution)
+SELECT id, user_id, 'paid_late', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
+WHERE number % 10 = 0;
+INSERT INTO idempotency_keys (
+    user_id, key, fingerprint, invoice_id, is_new, reply_status, reply_body, created_at)
+SELECT user_id, 'key-' || number, 'bytes'::bytea, id, true, 201, 'reply'::bytea, at FROM bought;
+INSERT INTO whitelisted_nodes (user_id, node_id, label, added_at)
+SELECT user_id, '!' || left(md5(number::text), 8), 'base', now() FROM people WHERE number % 2 = 0;
+INSERT INTO audit_log (at, who, action, user_id, subject, reason)
+SELECT at, 'operator', 'grant', user_id, 'subscription', 'asked for it' FROM bought WHERE number % 10 = 0;
+INSERT INTO usage_quarantine (reporter, reason, payload, size, received_at)
+SELECT 'gateway', 'not JSON', 'bytes'::bytea, 1, at FROM bought WHERE number % 100 = 0;
+SET session_replication_role = DEFAULT;
+DROP TABLE people, bought;
+ANALYZE;
+"""
+
+
+async def fill(connection: asyncpg.Connection, *, invoices: int, users: int) -> None:
+    """Write a migrated, empty database full, as its superuser; every user has equally many invoices."""
+    await connection.execute(_FILL.format(invoices=invoices, users=users, each=invoices // users))
