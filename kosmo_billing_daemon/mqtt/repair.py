@@ -112,8 +112,8 @@ async def repair(
 
     Missing and outdated documents are marked for the publisher; altered ones, and versions that we never
     gave (a forgery, or another past of this database), are overtaken by a new version, since an edge may
-    have believed them; those of nobody are cleared. ``changed`` wakes the publisher. Returns how many were
-    mended and how many cleared.
+    have believed them; those of nobody are cleared, and whatever is said later lies above them. ``changed``
+    wakes the publisher. Returns how many were mended and how many cleared.
     """
     mended = cleared = 0
     for shard in SHARDS:
@@ -138,9 +138,12 @@ async def repair(
                 found[user_id] for user_id, truth in known.items() if _is_wrong(found.get(user_id), truth)
             ]
             overtaken = [forged.user_id for forged in wrong if forged is not None]
-            if overtaken:
-                above = max(forged.version for forged in wrong if forged is not None)
-                await entitlements.raise_versions(connection, above, overtaken)
+            # What nobody has was published by a later past of this database, or forged: whoever still
+            # remembers it must find everything we say from now on newer.
+            strange = [document for user_id, document in found.items() if user_id not in known]
+            ahead = [document.version for document in (*wrong, *strange) if document is not None]
+            if ahead:
+                await entitlements.raise_versions(connection, max(ahead), overtaken)
             lost = [
                 user_id
                 for user_id, version in expected.items()

@@ -108,7 +108,7 @@ async def test_what_was_deleted_altered_or_made_up_by_hand_is_repaired(world: Wo
         TOPICS.entitlement(garbage): b"{",
         TOPICS.entitlement(altered): forged(altered, messages_limit=None),
         TOPICS.entitlement(ahead): forged(ahead, version=truth[ahead]["version"] + 70, status="revoked"),
-        TOPICS.entitlement(stranger): forged(gone, user_id=str(stranger)),
+        TOPICS.entitlement(stranger): forged(gone, user_id=str(stranger), version=5000),
         wrong_shard: forged(gone),
     }
     async with connect(
@@ -133,6 +133,9 @@ async def test_what_was_deleted_altered_or_made_up_by_hand_is_repaired(world: Wo
     assert found[TOPICS.entitlement(altered)]["version"] > truth[altered]["version"]
     assert found[TOPICS.entitlement(ahead)]["version"] > truth[ahead]["version"] + 70
     assert found[TOPICS.entitlement(untouched)]["version"] == truth[untouched]["version"]
+    # Nor may what we say of a user later be older than what another past, or a forger, said.
+    await grant(world, [stranger])
+    await until(lambda: world.observer.documents[stranger]["version"] > 5000, "a version above it")
 
 
 async def test_a_watermark_removed_by_hand_only_costs_repetition(world: World) -> None:

@@ -99,9 +99,12 @@ async def test_the_broker_away_delays_documents_and_stops_no_payment(world: Worl
         world.broker.thaw()
     assert await world.until_published(during) < 5.0
     await world.until_ready(daemon)
-    assert {before, during} <= {
-        TOPICS.entitlement_user(topic) for topic in await world.retained(TOPICS.entitlements_filter)
-    }
+
+    async def complete() -> bool:
+        found = await world.retained(TOPICS.entitlements_filter)
+        return {before, during} <= {TOPICS.entitlement_user(topic) for topic in found}
+
+    await until(complete, "both documents")
     await until(lambda: world.observer.events(during).count("subscription.activated") >= 1, "the news")
     assert daemon.pid == pid
 
