@@ -15,7 +15,7 @@ from rich.text import Text
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.cli.frame import EX_CONFIG, EX_FAILED, AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import load
-from kosmo_billing_daemon.cli.rendering import console, print_json
+from kosmo_billing_daemon.cli.rendering import console, print_json, printable
 from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
@@ -170,7 +170,7 @@ def _show(findings: list[Finding], out: Console, *, as_json: bool) -> None:
 
 def _print(out: Console, finding: Finding) -> None:
     sign, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "yellow")}[finding.ok]
-    text = Text.assemble((sign, style), f" {finding.part:<8} {finding.fact}")
+    text = Text.assemble((sign, style), f" {finding.part:<8} {printable(finding.fact)}")
     out.print(text, soft_wrap=True)
     if finding.advice:
-        out.print(Text(f"    → {finding.advice}"), soft_wrap=True)
+        out.print(Text(f"    → {printable(finding.advice)}"), soft_wrap=True)

@@ -39,7 +39,7 @@ def aside() -> Console:
 
 def print_json(document: object) -> None:
     """Print one JSON document, dataclasses and times included."""
-    sys.stdout.write(json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(plain(document), indent=2) + "\n")
     sys.stdout.flush()
 
 
@@ -96,19 +96,24 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
     for column in columns:
         drawn.add_column(column, no_wrap=True, overflow="ignore")
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
     needed = out.measure(drawn).maximum
     out.print(drawn, width=max(out.width, needed), crop=False, no_wrap=True)
 
 
 def heading(out: Console, text: str) -> None:
     out.print()
-    out.print(Text(text, style="bold"))
+    out.print(Text(printable(text), style="bold"))
 
 
 def line(out: Console, text: str) -> None:
-    """Print text as it is: nothing in it is markup."""
-    out.print(Text(text), soft_wrap=True)
+    """Print one line: nothing in it is markup or steers the terminal."""
+    out.print(Text(printable(text)), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Keep what others sent from steering the terminal (rich lets ESC through)."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def command(*words: str) -> str:

@@ -20,7 +20,7 @@ from rich.text import Text
 from kosmo_billing_daemon.backoff import Backoff
 from kosmo_billing_daemon.cli.frame import EnvFile, run, stopped_by_signals
 from kosmo_billing_daemon.cli.opened import load
-from kosmo_billing_daemon.cli.rendering import aside, console, plain
+from kosmo_billing_daemon.cli.rendering import aside, console, plain, printable
 from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import broker_of
 from kosmo_billing_daemon.contract.topics import Topics
@@ -60,7 +60,7 @@ def watch(
             return
         if as_json:
             told = {"at": utc_now(), "topic": message.topic, "retained": message.retain, "payload": document}
-            typer.echo(json.dumps(plain(told), ensure_ascii=False))
+            typer.echo(json.dumps(plain(told)))
         else:
             at = utc_now()
             out.print(_line(at, message, document, topics), soft_wrap=True)
@@ -116,7 +116,7 @@ async def _tail(broker: Broker, topics: Topics, show: Callable[[Message], None])
                         link.acknowledge(message)
                         show(message)
         except LinkLost as error:
-            notes.print(Text(f"{error.message}; trying again", style="yellow"))
+            notes.print(Text(f"{printable(error.message)}; trying again", style="yellow"))
             await asyncio.sleep(backoff.failed())
 
 
@@ -170,4 +170,4 @@ def _line(at: datetime, message: Message, document: Any, topics: Topics) -> Text
 
 def _printable(text: str) -> str:
     """Keep what others sent from steering the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text[:_WORDS])
+    return printable(text[:_WORDS])
