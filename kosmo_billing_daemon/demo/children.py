@@ -243,9 +243,12 @@ def tail(log: Path) -> str:
 
 
 @contextmanager
-def temporary_directory(prefix: str) -> Iterator[Path]:
-    """A directory of ours, removed afterwards, that an unprivileged child of root may pass through."""
-    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+def temporary_directory(prefix: str, within: str | None = None) -> Iterator[Path]:
+    """A directory of ours, removed afterwards, that an unprivileged child of root may pass through.
+
+    ``within`` names where it is made, in place of the system's directory for temporary files.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=within) as name:
         path = Path(name)
         if os.geteuid() == 0:
             path.chmod(0o711)

@@ -137,7 +137,8 @@ class EmbeddedPostgres:
 
     async def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database, a copy of `template` if given (nobody may be connected to it); give its URL."""
-        source = f" TEMPLATE {_quoted(template)}" if template else ""
+        # By files: quicker for a server that does not wait for its disk, and as quick for others.
+        source = f" TEMPLATE {_quoted(template)} STRATEGY file_copy" if template else ""
         await self._execute(f"CREATE DATABASE {_quoted(name)}{source}")
         return self.database_url(name)
 

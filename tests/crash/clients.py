@@ -1,0 +1,75 @@
+"""Front ends and gateways that outlive the daemon: a front end asks again until it is answered."""
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+
+from kosmo_billing_daemon.clock import utc_now
+from kosmo_billing_daemon.link import Broker, Link, connect
+from tests.crash.audit import LOST
+from tests.crash.process import CrashingDaemon
+from tests.support import usage
+from tests.support.observer import TOPICS
+from tests.support.world import API, DEADLINE, World
+
+
+async def order(world: World, daemon: CrashingDaemon, user_id: UUID) -> str:
+    """Open an invoice under a key of its own; returns BTCPay's id of it."""
+    key = {"Idempotency-Key": str(uuid4())}
+    return str((await _ask(world, f"{daemon.url}{API}/invoices", user_id, key))["invoice_id"])
+
+
+async def show(world: World, daemon: CrashingDaemon, user_id: UUID, invoice_id: str) -> None:
+    shown = await _ask(world, f"{daemon.url}{API}/invoices/{invoice_id}", user_id)
+    assert shown["status"] == "new", shown
+
+
+async def _ask(world: World, url: str, user_id: UUID, key: dict[str, str] | None = None) -> dict[str, Any]:
+    """Order under a key, or without one look."""
+    headers = {"X-User-ID": str(user_id), **(key or {})}
+    body = {"plan_type": "wanderer"} if key else None
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                async with world.http.request(
+                    "POST" if key else "GET", url, json=body, headers=headers
+                ) as response:
+                    told: dict[str, Any] = await response.json()
+                if response.status < 300:
+                    return told
+                assert response.status == 503, told
+            except aiohttp.ClientError:  # it died; the next one answers
+                await asyncio.sleep(0.05)
+
+
+async def report(world: World, user_id: UUID, *ranges: tuple[int, int], spoil: bool = False) -> None:
+    """Report the messages of each range once, and wait until each report is answered.
+
+    The broker took it, so nobody may have to say it again. ``spoil`` sends something unreadable in between.
+    """
+    reporter = f"gateway-{user_id.hex}"
+    broker = Broker(host=world.broker.host, port=world.broker.port, client_id=reporter, clean=True)
+    events = [usage.messages(user_id, first, last, utc_now()) for first, last in ranges]
+    payloads = [usage.payload(several, str(number)) for number, several in enumerate(events)]
+    if spoil:
+        payloads.insert(1, b"{")
+    waiting = {str(number) for number in range(len(ranges))}
+    async with connect(broker) as link:
+        await link.subscribe([TOPICS.usage_ack(reporter)])
+        for payload in payloads:
+            await link.publish(TOPICS.usage(reporter), payload)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await _until_answered(link, waiting)
+        except TimeoutError:
+            raise AssertionError(f"{user_id}: {LOST}: reports {waiting} were not answered") from None
+
+
+async def _until_answered(link: Link, waiting: set[str]) -> None:
+    while waiting:
+        for message in await link.receive():
+            link.acknowledge(message)
+            waiting.discard(json.loads(message.payload)["report_id"])

@@ -1,0 +1,211 @@
+"""Crash points by name: every await on the paths, and every publication and acknowledgement.
+
+A site is a place in the source, named by module, function and what is awaited there. The floors that
+serve everybody (``SHARED``) are points of whoever calls them: ``services.f > store.g: connection.fetch()``.
+``points.txt`` keeps the names of all points that the paths pass. After a change on them write it anew with
+
+    KOSMO_CRASH_RECORD=1 python -m pytest -p no:xdist tests/crash/test_crash_points.py
+"""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import kosmo_billing_daemon
+
+PACKAGE = "kosmo_billing_daemon"
+ROOT = Path(kosmo_billing_daemon.__file__).parent
+TABLE = Path(__file__).with_name("points.txt")
+
+SHARED = {
+    "btcpay.client",
+    "services.fulfilment",
+    "services.idempotency",
+    "services.observations",
+    "store.attention",
+    "store.deliveries",
+    "store.entitlements",
+    "store.events",
+    "store.idempotency",
+    "store.invoices",
+    "store.postgres",
+    "store.subscriptions",
+    "store.usage",
+}
+PATHS = {
+    "mqtt.conversation",
+    "mqtt.publisher",
+    "mqtt.repair",
+    "mqtt.usage_intake",
+    "services.expiry",
+    "services.inbox",
+    "services.invoicing",
+    "services.metering",
+    "services.reconciliation",
+    "services.reservations",
+    "services.settlement",
+    "web.invoices",
+    "web.webhooks",
+}
+
+WATCHED = {"batching", "btcpay", "mqtt", "services", "store", "web"}
+"""Where everything that awaits stands in one of these three tables."""
+
+OFF_THE_PATHS = {
+    "batching": "gathers; what it writes are points",
+    "services.entitlements": "only reads",
+    "services.history": "only reads",
+    "services.housekeeping": "removes what is past its time; the next round removes the rest",
+    "services.inspection": "only reads",
+    "services.live": "only reads",
+    "services.loops": "turns; what it runs are points",
+    "services.operations": "one transaction each, at a command line that sees it fail",
+    "services.readiness": "only reads",
+    "services.upkeep": "a command line that sees it fail",
+    "services.whitelist": "one transaction each, whose request sees it fail",
+    "store.audit": "for operations",
+    "store.inspection": "only reads",
+    "store.lead": "a lock that ends with its connection",
+    "store.listings": "only reads",
+    "store.measures": "only reads",
+    "store.migrations": "before there is any path; tested by itself",
+    "store.nodes": "for the whitelist",
+    "web": "hands over and shows; the two that begin a path are points",
+}
+"""Modules, or packages of them, with the reason why they have no points."""
+
+WAITS = {
+    "asyncio.sleep()": "only time passes",
+    "asyncio.timeout()": "a deadline around what is a point itself",
+    "asyncio.TaskGroup()": "tasks of this process, and what they await are points",
+}
+"""What can lose nothing wherever it stands, with the reason."""
+
+PASSED_THROUGH = {
+    "store.postgres.Pool._opened: asyncpg.create_pool()": "opening a pool asks nothing of the server",
+    "store.postgres.Pool._opened: self._opening": "waits for this process",
+    "store.postgres.Pool.connection: self._opened()": "opening a pool asks nothing of the server",
+    "store.postgres.Pool.connection: pool.acquire()": "borrowing; who borrows is a point",
+    "store.postgres.Pool.connection: pool.release()": "giving back; nothing is asked of the server",
+    "store.postgres.Pool.retrying: self.transaction()": "its start and its end are points",
+    "store.postgres.Pool.retrying: self.transaction() #2": "the same after a conflict",
+    "store.postgres.Pool.retrying: work()": "the caller's, whose awaits are points",
+    "store.postgres.Pool.retrying: work() #2": "the same after a conflict",
+    "store.postgres.Pool.transaction: self.connection()": "borrowing; its start is a point",
+}
+"""Sites of everybody that only pass on, with the reason."""
+
+EFFECTS = {"self._link.send()", "self._link.acknowledge()", "link.acknowledge()"}
+"""Calls that put bytes on their way without being awaited."""
+
+RUNTIME = "_crash"
+"""What ``tests.crash.passages`` is called within the rewritten modules."""
+
+
+def sites(module: str) -> list[str]:
+    """Every site of a module, in order of the source."""
+    return _rewritten(module, _source(module))[1]
+
+
+def waiting_modules() -> set[str]:
+    """Every watched module in which anything is awaited."""
+    files = [file for name in WATCHED for file in [*ROOT.glob(f"{name}.py"), *(ROOT / name).rglob("*.py")]]
+    named = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
+    return {module for module in named if sites(module)}
+
+
+def site_of(point: str) -> str:
+    """The site of a point, whoever came to it, and whether it was entered or left."""
+    return point.rpartition(" > ")[2].removesuffix(" enter").removesuffix(" leave")
+
+
+def load_table() -> set[str]:
+    return set(TABLE.read_text().splitlines())
+
+
+def rewritten(module: str, source: str) -> ast.Module:
+    """The module with each of its sites passing through ``tests.crash.passages``."""
+    return _rewritten(module, source)[0]
+
+
+def _source(module: str) -> str:
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+
+
+def _rewritten(module: str, source: str) -> tuple[ast.Module, list[str]]:
+    tree = ast.parse(source)
+    writer = _Writer(module)
+    writer.visit(tree)
+    runtime = ast.parse(f"from tests.crash import passages as {RUNTIME}").body
+    has_docstring = ast.get_docstring(tree) is not None
+    tree.body[has_docstring:has_docstring] = runtime
+    return ast.fix_missing_locations(tree), writer.sites
+
+
+class _Writer(ast.NodeTransformer):
+    def __init__(self, module: str) -> None:
+        self.sites: list[str] = []
+        self._within = [module]
+        self._seen: Counter[str] = Counter()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self._named(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self._named(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._named(node)
+
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        node.value = self._through("passage", node.value)
+        return node
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST:
+        for item in node.items:
+            item.context_expr = self._through("enclosure", item.context_expr)
+        node.body = [self.visit(statement) for statement in node.body]
+        return node
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.AST:
+        node.iter = self._through("stream", node.iter)
+        node.body = [self.visit(statement) for statement in node.body]
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        what = _text(node)
+        self.generic_visit(node)
+        if what not in EFFECTS:
+            return node
+        return _call("effect", self._site(what), node.func, *node.args, keywords=node.keywords)
+
+    def _named(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> ast.AST:
+        self._within.append(node.name)
+        self.generic_visit(node)
+        self._within.pop()
+        return node
+
+    def _through(self, how: str, value: ast.expr) -> ast.expr:
+        what = _text(value)
+        site = self._site(what)
+        value = self.visit(value)
+        return value if what in WAITS or site in PASSED_THROUGH else _call(how, site, value)
+
+    def _site(self, what: str) -> str:
+        site = f"{'.'.join(self._within)}: {what}"
+        self._seen[site] += 1
+        if self._seen[site] > 1:
+            site += f" #{self._seen[site]}"
+        if what not in WAITS and site not in PASSED_THROUGH:
+            self.sites.append(site)
+        return site
+
+
+def _call(how: str, site: str, *values: ast.expr, keywords: list[ast.keyword] | None = None) -> ast.Call:
+    runtime = ast.Attribute(ast.Name(RUNTIME, ast.Load()), how, ast.Load())
+    return ast.Call(runtime, [ast.Constant(site), *values], keywords or [])
+
+
+def _text(node: ast.expr) -> str:
+    """What is awaited, without its arguments."""
+    return f"{ast.unparse(node.func)}()" if isinstance(node, ast.Call) else ast.unparse(node)

@@ -1,0 +1,156 @@
+"""PostgreSQL without disk, connections or speed, a daemon without file descriptors: told, and healed.
+
+Seen failing: without ``Pool.refusal`` a full disk was "ready" and ``database_up`` 1; with a leadership check
+that is always well, a daemon without a connection for the lock "stood by" and was "ready", and nobody led.
+"""
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
+from tests.faults.disk import Disk
+from tests.faults.signs import logs, measures, says
+from tests.support.daemon import DaemonProcess
+from tests.support.world import World, until
+
+ACTIVE = "SELECT count(*) FROM subscriptions WHERE user_id = $1 AND status = 'active'"
+
+
+async def once(world: World, users: list[UUID]) -> None:
+    """Each of them has one subscription and no more, and the world knows."""
+    for user_id in users:
+        await world.until_published(user_id)
+        assert await world.value(ACTIVE, user_id) == 1
+    assert await world.value("SELECT count(*) FROM subscriptions") == len(users)
+
+
+async def heals(world: World, daemon: DaemonProcess, paid: list[UUID], pid: int) -> float:
+    """Wait until everybody who paid has the plan, then buy again; returns the seconds of the waiting."""
+    waited = 0.0
+    for user_id in paid:
+        waited += await world.until_published(user_id)
+    await once(world, [*paid, await world.buy(daemon)])
+    await world.until_ready(daemon)
+    assert daemon.pid == pid
+    return waited
+
+
+@pytest.mark.soak  # it mounts a file system, which not every host allows
+async def test_a_full_disk_is_named_and_what_was_paid_meanwhile_is_kept(
+    world_on_small_disk: World, small_disk: Disk
+) -> None:
+    world = world_on_small_disk
+    daemon = await world.daemon()
+    pid, paid = daemon.pid, [await world.buy(daemon)]
+    await world.until_published(paid[0])
+    ordered = [(user_id := uuid4(), await world.order(daemon, user_id)) for _ in range(20)]
+    small_disk.fill()
+    for user_id, invoice_id in ordered:  # the pages that are there have room for some of them
+        await world.pay(invoice_id)
+        paid.append(user_id)
+    await says(world, daemon, "unready", "database", "DiskFullError")
+    await measures(world, daemon, "database_up", 0)
+    await logs(daemon, "No space left on device")
+    small_disk.make_room()
+    print(f"disk full: healed in {await heals(world, daemon, paid, pid):.2f} s")
+
+
+@contextlib.asynccontextmanager
+async def greedy(server: EmbeddedPostgres) -> AsyncIterator[None]:
+    """Others take every connection there is, those of the daemon too as soon as they are free."""
+    held: list[asyncpg.Connection[Any]] = []
+
+    async def take() -> None:
+        while True:
+            try:
+                held.append(await asyncpg.connect(server.url))
+            except (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError):
+                await asyncio.sleep(0.005)
+
+    taking = asyncio.create_task(take())
+    try:
+        await until(lambda: len(held) > 10, "the first connections")
+        await held[0].execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'kosmo-billing%'"
+        )
+        yield
+    finally:
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        for connection in held:
+            connection.terminate()
+
+
+async def test_connections_taken_by_others_are_named_and_waited_for(
+    own_world: World, own_postgres: EmbeddedPostgres
+) -> None:
+    world = own_world
+    daemon = await world.daemon()
+    pid, user_id = daemon.pid, uuid4()
+    invoice_id = await world.order(daemon, user_id)
+    async with greedy(own_postgres):
+        await says(world, daemon, "degraded", "leadership", "no connection")
+        await measures(world, daemon, "leader", 0)
+        await logs(daemon, "no leadership without the database")
+        await world.pay(invoice_id)
+    print(f"connections exhausted: healed in {await heals(world, daemon, [user_id], pid):.2f} s")
+
+
+async def crowd(world: World, daemon: DaemonProcess) -> list[UUID]:
+    """Twenty buy at once and are told so."""
+    users = list(await asyncio.gather(*(world.buy(daemon) for _ in range(20))))
+    for user_id in users:
+        await world.until_published(user_id)
+    return users
+
+
+async def test_a_slow_disk_delays_and_loses_nothing(own_world: World, own_postgres: EmbeddedPostgres) -> None:
+    """``commit_delay`` makes every flush of the log 100 ms longer, as a disk with a slow fsync would.
+
+    That it is slow has no sign of its own; that it stalls is told.
+    """
+    world = own_world
+    daemon = await world.daemon()
+    pid = daemon.pid
+    await world.execute("ALTER SYSTEM SET commit_siblings = 0")
+    await world.execute("ALTER SYSTEM SET commit_delay = 100000")
+    await world.execute("SELECT pg_reload_conf()")
+    slow_now = "SELECT setting = '100000' FROM pg_settings WHERE name = 'commit_delay'"
+    await until(lambda: world.value(slow_now), "the slow disk")
+    paid = await crowd(world, daemon)
+    own_postgres.freeze()  # and now it stalls altogether
+    await says(world, daemon, "unready", "database")
+    await measures(world, daemon, "database_up", 0)
+    own_postgres.thaw()
+    await world.execute("ALTER SYSTEM RESET ALL")
+    await world.execute("SELECT pg_reload_conf()")
+    print(f"slow disk: healed in {await heals(world, daemon, paid, pid):.2f} s")
+
+
+async def test_file_descriptors_taken_by_clients_delay_no_purchase(world: World) -> None:
+    """What it has open already goes on (database, broker, BTCPay, kept connections)."""
+    daemon = await world.daemon()
+    pid, user_id, port = daemon.pid, uuid4(), int(daemon.url.rpartition(":")[2])
+    invoice_id = await world.order(daemon, user_id)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        for _ in range(120):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(writer)
+        await until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) >= 64, "no descriptor left")
+        await world.pay(invoice_id)
+    finally:
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+    print(f"file descriptors: healed in {await heals(world, daemon, [user_id], pid):.2f} s")
