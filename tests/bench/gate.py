@@ -1,29 +1,28 @@
-"""What a gate costs: nanoseconds per check, microseconds per record, memory and start with many documents.
+"""What a gate costs: `python -m tests.bench.gate`.
 
-Run: python -m tests.bench.gate [documents]. Each figure is the median of three rounds with the spread. The
-first reading goes over a real mosquitto with default limits; memory is that of a fresh process with
-nothing but the gate.
+Nanoseconds per check, microseconds per record, memory and start with 100,000 documents. The first reading
+goes over a real mosquitto with default limits; memory is that of a fresh process with nothing but the gate.
 """
 
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.gate import Gate, SyncGate
 from kosmo_billing_daemon.link import Broker
+from tests.bench.figures import Figure, at_most
+from tests.bench.rig import alone
 from tests.gate.stand_in import NODE, at, daemon, document
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually
 
-ROUNDS = 3
+DOCUMENTS = 100_000
 CHECKS = 200_000
 RECORDS = 2_000
 
@@ -57,11 +56,6 @@ asyncio.run(main())
 """
 
 
-def rounds(measure: Callable[[], float]) -> str:
-    values = [measure() for _ in range(ROUNDS)]
-    return f"{statistics.median(values):10.1f}   ({min(values):.1f} to {max(values):.1f})"
-
-
 def started(state: Path, port: int, how: str) -> dict[str, float]:
     command = [sys.executable, "-c", START, str(state), str(port), how]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -70,39 +64,39 @@ def started(state: Path, port: int, how: str) -> dict[str, float]:
     return figures
 
 
-async def calls(state: Path, user: UUID) -> None:
+async def calls(state: Path, user: UUID) -> list[Figure]:
+    """One round of what a gateway calls for each message."""
     broker = Broker(host="127.0.0.1", port=1, client_id="bench")  # nobody there: no call may need the network
+    found = []
     async with Gate(broker, state, reporter="bench") as gate:
-
-        def checks(user_id: UUID | str) -> float:
+        assert gate.check(user, NODE)
+        for how, name in (("by UUID", user), ("by text", str(user))):
             begun = time.perf_counter()
             for _ in range(CHECKS):
-                gate.check(user_id, NODE)
-            return (time.perf_counter() - begun) / CHECKS * 1e9
-
-        def records() -> float:
-            begun = time.perf_counter()
-            for _ in range(RECORDS):
-                gate.record(user, NODE)
-            return (time.perf_counter() - begun) / RECORDS * 1e6
-
-        assert gate.check(user, NODE)
-        print(f"check by UUID, ns            {rounds(lambda: checks(user))}")
-        print(f"check by text, ns            {rounds(lambda: checks(str(user)))}")
-        print(f"record, us                   {rounds(records)}")
+                gate.check(name, NODE)
+            took = (time.perf_counter() - begun) / CHECKS * 1e6
+            found.append(Figure(what=f"gate: check {how}", value=took, unit="µs", goal=at_most(2)))
+        begun = time.perf_counter()
+        for _ in range(RECORDS):
+            gate.record(user, NODE)
+        took = (time.perf_counter() - begun) / RECORDS * 1e6
+        found.append(Figure(what="gate: record", value=took, unit="µs"))
         begun = time.perf_counter()
         await gate.durable()
-        print(f"durable (one fsync), ms      {(time.perf_counter() - begun) * 1e3:10.1f}")
+        took = (time.perf_counter() - begun) * 1e3
+        found.append(Figure(what="gate: durable, one fsync", value=took, unit="ms"))
     with SyncGate(broker, state, reporter="bench") as threaded:
         begun = time.perf_counter()
         for _ in range(RECORDS):
             threaded.record(user, NODE)
-        print(f"record from a thread, us     {(time.perf_counter() - begun) / RECORDS * 1e6:10.1f}")
+        took = (time.perf_counter() - begun) / RECORDS * 1e6
+        found.append(Figure(what="gate: record from a thread", value=took, unit="µs"))
+    return found
 
 
-async def refusal_elsewhere(mosquitto: Mosquitto, directory: Path) -> None:
+async def refusal_elsewhere(mosquitto: Mosquitto, directory: Path) -> list[Figure]:
     """From the message that exhausts a quota at one gate to the refusal at another, the daemon a stand-in."""
-    times = []
+    found = []
     async with (
         daemon(mosquitto) as one,
         Gate(at(mosquitto, "one"), directory / "1.db", reporter="one") as first,
@@ -120,24 +114,39 @@ async def refusal_elsewhere(mosquitto: Mosquitto, directory: Path) -> None:
             first.record(user, NODE)
             while second.check(user, NODE):  # noqa: ASYNC110  an event would be measured along
                 await asyncio.sleep(0)
-            times.append((time.perf_counter() - begun) * 1e3)
-    print(f"refusal at a second gate, ms {statistics.median(times):10.1f}   (to {max(times):.1f})")
+            took = (time.perf_counter() - begun) * 1e3
+            found.append(Figure(what="gate: refusal at a second gate", value=took, unit="ms"))
+    return found
 
 
-async def main(documents: int) -> None:
+def loaded(figures: dict[str, float]) -> list[Figure]:
+    """What a start from the file showed."""
+    many = f"gate: {figures['documents']:,.0f} documents"
+    return [
+        Figure(what=f"{many} from the file", value=figures["open_s"], unit="s", goal=at_most(2)),
+        Figure(what=f"{many}, resident more", value=figures["MB"] - figures["empty_MB"], unit="MB"),
+        Figure(what=f"{many}, resident in all", value=figures["MB"], unit="MB", goal=at_most(120)),
+    ]
+
+
+async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
+    found: list[Figure] = []
     with TemporaryDirectory() as name:
         directory = Path(name)
         state = directory / "gate.db"
         async with Mosquitto() as mosquitto:
-            await refusal_elsewhere(mosquitto, directory)
-            users = [uuid4() for _ in range(documents)]
+            found += await refusal_elsewhere(mosquitto, directory)
+            users = [uuid4() for _ in range(DOCUMENTS // 10 if quick else DOCUMENTS)]
             async with daemon(mosquitto) as one:
                 one.publishing = False
                 await one.publish_all(document(user) for user in users)
-            print("first reading:", await asyncio.to_thread(started, state, mosquitto.port, "read"))
-        print("from the file:", await asyncio.to_thread(started, state, 1, "file"))
-        await calls(state, users[0])
+            first = await asyncio.to_thread(started, state, mosquitto.port, "read")
+            found.append(Figure(what="gate: first reading from the broker", value=first["ready_s"], unit="s"))
+        for turn in range(rounds):
+            found += loaded(await asyncio.to_thread(started, state, 1, "file"))
+            found += await calls(state, users[turn])
+    return found
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000))
+    alone(measure, __doc__)

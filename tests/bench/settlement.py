@@ -1,149 +1,200 @@
 """How fast a settled invoice becomes a retained document: `python -m tests.bench.settlement`.
 
-Prints invoices opened per second, webhooks settled per second to the subscriber's receipt with 32 in
-flight, and webhook POST -> document received at 200 per second, open loop.
+With 32 webhooks in flight, each until the subscriber has the document, beside a plain service that believes
+its webhooks; and at 200 per second, beside what one commit, one list call and one publication cost alone.
 """
 
-import argparse
-import asyncio
-import json
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
-import aiohttp
+import asyncpg
 
-from kosmo_billing_daemon.btcpay.signature import sign
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.link import Broker, Protocol, connect
-from tests.bench.rig import PREFIX, SECRET, STORE, Rig, percentiles, rig
+from kosmo_billing_daemon.link import Broker, connect
+from tests.bench import plain_service
+from tests.bench.fake_btcpay import STORE
+from tests.bench.figures import Figure, at_least, at_most, percentile
+from tests.bench.invoices import Order, paid_orders
+from tests.bench.load_generator import SECRET, Connection, Subscriber, at_rate, get, in_flight, webhook
+from tests.bench.rig import Rig, Services, alone, daemon, program, services
+
+IN_FLIGHT = 32
+PER_SECOND = 200
+TURNS = 4  # of each service in one round, so that what else the machine does meets both
+ALONE = 200  # commits, list calls and publications measured by themselves
 
 
-class Subscriber:
-    """Notes when each user's first active document arrived."""
-
-    def __init__(self) -> None:
-        self.arrived: dict[UUID, float] = {}
-        self.waiting: dict[UUID, asyncio.Event] = {}
-
-    async def run(self, where: Rig, ready: asyncio.Event) -> None:
-        host, port = where.broker_address
-        broker = Broker(
-            host=host, port=port, client_id="bench", clean=True, protocol=Protocol(where.broker.protocol)
-        )
-        topics = Topics()
-        async with connect(broker) as link:
-            await link.subscribe([topics.entitlements_filter])
-            ready.set()
-            while True:
-                for message in await link.receive():
-                    user_id = topics.entitlement_user(message.topic)
-                    if user_id is not None and b'"active"' in message.payload:
-                        self.arrived.setdefault(user_id, time.perf_counter())
-                        if event := self.waiting.pop(user_id, None):
-                            event.set()
-                    link.acknowledge(message)
-
-    async def receipt(self, user_id: UUID) -> float:
-        if user_id not in self.arrived:
-            event = self.waiting.setdefault(user_id, asyncio.Event())
-            async with asyncio.timeout(60):
-                await event.wait()
-        return self.arrived[user_id]
+@asynccontextmanager
+async def plain(where: Services) -> AsyncIterator[tuple[str, str]]:
+    """The plain service; gives its URL and its database's."""
+    database_url = await where.postgres.create_database("plain")
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(plain_service.SCHEMA)
+    await connection.close()
+    host, port = where.broker_address
+    async with program(
+        where.directory,
+        plain_service.__name__,
+        DATABASE_URL=database_url,
+        MQTT_HOST=host,
+        MQTT_PORT=str(port),
+        BTCPAY_URL=where.btcpay,
+        WEBHOOK_SECRET=SECRET,
+    ) as process:
+        yield f"http://127.0.0.1:{int(await process.said(chr(10)))}", database_url
 
 
-async def in_flight(number: int, jobs: Sequence[object], work) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Run `work` over all jobs, `number` at a time; returns the seconds it took."""
-    queue = iter(jobs)
+class Course:
+    """Webhooks sent to one service, and how long each took to the subscriber's receipt."""
 
-    async def worker() -> None:
-        for job in queue:
-            await work(job)
+    def __init__(self, url: str, path: str, subscriber: Subscriber) -> None:
+        self._url, self._path, self._subscriber = url, path, subscriber
+        self.took: list[float] = []
 
-    began = time.perf_counter()
-    await asyncio.gather(*(worker() for _ in range(number)))
-    return time.perf_counter() - began
+    async def in_flight(self, orders: list[Order]) -> float:
+        """Return the seconds until all were settled."""
+        return await in_flight(self._url, IN_FLIGHT, self._prepared(orders), self._settle)
 
+    async def at_rate(self, orders: list[Order], per_second: float) -> None:
+        await at_rate(self._url, per_second, self._prepared(orders), self._settle)
 
-async def paid_invoices(
-    where: Rig, http: aiohttp.ClientSession, number: int
-) -> tuple[float, list[tuple[UUID, str, str]]]:
-    """Open invoices for new users and let them be paid without a webhook; returns opened per second."""
-    opened: list[tuple[UUID, str, str]] = []
+    def _prepared(self, orders: list[Order]) -> list[tuple[UUID, bytes]]:
+        return [(user_id, webhook(self._path, order_id)) for order_id, user_id in orders]
 
-    async def open_one(user_id: object) -> None:
-        async with http.post(
-            f"{where.api}{PREFIX}/invoices",
-            json={"plan_type": "wanderer"},
-            headers={"X-User-ID": str(user_id)},
-        ) as response:
-            body = await response.json()
-            assert response.status == 201, body
-            opened.append((UUID(str(user_id)), body["invoice_id"], body["order_id"]))
-
-    seconds = await in_flight(16, [uuid4() for _ in range(number)], open_one)
-
-    async def pay(job: object) -> None:
-        assert isinstance(job, tuple)
-        url = f"{where.btcpay}/simulate/invoices/{job[1]}"
-        async with http.post(url, json={"action": "pay", "method": "BTC-LN"}) as response:
-            assert response.status == 200, await response.text()
-
-    await in_flight(16, opened, pay)
-    return number / seconds, opened
-
-
-async def measure(number: int) -> None:
-    async with rig() as where, aiohttp.ClientSession() as http:
-        subscriber, ready = Subscriber(), asyncio.Event()
-        listening = asyncio.create_task(subscriber.run(where, ready))
-        await ready.wait()
-
-        async def deliver(job: tuple[UUID, str, str]) -> float:
-            body = json.dumps(
-                {
-                    "deliveryId": str(uuid4()),
-                    "type": "InvoiceSettled",
-                    "storeId": STORE,
-                    "invoiceId": job[1],
-                    "metadata": {"orderId": job[2]},
-                }
-            ).encode()
-            began = time.perf_counter()
-            async with http.post(
-                f"{where.api}{PREFIX}/webhooks/btcpay",
-                data=body,
-                headers={"BTCPay-Sig": sign(body, SECRET.encode())},
-            ) as response:
-                assert response.status == 200, await response.text()
-            return await subscriber.receipt(job[0]) - began
-
-        await deliver((await paid_invoices(where, http, 50))[1][0])  # warm
-        opened_per_second, jobs = await paid_invoices(where, http, number)
-        print(f"invoices opened, 16 in flight            {opened_per_second:8.0f} /s")
-        latencies: list[float] = []
-
-        async def timed(job: object) -> None:
-            assert isinstance(job, tuple)
-            latencies.append(await deliver(job))
-
-        seconds = await in_flight(32, jobs, timed)
-        print(
-            f"webhooks settled, 32 in flight           {number / seconds:8.0f} /s   {percentiles(latencies)}"
-        )
-        _, jobs = await paid_invoices(where, http, number)
-        latencies.clear()
+    async def _settle(self, connection: Connection, job: tuple[UUID, bytes]) -> None:
+        user_id, request = job
         began = time.perf_counter()
-        tasks = []
-        for place, job in enumerate(jobs):
-            await asyncio.sleep(max(0.0, began + place / 200 - time.perf_counter()))
-            tasks.append(asyncio.create_task(timed(job)))
-        await asyncio.gather(*tasks)
-        print(f"POST -> retained document, 200/s         {'':11}   {percentiles(latencies)}")
-        listening.cancel()
+        await connection.expect(request, 200)
+        self.took.append(await self._subscriber.receipt(user_id) - began)
+
+
+async def one_commit(where: Rig) -> float:
+    """Median seconds of one row inserted and committed."""
+    connection = await asyncpg.connect(where.postgres.url)
+    took = []
+    await connection.execute("CREATE TABLE IF NOT EXISTS commits (id uuid PRIMARY KEY, body text)")
+    for _ in range(ALONE):
+        began = time.perf_counter()
+        await connection.execute("INSERT INTO commits VALUES ($1, $2)", uuid4(), "x" * 100)
+        took.append(time.perf_counter() - began)
+    await connection.close()
+    return statistics.median(took)
+
+
+async def one_list_call(where: Rig, order_id: UUID) -> float:
+    request = get(f"/api/v1/stores/{STORE}/invoices?orderId={order_id}&includeArchived=true")
+    took = []
+    async with Connection(where.btcpay) as connection:
+        for _ in range(ALONE):
+            began = time.perf_counter()
+            await connection.expect(request, 200)
+            took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+async def one_publication(where: Rig) -> float:
+    """Median seconds of one retained QoS 1 publication to its acknowledgement."""
+    host, port = where.broker_address
+    took = []
+    async with connect(Broker(host=host, port=port, client_id="alone", clean=True)) as link:
+        for number in range(ALONE):
+            began = time.perf_counter()
+            await link.publish(f"alone/{number}", b"x" * 400, retain=True)
+            took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
+    number = 400 if quick else 2000
+    found: list[Figure] = []
+    orders: list[Order] = []
+    async with services() as where, daemon(where) as ours, plain(where) as (plain_url, plain_database):
+        host, port = where.broker_address
+        async with (
+            Subscriber(ours.topics, host=host, port=port) as told,
+            Subscriber(Topics("plain"), host=host, port=port) as told_plainly,
+        ):
+            course = Course(ours.api, ours.webhook_path, told)
+            beside = Course(plain_url, "/webhook", told_plainly)
+            await course.in_flight(await paid_orders(ours.database_url, where.btcpay, 200))  # warm
+            await beside.in_flight(await paid_orders(plain_database, where.btcpay, 200, plain=True))
+            for _ in range(rounds):
+                course.took.clear()
+                beside.took.clear()
+                seconds = plain_seconds = 0.0
+                for _ in range(TURNS):
+                    orders = await paid_orders(plain_database, where.btcpay, number // TURNS, plain=True)
+                    plain_seconds += await beside.in_flight(orders)
+                    orders = await paid_orders(ours.database_url, where.btcpay, number // TURNS)
+                    seconds += await course.in_flight(orders)
+                found += _in_flight(number / seconds, number / plain_seconds, course.took, beside.took)
+                course.took.clear()
+                orders = await paid_orders(ours.database_url, where.btcpay, PER_SECOND * (1 if quick else 5))
+                alone = await one_commit(ours) + await one_list_call(ours, orders[0][0])
+                alone += await one_publication(ours)
+                await course.at_rate(orders, PER_SECOND)
+                found += _at_rate(course.took, alone)
+            found.append(await _fake_rate(where, orders, number))
+    return found
+
+
+def _in_flight(rate: float, plain_rate: float, took: list[float], plain_took: list[float]) -> list[Figure]:
+    found = [
+        Figure(
+            what=f"webhooks settled, {IN_FLIGHT} in flight",
+            value=rate,
+            unit="/s",
+            beside=plain_rate,
+            beside_what="plain service",
+            goal=at_least(1.5, ratio=True),
+        )
+    ]
+    for percent, goal in ((50, None), (99, at_most(1, ratio=True))):
+        found.append(
+            Figure(
+                what=f"  p{percent} to the subscriber",
+                value=percentile(took, percent) * 1e3,
+                unit="ms",
+                beside=percentile(plain_took, percent) * 1e3,
+                beside_what="plain service",
+                goal=goal,
+            )
+        )
+    return found
+
+
+def _at_rate(took: list[float], alone: float) -> list[Figure]:
+    return [
+        Figure(
+            what=f"webhook to subscriber at {PER_SECOND}/s, p50",
+            value=percentile(took, 50) * 1e3,
+            unit="ms",
+            beside=alone * 1e3,
+            beside_what="commit + list call + publish alone",
+            goal=at_most(2, ratio=True),
+        ),
+        Figure(
+            what=f"webhook to subscriber at {PER_SECOND}/s, p99",
+            value=percentile(took, 99) * 1e3,
+            unit="ms",
+            goal=at_most(25),
+        ),
+    ]
+
+
+async def _fake_rate(where: Services, orders: list[Order], number: int) -> Figure:
+    """How much the BTCPay of this rig could bear, so that it is seen not to be what is measured."""
+    query = "&".join(f"orderId={order_id}" for order_id, _ in orders[:IN_FLIGHT])
+    request = get(f"/api/v1/stores/{STORE}/invoices?{query}")
+    jobs = [request] * number
+    seconds = await in_flight(where.btcpay, 4, jobs, lambda connection, job: connection.expect(job, 200))
+    return Figure(
+        what=f"(the fake BTCPay: list calls of {IN_FLIGHT} orders)", value=number / seconds, unit="/s"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--number", type=int, default=2000, help="invoices per measurement")
-    asyncio.run(measure(parser.parse_args().number))
+    alone(measure, __doc__)

@@ -6,10 +6,8 @@ reporters through broker and daemon, from the first publication to the last usag
 must be exact.
 """
 
-import argparse
 import asyncio
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,13 +18,15 @@ import asyncpg
 
 from kosmo_billing_daemon.contract.payloads import UsageAck, UsageEvent, UsageReport
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.contract.usage_columns import UsageColumns
+from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
 from kosmo_billing_daemon.link import Broker, Link, Protocol, connect
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.usage import Columns
-from tests.bench.rig import Rig, rig
+from tests.bench.figures import Figure, at_least, percentile
+from tests.bench.rig import Rig, alone, rig
 
+USERS = 1000
 REPORTERS = 10
 PER_REPORT = 500
 IN_FLIGHT = 3  # reports of one reporter without an answer, as a gate has them
@@ -69,13 +69,13 @@ def report(users: Sequence[UUID], number: int) -> UsageReport:
     )
 
 
-async def alone(url: str, users: Sequence[UUID], reports: int, per_batch: int) -> float:
+async def by_itself(url: str, users: Sequence[UUID], reports: int, per_batch: int) -> float:
     """Events per second of the same statements by themselves."""
     batches: list[Columns] = []
     for first in range(0, reports, per_batch):
-        rows = []
+        rows: list[Row] = []
         for number in range(first, first + per_batch):
-            rows += UsageColumns.decode(report(users, number).encode()).rows
+            rows += UsageColumns.decode(report(users, number).encode()).rows()
         user_id, ids, node_id, number_of, sent_at = zip(*rows, strict=True)
         batches.append(
             Columns(
@@ -114,7 +114,7 @@ async def answer_at_once(where: Rig, ready: asyncio.Event) -> None:
                 columns = UsageColumns.decode(message.payload)
                 reporter = BARE.usage_reporter(message.topic)
                 assert reporter is not None
-                ack = UsageAck(report_id=columns.report_id, accepted=len(columns.rows), duplicates=0)
+                ack = UsageAck(report_id=columns.report_id, accepted=len(columns), duplicates=0)
                 link.send(BARE.usage_ack(reporter), ack.encode()).add_done_callback(
                     lambda sent: sent.result()
                 )
@@ -172,58 +172,58 @@ async def _report(link: Link, topic: str, mine: list[tuple[str, bytes]], latenci
             send_next()
 
 
-async def measure(reports: int, users_number: int, rounds: int) -> None:
-    users = [uuid4() for _ in range(users_number)]
+async def measure(rounds: int, *, quick: bool) -> list[Figure]:
+    """The rates of each round, and how long a report takes to its answer."""
+    reports, users = (100 if quick else 400), [uuid4() for _ in range(USERS)]
+    found: list[Figure] = []
     async with rig() as where:
         url = await where.postgres.create_database("alone")
         for target in (url, where.postgres.url):
             connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(target)
-            if target == url:
-                await migrate(connection)
+            await migrate(connection)
             await connection.execute(_SUBSCRIBE, users)
             await connection.execute("ANALYZE")
             await connection.close()
-        print(f"{users_number} users, {reports} reports of {PER_REPORT} events, {rounds} rounds")
-        best = 0.0
-        for per_batch in (1, 2, 4, 10, 20):
-            rates = [await alone(url, users, reports, per_batch) for _ in range(rounds)]
-            best = max(best, statistics.median(rates))
-            print(f"the same SQL alone, {per_batch * PER_REPORT:5d} per transaction  {_rates(rates)}")
         answering = asyncio.Event()
         bare = asyncio.create_task(answer_at_once(where, answering))
         await answering.wait()
-        rates = [(await through(where, users, reports, round_, BARE))[0] for round_ in range(rounds)]
-        print(f"the link alone, answered at once               {_rates(rates)}")
-        bare.cancel()
-        rates, latencies = [], []
         for round_ in range(rounds):
-            rate, took = await through(where, users, reports, round_)
-            rates.append(rate)
-            latencies += took
-        median = statistics.median(rates)
-        cuts = statistics.quantiles(latencies, n=100)
-        print(
-            f"through broker and daemon, to the usage-ack    {_rates(rates)}   {median / best:.2f} of the SQL"
-        )
-        print(f"a report to its answer                         p50 {cuts[49]:.3f} s  p99 {cuts[98]:.3f} s")
+            best = 0.0
+            for per_batch in (1, 4, 10, 20):
+                best = max(best, await by_itself(url, users, reports, per_batch))
+            linked, _ = await through(where, users, reports, round_, BARE)
+            rate, latencies = await through(where, users, reports, round_)
+            found += [
+                Figure(what="usage events", value=rate, unit="/s", goal=at_least(40_000)),
+                Figure(
+                    what="usage events, beside the same SQL by itself",
+                    value=rate,
+                    unit="/s",
+                    beside=best,
+                    beside_what="SQL",
+                    goal=at_least(0.6, ratio=True),
+                ),
+                Figure(
+                    what="usage events, beside answers without counting",
+                    value=rate,
+                    unit="/s",
+                    beside=linked,
+                    beside_what="link",
+                ),
+                Figure(
+                    what="usage report to its ack, p50", value=percentile(latencies, 50) * 1000, unit="ms"
+                ),
+                Figure(
+                    what="usage report to its ack, p99", value=percentile(latencies, 99) * 1000, unit="ms"
+                ),
+            ]
+        bare.cancel()
         connection = await asyncpg.connect(where.postgres.url)
         counted = await connection.fetchval("SELECT sum(messages_used)::bigint FROM subscriptions")
         await connection.close()
         assert counted == reports * PER_REPORT * rounds, counted
-
-
-def _rates(rates: Sequence[float]) -> str:
-    return f"{statistics.median(rates):8.0f} /s  ({min(rates):.0f} to {max(rates):.0f})"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reports", type=int, default=400)
-    parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    asyncio.run(measure(arguments.reports, arguments.users, arguments.rounds))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure, __doc__)

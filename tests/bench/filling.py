@@ -1,0 +1,32 @@
+"""Databases of any size, and users to work with."""
+
+from uuid import UUID
+
+import asyncpg
+
+from kosmo_billing_daemon.store.migrations import migrate
+from tests.bench.rig import Services
+from tests.support.shop import fill
+
+
+async def filled(where: Services, name: str, *, invoices: int, users: int) -> str:
+    """Create a database with so many invoices of so many users, all equally many; returns its URL."""
+    url = await where.postgres.create_database(name)
+    connection = await asyncpg.connect(url)
+    try:
+        await migrate(connection)
+        await fill(connection, invoices=invoices, users=users)
+        await connection.execute("CHECKPOINT")  # now, and not in the middle of a measurement
+    finally:
+        await connection.close()
+    return url
+
+
+async def some_users(database_url: str, number: int) -> list[UUID]:
+    """Users of a filled database, from all over its index."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        rows = await connection.fetch("SELECT user_id FROM entitlements ORDER BY random() LIMIT $1", number)
+    finally:
+        await connection.close()
+    return [row["user_id"] for row in rows]
