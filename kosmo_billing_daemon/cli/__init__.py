@@ -1,24 +1,15 @@
 """``kosmo-billing``: thin commands; each parses, makes one call, and renders.
 
-Reading order: frame (exit codes, options, how a command runs), serving, playing; then what operators
-use: opened (their surroundings), rendering and explaining (how results look), and one module a command.
+Reading order: commands (where each is found), frame (exit codes, options, how a command runs), serving,
+playing; then what operators use: opened (their surroundings), rendering and explaining (how results look),
+and one module a command.
 """
 
 import sys
 
 import typer
 
-from kosmo_billing_daemon.cli import (
-    attention,
-    checking,
-    invoices,
-    playing,
-    serving,
-    upkeep,
-    users,
-    watching,
-    webhooks,
-)
+from kosmo_billing_daemon.cli.commands import Commands
 from kosmo_billing_daemon.cli.frame import EX_FAILED, EX_UNAVAILABLE, fail_with_problems
 from kosmo_billing_daemon.errors import Misconfigured, Refused, Unavailable
 
@@ -29,6 +20,7 @@ Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 69 something needed is a
 
 app = typer.Typer(
     name="kosmo-billing",
+    cls=Commands,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,20 +31,6 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Say nothing; options belong to commands."""
-
-
-app.command()(playing.demo)
-app.command()(serving.serve)
-app.command()(serving.migrate)
-app.command()(checking.check)
-app.add_typer(webhooks.app, name="webhook")
-app.add_typer(users.app, name="user")
-app.add_typer(invoices.app, name="invoices")
-app.add_typer(attention.app, name="attention")
-app.command()(upkeep.reconcile)
-app.command()(upkeep.republish)
-app.command()(watching.watch)
-app.command()(serving.version)
 
 
 def main() -> None:

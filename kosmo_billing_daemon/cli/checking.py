@@ -140,7 +140,7 @@ async def _broker(loaded: Settings, pool: Pool, *, leads: bool) -> AsyncIterator
 
 def _health(loaded: Settings) -> list[Finding]:
     """Ask the daemon on this host how it is; another one may lead, so no answer is only a note."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(loaded.http.host, loaded.http.host)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(loaded.http.host, loaded.http.host)  # noqa: S104  looked up, not listened on
     url = f"http://{f'[{host}]' if ':' in host else host}:{loaded.http.port}/health/ready"
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_WITHIN) as response:

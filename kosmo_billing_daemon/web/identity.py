@@ -12,8 +12,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.settings import AuthMode, Http, Network
-from kosmo_billing_daemon.tokens.checking import Checker, Untrusted, checker
+from kosmo_billing_daemon.settings import AuthMode, Http, Jwt, Network
 from kosmo_billing_daemon.web.problems import HttpRefused
 
 Identify = Callable[[web.Request], Awaitable[UserId]]
@@ -37,7 +36,7 @@ def for_mode(http: Http) -> Identify:
         case AuthMode.JWT:
             if http.jwt is None:
                 raise Misconfigured(["AUTH_MODE=jwt not configured: set the JWT_… variables"])
-            return by_token(checker(http.jwt))
+            return by_token(http.jwt)
         case _:
             assert_never(http.auth_mode)
 
@@ -56,8 +55,12 @@ def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identi
     return identified
 
 
-def by_token(tokens: Checker) -> Identify:
+def by_token(settings: Jwt) -> Identify:
     """Take the word of a signed bearer token, and of nothing else."""
+    # Imported here because only this mode pays for it: cryptography is 9 MB in memory.
+    from kosmo_billing_daemon.tokens.checking import Untrusted, checker  # noqa: PLC0415
+
+    tokens = checker(settings)
 
     async def identified(request: web.Request) -> UserId:
         given = request.headers.getall("Authorization", [])
