@@ -17,6 +17,9 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL and lone surrogates: JSON can spell them, PostgreSQL and UTF-8 cannot hold them."""
 
 
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)  # json.dumps makes one per call
+
+
 class Malformed(Refused):
     """A payload that is not what the contract says."""
 
@@ -26,7 +29,7 @@ class Malformed(Refused):
 def dumps(document: Mapping[str, Any]) -> bytes:
     """Encode compactly; keys in the order given; raises ``Malformed`` for a text that is not Unicode."""
     try:
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        return _encoder.encode(document).encode()
     except UnicodeEncodeError:
         raise Malformed("a text holds half of a surrogate pair") from None
 

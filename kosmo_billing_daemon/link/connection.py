@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import aiomqtt
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -15,7 +15,15 @@ from kosmo_billing_daemon.link.broker import Broker, Message, Protocol, Will
 from kosmo_billing_daemon.link.client import Limits, fresh_client, say_hello
 from kosmo_billing_daemon.link.errors import ConnectRefused, LinkLost, PublishRefused, SubscribeRefused
 from kosmo_billing_daemon.link.inbox import Inbox
-from kosmo_billing_daemon.link.packets import PUBACK, acknowledged, check_publication, publish_packet, reason
+from kosmo_billing_daemon.link.packets import (
+    PUBACK,
+    PUBLISH,
+    acknowledged,
+    check_publication,
+    publication,
+    publish_packet,
+    reason,
+)
 from kosmo_billing_daemon.link.wire import Wire
 
 _T = TypeVar("_T")
@@ -55,7 +63,6 @@ class Link:
         self._paho.manual_ack_set(True)
         self._paho.on_connect = self._on_connect
         self._paho.on_disconnect = self._on_disconnect
-        self._paho.on_message = self._on_message
         self._paho.on_socket_open = self._paho.on_socket_close = None
         self._paho.on_socket_register_write = self._on_want_write
         self._paho.on_socket_unregister_write = None
@@ -165,8 +172,8 @@ class Link:
         if message.qos == 0:
             return
         self._raise_if_gone()
-        for ready in self._inbox.acknowledge(message):
-            self._paho.ack(ready.mid, ready.qos)
+        for mid in self._inbox.acknowledge(message):
+            self._paho.ack(mid, 1)
 
     def drop(self, reason: str) -> None:
         """Cut the connection without a goodbye: the will is published, unacknowledged messages come again."""
@@ -292,12 +299,15 @@ class Link:
     def _on_bytes(self) -> None:
         try:
             while not self._gone.done() and (packet := self._wire.next_packet()) is not None:
-                if packet[0] == PUBACK:
+                if packet[0] & 0xF0 == PUBLISH:
+                    self._inbox.add(publication(packet, self._inbox.origin, v5=self._v5))
+                    self._arrived.set()
+                elif packet[0] == PUBACK:
                     self._on_acknowledged(*acknowledged(packet))
                 else:
                     self._wire.offer(packet)
                     self._paho.loop_read()
-        except Exception as error:  # noqa: BLE001  what paho raises on hostile bytes ends this link only
+        except Exception as error:  # noqa: BLE001  what hostile bytes raise ends this link only
             self._lose(f"unreadable packet: {error!r}")
 
     def _on_connect(
@@ -338,11 +348,3 @@ class Link:
         self._end(pending)
         if not pending.future.done():
             pending.future.set_result(None)
-
-    def _on_message(self, _client: Client, _userdata: Any, packet: MQTTMessage) -> None:
-        origin = self._inbox.origin
-        payload = bytes(packet.payload)
-        self._inbox.add(
-            Message(packet.topic, payload, packet.retain, packet.qos, packet.dup, packet.mid, origin)
-        )
-        self._arrived.set()

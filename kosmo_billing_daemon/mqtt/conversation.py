@@ -202,6 +202,7 @@ class Conversation:
             if not at_once and self.line.repaired_at is not None:
                 due = self.line.repaired_at + REPAIR_EVERY - loop.time()
             await asyncio.sleep(max(0.0, due))
+            await self._publisher.swept.wait()  # what is about to be repeated is not missing
             try:
                 await repair.repair(link, replay, self._pool, self._topics, changed=self._publisher.wake)
                 self.line.withheld = None

@@ -31,6 +31,15 @@ class Progress:
         return self.sweep_from < self.sweep_until
 
     @property
+    def is_swept(self) -> bool:
+        """Whether the last document of the sweep was acknowledged, or refused and said to wait."""
+        return self._swept_by is not None and self._safe >= self._swept_by
+
+    @property
+    def _safe(self) -> int:
+        return min(self._in_flight.values(), default=self._sequence + 1) - 1
+
+    @property
     def users(self) -> list[UUID]:
         """Whose documents are in flight."""
         return list(self._in_flight)
@@ -63,9 +72,8 @@ class Progress:
 
     def watermark(self) -> Watermark:
         """Return what may be promised now."""
-        safe = min(self._in_flight.values(), default=self._sequence + 1) - 1
-        if self._swept_by is not None and safe >= self._swept_by:
-            self._watermark = max(self._watermark, min(safe, self._marked))
+        if self.is_swept:
+            self._watermark = max(self._watermark, min(self._safe, self._marked))
         return Watermark(
             sequence=self._watermark,
             entitlements=self._documents,

@@ -46,6 +46,7 @@ class Publisher:
         self.topics = topics
         self.clock = clock
         self.woken = asyncio.Event()
+        self.swept = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
         self.quiet = Quiet()
         self.refusals = Refusals(topics, clock)
         self.published = 0
@@ -60,6 +61,7 @@ class Publisher:
 
         ``position`` is where the database stands; nothing numbered below its sequence is given again.
         """
+        self.swept.clear()
         session = _Session(self, link, Progress(position, after), position.database)
         self.woken.set()
         try:
@@ -163,7 +165,8 @@ class _Session:
         if swept:
             self._progress.sweep_sent()
             self._advanced.set()
-        return swept or len(chunk) + len(untold) >= CHUNK or len(used) >= CHUNK
+        sweeps = swept or (may_publish and self._progress.is_sweeping)  # a purchase only interrupts it
+        return sweeps or len(chunk) + len(untold) >= CHUNK or len(used) >= CHUNK
 
     async def _next_of_sweep(self, connection: Connection) -> list[Versioned]:
         """Take the next documents that the broker may have lost."""
@@ -193,10 +196,19 @@ class _Session:
         sequence = self._progress.begin(user_id)
         topic = self._topics.entitlement(user_id)
         payload = document(versioned, self._clock()).encode()
+        looks = self._looks
 
         def acknowledged() -> None:
             self._progress.acknowledged(versioned.version)
-            self._acknowledged.append(Published(user_id, versioned.version, sequence))
+            if not swept:
+                self._acknowledged.append(Published(user_id, versioned.version, sequence))
+                self._to_mark.set()
+                return
+            # Its row says that it was published, as of before the loss; if it waits, it goes again.
+            self._progress.end(user_id)
+            self._advanced.set()
+            if looks != self._looks and not self._progress.is_sweeping:
+                self._publisher.woken.set()  # a look of meanwhile passed it over
 
         def refused() -> None:
             self._refused[user_id] = self._clock() + REFUSED_WAIT
@@ -220,6 +232,7 @@ class _Session:
 
         def acknowledged() -> None:
             self._told.append(event.id)
+            self._to_mark.set()
             self._publisher.told(event)
 
         def refused() -> None:
@@ -255,7 +268,6 @@ class _Session:
                 self._publisher.published += 1
                 self._publisher.refusals.accepted(topic)
                 acknowledged()
-                self._to_mark.set()
             elif isinstance(error, PublishRefused):
                 self._publisher.refusals.refused(error)
                 refused()
@@ -316,6 +328,8 @@ class _Session:
         while True:
             await self._advanced.wait()
             self._advanced.clear()
+            if self._progress.is_swept:
+                self._publisher.swept.set()
             now = self._progress.watermark()
             if now == written:
                 continue

@@ -2,6 +2,9 @@
 
 What arrives while a batch is being committed is read meanwhile and is the next batch. Everything not
 acknowledged comes again after the connection, so when the database is away the connection is given up.
+
+Reporters take turns, and what one of them may have waiting here is bounded: the rest of a flood is left with
+the broker, and called for by a new connection once what is here of it was counted.
 """
 
 import asyncio
@@ -23,7 +26,8 @@ log = logging.getLogger(__name__)
 
 MOST_EVENTS = 10_000  # in one transaction: the best size measured; more only makes the answers wait
 MOST_REPORTS = 500  # in one transaction, of one event each
-MOST_HELD = 64 << 20  # bytes not acknowledged; a broker that ignores receive_maximum would fill the memory
+# Bytes not acknowledged, in all and of one reporter; Mosquitto before 2.0.13 exceeds receive_maximum by far.
+MOST_HELD, MOST_OF_ONE = 64 << 20, 32 << 20
 MOST_ACK = 64 << 10  # bytes; brokers may refuse more
 KEEP_PER_REPORTER = 60  # malformed reports kept per minute; the rest is only counted,
 KEEP_IN_ALL = 600  # so that a flood of them costs little and holds up nobody
@@ -85,27 +89,54 @@ class UsageSession:
         self._metering = intake.metering
         self._topics = intake.topics
         self._link = link
-        self._arrived: deque[Message] = deque()
+        self._arrived: dict[str, deque[Message]] = {}  # by reporter; the first of them is next
         self._read: deque[_Item] = deque()
         self._weight = 0  # events read and not taken for a transaction
-        self._held = 0
+        self._held: Counter[str] = Counter()  # bytes not acknowledged, by reporter
+        self._held_in_all = 0
+        self._left: set[str] = set()  # reporters of whom nothing more is taken over this link
         self._to_read = asyncio.Event()
         self._to_count = asyncio.Event()
         self._room = asyncio.Event()
 
     def take(self, message: Message) -> bool:
         """Be given every message; returns whether it was usage, which is acknowledged here."""
-        if self._topics.usage_reporter(message.topic) is None:
+        reporter = self._topics.usage_reporter(message.topic)
+        if reporter is None:
             return False
-        self._held += len(message.payload)
-        self._arrived.append(message)
+        size = len(message.payload)
+        if (
+            reporter in self._left
+            or self._held[reporter] + size > MOST_OF_ONE
+            or self._held_in_all + size > MOST_HELD
+        ):
+            self._leave(reporter)
+            return True
+        self._held[reporter] += size
+        self._held_in_all += size
+        self._arrived.setdefault(reporter, deque()).append(message)
         self._to_read.set()
-        if self._held > MOST_HELD:
-            log.warning(
-                "more usage came than can be held; the connection is given up and the rest comes again"
-            )
-            self._link.drop("more usage came than can be held")
         return True
+
+    def _leave(self, reporter: str) -> None:
+        """Leave a message, and all that follow of its reporter, to the next connection."""
+        self._left.add(reporter)
+        if self._intake.quiet.allows("flood"):
+            log.warning("more usage of %r came than can be held; the rest is called for later", reporter)
+        self._call_for_the_rest()
+
+    def _call_for_the_rest(self) -> None:
+        if not any(self._held[reporter] for reporter in self._left):
+            self._link.drop("what is here was counted; the usage left with the broker is called for")
+
+    def _next(self) -> Message:
+        """Take the next message of the reporter whose turn it is."""
+        reporter = next(iter(self._arrived))
+        waiting = self._arrived.pop(reporter)
+        message = waiting.popleft()
+        if waiting:
+            self._arrived[reporter] = waiting
+        return message
 
     async def run(self) -> None:
         """Count usage until the link is lost."""
@@ -136,7 +167,7 @@ class UsageSession:
             while self._weight >= MOST_EVENTS:
                 self._room.clear()
                 await self._room.wait()
-            message = self._arrived.popleft()
+            message = self._next()
             item = _Item(message, self._metering.read(self._reporter(message), message.payload))
             if isinstance(item.content, Quarantined):
                 self._note(item.content)
@@ -214,7 +245,11 @@ class UsageSession:
 
     def _acknowledge(self, message: Message) -> None:
         self._link.acknowledge(message)
-        self._held -= len(message.payload)
+        reporter, size = self._reporter(message), len(message.payload)
+        self._held[reporter] -= size
+        self._held_in_all -= size
+        if self._left and not self._held[reporter]:
+            self._call_for_the_rest()
 
 
 def encoded(answer: UsageAck) -> bytes:

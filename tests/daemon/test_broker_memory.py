@@ -1,5 +1,6 @@
 """The broker forgets, or is meddled with: what it retains becomes the database's truth again."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -54,6 +55,30 @@ async def test_killed_without_saving_it_is_complete_within_five_seconds_of_its_r
         forgetful.kill()
         await forgetful.start()
         assert await until_complete(world, set(users), 5.0) < 5.0
+
+
+async def test_purchases_meanwhile_do_not_halt_the_repetition(
+    tmp_path: Path, database_url: str, keeping: Mosquitto
+) -> None:
+    async with world_around(tmp_path, database_url, keeping) as world:
+        await world.daemon()
+        users = [uuid4() for _ in range(2000)]
+        await grant(world, users)
+        await covered(world, 2000)
+        keeping.kill()
+        await keeping.start()
+
+        async def buy() -> None:
+            for _ in range(1000):
+                await grant(world, [uuid4()])
+
+        buying = asyncio.create_task(buy())
+        try:
+            await until_complete(world, set(users), 5.0)
+            assert not buying.done()
+        finally:
+            buying.cancel()
+            await asyncio.gather(buying, return_exceptions=True)
 
 
 async def test_after_a_roll_back_only_what_came_later_is_published_again(
