@@ -38,7 +38,8 @@ from kosmo_billing_daemon.web.reference import openapi
 
 PREFIX = "/api/v1/billing"
 
-KEEPALIVE_SECONDS = 75  # longer than common proxies keep theirs, so that they close first
+KEEPALIVE_SECONDS = 75.0
+"""Longer than common proxies keep theirs, so that they close first; a head has no more time either."""
 LINGER_SECONDS = 2  # for who still sends a body that was refused to read why; aiohttp's own are 10
 SHUTDOWN_SECONDS = 10  # for requests in flight: longer than one creation at BTCPay usually takes
 
@@ -93,10 +94,16 @@ def build_app(
 
 
 async def serve(
-    app: web.Application, *, host: str, port: int, sockets: Sequence[socket.socket] = ()
+    app: web.Application,
+    *,
+    host: str,
+    port: int,
+    sockets: Sequence[socket.socket] = (),
+    keepalive_seconds: float = KEEPALIVE_SECONDS,
 ) -> tuple[web.AppRunner, int]:
     """Listen on ``sockets``, or else on ``host`` and ``port`` (0 takes a free one); raises ``OSError``.
 
+    A connection that brings no whole head of a request within ``keepalive_seconds`` is closed.
     Returns the runner, which ``draining.drain`` ends, and the port (0 where only
     unix sockets are listened on).
     """
@@ -106,7 +113,7 @@ async def serve(
         app,
         access_log=None,
         logger=log,
-        keepalive_timeout=KEEPALIVE_SECONDS,
+        keepalive_timeout=keepalive_seconds,
         lingering_time=LINGER_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
         # A signature is over the bytes as they were sent; and nothing may grow on being read.

@@ -32,7 +32,7 @@ from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, Webhook, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
-from kosmo_billing_daemon.web.app import PREFIX, build_app, serve
+from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, PREFIX, build_app, serve
 from kosmo_billing_daemon.web.health import Check, Readiness
 from tests.web.record import Record
 
@@ -165,6 +165,7 @@ class Starter:
         document_clock: Clock = utc_now,
         readiness: Readiness = READY,
         body_seconds: float = 30.0,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
         beat: float = 15.0,
         longest: float = 3600.0,
         invoice_rate: int = 10,
@@ -213,7 +214,9 @@ class Starter:
         )
         metrics.install(app, numbers, expose)
         app.on_response_prepare.append(self._record.note)
-        runner, port = await serve(app, host="127.0.0.1", port=0, sockets=sockets)
+        runner, port = await serve(
+            app, host="127.0.0.1", port=0, sockets=sockets, keepalive_seconds=keepalive_seconds
+        )
         self._stack.push_async_callback(runner.cleanup)
         pushing = asyncio.create_task(live.run())
         self._stack.push_async_callback(_ended, pushing)
