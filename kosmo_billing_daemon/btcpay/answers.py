@@ -93,7 +93,7 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
         return min(float(value[:9]), _MOST_WAIT)
     try:
         until = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year or an offset of many digits
         return None
     aware = until if until.tzinfo else until.replace(tzinfo=UTC)
     return min(max((aware - now).total_seconds(), 0.0), _MOST_WAIT)

@@ -82,7 +82,17 @@ async def test_a_wish_to_wait_is_passed_on_and_kept(status: int, said: str, expe
     assert len(script.lines) == 1
 
 
-@pytest.mark.parametrize("said", ["soon", "", "-5", "Thu, 99 Foo 2026 00:00:00 GMT"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "soon",
+        "",
+        "-5",
+        "Thu, 99 Foo 2026 00:00:00 GMT",
+        "Thu, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Thu, 01 Jan 2026 00:00:00 +99999999999999999",
+    ],
+)
 async def test_a_senseless_wish_to_wait_is_ignored(said: str) -> None:
     script = Script(answer(503, Retry_After=said), ready)
     async with serving(script.next) as url, client_of(url) as client:
