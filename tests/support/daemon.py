@@ -105,10 +105,10 @@ class DaemonProcess:
                 cwd="/",
             )
 
-    async def start(self) -> None:
+    async def start(self, seconds: float = DEADLINE) -> None:
         """Start it and return when it listens."""
         self.launch()
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + seconds
         while (found := _LISTENING.search(self.log, self._log_from)) is None:
             assert self._running().poll() is None, f"{self.name} ended at once:\n{self.log}"
             assert time.monotonic() < deadline, f"{self.name} does not listen:\n{self.log}"

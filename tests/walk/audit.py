@@ -1,0 +1,156 @@
+"""Compares a town at rest with the model; yields what differs."""
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
+from tests.crash.audit import retained_is_the_database
+from tests.walk.model import Purchase, fate, standings, terms
+from tests.walk.people import Person
+from tests.walk.town import Town
+
+_QUIET = """
+SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL) AS deliveries,
+    (SELECT count(*) FROM events WHERE published_at IS NULL) AS events,
+    (SELECT count(*) FROM entitlements WHERE version > published_version) AS documents,
+    (SELECT count(*) FROM btcpay_invoices WHERE next_check_at <= clock_timestamp()) AS checks
+"""
+
+_ROWS = """
+SELECT s.*, i.btcpay_invoice_id FROM subscriptions AS s LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id
+WHERE s.user_id = ANY ($1) ORDER BY s.number
+"""
+
+_CASES = """
+SELECT c.kind, i.btcpay_invoice_id FROM attention_cases AS c JOIN btcpay_invoices AS i ON i.id = c.invoice_id
+WHERE c.user_id = ANY ($1) AND c.closed_at IS NULL
+"""
+
+# Each count of a user's messages, three ways: they must agree with what was reported.
+_COUNTED = """
+SELECT u.user_id, (SELECT count(*) FROM usage_events AS e WHERE e.user_id = u.user_id) AS events,
+    (SELECT coalesce(sum(messages), 0)::bigint FROM usage_days AS d WHERE d.user_id = u.user_id) AS days
+FROM unnest($1::uuid[]) AS u (user_id)
+"""
+
+_MISCOUNTED = """
+SELECT s.id FROM subscriptions AS s WHERE s.user_id = ANY ($1) AND s.messages_used <>
+    (SELECT count(*) FROM usage_events AS e WHERE e.user_id = s.user_id AND e.subscription_id = s.id)
+"""
+
+
+@dataclass(frozen=True)
+class _Books:
+    """What the database says, read at one moment."""
+
+    rows: Mapping[UUID, Sequence[Any]]
+    cases: Mapping[str, set[str]]
+    counted: Mapping[UUID, Any]
+    orders: Counter[str]
+
+
+async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str, None]:
+    """Yield what is not as it must be; nothing at rest."""
+    async with town.world.sql() as connection:
+        quiet = await connection.fetchrow(_QUIET)
+        assert quiet is not None
+        if any(quiet.values()):
+            yield f"waiting: {dict(quiet)}"
+            return
+        books = await _read(town, connection, people)
+        for row in await connection.fetch(_MISCOUNTED, [person.user_id for person in people]):
+            yield f"subscription {row['id']} counts other messages than are attributed to it"
+        for person in people:
+            for complaint in _of_person(town.world.simulator.invoices, books, person):
+                yield f"{person.user_id}: {complaint}"
+        users = [row["user_id"] for row in await connection.fetch("SELECT user_id FROM entitlements")]
+        if users and not await retained_is_the_database(town.world, connection, users):
+            yield "what is retained is not the database"
+    for house in town.houses:
+        status, told = await town.world.ready(house.daemon)
+        if status != 200 or told["status"] != "ready":
+            yield f"{house.daemon.name} is not ready: {told}"
+
+
+async def _read(town: Town, connection: "asyncpg.Connection[Any]", people: Sequence[Person]) -> _Books:
+    users = [person.user_id for person in people]
+    rows: dict[UUID, list[Any]] = defaultdict(list)
+    for row in await connection.fetch(_ROWS, users):
+        rows[row["user_id"]].append(row)
+    cases: dict[str, set[str]] = defaultdict(set)
+    for row in await connection.fetch(_CASES, users):
+        cases[row["btcpay_invoice_id"]].add(row["kind"])
+    counted = {row["user_id"]: row for row in await connection.fetch(_COUNTED, users)}
+    orders = Counter(str(invoice.order_id) for invoice in town.world.simulator.invoices.values())
+    return _Books(rows, cases, counted, orders)
+
+
+def _of_person(invoices: Mapping[str, Invoice], books: _Books, person: Person) -> list[str]:
+    rows = books.rows.get(person.user_id, [])
+    found = _messages(books, person)
+    for invoice_id in person.invoices:
+        found += _invoice(invoices[invoice_id], books, rows, person)
+    holding = any(invoices[key].status is InvoiceStatus.PROCESSING for key in person.invoices)
+    grants = [row["status"] for row in rows if row["source"] == "grant"]
+    if (len(grants), grants.count("revoked")) != (person.granted, person.ungranted):
+        found.append(f"its grants are {grants} of {person.granted}, revoked {person.ungranted}")
+    return [*found, *_periods(rows, holding=holding)]
+
+
+def _messages(books: _Books, person: Person) -> list[str]:
+    counted = books.counted[person.user_id]
+    return [
+        f"{counted[where]} messages counted in {where} of {len(person.messages)}"
+        for where in ("events", "days")
+        if counted[where] != len(person.messages)
+    ]
+
+
+def _invoice(invoice: Invoice, books: _Books, rows: Sequence[Any], person: Person) -> list[str]:
+    """R1 and R6 to R8 for one invoice."""
+    mine = [row for row in rows if row["btcpay_invoice_id"] == invoice.id]
+    right = fate(invoice, person.confirmed_after.get(invoice.id), had_effect=bool(mine))
+    state = f"{invoice.id} is {invoice.status}/{invoice.additional_status}"
+    found = []
+    if books.orders[str(invoice.order_id)] != 1:
+        found.append(f"{state} and {books.orders[str(invoice.order_id)]} times at BTCPay")
+    stands = [row for row in mine if row["status"] != "revoked"]
+    if len(mine) > 1 or (right.stands is not None and right.stands is not bool(stands)):
+        found.append(f"{state}, its effects are {[row['status'] for row in mine]}")
+    opened = books.cases.get(invoice.id, set())
+    ever_paid = sum(payment.amount for payment in invoice.payments)  # what was replaced may have been listed
+    may = right.may | ({"overpaid"} if ever_paid > invoice.price else set())
+    if not right.must <= opened <= right.must | may:
+        found.append(f"{state}, its cases are {opened}, must be {set(right.must)}, may be {set(may)}")
+    return found
+
+
+def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
+    """R2 between the purchases that stand, and how the last of them stands."""
+    standing = [row for row in rows if row["status"] != "revoked"]
+    purchases = [
+        Purchase(
+            row["plan_type"],
+            row["valid_from"],
+            row["messages_used"] if row["messages_used_at_end"] is None else row["messages_used_at_end"],
+        )
+        for row in standing
+    ]
+    found = []
+    for row, right in zip(standing, terms(purchases), strict=True):
+        if (row["valid_until"], row["messages_limit"]) != (right.until, right.limit):
+            found.append(f"{row['id']} ends {row['valid_until']} with {row['messages_limit']}, not {right}")
+        if row is not standing[-1] and row["status"] not in {"replaced", "expired"}:
+            found.append(f"{row['id']} is {row['status']} and has a successor")
+    if standing:
+        last = standing[-1]
+        allowed = standings(last["valid_until"], datetime.now(UTC), holding=holding)
+        if last["status"] not in allowed:
+            found.append(f"{last['id']} is {last['status']}, must be one of {allowed}")
+    return found

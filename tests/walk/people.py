@@ -1,0 +1,127 @@
+"""Customers who buy, pay in every way there is, and ask again until they are answered."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+
+from kosmo_billing_daemon.demo.btcpay.actions import Action, possible_actions
+from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
+from tests.support.world import API
+from tests.walk.model import PLANS
+from tests.walk.town import Town
+
+_ATTEMPT = aiohttp.ClientTimeout(total=4)
+_UNTRACKED = timedelta(
+    hours=60
+)  # reconciliation follows an invoice for 72 h; what comes later needs its hint
+
+
+@dataclass
+class Person:
+    """One user; ``chance`` decides what is done, so a seed repeats it."""
+
+    user_id: UUID
+    chance: Random
+    invoices: list[str] = field(default_factory=list)
+    confirmed_after: dict[str, timedelta] = field(default_factory=dict)
+    journal: list[str] = field(default_factory=list)
+    unheard: set[str] = field(default_factory=set)  # invoices whose hints must be sent again at rest
+    messages: set[str] = field(default_factory=set)
+    joined: int = 0  # the round
+    granted: int = 0
+    ungranted: int = 0
+
+    async def live(self, town: Town, steps: int) -> None:
+        for _ in range(steps):
+            await asyncio.sleep(self.chance.uniform(0, 1))
+            if not self.invoices or self.chance.random() < 0.4:
+                await self._buy(town)
+            else:
+                await self.act(town)
+
+    async def act(self, town: Town) -> None:
+        """Do something to one of the last invoices."""
+        await self._act(town, self.chance.choice(self.invoices[-3:]))
+
+    async def _buy(self, town: Town) -> None:
+        plan = self.chance.choice(list(PLANS))
+        key = str(UUID(int=self.chance.getrandbits(128), version=4))
+        invoice_id = await self._order(town, plan, key)
+        if invoice_id is None:
+            return
+        if invoice_id not in self.invoices:
+            self.invoices.append(invoice_id)
+        if self.chance.random() < 0.2:  # the button was pressed twice (R10)
+            again = await self._order(town, plan, key)
+            assert again == invoice_id, f"{self.user_id}: {again} for {invoice_id} under one key"
+        await self._act(town, invoice_id)
+
+    async def _order(self, town: Town, plan: str, key: str) -> str | None:
+        """Ask each daemon in turn until one answers; ``None`` beyond the prepaid cap (R11)."""
+        headers = {"X-User-ID": str(self.user_id), "Idempotency-Key": key}
+        house = self.chance.randrange(len(town.houses))
+        while True:
+            url = f"{town.houses[house].daemon.url}{API}/invoices"
+            try:
+                async with town.world.http.post(
+                    url, json={"plan_type": plan}, headers=headers, timeout=_ATTEMPT
+                ) as response:
+                    told: dict[str, Any] = await response.json()
+            except (aiohttp.ClientError, TimeoutError):
+                await asyncio.sleep(0.1)
+            else:
+                if response.status < 300:
+                    self._note(f"ordered {plan}: {told['invoice_id']}")
+                    return str(told["invoice_id"])
+                if told.get("code") == "prepaid_cap":
+                    self._note(f"may not order {plan}")
+                    return None
+                assert response.status in {409, 502, 503, 504}, told
+                await asyncio.sleep(0.1)
+            house = (house + 1) % len(town.houses)
+
+    async def _act(self, town: Town, invoice_id: str) -> None:
+        """Do one thing to an invoice at BTCPay: as its payer, or as the operator who marks it."""
+        invoice = town.world.simulator.invoices[invoice_id]
+        possible = possible_actions(invoice)
+        amount, method = None, self.chance.choice(["BTC-LN", "BTC-LN", "BTC-CHAIN"])
+        if not possible or self.chance.random() < 0.05:
+            action, amount = Action.PAY, Decimal(self.chance.choice(["0.5", "5", "60"]))  # once more
+        else:
+            action = self.chance.choices(possible, [_WEIGHTS.get(known, 1) for known in possible])[0]
+        self._look_out(invoice, action)
+        await town.world.simulator.act(invoice_id, action, amount, method)
+        self._note(
+            f"{action} {amount or ''} {method} {invoice_id}: {invoice.status}/{invoice.additional_status}"
+        )
+        if invoice.status is InvoiceStatus.EXPIRED and invoice.confirmed >= invoice.minimum:
+            self.confirmed_after.setdefault(invoice_id, datetime.now(UTC) - invoice.expires)
+
+    def _look_out(self, invoice: Invoice, action: Action) -> None:
+        """Note whose hint alone can tell: what BTCPay calls final, or old, is not looked at any more."""
+        is_final = invoice.status in {InvoiceStatus.SETTLED, InvoiceStatus.INVALID} or (
+            invoice.id in self.confirmed_after
+        )
+        is_mark = action in {Action.MARK_SETTLED, Action.MARK_INVALID}
+        is_tracked = is_mark and invoice.additional_status == "Marked"
+        if datetime.now(UTC) - invoice.expires > _UNTRACKED or (is_final and not is_tracked):
+            self.unheard.add(invoice.id)
+
+    def _note(self, text: str) -> None:
+        self.journal.append(f"{datetime.now(UTC):%H:%M:%S.%f} {text}")
+
+
+_WEIGHTS = {
+    Action.PAY: 6,
+    Action.PAY_PARTIAL: 2,
+    Action.PAY_OVER: 1,
+    Action.CONFIRM: 5,
+    Action.EXPIRE: 1,
+    Action.PAY_LATE: 2,
+}

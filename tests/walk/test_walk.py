@@ -1,0 +1,49 @@
+"""Nobody loses or wins anything, whatever happens to the parts, in any order.
+
+``KOSMO_WALK_SECONDS=1200 KOSMO_WALK_SEED=7 python -m pytest -p no:xdist -q -s -m soak tests/walk`` walks for
+long; it prints one line of JSON at its end. Without a seed a fresh one is taken and printed.
+"""
+
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.walk.town import town_around
+from tests.walk.walk import Walk
+
+_SECONDS = float(os.environ.get("KOSMO_WALK_SECONDS", "1200"))
+_FIXED = 7
+
+
+def _fresh() -> int:
+    return int(os.environ.get("KOSMO_WALK_SEED", "0")) or secrets.randbelow(1_000_000)
+
+
+@pytest.mark.timeout(300)
+async def test_a_short_walk(tmp_path: Path) -> None:
+    seed = int(os.environ.get("KOSMO_WALK_SEED", _FIXED))
+    print(f"KOSMO_WALK_SEED={seed}")
+    began = time.monotonic()
+    async with town_around(tmp_path) as town:
+        walk = Walk(town, seed, newcomers=6, reports=4, size=200)
+        await walk.round(jumps=0)
+        await walk.rest([*walk.people, *walk.chatty])
+    print(json.dumps(walk.summary(time.monotonic() - began)))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(_SECONDS + 600)
+async def test_a_long_walk(tmp_path: Path) -> None:
+    seed = _fresh()
+    print(f"KOSMO_WALK_SEED={seed}", flush=True)
+    began = time.monotonic()
+    async with town_around(tmp_path) as town:
+        walk = Walk(town, seed)
+        while time.monotonic() - began < _SECONDS:
+            await walk.round()
+        await walk.rest([*walk.people, *walk.chatty])
+        print(json.dumps(walk.summary(time.monotonic() - began)), flush=True)
