@@ -134,3 +134,5 @@ async def _ended(task: asyncio.Future[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=ANSWER_WITHIN)
+    if not task.cancelled():
+        task.exception()  # whoever is cancelled meanwhile asks for it no more

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayRefused, CreationUnknown
@@ -28,6 +28,8 @@ from kosmo_billing_daemon.store.idempotency import Reply
 from kosmo_billing_daemon.store.postgres import Pool
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ATTACHED_WITHIN = 3.0
 """Seconds to wait for another daemon's creation; most take less than one."""
@@ -79,7 +81,10 @@ class Invoicing:
                 field="plan_type",
                 code="unknown_plan",
             )
-        opened = await self._reservations.reserve(Wish(user_id, plan, redirect_url, key))
+        return await _finished(asyncio.create_task(self._open(Wish(user_id, plan, redirect_url, key))))
+
+    async def _open(self, wish: Wish) -> Opened:
+        opened = await self._reservations.reserve(wish)
         if opened.reply is not None or opened.invoice.status is not InvoiceStatus.RESERVED:
             return opened
         reserved = opened.invoice
@@ -198,5 +203,10 @@ async def _shared(
     if task is None:
         task = tasks[key] = asyncio.create_task(work())
         task.add_done_callback(lambda _: tasks.pop(key, None))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await _finished(task)
+
+
+async def _finished(task: asyncio.Task[T]) -> T:
+    """Wait for a task that goes on, and whose error is nobody's any more, when its caller goes away."""
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)

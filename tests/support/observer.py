@@ -103,4 +103,13 @@ async def retained(mosquitto: Mosquitto, topic_filter: str, **identity: Any) -> 
                 if message.topic == "end-of-replay":
                     return found
                 link.acknowledge(message)
-                found[message.topic] = json.loads(message.payload)
+                found[message.topic] = _read(message.payload)
+
+
+def _read(payload: bytes) -> dict[str, Any]:
+    """What a test damaged on purpose is nothing that anybody said."""
+    try:
+        told: dict[str, Any] = json.loads(payload)
+    except ValueError:
+        return {}
+    return told
