@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -98,22 +99,33 @@ async def test_refusals_are_counted_by_their_code(world: World) -> None:
     assert [dict(labels)["method"] for labels in nowhere] == ["other"]
 
 
+async def made_late(world: World, daemon: DaemonProcess) -> bool:
+    """End the subscription and open a case while nobody looks; false if it was frozen holding their rows."""
+    daemon.freeze()
+    try:
+        async with world.sql() as connection, connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '500ms'")
+            await connection.execute(
+                "UPDATE subscriptions SET valid_from = now() - interval '2 h',"
+                " valid_until = now() - interval '1 h'"
+            )
+            await connection.execute(
+                "INSERT INTO attention_cases (invoice_id, user_id, kind, detail, opened_at)"
+                " SELECT id, user_id, 'overpaid', 'one', now() FROM btcpay_invoices"
+            )
+    except asyncpg.LockNotAvailableError:
+        return False
+    finally:
+        daemon.thaw()
+    return True
+
+
 async def test_late_subscription_and_open_case_are_seen(world: World) -> None:
     daemon = await world.daemon()
     user = await world.buy(daemon)
     await world.until_published(user)
-    daemon.freeze()
-    try:
-        await world.execute(
-            "UPDATE subscriptions SET valid_from = now() - interval '2 h',"
-            " valid_until = now() - interval '1 h'"
-        )
-        await world.execute(
-            "INSERT INTO attention_cases (invoice_id, user_id, kind, detail, opened_at)"
-            " SELECT id, user_id, 'overpaid', 'one', now() FROM btcpay_invoices"
-        )
-    finally:
-        daemon.thaw()
+    while not await made_late(world, daemon):
+        pass
     await world.until_published(user, status="expired")
     samples = await scrape(world, daemon)
     assert value(samples, "attention_cases") == 1
