@@ -35,7 +35,7 @@ from kosmo_billing_daemon.services.loops import Loop
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
-from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
 from kosmo_billing_daemon.store.migrations import migrate
@@ -111,7 +111,7 @@ class Daemon:
             instance=settings.instance,
             version=__version__,
         )
-        self._settling = Loop("settlement", self._settlement.run_once, clock=clock)
+        self._settling = Loop("settlement", self._settlement.run_once, clock=clock, batch=MOST_AT_ONCE)
         self._expiring = Loop(
             "expiry",
             self._expiry.run_once,

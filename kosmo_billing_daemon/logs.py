@@ -120,6 +120,8 @@ _ESCAPES |= {
 
 def escaped(text: str) -> str:
     """Make control characters visible, so that a value stays within its line."""
+    if text.isprintable() and "\\" not in text:  # none of those to escape is printable, but for one
+        return text
     return text.encode("utf-8", "backslashreplace").decode().translate(_ESCAPES)
 
 

@@ -14,9 +14,9 @@ from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.readiness import ANSWER_WITHIN, read_backlog
-from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.measures import load_waiting
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.unpublished import News
 from kosmo_billing_daemon.web.metrics import install
 
 
@@ -42,7 +42,7 @@ class Measuring:
         """Notice how late the event loop is, until cancelled."""
         await self.metrics.sample_lag()
 
-    def told(self, event: Event) -> None:
+    def told(self, event: News) -> None:
         """Be told that the broker acknowledged news; those of rights say how long everything took."""
         if event.type.startswith("subscription."):
             seconds = (self.clock() - event.occurred_at).total_seconds()

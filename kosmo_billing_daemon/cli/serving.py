@@ -1,6 +1,7 @@
 """The daemon itself: run it, bring its schema forward, say its version."""
 
 import asyncio
+import gc
 
 import typer
 
@@ -24,6 +25,9 @@ async def _serve(loaded: settings.Settings) -> None:
     from kosmo_billing_daemon.daemon import Daemon  # noqa: PLC0415 - other commands start faster
 
     daemon = Daemon(loaded)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     stop = asyncio.Event()
     with stopped_by_signals(stop):
         await daemon.run(

@@ -47,7 +47,9 @@ def loads(payload: bytes) -> Mapping[str, Any]:
 
 def rfc3339(time: datetime | None) -> str | None:
     """Write an aware time in UTC with Z and microseconds only where there are some."""
-    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if time is None:
+        return None
+    return (time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()[:-6] + "Z"
 
 
 _E = TypeVar("_E", bound=StrEnum)

@@ -156,6 +156,11 @@ def needs_confirmation(observation: Observation) -> bool:
     return late or lost
 
 
+def is_confirming(invoice: Invoice) -> bool:
+    """Say whether the money is on its way: seen, and neither final nor of any effect yet (R5, R11)."""
+    return invoice.status is InvoiceStatus.PROCESSING and invoice.effect is Effect.NONE
+
+
 def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str) -> Verdict:
     """Compare the invoice with what BTCPay shows and say what follows."""
     if invoice.btcpay_invoice_id not in (None, seen.btcpay_invoice_id):
@@ -195,13 +200,9 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
 
 def settle_by_hand(invoice: Invoice, now: datetime) -> Verdict:
     """Fulfil an invoice because the operator says so (R6); repeats change nothing."""
-    settled = replace(invoice, settled_at=invoice.settled_at or now)
-    verdict = _fulfil(settled, source=Source.MANUAL)
-    return replace(
-        verdict,
-        events=_effects(verdict),
-        closes=tuple(kind for kind in CaseKind if kind is not CaseKind.OVERPAID),
-    )
+    closes = tuple(kind for kind in CaseKind if kind is not CaseKind.OVERPAID)
+    verdict = _fulfil(invoice, invoice.settled_at or now, source=Source.MANUAL, closes=closes)
+    return replace(verdict, events=_effects(verdict))
 
 
 def _events(before: Invoice, after: Invoice) -> tuple[str, ...]:
@@ -240,7 +241,14 @@ def _blocked(verdict: Verdict, wrong: Sequence[str]) -> Verdict:
     return replace(verdict, cases=(*verdict.cases, case))
 
 
-def _fulfil(invoice: Invoice, *, source: Source) -> Verdict:
+def _fulfil(
+    invoice: Invoice,
+    settled_at: datetime,
+    *,
+    source: Source,
+    cases: tuple[Case, ...] = (),
+    closes: tuple[CaseKind, ...] = _CLOSED_BY_FULFILMENT,
+) -> Verdict:
     match invoice.effect:
         case Effect.NONE:
             action = Action.FULFIL
@@ -250,13 +258,13 @@ def _fulfil(invoice: Invoice, *, source: Source) -> Verdict:
             action = Action.NOTHING
         case _:
             assert_never(invoice.effect)
-    return Verdict(replace(invoice, effect=Effect.FULFILLED), action=action, source=source)
+    settled = replace(invoice, effect=Effect.FULFILLED, settled_at=settled_at)
+    return Verdict(settled, action=action, source=source, cases=cases, closes=closes)
 
 
 def _settled(invoice: Invoice, now: datetime) -> Verdict:
     source = Source.MANUAL if invoice.payment is Payment.MARKED else Source.BTCPAY
-    verdict = _fulfil(replace(invoice, settled_at=invoice.settled_at or now), source=source)
-    return replace(verdict, cases=_overpaid(invoice), closes=_CLOSED_BY_FULFILMENT)
+    return _fulfil(invoice, invoice.settled_at or now, source=source, cases=_overpaid(invoice))
 
 
 def _overpaid(invoice: Invoice) -> tuple[Case, ...]:
@@ -297,12 +305,7 @@ def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
     if min(earliest, now) > deadline:
         detail = f"paid in full, but settled later than {deadline:%Y-%m-%d %H:%M} UTC"
         return Verdict(invoice, cases=(Case(CaseKind.LATE_PAYMENT, detail, paid),))
-    verdict = _fulfil(replace(invoice, settled_at=now), source=Source.BTCPAY)
-    return replace(
-        verdict,
-        cases=_overpaid(invoice),
-        closes=_CLOSED_BY_FULFILMENT,
-    )
+    return _fulfil(invoice, now, source=Source.BTCPAY, cases=_overpaid(invoice))
 
 
 def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:

@@ -276,12 +276,11 @@ def _fold(
 
 def _taking_over(old: Subscription | None, new: Subscription) -> Subscription:
     carried = _carry(old, new.plan, new.valid_from)
-    return replace(
-        new,
-        valid_until=new.valid_from + new.plan.period + carried.time,
-        messages_limit=None if new.plan.quota is None else new.plan.quota + carried.messages,
-        carried=carried,
-    )
+    until = new.valid_from + new.plan.period + carried.time
+    limit = None if new.plan.quota is None else new.plan.quota + carried.messages
+    if (new.valid_until, new.messages_limit, new.carried) == (until, limit, carried):
+        return new
+    return replace(new, valid_until=until, messages_limit=limit, carried=carried)
 
 
 def _superseded(old: Subscription, new: Subscription) -> Subscription:
@@ -314,13 +313,18 @@ def _in_time(row: Subscription, now: datetime, *, holding: bool) -> Subscription
     if _stays_expired(row):
         return row
     grace_until = row.valid_until + GRACE if holding else None
-    alive = replace(row, grace_until=grace_until, ended_at=None)
     if now < row.valid_until:
-        return replace(alive, status=Status.ACTIVE)
+        return _alive(row, Status.ACTIVE, grace_until)
     if grace_until is not None and now < grace_until:
-        return replace(alive, status=Status.GRACE)
+        return _alive(row, Status.GRACE, grace_until)
     # A hold that is released ends now; otherwise the end came when its time had come.
     return replace(row, status=Status.EXPIRED, grace_until=None, ended_at=min(now, row.end))
+
+
+def _alive(row: Subscription, status: Status, grace_until: datetime | None) -> Subscription:
+    if (row.status, row.grace_until, row.ended_at) == (status, grace_until, None):
+        return row
+    return replace(row, status=status, grace_until=grace_until, ended_at=None)
 
 
 def _carry(old: Subscription | None, plan: Plan, at: datetime) -> Carried:

@@ -12,7 +12,7 @@ So the rules kept here are:
   asyncio moves the bytes, many packets per system call.
 
 Read ``broker`` (where and as whom), ``errors``, ``connection`` (the link), then what it stands on: ``inbox``,
-``client``, ``packets``, ``wire``.
+``outbox``, ``client``, ``packets``, ``wire``.
 """
 
 from kosmo_billing_daemon.link.broker import Broker, Message, Protocol, Will

@@ -1,10 +1,10 @@
 """One connection to a broker, guarded: every wait on it ends, nothing counts before the broker said so."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import aiomqtt
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
@@ -13,8 +13,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from kosmo_billing_daemon.link.broker import Broker, Message, Protocol, Will
 from kosmo_billing_daemon.link.client import Limits, fresh_client, say_hello
-from kosmo_billing_daemon.link.errors import ConnectRefused, LinkLost, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.link.errors import ConnectRefused, LinkLost, SubscribeRefused
 from kosmo_billing_daemon.link.inbox import Inbox
+from kosmo_billing_daemon.link.outbox import Outbox, Told
 from kosmo_billing_daemon.link.packets import (
     PUBACK,
     PUBLISH,
@@ -22,20 +23,12 @@ from kosmo_billing_daemon.link.packets import (
     check_publication,
     publication,
     publish_packet,
-    reason,
 )
 from kosmo_billing_daemon.link.wire import Wire
 
 _T = TypeVar("_T")
 
 FAREWELL = 1.0  # seconds a broker gets to close after our DISCONNECT before the socket is cut
-
-
-class _Pending(NamedTuple):
-    topic: str
-    future: asyncio.Future[None]
-    since: float
-    slot: bool
 
 
 def connect(broker: Broker, *, will: Will | None = None) -> AbstractAsyncContextManager["Link"]:
@@ -73,7 +66,7 @@ class Link:
         self._v5 = broker.protocol is Protocol.V5
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[str] = self._loop.create_future()
-        self._pending: dict[int, _Pending] = {}
+        self._outbox = Outbox(self._paho._mid_generate, self._loop.time)  # noqa: SLF001
         self._slots = asyncio.Semaphore(self.max_in_flight)
         self._inbox = Inbox()
         self._arrived = asyncio.Event()
@@ -117,22 +110,46 @@ class Link:
         finally:
             await self._cut("the link was closed")
 
-    def send(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> asyncio.Future[None]:
-        """Hand a publication over at once; the future ends with the broker's answer.
+    def hand_over(
+        self, topic: str, payload: bytes, told: Told, *, retain: bool = False, qos: int = 1
+    ) -> None:
+        """Send at once, and have ``told`` called once with how it ended, perhaps before this returns.
 
-        It raises ``PublishRefused``, or ``LinkLost`` when the connection goes first. Cancelling it recalls
-        nothing. QoS 0 has no answer and ends at once. Nothing waits for a slot here: callers keep within
+        QoS 0 has no answer and ends at once. Nothing waits for a slot here: callers keep within
         ``max_in_flight`` themselves. What an MQTT 5 broker announced not to take is refused here: sending it
         would cost the connection, again after every reconnect.
         """
         check_publication(topic, qos)
-        return self._send(topic, payload, retain=retain, qos=qos, slot=False)
+        packet_id = self._outbox.free_id() if qos else 0
+        packet = publish_packet(topic.encode(), payload, retain=retain, qos=qos, mid=packet_id, v5=self._v5)
+        if self._gone.done():
+            told(LinkLost(self._gone.result()))
+        elif refused := self._limits.refusal(topic, len(packet), retain=retain, qos=qos):
+            told(refused)
+        else:
+            self._wire.send(packet)
+            self._want_flush()
+            if qos:
+                self._outbox.add(packet_id, topic, told)
+            else:
+                told(None)
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> asyncio.Future[None]:
+        """Do the same; the future raises what the broker refused or the connection lost.
+
+        Cancelling it recalls nothing.
+        """
+        future, told = self._promise()
+        self.hand_over(topic, payload, told, retain=retain, qos=qos)
+        return future
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
         """Wait for one of ``max_in_flight`` slots, send, and wait for the broker's answer."""
         check_publication(topic, qos)
         await self._slots.acquire()  # given back by the answer or the loss, even if the caller leaves before
-        await self._send(topic, payload, retain=retain, qos=qos, slot=True)
+        future, told = self._promise(self._slots.release)
+        self.hand_over(topic, payload, told, retain=retain, qos=qos)
+        await future
 
     async def subscribe(self, filters: Sequence[str], qos: int = 1) -> None:
         """Subscribe to all the filters in one packet; raises for the first the broker did not grant."""
@@ -183,43 +200,21 @@ class Link:
         """Wait for the end of the connection, whoever ended it."""
         return LinkLost(await asyncio.shield(self._gone))
 
-    def _send(
-        self, topic: str, payload: bytes, *, retain: bool, qos: int, slot: bool
-    ) -> asyncio.Future[None]:
+    def _promise(self, also: Callable[[], None] = lambda: None) -> tuple[asyncio.Future[None], Told]:
+        """A future, and who fulfils it and calls ``also``."""
         future: asyncio.Future[None] = self._loop.create_future()
-        mid = self._free_packet_id() if qos else 0
-        pending = _Pending(topic, future, self._loop.time(), slot)
-        packet = publish_packet(topic.encode(), payload, retain=retain, qos=qos, mid=mid, v5=self._v5)
-        if self._gone.done():
-            self._fail(pending, LinkLost(self._gone.result()))
-        elif refused := self._limits.refusal(topic, len(packet), retain=retain, qos=qos):
-            self._fail(pending, refused)
-        else:
-            self._wire.send(packet)
-            self._want_flush()
-            if qos:
-                self._pending[mid] = pending
-            else:
-                self._end(pending)
+
+        def told(error: Exception | None) -> None:
+            also()
+            if future.done():
+                return
+            if error is None:
                 future.set_result(None)
-        return future
+            else:
+                future.set_exception(error)
+                future.exception()  # counts as retrieved, so one that nobody awaits logs nothing
 
-    def _free_packet_id(self) -> int:
-        """One number sequence with paho's subscriptions, as MQTT asks, passing over those still in use."""
-        while (mid := self._paho._mid_generate()) in self._pending:  # noqa: SLF001
-            if len(self._pending) >= 65_535:
-                raise RuntimeError("65535 publications are in flight")
-        return mid
-
-    def _end(self, pending: _Pending) -> None:
-        if pending.slot:
-            self._slots.release()
-
-    def _fail(self, pending: _Pending, error: Exception) -> None:
-        self._end(pending)
-        if not pending.future.done():
-            pending.future.set_exception(error)
-            pending.future.exception()  # counts as retrieved, so one that nobody awaits logs nothing
+        return future, told
 
     async def _answer(self, call: Coroutine[Any, Any, _T]) -> _T:
         """The broker's answer to a subscribe or unsubscribe; ``LinkLost`` as soon as the connection goes."""
@@ -245,10 +240,10 @@ class Link:
         # After a stall of our own loop, read first what came meanwhile: uvloop runs timers before reads.
         late = now > due + beat and not excused
         if not late:
-            oldest = next(iter(self._pending.values()), None)
+            oldest = self._outbox.oldest_since
             if keepalive and now - self._wire.heard > 2 * (keepalive - beat):
                 self._lose("the broker fell silent")
-            elif oldest is not None and now - oldest.since > self._broker.publish_timeout:
+            elif oldest is not None and now - oldest > self._broker.publish_timeout:
                 self._lose("the broker did not acknowledge in time")
             else:
                 self._paho.loop_misc()
@@ -270,9 +265,7 @@ class Link:
         if not self._accepted.done():
             self._accepted.set_exception(LinkLost(reason))
             self._accepted.exception()
-        for pending in self._pending.values():
-            self._fail(pending, LinkLost(reason))
-        self._pending.clear()
+        self._outbox.lose(reason)
         self._arrived.set()
 
     async def _cut(self, reason: str) -> None:
@@ -303,7 +296,7 @@ class Link:
                     self._inbox.add(publication(packet, self._inbox.origin, v5=self._v5))
                     self._arrived.set()
                 elif packet[0] == PUBACK:
-                    self._on_acknowledged(*acknowledged(packet))
+                    self._outbox.answered(*acknowledged(packet))
                 else:
                     self._wire.offer(packet)
                     self._paho.loop_read()
@@ -337,14 +330,3 @@ class Link:
             return
         who = "the broker said goodbye" if flags.is_disconnect_packet_from_server else "the connection broke"
         self._lose(f"{who}: {code!s}")
-
-    def _on_acknowledged(self, mid: int, code: int) -> None:
-        pending = self._pending.pop(mid, None)
-        if pending is None:
-            return
-        if code >= 0x80:
-            self._fail(pending, PublishRefused(pending.topic, code, reason(code)))
-            return
-        self._end(pending)
-        if not pending.future.done():
-            pending.future.set_result(None)

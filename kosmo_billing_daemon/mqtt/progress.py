@@ -23,6 +23,7 @@ class Progress:
         self._greatest = position.greatest_version
         self._watermark = after
         self._in_flight: dict[UUID, int] = {}  # sent and not yet marked -> number
+        self._spoken_of: set[UUID] = set()  # since the sweep began
         self._swept_by: int | None = None if self.is_sweeping else position.sequence
 
     @property
@@ -44,19 +45,23 @@ class Progress:
         """Whose documents are in flight."""
         return list(self._in_flight)
 
-    def flies(self, user_id: UUID) -> bool:
-        return user_id in self._in_flight
+    def has_spoken_of(self, user_id: UUID) -> bool:
+        """Whether a document of this user went over this link: the sweep must not repeat an older one."""
+        return user_id in self._spoken_of
 
     def begin(self, user_id: UUID) -> int:
         """Number a publication."""
         self._sequence += 1
         self._in_flight[user_id] = self._sequence
+        if self._swept_by is None:
+            self._spoken_of.add(user_id)
         return self._sequence
 
     def sweep_sent(self) -> None:
         """Note that the last document of the sweep was handed over."""
         if self._swept_by is None and not self.is_sweeping:
             self._swept_by = self._sequence
+            self._spoken_of.clear()
 
     def acknowledged(self, version: int) -> None:
         self._greatest = max(self._greatest, version)

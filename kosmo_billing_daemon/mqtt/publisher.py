@@ -9,9 +9,9 @@ and rolls back together with the documents when a broker loses its memory.
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,20 +21,21 @@ from kosmo_billing_daemon.contract.payloads import Watermark, cloud_event
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, PublishRefused
+from kosmo_billing_daemon.mqtt.marks import LOCKED_WAIT, Marks
 from kosmo_billing_daemon.mqtt.progress import Progress
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
 from kosmo_billing_daemon.services.entitlements import document
-from kosmo_billing_daemon.store import entitlements, events
-from kosmo_billing_daemon.store.entitlements import Marked, Position, Published, Versioned
-from kosmo_billing_daemon.store.events import Event
-from kosmo_billing_daemon.store.postgres import Connection, Pool
+from kosmo_billing_daemon.store import unpublished
+from kosmo_billing_daemon.store.entitlements import Position, Published, Versioned
+from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.unpublished import News, Unpublished
 
 log = logging.getLogger(__name__)
 
-CHUNK = 200  # rows in one look; a few round trips of 50 publications in flight
+CHUNK = 200  # rows of a kind in one look; a few round trips of 50 publications in flight
+SWEPT_AT_ONCE = 500  # documents repeated between two glances at what is newly waiting
 COALESCE = timedelta(seconds=1)  # changes of use alone: at most one publication per user in this time
 REFUSED_MOST = 1000  # more refused documents (or news) than this and all of them wait: the whole ACL is wrong
-LOCKED_WAIT = timedelta(seconds=0.1)  # a row that a writer holds cannot be marked; it is looked at after this
 POLL = 30.0  # seconds; wake-ups are for speed, this is for truth
 
 
@@ -50,7 +51,7 @@ class Publisher:
         self.quiet = Quiet()
         self.refusals = Refusals(topics, clock)
         self.published = 0
-        self.told: Callable[[Event], None] = lambda _: None  # called for news the broker acknowledged
+        self.told: Callable[[News], None] = lambda _: None  # called for news the broker acknowledged
 
     def wake(self) -> None:
         """Look for changes now."""
@@ -67,7 +68,7 @@ class Publisher:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(session.feed())
-                group.create_task(session.mark())
+                group.create_task(session.marks.run())
                 group.create_task(session.keep_watermark())
                 group.create_task(_raise_when_lost(link))
         finally:
@@ -89,18 +90,15 @@ class _Session:
         self._link = link
         self._progress = progress
         self._database = database
-        self._news: set[int] = set()  # sent and not yet marked
-        self._acknowledged: deque[Published] = deque()
-        self._told: deque[int] = deque()
-        self._rejected: deque[UUID] = deque()  # of the sweep: their rows do not say yet that they wait
-        self._to_mark = asyncio.Event()
         self._advanced = asyncio.Event()
+        self.marks = Marks(publisher.pool, publisher.clock, progress, publisher.wake, self._advanced.set)
         self._room = asyncio.Event()
         self._refused: dict[UUID, datetime] = {}
         self._refused_news: dict[int, datetime] = {}
-        self._unmarked: dict[UUID, datetime] = {}  # published while a writer held the row
         self._flying = 0
-        self._looks = 0  # at the database, so far
+        self._loop = asyncio.get_running_loop()
+        self._look_at = 0.0  # loop time; a sweep is interrupted for it
+        self._ahead: asyncio.Task[Sequence[Any]] | None = None  # reads the next documents of the sweep
         self._advanced.set()
 
     # --- from the database to the broker
@@ -109,215 +107,173 @@ class _Session:
         """Send what waits, urgent first, as long as the link has room for it."""
         backoff = Backoff(0.1, 5.0)
         woken = self._publisher.woken
-        while True:
-            try:
-                more = await self._feed_once()
-                idle = None if more or woken.is_set() else await self._idle_time()
-            except Unavailable as error:
-                if isinstance(error, LinkLost):
-                    raise
-                if self._publisher.quiet.allows("database"):
-                    log.warning("publishing waits for the database: %s", error)
-                await asyncio.sleep(backoff.failed())
-                continue
-            if backoff.succeeded():
-                log.info("publishing goes on")
-            if idle is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(idle):
-                        await woken.wait()
+        try:
+            while True:
+                try:
+                    idle = await self._feed_once()
+                except Unavailable as error:
+                    if isinstance(error, LinkLost):
+                        raise
+                    if self._publisher.quiet.allows("database"):
+                        log.warning("publishing waits for the database: %s", error)
+                    await asyncio.sleep(backoff.failed())
+                    continue
+                if backoff.succeeded():
+                    log.info("publishing goes on")
+                if idle:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(idle):
+                            await woken.wait()
+        finally:
+            if self._ahead is not None:
+                self._ahead.cancel()
 
-    async def _feed_once(self) -> bool:
-        """Send one look's worth; says whether more may wait than was looked for."""
-        self._publisher.woken.clear()
-        self._looks += 1
+    async def _feed_once(self) -> float:
+        """Send one look's worth; returns for how many seconds nothing more is to be looked for."""
+        may_sweep = self._progress.is_sweeping and len(self._refused) <= REFUSED_MOST
+        found = Unpublished()
+        if not may_sweep or self._publisher.woken.is_set() or self._loop.time() >= self._look_at:
+            self._publisher.woken.clear()
+            self._look_at = self._loop.time() + COALESCE.total_seconds()
+            found = await self._look()
+        for versioned in found.urgent:
+            await self._send_document(versioned)
+        for news in found.news:
+            await self._send_news(news)
+        for versioned in found.used:
+            await self._send_document(versioned)
+        if may_sweep:  # what is new goes before, and only interrupts it
+            await self._sweep()
+            return 0.0
+        if max(len(found.urgent), len(found.news), len(found.used)) >= CHUNK:
+            return 0.0
+        if self.marks.unmarked:
+            return LOCKED_WAIT.total_seconds()
+        return COALESCE.total_seconds() if found.later or self._refused or self._refused_news else POLL
+
+    async def _look(self) -> Unpublished:
         now = self._clock()
         _drop_past(self._refused, now)
         _drop_past(self._refused_news, now)
-        _drop_past(self._unmarked, now - COALESCE)
-        chunk: list[Versioned] = []
-        untold: list[Event] = []
-        used: list[Versioned] = []
-        swept = False
-        may_publish = len(self._refused) <= REFUSED_MOST
+        unmarked = self.marks.unmarked
+        _drop_past(unmarked, now - COALESCE)
+        self.marks.looks += 1
+        busy = [*self._progress.users, *self._refused]
         async with self._pool.connection() as connection:
-            if may_publish:
-                locked = [user for user, until in self._unmarked.items() if until > now]
-                busy = [*self._progress.users, *self._refused, *locked]
-                chunk = await entitlements.load_urgent(connection, CHUNK, busy)
-            if len(chunk) < CHUNK and len(self._refused_news) <= REFUSED_MOST:
-                untold = await events.load_unpublished(connection, CHUNK, [*self._news, *self._refused_news])
-            if may_publish and len(chunk) + len(untold) < CHUNK:
-                urgent = [versioned.entitlement.user_id for versioned in chunk]
-                busy = [*self._progress.users, *self._refused, *self._unmarked, *urgent]
-                used = await entitlements.load_used(connection, CHUNK, busy, now - COALESCE)
-                if not chunk and not untold and not used and self._progress.is_sweeping:
-                    used, swept = await self._next_of_sweep(connection), True
-        for versioned in chunk:
-            await self._room_for_one()
-            self._send_document(versioned, swept=False)
-        for event in untold:
-            await self._room_for_one()
-            self._send_event(event)
-        for versioned in used:
-            await self._room_for_one()
-            self._send_document(versioned, swept=swept)
-        if swept:
-            self._progress.sweep_sent()
-            self._advanced.set()
-        sweeps = swept or (may_publish and self._progress.is_sweeping)  # a purchase only interrupts it
-        return sweeps or len(chunk) + len(untold) >= CHUNK or len(used) >= CHUNK
+            return await unpublished.load(
+                connection,
+                documents=CHUNK if len(self._refused) <= REFUSED_MOST else 0,
+                news=CHUNK if len(self._refused_news) <= REFUSED_MOST else 0,
+                but=[*busy, *(user for user, until in unmarked.items() if until > now)],
+                but_used=[*busy, *unmarked],
+                but_news=[*self.marks.news, *self._refused_news],
+                told_before=now - COALESCE,
+                now=now,
+            )
 
-    async def _next_of_sweep(self, connection: Connection) -> list[Versioned]:
-        """Take the next documents that the broker may have lost."""
+    async def _sweep(self) -> None:
+        """Repeat the next documents that the broker may have lost; those after them are read meanwhile."""
         progress = self._progress
-        rows = await entitlements.load_published_after(
-            connection, progress.sweep_from, progress.sweep_until, CHUNK
-        )
-        progress.sweep_from = rows[-1][0] if len(rows) == CHUNK else progress.sweep_until
-        return [versioned for _, versioned in rows if not progress.flies(versioned.entitlement.user_id)]
+        ahead, self._ahead = self._ahead, None
+        rows = await (self._read_published() if ahead is None else ahead)
+        progress.sweep_from = rows[-1][0] if len(rows) == SWEPT_AT_ONCE else progress.sweep_until
+        if progress.is_sweeping:
+            self._ahead = asyncio.create_task(self._read_published())
+        for _, user_id, said in rows:
+            if progress.has_spoken_of(user_id):
+                continue  # something newer went over this link
+            if self._flying >= self._link.max_in_flight:
+                await self._room_for_one()
+            progress.begin(user_id)
+            if said is None:
+                self.marks.lost(user_id)
+                continue
+            topic = self._topics.entitlement(user_id)
+            self._flying += 1
+            told = partial(self._swept, topic, user_id, self.marks.looks)
+            self._link.hand_over(topic, said.encode(), told, retain=True)
+        if not progress.is_sweeping:
+            progress.sweep_sent()
+            self._advanced.set()
 
-    async def _idle_time(self) -> float:
-        if self._unmarked:
-            return LOCKED_WAIT.total_seconds()
-        if self._refused_news:
-            return COALESCE.total_seconds()
+    async def _read_published(self) -> Sequence[Any]:
+        progress = self._progress
         async with self._pool.connection() as connection:
-            waiting = await entitlements.is_waiting(connection)
-        return COALESCE.total_seconds() if waiting else POLL
+            return await unpublished.load_published(
+                connection, progress.sweep_from, progress.sweep_until, SWEPT_AT_ONCE
+            )
 
     async def _room_for_one(self) -> None:
         while self._flying >= self._link.max_in_flight:
             self._room.clear()
             await self._room.wait()
 
-    def _send_document(self, versioned: Versioned, *, swept: bool) -> None:
+    async def _send_document(self, versioned: Versioned) -> None:
+        await self._room_for_one()
         user_id = versioned.entitlement.user_id
         sequence = self._progress.begin(user_id)
         topic = self._topics.entitlement(user_id)
         payload = document(versioned, self._clock()).encode()
-        looks = self._looks
+        self._flying += 1
+        told = partial(
+            self._published, topic, Published(user_id, versioned.version, sequence, payload.decode())
+        )
+        self._link.hand_over(topic, payload, told, retain=True)
 
-        def acknowledged() -> None:
-            self._progress.acknowledged(versioned.version)
-            if not swept:
-                self._acknowledged.append(Published(user_id, versioned.version, sequence))
-                self._to_mark.set()
-                return
+    async def _send_news(self, news: News) -> None:
+        await self._room_for_one()
+        self.marks.news.add(news.id)
+        topic = self._topics.event(news.type)
+        payload = cloud_event(
+            event_id=f"{self._database}/{news.id}",
+            event_type=news.type,
+            subject=str(news.user_id),
+            time=news.occurred_at,
+            data=news.data,
+        )
+        self._flying += 1
+        self._link.hand_over(topic, payload, partial(self._told, topic, news))
+
+    # --- what the broker answers; a link that was lost answers nobody, and takes all of this with it
+
+    def _published(self, topic: str, published: Published, error: Exception | None) -> None:
+        if self._accepted(topic, error):
+            self._progress.acknowledged(published.version)
+            self.marks.published(published)
+        elif isinstance(error, PublishRefused):
+            self._refused[published.user_id] = self._clock() + REFUSED_WAIT
+            self._progress.end(published.user_id)
+
+    def _told(self, topic: str, news: News, error: Exception | None) -> None:
+        if self._accepted(topic, error):
+            self.marks.told(news.id)
+            self._publisher.told(news)
+        elif isinstance(error, PublishRefused):
+            self.marks.news.discard(news.id)
+            self._refused_news[news.id] = self._clock() + REFUSED_WAIT
+
+    def _swept(self, topic: str, user_id: UUID, looks: int, error: Exception | None) -> None:
+        if self._accepted(topic, error):
             # Its row says that it was published, as of before the loss; if it waits, it goes again.
             self._progress.end(user_id)
-            self._advanced.set()
-            if looks != self._looks and not self._progress.is_sweeping:
+            if not self._progress.is_sweeping:
+                self._advanced.set()
+            if looks != self.marks.looks:
                 self._publisher.woken.set()  # a look of meanwhile passed it over
-
-        def refused() -> None:
+        elif isinstance(error, PublishRefused):
             self._refused[user_id] = self._clock() + REFUSED_WAIT
-            if swept:
-                self._rejected.append(user_id)
-                self._to_mark.set()
-            else:
-                self._progress.end(user_id)
+            self.marks.lost(user_id)
 
-        self._send(topic, payload, acknowledged, refused, retain=True)
-
-    def _send_event(self, event: Event) -> None:
-        self._news.add(event.id)
-        payload = cloud_event(
-            event_id=f"{self._database}/{event.id}",
-            event_type=event.type,
-            subject=str(event.user_id),
-            time=event.occurred_at,
-            data=event.data,
-        )
-
-        def acknowledged() -> None:
-            self._told.append(event.id)
-            self._to_mark.set()
-            self._publisher.told(event)
-
-        def refused() -> None:
-            self._news.discard(event.id)
-            self._refused_news[event.id] = self._clock() + REFUSED_WAIT
-
-        self._send(
-            self._topics.event(event.type),
-            payload,
-            acknowledged,
-            refused,
-            retain=False,
-        )
-
-    def _send(
-        self,
-        topic: str,
-        payload: bytes,
-        acknowledged: Callable[[], None],
-        refused: Callable[[], None],
-        *,
-        retain: bool,
-    ) -> None:
-        """Hand one publication to the link; only its acknowledgement counts as published."""
-
-        def done(future: asyncio.Future[None]) -> None:
-            self._flying -= 1
-            self._room.set()
-            if future.cancelled():
-                return
-            error = future.exception()
-            if error is None:
-                self._publisher.published += 1
-                self._publisher.refusals.accepted(topic)
-                acknowledged()
-            elif isinstance(error, PublishRefused):
-                self._publisher.refusals.refused(error)
-                refused()
-
-        self._flying += 1
-        self._link.send(topic, payload, retain=retain).add_done_callback(done)
-
-    # --- from acknowledgements to the database
-
-    async def mark(self) -> None:
-        """Note acknowledged publications, many in one statement."""
-        backoff = Backoff(0.1, 5.0)
-        while True:
-            await self._to_mark.wait()
-            self._to_mark.clear()
-            published, told, rejected = list(self._acknowledged), list(self._told), list(self._rejected)
-            marked: dict[UUID, Marked] = {}
-            looks = self._looks
-            try:
-                async with self._pool.connection() as connection:
-                    if published:
-                        marked = await entitlements.mark_published(connection, published, self._clock())
-                    if told:
-                        await events.mark_published(connection, told, self._clock())
-                    if rejected:
-                        await entitlements.touch(connection, rejected)
-            except Unavailable:
-                self._to_mark.set()
-                await asyncio.sleep(backoff.failed())
-                continue
-            backoff.succeeded()
-            for entry in published:
-                self._acknowledged.popleft()
-                self._progress.end(entry.user_id)
-                if entry.user_id in marked:
-                    self._progress.mark(entry.sequence, first=marked[entry.user_id].is_first)
-                else:
-                    self._unmarked[entry.user_id] = self._clock() + LOCKED_WAIT
-            for event_id in told:
-                self._told.popleft()
-                self._news.discard(event_id)
-            for user_id in rejected:
-                self._rejected.popleft()
-                self._progress.end(user_id)
-            # A change that came while its user was in flight was passed over: it is looked for again now.
-            # So is one that a look of meanwhile may have passed over, which the marks do not tell of.
-            is_behind = len(marked) < len(published) or any(row.is_behind for row in marked.values())
-            if is_behind or rejected or looks != self._looks:
-                self._publisher.woken.set()
-            self._advanced.set()
+    def _accepted(self, topic: str, error: Exception | None) -> bool:
+        self._flying -= 1
+        self._room.set()
+        if error is None:
+            self._publisher.published += 1
+            self._publisher.refusals.accepted(topic)
+            return True
+        if isinstance(error, PublishRefused):
+            self._publisher.refusals.refused(error)
+        return False
 
     # --- the watermark
 

@@ -19,6 +19,7 @@ from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.together import together
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ async def repair(
         # The database first: what is published in between may be newer on the broker, never older.
         async with pool.connection() as connection:
             first, last = UUID(shard + "0" * 30), UUID(shard + "f" * 30)
-            expected = await entitlements.load_users_with_documents(connection, first, last)
+            expected = await entitlements.load_published_between(connection, first, last)
         retained = await replay.read(topics.shard_filter(shard))
         found: dict[UUID, EntitlementDocument | None] = {}
         orphans: list[str] = []
@@ -128,6 +129,8 @@ async def repair(
             user_id = topics.entitlement_user(topic)
             if user_id is None:
                 orphans.append(topic)
+            elif payload and user_id in expected and expected[user_id].said(payload):
+                del expected[user_id]
             elif payload:
                 found[user_id] = _document(payload, user_id)
         async with pool.connection() as connection:
@@ -146,11 +149,10 @@ async def repair(
                 await entitlements.raise_versions(connection, max(ahead), overtaken)
             lost = [
                 user_id
-                for user_id, version in expected.items()
-                if (document := found.get(user_id)) is None or document.version < version
+                for user_id, publication in expected.items()
+                if (document := found.get(user_id)) is None or document.version < publication.version
             ]
-            if lost:
-                await entitlements.touch(connection, lost)
+            await together(connection, [entitlements.touching(lost)])
         if lost or overtaken:
             changed()
         for topic in orphans:

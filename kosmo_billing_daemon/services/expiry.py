@@ -16,7 +16,8 @@ from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.store import events, invoices, subscriptions
 from kosmo_billing_daemon.store.events import Event
-from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+from kosmo_billing_daemon.store.together import together
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Expiry:
         if not due:
             return 0
         try:
-            return await self.pool.retrying(lambda connection: self._end(connection, due))
+            return await self._end(due)
         except Unavailable:
             raise
         except Exception:
@@ -71,7 +72,7 @@ class Expiry:
     async def _end_alone(self, user_id: UserId) -> int:
         """Keep one user whose subscription cannot be ended from holding up the others."""
         try:
-            return await self.pool.retrying(lambda connection: self._end(connection, [user_id]))
+            return await self._end([user_id])
         except Unavailable:
             raise
         except Exception:
@@ -79,20 +80,21 @@ class Expiry:
             log.exception("a subscription is set aside for a while", extra=fields(user=user_id))
             return 0
 
-    async def _end(self, connection: Connection, due: Sequence[UserId]) -> int:
-        await lock_users(connection, list(due))
-        now = self.clock()
-        current = await subscriptions.lock_current(connection, due)
-        confirming = await invoices.load_processing(connection, due)
-        changes: list[Change] = []
-        news: list[Event] = []
-        for user_id, row in current.items():
-            outcome = advance((row,), now, holding=user_id in confirming)
-            changes.append(Change((row,), outcome.history))
-            news += [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
-        await fulfilment.write(connection, changes)
-        await events.append(connection, news)
-        return len(current)
+    async def _end(self, due: Sequence[UserId]) -> int:
+        async def work(connection: Connection) -> int:
+            now = self.clock()
+            current = await subscriptions.lock_current(connection, due)
+            confirming = await invoices.load_processing(connection, due)
+            changes: list[Change] = []
+            news: list[Event] = []
+            for user_id, row in current.items():
+                outcome = advance((row,), now, holding=user_id in confirming)
+                changes.append(Change((row,), outcome.history))
+                news += [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
+            await fulfilment.write(connection, changes, news)
+            return len(current)
+
+        return await self.pool.retrying(work, locking_users(due))
 
     async def _announce(self, connection: Connection) -> int:
         now = self.clock()
@@ -106,5 +108,5 @@ class Expiry:
             )
             for row in ending
         ]
-        await events.append(connection, news)
+        await together(connection, [events.appending(news)])
         return len(ending)

@@ -1,6 +1,6 @@
 """Writes what the rules decided: subscriptions, news and cases, in the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,9 +9,10 @@ from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
 from kosmo_billing_daemon.domain.metering import ends_shortage
 from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
-from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store import events, subscriptions
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.together import Statement, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,13 @@ class Change:
     after: tuple[Subscription, ...]
 
 
-async def write(connection: Connection, changes: Sequence[Change]) -> None:
-    """Save the rows that differ and append the new ones.
+async def write(
+    connection: Connection,
+    changes: Sequence[Change],
+    news: Sequence[Event],
+    beside: Iterable[Statement | None] = (),
+) -> None:
+    """Save the rows that differ, append the new ones and the news, and carry out what is ``beside``.
 
     Rows that stop being current go first: at most one is, at every moment (R12).
     """
@@ -37,9 +43,12 @@ async def write(connection: Connection, changes: Sequence[Change]) -> None:
                 new.append(row)
             elif row != known[row.id]:
                 (current if row.status.is_current else ended).append(row)
-    await subscriptions.save(connection, ended)
-    await subscriptions.save(connection, current)
-    await subscriptions.append(connection, new)
+    rest = [subscriptions.saving(current), subscriptions.appending(new), events.appending(news), *beside]
+    if current or new:
+        await together(connection, [subscriptions.saving(ended)])
+    else:
+        rest.append(subscriptions.saving(ended))
+    await together(connection, rest)
 
 
 def subscription_news(happening: Happening, rows: Sequence[Subscription], now: datetime) -> Event:

@@ -17,7 +17,7 @@ POLL = 30.0  # seconds; notifications are for speed, this is for truth
 
 
 class Loop:
-    """Runs ``run_once`` until it finds nothing, then waits for a wake-up, ``next_due`` or ``poll``.
+    """Runs ``run_once`` until it finds less than ``batch``, then waits to be woken, ``next_due`` or ``poll``.
 
     Wake-ups are gathered for ``gather`` seconds, so that those of a busy time cost one look together; what
     is due meanwhile is not held up.
@@ -32,6 +32,7 @@ class Loop:
         next_due: Callable[[], Awaitable[datetime | None]] | None = None,
         poll: float = POLL,
         gather: float = 0.0,
+        batch: int = 1,
     ) -> None:
         self.name = name
         self.failing_since: datetime | None = None
@@ -43,6 +44,7 @@ class Loop:
         self._clock = clock
         self._poll = poll
         self._gather = gather
+        self._batch = batch
         self._woken = asyncio.Event()
         self._quiet = Quiet()
 
@@ -78,7 +80,7 @@ class Loop:
         """Run until nothing is found; return when to look again."""
         self.step_began = time.monotonic()
         try:
-            while await self._run_once():
+            while await self._run_once() >= self._batch:
                 self.rounds += 1
                 self.step_began = time.monotonic()
             return None if self._next_due is None else await self._next_due()

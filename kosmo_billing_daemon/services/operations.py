@@ -29,14 +29,14 @@ from kosmo_billing_daemon.store import (
     attention,
     audit,
     entitlements,
-    events,
     invoices,
     listings,
     subscriptions,
 )
 from kosmo_billing_daemon.store.audit import Entry
 from kosmo_billing_daemon.store.listings import ListedCase
-from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+from kosmo_billing_daemon.store.together import together
 
 BATCH = 1000
 LONGEST_REASON = 500
@@ -160,7 +160,8 @@ class Operations:
                 raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
             now = self.clock()
             resolution = f"closed by {deed.who}: {deed.reason}"
-            await attention.close_cases(connection, [(case.invoice.id, case.kind)], resolution, now)
+            closing = attention.closing([(case.invoice.id, case.kind)], resolution, now)
+            await together(connection, [closing])
             subject = f"case {number} ({case.kind}) of {_named(case.invoice)}"
             await audit.append(connection, deed.entry("attention.close", case.invoice.user_id, subject, now))
             return case
@@ -182,7 +183,7 @@ class Operations:
                     if not users:
                         raise NotFound(f"user {user_id} has no document: nothing was ever bought or granted")
                 if users:
-                    await entitlements.touch(connection, users)
+                    await together(connection, [entitlements.touching(users)])
                     await listings.wake_publisher(connection)
             marked += len(users)
             progress(marked)
@@ -201,20 +202,18 @@ class Operations:
         """Apply a rule to the user's whole history; returns it as it was and as it is."""
 
         async def work(connection: Connection) -> tuple[tuple[Subscription, ...], tuple[Subscription, ...]]:
-            await lock_users(connection, [user_id])
             now = self.clock()
             before = await subscriptions.lock_history(connection, user_id)
             holding = bool(await invoices.load_processing(connection, [user_id]))
             outcome = rule(before, now, holding)
-            await fulfilment.write(connection, [Change(before, outcome.history)])
             news = [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
             news += fulfilment.quota_news(before, outcome.history, now)
-            await events.append(connection, news)
+            await fulfilment.write(connection, [Change(before, outcome.history)], news)
             named = outcome.happenings[-1].subscription_id if outcome.happenings else "nothing"
             await audit.append(connection, deed.entry(action, user_id, f"subscription {named}", now))
             return before, outcome.history
 
-        return await self.pool.retrying(work)
+        return await self.pool.retrying(work, locking_users([user_id]))
 
 
 Rule = Callable[[Sequence[Subscription], datetime, bool], Outcome]

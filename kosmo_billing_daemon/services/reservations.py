@@ -11,16 +11,18 @@ from uuid import uuid4
 
 from kosmo_billing_daemon.batching import Batches
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
+from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Payment, is_confirming
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
 from kosmo_billing_daemon.services.creation_limit import CreationLimit
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
-from kosmo_billing_daemon.store import idempotency, invoices, subscriptions
+from kosmo_billing_daemon.store import idempotency, invoices, purchases
 from kosmo_billing_daemon.store.idempotency import Bound, Named, Reply
-from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+from kosmo_billing_daemon.store.purchases import Having
+from kosmo_billing_daemon.store.together import together
 
 ORPHANED_AFTER = timedelta(seconds=60)
 """A reservation this old is nobody's work in progress: longer than one creation may take."""
@@ -81,7 +83,6 @@ class Reservations:
         tried: set[InvoiceId] = set()
 
         async def work(connection: Connection) -> list[Opened | Refused]:
-            await lock_users(connection, {wish.user_id for wish in wishes})
             book = await _Book.load(connection, wishes, self.clock())
             decided = [self._decided(book, place, wish, counted) for place, wish in enumerate(wishes)]
             # Before COMMIT: from then on another request of the user may be the one that completes it.
@@ -89,11 +90,11 @@ class Reservations:
             tried.clear()
             tried.update(invoice.id for invoice in book.reserved)
             self.unsent |= tried
-            await invoices.reserve(connection, book.reserved, book.now + ORPHANED_AFTER)
-            await idempotency.save(connection, book.named, book.now)
+            reserving = invoices.reserving(book.reserved, book.now + ORPHANED_AFTER)
+            await together(connection, [reserving, idempotency.saving(book.named, book.now)])
             return decided
 
-        return await self.pool.retrying(work)
+        return await self.pool.retrying(work, locking_users({wish.user_id for wish in wishes}))
 
     def _decided(self, book: "_Book", place: int, wish: Wish, counted: set[int]) -> Opened | Refused:
         """Decide one wish; ``counted`` are the places of those that the limit has counted, in a first try."""
@@ -115,8 +116,7 @@ class _Book:
     """What the locked users have, with what is decided for them meanwhile."""
 
     now: datetime
-    open: dict[UserId, list[Invoice]]
-    current: dict[UserId, Subscription]
+    having: dict[UserId, Having]
     bound: dict[Named, Bound]
     of_keys: dict[InvoiceId, Invoice]
     reserved: list[Invoice] = field(default_factory=list)
@@ -130,9 +130,7 @@ class _Book:
         led_to = {entry.invoice_id for entry in bound.values()}
         return cls(
             now=now,
-            open=await invoices.load_open(connection, users),
-            # The current one, which is not the last if that was revoked.
-            current=await subscriptions.lock_current(connection, users),
+            having=await purchases.load(connection, users),
             bound=bound,
             of_keys=await invoices.load(connection, led_to) if led_to else {},
         )
@@ -145,7 +143,7 @@ class _Book:
             known = self.of_keys.get(bound.invoice_id)
             if known is not None and leads_to(bound, known):
                 return Opened(known, bound.is_new, bound.reply)
-        for invoice in reversed(self.open.get(wish.user_id, ())):
+        for invoice in reversed(self.having[wish.user_id].open):
             if invoice.plan.plan_type == wish.plan.plan_type and _is_unpaid(invoice, self.now):
                 self._bind(wish, invoice, is_new=False)
                 return Opened(invoice, is_new=False)
@@ -153,7 +151,8 @@ class _Book:
 
     def require_allowed(self, wish: Wish) -> None:
         """Refuse what would have no good effect once it is paid."""
-        current = self.current.get(wish.user_id)
+        having = self.having[wish.user_id]
+        current = having.current
         history = () if current is None else (current,)
         if any(
             row.plan.price.currency != wish.plan.price.currency and row.plan.plan_type != wish.plan.plan_type
@@ -164,7 +163,7 @@ class _Book:
                 " renew it, or change when it has ended",
                 code="currency_changed",
             )
-        confirming = [invoice.plan for invoice in self.open.get(wish.user_id, ()) if _is_confirming(invoice)]
+        confirming = [invoice.plan for invoice in having.open if is_confirming(invoice)]
         if exceeds_cap(history, [*confirming, wish.plan], self.now):
             raise Conflict(
                 "this purchase would pay more than 400 days ahead; wait until less is left",
@@ -182,7 +181,7 @@ class _Book:
             redirect_url=wish.redirect_url,
         )
         self.reserved.append(invoice)
-        self.open.setdefault(wish.user_id, []).append(invoice)
+        self.having[wish.user_id].open.append(invoice)
         self._bind(wish, invoice, is_new=True)
         return Opened(invoice, is_new=True)
 
@@ -202,8 +201,3 @@ def _is_unpaid(invoice: Invoice, now: datetime) -> bool:
         and invoice.payment is Payment.NONE
         and (invoice.expires_at is None or invoice.expires_at > now)
     )
-
-
-def _is_confirming(invoice: Invoice) -> bool:
-    """Money is on its way already (R11)."""
-    return invoice.status is InvoiceStatus.PROCESSING and invoice.effect is Effect.NONE

@@ -5,7 +5,7 @@ here; what comes while others are being written shares the next transaction, und
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -20,6 +20,7 @@ from kosmo_billing_daemon.domain.invoices import (
     Invoice,
     InvoiceStatus,
     Verdict,
+    is_confirming,
 )
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import (
@@ -34,15 +35,20 @@ from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.services import fulfilment, observations
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.services.observations import LookedUp, Seen
-from kosmo_billing_daemon.store import attention, deliveries, events, invoices, subscriptions
+from kosmo_billing_daemon.store import attention, deliveries, invoices, purchases, subscriptions
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.invoices import Observed
-from kosmo_billing_daemon.store.postgres import Connection, Pool
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
+from kosmo_billing_daemon.store.purchases import Purchase
+from kosmo_billing_daemon.store.together import Statement
 
 log = logging.getLogger(__name__)
 
 Also = Callable[[Connection, Invoice, datetime], Awaitable[None]]
+
+MOST_AT_ONCE = ORDERS_PER_CALL
+"""Deliveries handled together: one list call's worth."""
 
 SET_ASIDE = timedelta(minutes=1)
 """How long a delivery that could not be handled waits; the others go on."""
@@ -55,6 +61,22 @@ class Look:
     seen: Seen
     outcomes: Sequence[tuple[str, str]] = ()
     number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An invoice with what its user has, the verdict on it, and the number of the look that was judged."""
+
+    purchase: Purchase
+    verdict: Verdict
+    number: int | None
+
+    @property
+    def touches_periods(self) -> bool:
+        """Say whether its user's subscriptions change: by an action, or by a hold begun or ended (R5)."""
+        before, after = self.purchase.invoice.status, self.verdict.invoice.status
+        held = (before is InvoiceStatus.PROCESSING) != (after is InvoiceStatus.PROCESSING)
+        return held or self.verdict.action is not Action.NOTHING
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,18 +104,16 @@ class Settlement:
         for delivery_id in [key for key, until in self._aside.items() if until <= now]:
             del self._aside[delivery_id]
         async with self.pool.connection() as connection:
-            waiting = await deliveries.load_unhandled(connection, ORDERS_PER_CALL, list(self._aside))
-            if not waiting:
-                return 0
-            hints = [(delivery.btcpay_invoice_id, delivery.order_id) for delivery in waiting]
-            matches, known = await invoices.match(connection, hints)
-            number = await invoices.number_observation(connection)
+            waiting = await deliveries.load_waiting(connection, MOST_AT_ONCE, list(self._aside))
+        if waiting is None:
+            return 0
         if self.trust_body:
-            looked = LookedUp(observations.claimed(waiting, matches, known, self.store_id))
+            claims = observations.claimed(waiting.deliveries, waiting.matches, waiting.known, self.store_id)
+            looked = LookedUp(claims)
         else:
-            looked = await observations.look_up(self.btcpay, list(known.values()), number)
+            looked = await observations.look_up(self.btcpay, list(waiting.known.values()), waiting.number)
         readable: list[tuple[Delivery, set[InvoiceId]]] = []
-        for delivery, match in zip(waiting, matches, strict=True):
+        for delivery, match in zip(waiting.deliveries, waiting.matches, strict=True):
             if match.isdisjoint(looked.unreadable):
                 readable.append((delivery, match))
             else:
@@ -106,7 +126,7 @@ class Settlement:
         except Exception:
             log.exception("a batch of deliveries failed; each is tried alone")
             await self._settle_alone(readable, looked)
-        return len(waiting)
+        return len(waiting.deliveries)
 
     async def _settle_alone(
         self, waiting: Sequence[tuple[Delivery, set[InvoiceId]]], looked: LookedUp
@@ -148,18 +168,14 @@ class Settlement:
         async def work(connection: Connection) -> tuple[list[dict[InvoiceId, Invoice]], list[Event]]:
             after: list[dict[InvoiceId, Invoice]] = []
             news: list[Event] = []
-            ids = {invoice_id for look in looks for invoice_id in look.seen}
-            if ids:
-                await invoices.lock_owners(connection, ids)
             for together in _apart(looks):
                 judged, told = await self._judge(connection, together)
                 after += [{key: judged[key] for key in look.seen if key in judged} for look in together]
                 news += told
-            outcomes = [outcome for look in looks for outcome in look.outcomes]
-            await deliveries.mark_handled(connection, outcomes, self.clock())
             return after, news
 
-        after, news = await self.pool.retrying(work)
+        ids = {invoice_id for look in looks for invoice_id in look.seen}
+        after, news = await self.pool.retrying(work, locking_owners(ids) if ids else "")
         self.changed()
         _tell(news)
         return after
@@ -172,16 +188,17 @@ class Settlement:
         """
 
         async def work(connection: Connection) -> tuple[Invoice, list[Event]]:
-            await invoices.lock_owners(connection, [invoice_id])
-            invoice = (await invoices.lock(connection, {invoice_id: None})).get(invoice_id)
-            if invoice is None:
+            locked = await purchases.lock(connection, [invoice_id])
+            if not locked:
                 raise NotFound("there is no such invoice", code="invoice_not_found")
             now = self.clock()
+            invoice = locked[0].invoice
             verdict = rules.settle_by_hand(invoice, now)
             await also(connection, invoice, now)
-            return verdict.invoice, await self._write(connection, [(invoice, verdict)], now, resolution, {})
+            judged = [Judged(locked[0], verdict, None)]
+            return verdict.invoice, await self._write(connection, judged, now, resolution)
 
-        invoice, news = await self.pool.retrying(work)
+        invoice, news = await self.pool.retrying(work, locking_owners([invoice_id]))
         self.changed()
         _tell(news)
         return invoice
@@ -189,84 +206,59 @@ class Settlement:
     async def _judge(
         self, connection: Connection, looks: Sequence[Look]
     ) -> tuple[dict[InvoiceId, Invoice], list[Event]]:
-        """Apply looks at different invoices, whose users are locked."""
-        seen = {invoice_id: observed for look in looks for invoice_id, observed in look.seen.items()}
-        if not seen:
-            return {}, []
-        numbers = {invoice_id: look.number for look in looks for invoice_id in look.seen}
-        locked = await invoices.lock(connection, numbers)
+        """Apply looks at different invoices, whose users are locked, and mark their deliveries."""
+        seen = {key: (look.number, observed) for look in looks for key, observed in look.seen.items()}
+        locked = await purchases.lock(connection, seen) if seen else []
         # Taken under the locks, so that times of one user rise in the order of the changes (R3).
         now = self.clock()
-        verdicts: list[tuple[Invoice, Verdict]] = []
-        for invoice in sorted(locked.values(), key=lambda invoice: (invoice.created_at, invoice.id)):
-            observation, strays = observations.choose(invoice, seen[invoice.id])
-            verdict = Verdict(invoice)
+        judged: list[Judged] = []
+        for purchase in sorted(locked, key=lambda one: (one.invoice.created_at, one.invoice.id)):
+            number, observed = seen[purchase.invoice.id]
+            if number is not None and number <= purchase.observation:
+                continue  # a later look has seen it
+            observation, strays = observations.choose(purchase.invoice, observed)
+            verdict = Verdict(purchase.invoice)
             if observation is not None:
-                verdict = rules.observe(invoice, observation, now, store_id=self.store_id)
-            verdicts.append((invoice, observations.with_strays(verdict, strays)))
-        news = await self._write(connection, verdicts, now, "settled by itself", numbers)
-        return {invoice.id: verdict.invoice for invoice, verdict in verdicts}, news
+                verdict = rules.observe(purchase.invoice, observation, now, store_id=self.store_id)
+            judged.append(Judged(purchase, observations.with_strays(verdict, strays), number))
+        outcomes = [outcome for look in looks for outcome in look.outcomes]
+        handled = deliveries.marking_handled(outcomes, now)
+        news = await self._write(connection, judged, now, "settled by itself", handled)
+        return {one.purchase.invoice.id: one.verdict.invoice for one in judged}, news
 
     async def _write(
         self,
         connection: Connection,
-        verdicts: Sequence[tuple[Invoice, Verdict]],
+        judged: Sequence[Judged],
         now: datetime,
         resolution: str,
-        numbers: Mapping[InvoiceId, int | None],
+        handled: Statement | None = None,
     ) -> list[Event]:
         """Write what the verdicts ask for; returns the news, for the log once it is committed."""
-        news: list[Event] = []
-        saved = [
-            Observed(verdict.invoice, next_check(verdict.invoice, now), numbers.get(verdict.invoice.id))
-            for _, verdict in verdicts
-        ]
-        await invoices.save(connection, saved, now)
-        cases = [(verdict.invoice, case) for _, verdict in verdicts for case in verdict.cases]
+        cases = [(one.verdict.invoice, case) for one in judged for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
-        closed = [(verdict.invoice.id, kind) for _, verdict in verdicts for kind in verdict.closes]
-        await attention.close_cases(connection, closed, resolution, now)
-        affected = _affected(verdicts)
-        periods_news = await self._apply(connection, affected, now) if affected else {}
-        for _, verdict in verdicts:
-            news += [fulfilment.invoice_news(name, verdict.invoice, now) for name in verdict.events]
-            news += periods_news.pop(verdict.invoice.id, [])
+        closed = [
+            (one.verdict.invoice.id, kind)
+            for one in judged
+            if one.purchase.has_cases
+            for kind in one.verdict.closes
+        ]
+        changes, of_periods = await _change_periods(connection, judged, now)
+        news: list[Event] = []
+        for one in judged:
+            invoice = one.verdict.invoice
+            news += [fulfilment.invoice_news(name, invoice, now) for name in one.verdict.events]
+            news += of_periods.get(invoice.id, ())
             news += [
-                fulfilment.case_news(verdict.invoice, case, now)
-                for case in verdict.cases
-                if (verdict.invoice.id, case.kind) in opened
+                fulfilment.case_news(invoice, case, now)
+                for case in one.verdict.cases
+                if (invoice.id, case.kind) in opened
             ]
-        await events.append(connection, news)
-        return news
-
-    async def _apply(
-        self,
-        connection: Connection,
-        affected: Mapping[UserId, Sequence[tuple[Invoice, Verdict]]],
-        now: datetime,
-    ) -> dict[InvoiceId, list[Event]]:
-        """Change the subscriptions of users; returns the news, by the invoice that made them."""
-        current = await subscriptions.lock_current(connection, affected)
-        processing = await invoices.load_processing(connection, affected)
-        changes: list[Change] = []
-        news: dict[InvoiceId, list[Event]] = {}
-        for user_id, verdicts in affected.items():
-            before: tuple[Subscription, ...] = (current[user_id],) if user_id in current else ()
-            if any(verdict.action in (Action.REVOKE, Action.REINSTATE) for _, verdict in verdicts):
-                before = await subscriptions.lock_history(connection, user_id)
-            # Saved before: an invoice just fulfilled is no longer among those that are confirming.
-            holding = bool(processing.get(user_id))
-            rows: tuple[Subscription, ...] = before
-            for invoice, verdict in verdicts:
-                outcome = _change(rows, verdict, now, holding=holding)
-                earlier, rows = rows, outcome.history
-                news.setdefault(invoice.id, []).extend(
-                    fulfilment.subscription_news(happening, rows, now) for happening in outcome.happenings
-                )
-                if verdict.action is Action.FULFIL:
-                    news[invoice.id] += fulfilment.quota_news(earlier, rows, now)
-            changes.append(Change(before, rows))
-        await fulfilment.write(connection, changes)
+        saved = [
+            Observed(one.verdict.invoice, next_check(one.verdict.invoice, now), one.number) for one in judged
+        ]
+        beside = [invoices.saving(saved, now), attention.closing(closed, resolution, now), handled]
+        await fulfilment.write(connection, changes, news, beside)
         return news
 
 
@@ -292,6 +284,44 @@ def _tell(news: Sequence[Event]) -> None:
             log.warning("money needs a decision: %s", event.data["kind"], extra=named)
         elif event.type.startswith("subscription."):
             log.info("%s", event.type.replace(".", " "), extra=named)
+
+
+async def _change_periods(
+    connection: Connection, judged: Sequence[Judged], now: datetime
+) -> tuple[list[Change], dict[InvoiceId, list[Event]]]:
+    """Apply verdicts to their users' subscriptions; returns the news by the invoice that made them."""
+    changes: list[Change] = []
+    news: dict[InvoiceId, list[Event]] = {}
+    of_users: dict[UserId, list[Judged]] = {}
+    for one in judged:
+        of_users.setdefault(one.purchase.invoice.user_id, []).append(one)
+    for user_id, each in of_users.items():
+        touching = [one for one in each if one.touches_periods]
+        if not touching:
+            continue
+        current = each[0].purchase.current
+        before: tuple[Subscription, ...] = () if current is None else (current,)
+        if any(one.verdict.action in (Action.REVOKE, Action.REINSTATE) for one in touching):
+            before = await subscriptions.lock_history(connection, user_id)
+        holding = _is_confirming(each)
+        rows = before
+        for one in touching:
+            outcome = _change(rows, one.verdict, now, holding=holding)
+            told = [fulfilment.subscription_news(each, outcome.history, now) for each in outcome.happenings]
+            if one.verdict.action is Action.FULFIL:
+                told += fulfilment.quota_news(rows, outcome.history, now)
+            news[one.verdict.invoice.id] = told
+            rows = outcome.history
+        changes.append(Change(before, rows))
+    return changes, news
+
+
+def _is_confirming(of_user: Sequence[Judged]) -> bool:
+    """Say whether any invoice of the user is confirming after these verdicts (R5)."""
+    known = {one.verdict.invoice.id for one in of_user}
+    return any(is_confirming(one.verdict.invoice) for one in of_user) or any(
+        invoice_id not in known for invoice_id in of_user[0].purchase.confirming
+    )
 
 
 def _change(rows: tuple[Subscription, ...], verdict: Verdict, now: datetime, *, holding: bool) -> Outcome:
@@ -320,19 +350,6 @@ def _change(rows: tuple[Subscription, ...], verdict: Verdict, now: datetime, *, 
 
 def _bought(rows: Sequence[Subscription], invoice_id: InvoiceId) -> SubscriptionId:
     return next(row.id for row in rows if row.invoice_id == invoice_id)
-
-
-def _affected(
-    verdicts: Sequence[tuple[Invoice, Verdict]],
-) -> dict[UserId, list[tuple[Invoice, Verdict]]]:
-    """Pick the users whose subscriptions are touched: by an action, or by a hold begun or ended (R5)."""
-    affected: dict[UserId, list[tuple[Invoice, Verdict]]] = {}
-    for before, verdict in verdicts:
-        confirming = InvoiceStatus.PROCESSING
-        held = (before.status is confirming) != (verdict.invoice.status is confirming)
-        if verdict.action is not Action.NOTHING or held:
-            affected.setdefault(before.user_id, []).append((before, verdict))
-    return affected
 
 
 def _outcome(match: set[InvoiceId], seen: Seen) -> str:

@@ -12,7 +12,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
 from kosmo_billing_daemon.store import nodes
 from kosmo_billing_daemon.store.nodes import Node
-from kosmo_billing_daemon.store.postgres import Connection, Pool, lock_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
 MOST_NODES = 32
 MAX_LABEL_LENGTH = 64
@@ -42,7 +42,6 @@ class Whitelist:
         _check_label(label)
 
         async def work(connection: Connection) -> tuple[Node, bool, bool]:
-            await lock_users(connection, [user_id])
             listed = {node.node_id: node for node in await nodes.load(connection, user_id)}
             known = listed.get(wanted)
             if known is None and len(listed) >= MOST_NODES:
@@ -55,7 +54,7 @@ class Whitelist:
                 await nodes.save(connection, user_id, node)
             return node, known is None, node != known
 
-        node, is_new, is_changed = await self.pool.retrying(work)
+        node, is_new, is_changed = await self.pool.retrying(work, locking_users([user_id]))
         if is_changed:
             self.changed()
         return node, is_new
@@ -65,10 +64,9 @@ class Whitelist:
         unwanted = _checked_id(node_id)
 
         async def work(connection: Connection) -> None:
-            await lock_users(connection, [user_id])
             await nodes.remove(connection, user_id, unwanted)
 
-        await self.pool.retrying(work)
+        await self.pool.retrying(work, locking_users([user_id]))
         self.changed()
 
 

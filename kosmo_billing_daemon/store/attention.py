@@ -6,6 +6,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Case, CaseKind, Invoice
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.together import Statement
 
 _OPEN = """
 INSERT INTO attention_cases AS c (invoice_id, user_id, kind, detail, amount, opened_at)
@@ -40,19 +41,15 @@ async def open_cases(
 
 
 _CLOSE = """
-UPDATE attention_cases AS c SET closed_at = $4, resolution = $3
+UPDATE attention_cases AS c SET
+    closed_at = coalesce(c.closed_at, $4), resolution = coalesce(c.resolution, $3)
 FROM unnest($1::uuid[], $2::text[]) AS row (invoice_id, kind)
-WHERE c.invoice_id = row.invoice_id AND c.kind = row.kind AND c.closed_at IS NULL
+WHERE c.invoice_id = row.invoice_id AND c.invoice_id = ANY ($1) AND c.kind = row.kind
 """
 
 
-async def close_cases(
-    connection: Connection, cases: Sequence[tuple[UUID, CaseKind]], resolution: str, now: datetime
-) -> int:
-    """Close what is open of these; returns how many."""
+def closing(cases: Sequence[tuple[UUID, CaseKind]], resolution: str, now: datetime) -> Statement | None:
+    """Close what is open of these."""
     if not cases:
-        return 0
-    result = await connection.execute(
-        _CLOSE, [invoice_id for invoice_id, _ in cases], [kind for _, kind in cases], resolution, now
-    )
-    return int(result.rpartition(" ")[2])
+        return None
+    return Statement(_CLOSE, [*zip(*cases, strict=True), resolution, now])

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from kosmo_billing_daemon.domain.invoices import Invoice
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.together import Statement
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One webhook POST, reduced to what it hints at."""
 
@@ -43,29 +47,63 @@ async def notify(connection: Connection) -> None:
     await connection.execute("SELECT pg_notify($1, 'deliveries')", CHANNEL)
 
 
-_UNHANDLED = """
-SELECT delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, claimed_status
-FROM webhook_deliveries WHERE handled_at IS NULL AND delivery_id <> ALL ($2::text[])
-ORDER BY received_at LIMIT $1
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Deliveries that nobody has handled, and which invoices of ours each may mean, as these are now.
+
+    ``number`` is that of the look at BTCPay that is about to be asked for.
+    """
+
+    deliveries: list[Delivery]
+    matches: list[set[InvoiceId]]
+    known: dict[InvoiceId, Invoice]
+    number: int
+
+
+# BTCPay's id is unique to a store, and our order id is ours alone; a hint mostly carries both.
+_WAITING = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT delivery_id, received_at, type, btcpay_invoice_id AS hinted_id, order_id, store_id, claimed_status
+    FROM webhook_deliveries WHERE handled_at IS NULL AND delivery_id <> ALL ($2::text[])
+    ORDER BY received_at LIMIT $1)
+SELECT found.*, (SELECT nextval('observations')), waiting.* FROM waiting LEFT JOIN LATERAL (
+    SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = hinted_id
+    UNION ALL
+    SELECT {COLUMNS} FROM btcpay_invoices
+    WHERE btcpay_invoice_id IS DISTINCT FROM hinted_id AND id = CASE
+        WHEN order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
+        THEN order_id::uuid END
+) AS found ON true
+ORDER BY received_at
 """
 
 
-async def load_unhandled(connection: Connection, limit: int, but: Sequence[str] = ()) -> list[Delivery]:
+async def load_waiting(connection: Connection, limit: int, but: Sequence[str] = ()) -> Waiting | None:
     """Return the oldest deliveries nobody has handled, without those named in ``but``."""
-    return [Delivery(**row) for row in await connection.fetch(_UNHANDLED, limit, list(but))]
+    matches: dict[Delivery, set[InvoiceId]] = {}
+    known: dict[InvoiceId, Invoice] = {}
+    number = 0
+    for row in await connection.fetch(_WAITING, limit, list(but)):
+        number = row[WIDTH]
+        match = matches.setdefault(Delivery(*row[WIDTH + 1 :]), set())
+        if row["id"] is not None:
+            match.add(row["id"])
+            known[row["id"]] = invoice(row)
+    return Waiting(list(matches), list(matches.values()), known, number) if matches else None
 
 
+# No word of handled_at in the condition: the index of what is unhandled would be read from end to end.
 _MARK = """
-UPDATE webhook_deliveries AS d SET handled_at = $3, outcome = row.outcome
+UPDATE webhook_deliveries AS d SET
+    handled_at = coalesce(handled_at, $3), outcome = coalesce(d.outcome, row.outcome)
 FROM unnest($1::text[], $2::text[]) AS row (delivery_id, outcome)
-WHERE d.delivery_id = row.delivery_id AND d.handled_at IS NULL
+WHERE d.delivery_id = row.delivery_id AND d.delivery_id = ANY ($1)
 """
 
 
-async def mark_handled(connection: Connection, outcomes: Sequence[tuple[str, str]], now: datetime) -> None:
+def marking_handled(outcomes: Sequence[tuple[str, str]], now: datetime) -> Statement | None:
     """Note what became of deliveries, given as ``(delivery id, outcome)``."""
-    if outcomes:
-        await connection.execute(_MARK, [o[0] for o in outcomes], [o[1] for o in outcomes], now)
+    return Statement(_MARK, [*zip(*outcomes, strict=True), now]) if outcomes else None
 
 
 async def remove_handled(connection: Connection, before: datetime, limit: int) -> int:

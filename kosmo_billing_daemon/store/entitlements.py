@@ -12,9 +12,8 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.entitlements import Entitlement, entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.subscriptions import COLUMNS, subscription
-
-PREFIXED = ", ".join(f"s.{name.strip()}" for name in COLUMNS.replace("user_id,", "").split(","))
+from kosmo_billing_daemon.store.subscriptions import COLUMNS, WIDTH, subscription
+from kosmo_billing_daemon.store.together import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,106 +26,59 @@ class Versioned:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One acknowledged publication."""
+    """One acknowledged publication, and what it said."""
 
     user_id: UUID
     version: int
     sequence: int
+    document: str
 
 
-_CONTENT = f"""
-SELECT due.user_id, due.version, {PREFIXED}, CASE WHEN s.scope = 'whitelist' THEN ARRAY(
-        SELECT node_id FROM whitelisted_nodes AS n WHERE n.user_id = due.user_id ORDER BY node_id
-    ) END AS nodes
+CONTENT = f"""
+{", ".join(f"s.{name.strip()}" for name in COLUMNS.split(","))}, due.user_id, due.version,
+CASE WHEN s.scope = 'whitelist' THEN ARRAY(
+    SELECT node_id FROM whitelisted_nodes AS n WHERE n.user_id = due.user_id ORDER BY node_id) END AS nodes
+"""
+"""What a document says, of ``FROM_DUE``: the user's current or else last subscription, and the nodes."""
+
+FROM_DUE = """
 FROM due LEFT JOIN LATERAL (
     SELECT * FROM subscriptions WHERE user_id = due.user_id
     ORDER BY status IN ('active', 'grace') DESC, ended_at DESC, number DESC LIMIT 1
 ) AS s ON true
 """
 
-_URGENT = f"""
-WITH due AS MATERIALIZED (
-    SELECT user_id, version FROM entitlements
-    WHERE urgent_version > published_version AND user_id <> ALL ($2::uuid[])
-    ORDER BY urgent_version DESC LIMIT $1)
-{_CONTENT}
-"""
-
-_USED = f"""
-WITH due AS MATERIALIZED (
-    SELECT user_id, version FROM entitlements
-    WHERE waits AND coalesce(published_at, '-infinity') <= $3 AND user_id <> ALL ($2::uuid[])
-    ORDER BY coalesce(published_at, '-infinity') LIMIT $1)
-{_CONTENT}
-"""
-
-
-async def is_waiting(connection: Connection) -> bool:
-    """Say whether any change waits, be it only because of its user's last publication."""
-    waiting: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM entitlements WHERE waits)")
-    return waiting
-
-
-_AFTER = f"""
-WITH due AS MATERIALIZED (
-    SELECT user_id, version, published_sequence FROM entitlements
-    WHERE published_sequence > $1 AND published_sequence <= $2 ORDER BY published_sequence LIMIT $3)
-{_CONTENT.replace("due.version,", "due.version, due.published_sequence,")}
-ORDER BY due.published_sequence
-"""
-
 _OF_USERS = f"""
 WITH due AS MATERIALIZED (SELECT user_id, version FROM entitlements WHERE user_id = ANY ($1::uuid[]))
-{_CONTENT}
+SELECT {CONTENT} {FROM_DUE}
 """
 
 
-def _versioned(row: Any) -> Versioned:
-    user_id = UserId(row["user_id"])
-    bought = None if row["id"] is None else subscription(row)
-    return Versioned(row["version"], entitlement(user_id, bought, tuple(row["nodes"] or ())))
-
-
-async def load_urgent(connection: Connection, limit: int, but: Sequence[UUID]) -> list[Versioned]:
-    """Return the latest changes of rights that nobody was told, without users named in ``but``."""
-    return [_versioned(row) for row in await connection.fetch(_URGENT, limit, list(but))]
-
-
-async def load_used(
-    connection: Connection, limit: int, but: Sequence[UUID], published_before: datetime
-) -> list[Versioned]:
-    """Return changes of any kind, of users whose last publication was before ``published_before``.
-
-    Who was told longest ago comes first.
-    """
-    return [_versioned(row) for row in await connection.fetch(_USED, limit, list(but), published_before)]
-
-
-async def load_published_after(
-    connection: Connection, after: int, until: int, limit: int
-) -> list[tuple[int, Versioned]]:
-    """Return what was published in the sequence ``(after, until]``, in order, as it is now."""
-    rows = await connection.fetch(_AFTER, after, until, limit)
-    return [(row["published_sequence"], _versioned(row)) for row in rows]
+def versioned(row: Any) -> Versioned:
+    """Read a row that begins with ``CONTENT``."""
+    user_id, version, nodes = row[WIDTH : WIDTH + 3]
+    bought = None if row[0] is None else subscription(row)
+    return Versioned(version, entitlement(user_id, bought, tuple(nodes or ())))
 
 
 async def load_of_users(connection: Connection, users: Sequence[UUID]) -> dict[UserId, Versioned]:
     """Return what these users may do; users without a document are missing."""
     rows = await connection.fetch(_OF_USERS, list(users))
-    return {UserId(row["user_id"]): _versioned(row) for row in rows}
+    found = [versioned(row) for row in rows]
+    return {one.entitlement.user_id: one for one in found}
 
 
 _RISEN = f"""
 WITH due AS MATERIALIZED (
     SELECT e.user_id, e.version FROM unnest($1::uuid[], $2::bigint[]) AS known (user_id, version)
     JOIN entitlements AS e ON e.user_id = known.user_id AND e.version > known.version)
-{_CONTENT}
+SELECT {CONTENT} {FROM_DUE}
 """
 
 
 async def load_risen(connection: Connection, known: Mapping[UserId, int]) -> list[Versioned]:
     """Return the documents of those users whose version is greater than the one known."""
-    return [_versioned(row) for row in await connection.fetch(_RISEN, list(known), list(known.values()))]
+    return [versioned(row) for row in await connection.fetch(_RISEN, list(known), list(known.values()))]
 
 
 _MARK = """
@@ -135,10 +87,10 @@ WITH locked AS (
     ORDER BY user_id FOR UPDATE SKIP LOCKED)
 UPDATE entitlements AS e SET
     published_version = greatest(e.published_version, row.version),
-    published_sequence = row.sequence, published_at = $4
-FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS row (user_id, version, sequence)
+    published_sequence = row.sequence, published_document = row.document, published_at = $5
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) AS row (user_id, version, sequence, document)
 JOIN locked ON locked.user_id = row.user_id
-WHERE e.user_id = row.user_id
+WHERE e.user_id = row.user_id AND e.user_id = ANY ($1)
 RETURNING e.user_id, locked.published_version = 0 AS is_first, e.version > e.published_version AS is_behind
 """
 
@@ -151,20 +103,19 @@ class Marked:
     is_behind: bool
 
 
-async def mark_published(
-    connection: Connection, published: Sequence[Published], now: datetime
-) -> dict[UUID, Marked]:
-    """Note acknowledged publications; returns who was marked.
+def marking(published: Sequence[Published], now: datetime) -> Statement | None:
+    """Note acknowledged publications; returns rows for ``marked``.
 
     Never waits for a writer: a row that is locked is left out and says that it waits as before.
     """
-    rows = await connection.fetch(
-        _MARK,
-        [p.user_id for p in published],
-        [p.version for p in published],
-        [p.sequence for p in published],
-        now,
-    )
+    if not published:
+        return None
+    columns = zip(*((p.user_id, p.version, p.sequence, p.document) for p in published), strict=True)
+    return Statement(_MARK, [*columns, now])
+
+
+def marked(rows: Sequence[Any]) -> dict[UUID, Marked]:
+    """Say who was marked."""
     return {row["user_id"]: Marked(row["is_first"], row["is_behind"]) for row in rows}
 
 
@@ -223,27 +174,40 @@ async def raise_versions(connection: Connection, above: int, users: Sequence[UUI
     return int(result.rpartition(" ")[2])
 
 
-async def load_users_with_documents(connection: Connection, first: UUID, last: UUID) -> dict[UUID, int]:
-    """Return the published version of every user between two ids, both included."""
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The version last published, and what it said if this release published it."""
+
+    version: int
+    document: str | None
+
+    def said(self, payload: bytes) -> bool:
+        """Say whether that is what was published, word for word."""
+        return self.document is not None and self.document.encode() == payload
+
+
+async def load_published_between(connection: Connection, first: UUID, last: UUID) -> dict[UUID, Publication]:
+    """Return what was last published of every user between two ids, both included."""
     rows = await connection.fetch(
-        "SELECT user_id, published_version FROM entitlements"
+        "SELECT user_id, published_version, published_document FROM entitlements"
         " WHERE published_version > 0 AND user_id BETWEEN $1 AND $2",
         first,
         last,
     )
-    return {row["user_id"]: row["published_version"] for row in rows}
+    return {user_id: Publication(version, document) for user_id, version, document in rows}
 
 
-async def touch(connection: Connection, users: Sequence[UUID]) -> None:
+_TOUCH = """
+UPDATE entitlements SET published_version = version - 1, urgent_version = CASE
+    WHEN urgent_version > published_version THEN urgent_version ELSE least(urgent_version, version - 1) END
+WHERE user_id IN (
+    SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[]) ORDER BY user_id FOR UPDATE)
+"""
+
+
+def touching(users: Sequence[UUID]) -> Statement | None:
     """Have these users' documents published again: the broker lost them. Changes of rights go before."""
-    await connection.execute(
-        "UPDATE entitlements SET published_version = version - 1, urgent_version = CASE"
-        " WHEN urgent_version > published_version THEN urgent_version"
-        " ELSE least(urgent_version, version - 1) END"
-        " WHERE user_id IN (SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[])"
-        " ORDER BY user_id FOR UPDATE)",
-        list(users),
-    )
+    return Statement(_TOUCH, [users]) if users else None
 
 
 async def oldest_waiting(connection: Connection) -> datetime | None:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.together import Statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +34,19 @@ ORDER BY place
 """
 
 
-async def append(connection: Connection, events: Sequence[Event]) -> None:
+def appending(events: Sequence[Event]) -> Statement | None:
     """Append news in order."""
-    if events:
-        await connection.execute(
-            _APPEND,
+    if not events:
+        return None
+    return Statement(
+        _APPEND,
+        [
             [event.type for event in events],
             [event.user_id for event in events],
             [json.dumps(event.data) for event in events],
             [event.occurred_at for event in events],
-        )
+        ],
+    )
 
 
 def _event(row: Any) -> Event:
@@ -55,22 +59,12 @@ def _event(row: Any) -> Event:
     )
 
 
-_UNPUBLISHED = """
-SELECT id, type, user_id, data, occurred_at FROM events
-WHERE published_at IS NULL AND id <> ALL ($2::bigint[]) ORDER BY id LIMIT $1
-"""
+_MARK = "UPDATE events SET published_at = $2 WHERE id = ANY ($1::bigint[])"
 
 
-async def load_unpublished(connection: Connection, limit: int, but: Sequence[int] = ()) -> list[Event]:
-    """Return the oldest events that nobody was told, without those named in ``but``."""
-    return [_event(row) for row in await connection.fetch(_UNPUBLISHED, limit, list(but))]
-
-
-async def mark_published(connection: Connection, ids: Sequence[int], now: datetime) -> None:
+def marking(ids: Sequence[int], now: datetime) -> Statement | None:
     """Note that these events were acknowledged by the broker."""
-    await connection.execute(
-        "UPDATE events SET published_at = $2 WHERE id = ANY ($1::bigint[])", list(ids), now
-    )
+    return Statement(_MARK, [ids, now]) if ids else None
 
 
 async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Event]:

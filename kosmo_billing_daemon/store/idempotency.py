@@ -7,6 +7,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.together import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,14 @@ ON CONFLICT (user_id, key) DO UPDATE SET
 """
 
 
-async def save(connection: Connection, bound: Mapping[Named, Bound], now: datetime) -> None:
+def saving(bound: Mapping[Named, Bound], now: datetime) -> Statement | None:
     """Bind keys to invoices, in place of whatever they were bound to. Their users are locked."""
-    if bound:
-        await connection.execute(
-            _SAVE,
-            [user for user, _ in bound],
-            [key for _, key in bound],
-            [entry.fingerprint for entry in bound.values()],
-            [entry.invoice_id for entry in bound.values()],
-            [entry.is_new for entry in bound.values()],
-            now,
-        )
+    if not bound:
+        return None
+    values = [
+        (user, key, entry.fingerprint, entry.invoice_id, entry.is_new) for (user, key), entry in bound.items()
+    ]
+    return Statement(_SAVE, [*zip(*values, strict=True), now])
 
 
 _SAVE_REPLY = """

@@ -1,15 +1,16 @@
 """Invoices in and out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
-from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price, Scope
+from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.store.postgres import Connection, locking
+from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.together import Statement
 
 COLUMNS = """
 id, user_id, plan_type, amount, currency, period, quota, scope, features, status, payment, effect,
@@ -18,30 +19,55 @@ late_unconfirmed_at
 """
 
 
+WIDTH = COLUMNS.count(",") + 1
+
+
 def invoice(row: Any) -> Invoice:
-    """Build the domain object from a row with ``COLUMNS``."""
+    """Build the domain object from a row that begins with ``COLUMNS``."""
+    (
+        invoice_id,
+        user_id,
+        plan_type,
+        amount,
+        currency,
+        period,
+        quota,
+        scope,
+        features,
+        status,
+        payment,
+        effect,
+        btcpay_invoice_id,
+        checkout_url,
+        redirect_url,
+        paid_amount,
+        created_at,
+        expires_at,
+        settled_at,
+        late_unconfirmed_at,
+    ) = row[:WIDTH]
     return Invoice(
-        id=InvoiceId(row["id"]),
-        user_id=UserId(row["user_id"]),
+        id=invoice_id,
+        user_id=user_id,
         plan=Plan(
-            plan_type=PlanType(row["plan_type"]),
-            price=Price(row["amount"], row["currency"]),
-            period=row["period"],
-            quota=row["quota"],
-            scope=Scope(row["scope"]),
-            features=tuple(row["features"]),
+            plan_type=plan_type,
+            price=Price(amount, currency),
+            period=period,
+            quota=quota,
+            scope=Scope(scope),
+            features=tuple(features),
         ),
-        status=InvoiceStatus(row["status"]),
-        payment=Payment(row["payment"]),
-        effect=Effect(row["effect"]),
-        btcpay_invoice_id=row["btcpay_invoice_id"],
-        checkout_url=row["checkout_url"],
-        redirect_url=row["redirect_url"],
-        paid_amount=row["paid_amount"],
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-        settled_at=row["settled_at"],
-        late_unconfirmed_at=row["late_unconfirmed_at"],
+        status=InvoiceStatus(status),
+        payment=Payment(payment),
+        effect=Effect(effect),
+        btcpay_invoice_id=btcpay_invoice_id,
+        checkout_url=checkout_url,
+        redirect_url=redirect_url,
+        paid_amount=paid_amount,
+        created_at=created_at,
+        expires_at=expires_at,
+        settled_at=settled_at,
+        late_unconfirmed_at=late_unconfirmed_at,
     )
 
 
@@ -50,46 +76,35 @@ INSERT INTO btcpay_invoices (
     id, user_id, plan_type, amount, currency, period, quota, scope, features, status, redirect_url,
     created_at, next_check_at)
 SELECT id, user_id, plan_type, amount, currency, period, quota, scope, string_to_array(features, ','),
-    'reserved', redirect_url, created_at, $11
+    'reserved', redirect_url, created_at, $12
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::interval[], $7::bigint[], $8::text[],
-    $9::text[], $10::text[], $12::timestamptz[]) AS row (
+    $9::text[], $10::text[], $11::timestamptz[]) AS row (
     id, user_id, plan_type, amount, currency, period, quota, scope, features, redirect_url, created_at)
 """
 
 
-async def reserve(connection: Connection, reserved: Sequence[Invoice], orphaned_at: datetime) -> None:
+def reserving(reserved: Sequence[Invoice], orphaned_at: datetime) -> Statement | None:
     """Insert reservations; reconciliation looks after them from ``orphaned_at`` on."""
-    if reserved:
-        await connection.execute(
-            _RESERVE,
-            [row.id for row in reserved],
-            [row.user_id for row in reserved],
-            [row.plan.plan_type for row in reserved],
-            [row.plan.price.amount for row in reserved],
-            [row.plan.price.currency for row in reserved],
-            [row.plan.period for row in reserved],
-            [row.plan.quota for row in reserved],
-            [row.plan.scope for row in reserved],
-            [",".join(row.plan.features) for row in reserved],
-            [row.redirect_url for row in reserved],
-            orphaned_at,
-            [row.created_at for row in reserved],
+    if not reserved:
+        return None
+    values = [
+        (
+            row.id,
+            row.user_id,
+            row.plan.plan_type,
+            row.plan.price.amount,
+            row.plan.price.currency,
+            row.plan.period,
+            row.plan.quota,
+            row.plan.scope,
+            ",".join(row.plan.features),
+            row.redirect_url,
+            row.created_at,
         )
-
-
-_OPEN = f"""
-SELECT {COLUMNS} FROM btcpay_invoices
-WHERE user_id = ANY ($1::uuid[]) AND status IN ('reserved', 'new', 'processing') ORDER BY created_at
-"""
-
-
-async def load_open(connection: Connection, users: Iterable[UUID]) -> dict[UserId, list[Invoice]]:
-    """Return, for each user who has some, the invoices whose end is not known yet, oldest first."""
-    found: dict[UserId, list[Invoice]] = {}
-    for row in await connection.fetch(_OPEN, list(users)):
-        found.setdefault(UserId(row["user_id"]), []).append(invoice(row))
-    return found
+        for row in reserved
+    ]
+    return Statement(_RESERVE, [*zip(*values, strict=True), orphaned_at])
 
 
 _PROCESSING = """
@@ -112,29 +127,6 @@ _LOAD = f"SELECT {COLUMNS} FROM btcpay_invoices WHERE id = ANY ($1::uuid[])"
 async def load(connection: Connection, ids: Iterable[UUID]) -> dict[InvoiceId, Invoice]:
     """Return these invoices as they are now."""
     return {InvoiceId(row["id"]): invoice(row) for row in await connection.fetch(_LOAD, list(ids))}
-
-
-_LOCK_OWNERS = locking("(SELECT DISTINCT user_id::text FROM btcpay_invoices WHERE id = ANY ($1::uuid[]))")
-
-
-async def lock_owners(connection: Connection, ids: Iterable[UUID]) -> None:
-    """Lock the users whose invoices these are (``lock_users``), to do so before the invoices."""
-    await connection.execute(_LOCK_OWNERS, list(ids))
-
-
-_LOCK = (
-    f"SELECT {COLUMNS}, observation FROM btcpay_invoices WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE"
-)
-
-
-async def lock(connection: Connection, looks: Mapping[InvoiceId, int | None]) -> dict[InvoiceId, Invoice]:
-    """Return and lock these invoices, without those that a later look than the one given has seen."""
-    found: dict[InvoiceId, Invoice] = {}
-    for row in await connection.fetch(_LOCK, list(looks)):
-        number = looks[row["id"]]
-        if number is None or row["observation"] < number:
-            found[InvoiceId(row["id"])] = invoice(row)
-    return found
 
 
 async def number_observation(connection: Connection) -> int:
@@ -248,7 +240,7 @@ FROM unnest(
     $8::numeric[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[]) AS row (
     id, status, payment, effect, btcpay_invoice_id, checkout_url, expires_at, paid_amount, settled_at,
     late_unconfirmed_at, next_check_at, observation)
-WHERE i.id = row.id
+WHERE i.id = row.id AND i.id = ANY ($1)
 """
 
 
@@ -261,53 +253,25 @@ class Observed:
     observation: int | None = None
 
 
-async def save(connection: Connection, rows: Sequence[Observed], now: datetime) -> None:
+def saving(rows: Sequence[Observed], now: datetime) -> Statement | None:
     """Write observed invoices."""
-    if rows:
-        values = [
-            (
-                row.invoice.id,
-                row.invoice.status,
-                row.invoice.payment,
-                row.invoice.effect,
-                row.invoice.btcpay_invoice_id,
-                row.invoice.checkout_url,
-                row.invoice.expires_at,
-                row.invoice.paid_amount,
-                row.invoice.settled_at,
-                row.invoice.late_unconfirmed_at,
-                row.next_check_at,
-                row.observation,
-            )
-            for row in rows
-        ]
-        await connection.execute(_SAVE, *[list(column) for column in zip(*values, strict=True)], now)
-
-
-_MATCH = f"""
-WITH hint AS (
-    SELECT btcpay_id, place, CASE
-        WHEN order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
-        THEN order_id::uuid END AS our_id
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS row (btcpay_id, order_id, place))
-SELECT hint.place, {COLUMNS} FROM hint JOIN btcpay_invoices AS i ON i.btcpay_invoice_id = hint.btcpay_id
-UNION ALL
-SELECT hint.place, {COLUMNS} FROM hint JOIN btcpay_invoices AS i ON i.id = hint.our_id
-"""
-
-
-async def match(
-    connection: Connection, hints: Sequence[tuple[str | None, str | None]]
-) -> tuple[list[set[InvoiceId]], dict[InvoiceId, Invoice]]:
-    """Find the invoices meant by hints ``(BTCPay's invoice id, our order id)``.
-
-    Returns which of ours each hint may mean, and these invoices as they are now.
-    """
-    found: list[set[InvoiceId]] = [set() for _ in hints]
-    known: dict[InvoiceId, Invoice] = {}
-    for row in await connection.fetch(_MATCH, [hint[0] for hint in hints], [hint[1] for hint in hints]):
-        invoice_id = InvoiceId(row["id"])
-        found[row["place"] - 1].add(invoice_id)
-        if invoice_id not in known:
-            known[invoice_id] = invoice(row)
-    return found, known
+    if not rows:
+        return None
+    values = [
+        (
+            row.invoice.id,
+            row.invoice.status,
+            row.invoice.payment,
+            row.invoice.effect,
+            row.invoice.btcpay_invoice_id,
+            row.invoice.checkout_url,
+            row.invoice.expires_at,
+            row.invoice.paid_amount,
+            row.invoice.settled_at,
+            row.invoice.late_unconfirmed_at,
+            row.next_check_at,
+            row.observation,
+        )
+        for row in rows
+    ]
+    return Statement(_SAVE, [*zip(*values, strict=True), now])

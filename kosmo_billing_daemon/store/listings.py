@@ -88,7 +88,10 @@ async def lock_case(connection: Connection, number: int) -> ListedCase | None:
 
 
 _FIND = f"""
-SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = $1 OR id = $2 ORDER BY id LIMIT 1
+SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = $1
+UNION ALL
+SELECT {COLUMNS} FROM btcpay_invoices WHERE id = $2
+LIMIT 1
 """
 
 
@@ -117,7 +120,7 @@ async def load_invoices(
 
 
 _AWAITED = f"""
-SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at IS NOT NULL ORDER BY id
+SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at IS NOT NULL ORDER BY next_check_at, id
 """
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, TypeVar
+from uuid import UUID
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -103,8 +104,12 @@ class Database:
                 "tcp_keepalives_idle": "4",
                 "tcp_keepalives_interval": "2",
                 "tcp_keepalives_count": "3",
-                # Plans chosen for one batch size must not be kept for another (unnest of 1 or 500).
-                "plan_cache_mode": "auto",
+                # Planned once, since planning takes as long as most of our statements. So a plan must be good
+                # for any size of tables that may have been empty when it was made: row by row along an index.
+                # (A bitmap reads all of what waits, and never learns that it waits no more.)
+                "plan_cache_mode": "force_generic_plan",
+                "enable_seqscan": "off",
+                "enable_bitmapscan": "off",
             },
         }
 
@@ -203,49 +208,52 @@ class Pool:
             raise
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Borrow a connection within one transaction: all or nothing."""
+    async def transaction(self, first: str = "") -> AsyncIterator[Connection]:
+        """Borrow a connection within one transaction: all or nothing.
+
+        ``first`` is a statement without arguments (``locking_users``, say), sent together with BEGIN.
+        """
         async with self.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
             try:
+                await connection.execute(f"BEGIN; {first}")
                 yield connection
             except asyncio.CancelledError:
                 raise  # the connection is cut, and that rolls back; asking for it would wait for an answer
             except BaseException:
-                await transaction.rollback()
+                await connection.execute("ROLLBACK")
                 raise
-            await transaction.commit()
+            if await connection.execute("COMMIT") != "COMMIT":  # what PostgreSQL says of one that had failed
+                raise RuntimeError("a statement of the transaction failed and nobody was told")
 
-    async def retrying(self, work: Callable[[Connection], Awaitable[T]], *, tries: int = 4) -> T:
-        """Run ``work`` in a transaction, again when it lost against another one."""
+    async def retrying(
+        self, work: Callable[[Connection], Awaitable[T]], first: str = "", *, tries: int = 4
+    ) -> T:
+        """Run ``work`` in a transaction (after ``first``), again when it lost against another one."""
         for _ in range(tries - 1):
             try:
-                async with self.transaction() as connection:
+                async with self.transaction(first) as connection:
                     return await work(connection)
             except RetryTransaction as error:
                 log.info("transaction is tried again: %s", error)
-        async with self.transaction() as connection:
+        async with self.transaction(first) as connection:
             return await work(connection)
 
 
-def locking(users: str) -> str:
-    """Write the statement that serialises changes of users' purchases until the transaction ends.
+def locking_users(users: Iterable[UUID]) -> str:
+    """Return the statement that serialises changes of users' purchases until the transaction ends.
 
-    ``users`` is a source of one column of ids as text. Locks are taken in order, so that two batches cannot
-    deadlock. Advisory, because a user without a row must be lockable too, and because row locks on
-    ``entitlements`` are taken after those on ``subscriptions`` by every other writer's trigger.
+    Locks are taken in order, so that two batches cannot deadlock. Advisory, because a user without a row
+    must be lockable too, and because row locks on ``entitlements`` are taken after those on
+    ``subscriptions`` by every other writer's trigger.
     """
-    # A class of their own: a user whose hash met the leader's would wait for as long as it leads.
-    return f"""
-SELECT pg_advisory_xact_lock(1802465134, hashtext(user_id))
-FROM (SELECT user_id FROM {users} AS u (user_id) ORDER BY hashtext(user_id)) AS ordered
-"""
+    return f"SELECT lock_users({_literal(users)})"
 
 
-_LOCK_USERS = locking("unnest($1::text[])")
+def locking_owners(invoices: Iterable[UUID]) -> str:
+    """Return the statement that locks the users whose invoices these are, before the invoices."""
+    return f"SELECT lock_owners({_literal(invoices)})"
 
 
-async def lock_users(connection: Connection, users: Iterable[Any]) -> None:
-    """Lock users, as ``locking`` says."""
-    await connection.execute(_LOCK_USERS, list({str(user) for user in users}))
+def _literal(ids: Iterable[UUID]) -> str:
+    """Write ids where arguments cannot stand; a ``UUID`` is written with digits and hyphens alone."""
+    return f"'{{{','.join(str(UUID(int=each.int)) for each in ids)}}}'::uuid[]"

@@ -1,24 +1,21 @@
-"""Subscriptions in and out. Loading locks the rows; the users are locked before (``lock_users``)."""
+"""Subscriptions in and out. Loading locks the rows; the users are locked before (``locking_users``)."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
-from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price, Scope
+from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import (
     Carried,
-    InvoiceId,
     Rule,
     Source,
     Status,
     Subscription,
-    SubscriptionId,
     UserId,
 )
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.together import Statement
 
 COLUMNS = """
 id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope, features,
@@ -27,36 +24,60 @@ messages_used_at_end, carried_rule, carried_from, carried_time, carried_messages
 """
 
 
-def subscription(row: "asyncpg.Record | Any") -> Subscription:
-    """Build the domain object from a row with ``COLUMNS``."""
+WIDTH = COLUMNS.count(",") + 1
+
+
+def subscription(row: Any) -> Subscription:
+    """Build the domain object from a row that begins with ``COLUMNS``."""
+    (
+        subscription_id,
+        user_id,
+        invoice_id,
+        source,
+        plan_type,
+        price_amount,
+        price_currency,
+        period,
+        quota,
+        scope,
+        features,
+        status,
+        valid_from,
+        valid_until,
+        grace_until,
+        ended_at,
+        revoked_at,
+        messages_limit,
+        messages_used,
+        messages_used_at_end,
+        carried_rule,
+        carried_from,
+        carried_time,
+        carried_messages,
+    ) = row[:WIDTH]
     return Subscription(
-        id=SubscriptionId(row["id"]),
-        user_id=UserId(row["user_id"]),
-        invoice_id=None if row["invoice_id"] is None else InvoiceId(row["invoice_id"]),
-        source=Source(row["source"]),
+        id=subscription_id,
+        user_id=user_id,
+        invoice_id=invoice_id,
+        source=Source(source),
         plan=Plan(
-            plan_type=PlanType(row["plan_type"]),
-            price=Price(row["price_amount"], row["price_currency"]),
-            period=row["period"],
-            quota=row["quota"],
-            scope=Scope(row["scope"]),
-            features=tuple(row["features"]),
+            plan_type=plan_type,
+            price=Price(price_amount, price_currency),
+            period=period,
+            quota=quota,
+            scope=Scope(scope),
+            features=tuple(features),
         ),
-        status=Status(row["status"]),
-        valid_from=row["valid_from"],
-        valid_until=row["valid_until"],
-        grace_until=row["grace_until"],
-        ended_at=row["ended_at"],
-        revoked_at=row["revoked_at"],
-        messages_limit=row["messages_limit"],
-        messages_used=row["messages_used"],
-        messages_used_at_end=row["messages_used_at_end"],
-        carried=Carried(
-            Rule(row["carried_rule"]),
-            None if row["carried_from"] is None else SubscriptionId(row["carried_from"]),
-            row["carried_time"],
-            row["carried_messages"],
-        ),
+        status=Status(status),
+        valid_from=valid_from,
+        valid_until=valid_until,
+        grace_until=grace_until,
+        ended_at=ended_at,
+        revoked_at=revoked_at,
+        messages_limit=messages_limit,
+        messages_used=messages_used,
+        messages_used_at_end=messages_used_at_end,
+        carried=Carried(Rule(carried_rule), carried_from, carried_time, carried_messages),
     )
 
 
@@ -121,10 +142,9 @@ ORDER BY place
 """
 
 
-async def append(connection: Connection, rows: Sequence[Subscription]) -> None:
+def appending(rows: Sequence[Subscription]) -> Statement | None:
     """Insert new subscriptions, in order. A second one for an invoice breaks R1's constraint."""
-    if rows:
-        await connection.execute(_APPEND, *_columns([_values(row) for row in rows]))
+    return Statement(_APPEND, _columns([_values(row) for row in rows])) if rows else None
 
 
 def _values(row: Subscription) -> tuple[Any, ...]:
@@ -168,38 +188,39 @@ FROM unnest(
     $7::bigint[], $8::bigint[], $9::text[], $10::uuid[], $11::interval[], $12::bigint[]) AS row (
     id, status, valid_until, grace_until, ended_at, revoked_at, messages_limit, messages_used_at_end,
     carried_rule, carried_from, carried_time, carried_messages)
-WHERE s.id = row.id
+WHERE s.id = row.id AND s.id = ANY ($1)
 """
 
 
-async def save(connection: Connection, rows: Sequence[Subscription]) -> None:
+def saving(rows: Sequence[Subscription]) -> Statement | None:
     """Write what the rules may change; ``messages_used`` is counted elsewhere and never written here.
 
     Rows that end must be saved before their successor is appended: at most one is current (R12).
     """
-    if rows:
-        values = [
-            (
-                row.id,
-                row.status,
-                row.valid_until,
-                row.grace_until,
-                row.ended_at,
-                row.revoked_at,
-                row.messages_limit,
-                row.messages_used_at_end,
-                row.carried.rule,
-                row.carried.from_id,
-                row.carried.time,
-                row.carried.messages,
-            )
-            for row in rows
-        ]
-        await connection.execute(_SAVE, *_columns(values))
+    if not rows:
+        return None
+    values = [
+        (
+            row.id,
+            row.status,
+            row.valid_until,
+            row.grace_until,
+            row.ended_at,
+            row.revoked_at,
+            row.messages_limit,
+            row.messages_used_at_end,
+            row.carried.rule,
+            row.carried.from_id,
+            row.carried.time,
+            row.carried.messages,
+        )
+        for row in rows
+    ]
+    return Statement(_SAVE, _columns(values))
 
 
-def _columns(values: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*values, strict=True)]
+def _columns(values: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(zip(*values, strict=True))
 
 
 _DUE = """

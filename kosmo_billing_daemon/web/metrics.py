@@ -1,8 +1,10 @@
 """``/metrics`` and the counting of requests; nothing about any user is in it."""
 
 from collections.abc import Awaitable, Callable
+from functools import cache
 
 from aiohttp import web
+from prometheus_client import Counter
 
 from kosmo_billing_daemon.metrics import CONTENT_TYPE, Metrics
 from kosmo_billing_daemon.web.problems import PROBLEM_CODE
@@ -14,10 +16,14 @@ def install(app: web.Application, metrics: Metrics, read: Callable[[], Awaitable
     async def expose(_request: web.Request) -> web.Response:
         return web.Response(body=await read(), headers={"Content-Type": CONTENT_TYPE})
 
+    @cache
+    def counter(method: str, route: str, status: int) -> Counter:
+        return metrics.requests.labels(method, route, str(status))
+
     async def count(request: web.BaseRequest, response: web.StreamResponse) -> None:
         resource = request.match_info.route.resource if isinstance(request, web.Request) else None
         route = "none" if resource is None else resource.canonical
-        metrics.requests.labels(_known(request.method), route, str(response.status)).inc()
+        counter(_known(request.method), route, response.status).inc()
         code = request.get(PROBLEM_CODE)
         if isinstance(code, str):
             metrics.refusals.labels(code).inc()

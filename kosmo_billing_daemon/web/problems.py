@@ -110,6 +110,8 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     """Answer errors as problems, and note each request at DEBUG."""
     begun = time.monotonic()
     response = await _answered(request, handler)
+    if not log.isEnabledFor(logging.DEBUG):
+        return response
     resource = request.match_info.route.resource
     log.debug(
         "request answered",

@@ -1,11 +1,12 @@
 """Answers as JSON. The rule it keeps: an amount is a JSON number with exactly the digits it has."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
+from json.encoder import encode_basestring
 from typing import Any
 from uuid import UUID
 
@@ -40,24 +41,29 @@ def encode(document: Any) -> str:
     match document:
         case Decimal():
             return _number(document)
-        case Mapping():
-            named = (f"{json.dumps(name)}:{encode(value)}" for name, value in document.items())
-            return "{" + ",".join(named) + "}"
-        case str() | bool() | int() | None:
-            return json.dumps(document, ensure_ascii=False)
+        case str():
+            return encode_basestring(document)
+        case bool() | int() | None:
+            return json.dumps(document)
         case datetime():
-            return json.dumps(rfc3339(document))
+            return f'"{rfc3339(document)}"'
         case UUID() | date():
-            return json.dumps(str(document))
-        case Sequence():
-            return "[" + ",".join(map(encode, document)) + "]"
+            return f'"{document}"'
         case _ if is_dataclass(document):
             values = (
                 (name, getattr(document, name), left_out) for name, left_out in _fields(document.__class__)
             )
-            return encode({name: value for name, value, left_out in values if value or not left_out})
+            return _object((name, value) for name, value, left_out in values if value or not left_out)
+        case Mapping():
+            return _object(document.items())
+        case Sequence():
+            return "[" + ",".join(map(encode, document)) + "]"
         case _:
             raise TypeError(f"{type(document).__name__} has no place in an answer")
+
+
+def _object(items: Iterable[tuple[str, Any]]) -> str:
+    return "{" + ",".join(f"{encode_basestring(name)}:{encode(value)}" for name, value in items) + "}"
 
 
 @cache

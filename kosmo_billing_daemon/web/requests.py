@@ -31,18 +31,15 @@ async def read_body(request: web.Request, *, most: int = MAX_BODY_BYTES) -> byte
             "unsupported_encoding",
             "send the body as it is, without Content-Encoding",
         )
-    too_large = HttpRefused(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"a body of at most {most} bytes is taken"
-    )
     if (request.content_length or 0) > most:
-        raise too_large
+        raise _too_large(most)
     body = bytearray()
     try:
         async with asyncio.timeout(request.app[keys.BODY_SECONDS]):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > most:
-                    raise too_large
+                    raise _too_large(most)
     except TimeoutError:
         raise HttpRefused(
             HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time"
@@ -50,6 +47,12 @@ async def read_body(request: web.Request, *, most: int = MAX_BODY_BYTES) -> byte
     except ConnectionError:  # nobody will read the answer
         raise HttpRefused(HTTPStatus.BAD_REQUEST, "malformed_request", "the body broke off") from None
     return bytes(body)
+
+
+def _too_large(most: int) -> HttpRefused:
+    return HttpRefused(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", f"a body of at most {most} bytes is taken"
+    )
 
 
 async def read_object(request: web.Request, kind: type[InvoiceRequest | NodeRequest]) -> Mapping[str, Any]:

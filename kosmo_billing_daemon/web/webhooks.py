@@ -24,7 +24,7 @@ from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.web import keys
 from kosmo_billing_daemon.web.documents import Recorded
 from kosmo_billing_daemon.web.problems import request_id
-from kosmo_billing_daemon.web.rendering import json_response
+from kosmo_billing_daemon.web.rendering import encode, json_bytes
 from kosmo_billing_daemon.web.requests import read_body
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ class Intake:
         )
 
 
+_RECORDED = encode(Recorded(recorded=True)).encode()
+
 INTAKE = web.AppKey("intake", Intake)
 
 
@@ -100,4 +102,4 @@ async def _receive(request: web.Request) -> web.Response:
             code="bad_signature",
         )
     await request.app[keys.INBOX].record(intake.delivery(body, request.app[keys.CLOCK]()))
-    return json_response(Recorded(recorded=True))
+    return json_bytes(_RECORDED)

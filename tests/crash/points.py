@@ -29,11 +29,15 @@ SHARED = {
     "store.idempotency",
     "store.invoices",
     "store.postgres",
+    "store.purchases",
     "store.subscriptions",
+    "store.together",
+    "store.unpublished",
     "store.usage",
 }
 PATHS = {
     "mqtt.conversation",
+    "mqtt.marks",
     "mqtt.publisher",
     "mqtt.repair",
     "mqtt.usage_intake",
@@ -95,7 +99,7 @@ PASSED_THROUGH = {
 }
 """Sites of everybody that only pass on, with the reason."""
 
-EFFECTS = {"self._link.send()", "self._link.acknowledge()", "link.acknowledge()"}
+EFFECTS = {"self._link.hand_over()", "self._link.send()", "self._link.acknowledge()", "link.acknowledge()"}
 """Calls that put bytes on their way without being awaited."""
 
 RUNTIME = "_crash"

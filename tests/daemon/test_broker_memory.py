@@ -179,3 +179,28 @@ async def test_a_watermark_removed_by_hand_only_costs_repetition(world: World) -
     assert "5 of 5 publications are to be repeated" in daemon.log
     assert {user_id: world.observer.documents[user_id]["version"] for user_id in users} == versions
     assert "restored from a backup" not in daemon.log
+
+
+async def test_what_is_repeated_is_repeated_word_for_word(
+    tmp_path: Path, database_url: str, forgetful: Mosquitto
+) -> None:
+    """A version is one document, for ever. What an earlier release published is written anew."""
+    async with world_around(tmp_path, database_url, forgetful) as world:
+        await world.daemon()
+        users = [uuid4() for _ in range(50)]
+        await grant(world, users)
+        await covered(world, 50)
+        before = await world.retained(TOPICS.entitlements_filter)
+        earlier, word_for_word = TOPICS.entitlement(users[0]), {*map(TOPICS.entitlement, users[1:])}
+        await world.execute("UPDATE entitlements SET published_document = NULL WHERE user_id = $1", users[0])
+        forgetful.kill()
+        await forgetful.start()
+        await until_complete(world, set(users), 5.0)
+        after = await world.retained(TOPICS.entitlements_filter)
+        assert {topic: after[topic] for topic in word_for_word} == {
+            topic: before[topic] for topic in word_for_word
+        }
+        assert after[earlier]["version"] == before[earlier]["version"]
+        assert after[earlier]["issued_at"] > before[earlier]["issued_at"]
+        kept = "SELECT count(*) FROM entitlements WHERE published_document IS NOT NULL AND NOT waits"
+        await until(lambda: world.value(f"SELECT ({kept}) = 50"), "everything kept as it was said")

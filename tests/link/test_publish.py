@@ -96,10 +96,10 @@ async def test_publish_keeps_within_the_slots(mosquitto: Mosquitto) -> None:
         mosquitto.freeze()
         tasks = [asyncio.create_task(link.publish(f"t/{n}", b"x", retain=True)) for n in range(12)]
         await asyncio.sleep(0.05)
-        assert len(link._pending) == 4
+        assert len(link._outbox._waiting) == 4
         mosquitto.thaw()
         await asyncio.gather(*tasks)
-        assert len(link._pending) == 0
+        assert len(link._outbox._waiting) == 0
 
 
 async def test_slot_of_a_caller_who_left_is_free_only_after_the_answer(mosquitto: Mosquitto) -> None:
@@ -113,7 +113,7 @@ async def test_slot_of_a_caller_who_left_is_free_only_after_the_answer(mosquitto
         left.cancel()
         gave_up.cancel()
         await asyncio.wait({left, gave_up})
-        assert len(link._pending) == 1
+        assert len(link._outbox._waiting) == 1
         mosquitto.thaw()
         await waiting
     assert set(await retained(mosquitto, "left", "waited", "never")) == {"left", "waited"}
@@ -255,5 +255,5 @@ async def test_answer_to_a_publication_never_sent_changes_nothing() -> None:
     async with scripted(CONNACK + bytes.fromhex("40 02 00 63")) as broker, connect(broker) as link:
         link.send("t", b"x")
         await asyncio.sleep(0)
-        assert len(link._pending) == 1
+        assert len(link._outbox._waiting) == 1
         link.drop("enough")

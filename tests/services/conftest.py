@@ -29,6 +29,7 @@ from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.postgres import Database, Pool
+from kosmo_billing_daemon.store.together import together
 from tests.demo.btcpay.conftest import HandClock
 
 STORE = "StoreOne"
@@ -299,7 +300,7 @@ async def reserve(shop: Shop, user: UserId) -> InvoiceId:
         id=InvoiceId(uuid4()), user_id=user, plan=plan, status=InvoiceStatus.RESERVED, created_at=now
     )
     async with shop.front.pool.transaction() as connection:
-        await invoices.reserve(connection, [reserved], now + ORPHANED_AFTER)
+        await together(connection, [invoices.reserving([reserved], now + ORPHANED_AFTER)])
     return reserved.id
 
 

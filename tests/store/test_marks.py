@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.store import entitlements, usage
+from kosmo_billing_daemon.store import unpublished, usage
 from kosmo_billing_daemon.store.postgres import RetryTransaction
 from kosmo_billing_daemon.store.usage import Columns
 from tests.store.conftest import Connector, Rows
@@ -29,8 +29,17 @@ async def test_the_newest_change_of_rights_goes_first(rows: Rows) -> None:
     users = [uuid4() for _ in range(5)]
     for user in users:
         await rows.subscribe(user)
-    newest = await entitlements.load_urgent(rows.connection, 2, [users[4]])
-    assert {versioned.entitlement.user_id for versioned in newest} == {users[3], users[2]}
+    found = await unpublished.load(
+        rows.connection,
+        documents=2,
+        news=2,
+        but=[users[4]],
+        but_used=users,
+        but_news=[],
+        told_before=NOW,
+        now=NOW,
+    )
+    assert {versioned.entitlement.user_id for versioned in found.urgent} == {users[3], users[2]}
 
 
 async def test_two_writers_of_one_message_count_it_once(connect: Connector) -> None:

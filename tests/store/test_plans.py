@@ -93,6 +93,11 @@ async def shop(connect: Connector) -> "asyncpg.Connection[Any]":
     return connection
 
 
+async def test_a_plan_made_for_empty_tables_is_good_for_full_ones(connect: Connector) -> None:
+    """Plans are kept: what is planned on the first day is carried out for months."""
+    assert await complaints(await connect()) == []
+
+
 async def test_no_statement_reads_a_growing_table_whole(shop: "asyncpg.Connection[Any]") -> None:
     assert await complaints(shop) == []
     for index in sorted(DROPPED):  # and a lost index is noticed

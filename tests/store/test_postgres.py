@@ -14,7 +14,7 @@ from kosmo_billing_daemon.store.postgres import (
     DatabaseAway,
     Pool,
     RetryTransaction,
-    lock_users,
+    locking_users,
 )
 from tests.store.conftest import Connector, Rows, somebody_waits
 
@@ -130,11 +130,11 @@ async def test_users_are_locked_until_the_transaction_ends(connect: Connector, u
 
     async def change(connection: "asyncpg.Connection[Any]") -> None:
         async with connection.transaction():
-            await lock_users(connection, [other, user])
+            await connection.execute(locking_users([other, user]))
             done.append("second")
 
     async with first.transaction():
-        await lock_users(first, [user, other, user])
+        await first.execute(locking_users([user, other, user]))
         waiting = asyncio.create_task(change(second))
         await somebody_waits(watcher)
         done.append("first")
@@ -149,7 +149,7 @@ async def test_batches_of_users_in_any_order_do_not_deadlock(connect: Connector)
         connection = await connect()
         for _ in range(10):
             async with connection.transaction():
-                await lock_users(connection, order)
+                await connection.execute(locking_users(order))
 
     async with asyncio.timeout(30):
         await asyncio.gather(change(users), change(users[::-1]), change(sorted(users)))
@@ -161,7 +161,7 @@ async def test_leading_never_keeps_a_user_waiting(connect: Connector, user: UUID
     for lock_class in (1802465133, 1802466157):
         await leader.execute("SELECT pg_advisory_lock($1, hashtext($2))", lock_class, str(user))
     async with asyncio.timeout(5), writer.transaction():
-        await lock_users(writer, [user])
+        await writer.execute(locking_users([user]))
 
 
 async def test_pool_knows_its_own_sessions_as_long_as_they_last(

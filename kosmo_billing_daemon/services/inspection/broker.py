@@ -26,6 +26,7 @@ from kosmo_billing_daemon.link import (
 from kosmo_billing_daemon.services.inspection import Finding
 from kosmo_billing_daemon.store import entitlements, listings
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.together import together
 
 PART = "broker"
 NOBODY = UUID(int=0)
@@ -69,7 +70,7 @@ async def inspect_beside_daemon(pool: Pool) -> Finding:
         if not users:
             fact = "no document waits for the running daemon (there is none yet)"
             return Finding(PART, True, fact)
-        await entitlements.touch(connection, users)
+        await together(connection, [entitlements.touching(users)])
         await listings.wake_publisher(connection)
     try:
         async with asyncio.timeout(PUBLISHED_WITHIN):

@@ -1,0 +1,112 @@
+"""From acknowledgements to the database, many in one statement: only then is a publication done."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from kosmo_billing_daemon.backoff import Backoff
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.mqtt.progress import Progress
+from kosmo_billing_daemon.store import entitlements, events
+from kosmo_billing_daemon.store.entitlements import Published
+from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.together import together
+
+LOCKED_WAIT = timedelta(seconds=0.1)  # a row that a writer holds cannot be marked; it is looked at after this
+
+
+class Marks:
+    """What was acknowledged over one link and is not marked yet.
+
+    ``advanced`` is called after each writing, ``passed_over`` when a look of meanwhile may have passed
+    something over.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        clock: Clock,
+        progress: Progress,
+        passed_over: Callable[[], None],
+        advanced: Callable[[], None],
+    ) -> None:
+        self.news: set[int] = set()  # sent and not yet marked
+        self.unmarked: dict[UUID, datetime] = {}  # published while a writer held the row; when to look again
+        self.looks = 0  # of the publisher at the database, so far
+        self._pool = pool
+        self._clock = clock
+        self._progress = progress
+        self._passed_over = passed_over
+        self._advanced = advanced
+        self._published: deque[Published] = deque()
+        self._told: deque[int] = deque()
+        self._lost: deque[UUID] = deque()
+        self._woken = asyncio.Event()
+
+    def published(self, published: Published) -> None:
+        self._published.append(published)
+        self._woken.set()
+
+    def told(self, event_id: int) -> None:
+        self._told.append(event_id)
+        self._woken.set()
+
+    def lost(self, user_id: UUID) -> None:
+        """Note a document that is not on the broker although its row says so."""
+        self._lost.append(user_id)
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Mark until cancelled."""
+        backoff = Backoff(0.1, 5.0)
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self.write()
+            except Unavailable:
+                self._woken.set()
+                await asyncio.sleep(backoff.failed())
+            else:
+                backoff.succeeded()
+
+    async def write(self) -> None:
+        """Mark what there is now; raises ``Unavailable`` and keeps it."""
+        published, told, lost = list(self._published), list(self._told), list(self._lost)
+        looks = self.looks
+        now = self._clock()
+        async with self._pool.connection() as connection:
+            rows = await together(
+                connection,
+                [
+                    entitlements.marking(published, now),
+                    events.marking(told, now),
+                    # In a statement of its own if it may be of the same rows.
+                    None if published else entitlements.touching(lost),
+                ],
+            )
+            if published:
+                await together(connection, [entitlements.touching(lost)])
+        marked = entitlements.marked(rows) if published else {}
+        for entry in published:
+            self._published.popleft()
+            self._progress.end(entry.user_id)
+            if entry.user_id in marked:
+                self._progress.mark(entry.sequence, first=marked[entry.user_id].is_first)
+            else:
+                self.unmarked[entry.user_id] = now + LOCKED_WAIT
+        for event_id in told:
+            self._told.popleft()
+            self.news.discard(event_id)
+        for user_id in lost:
+            self._lost.popleft()
+            self._progress.end(user_id)
+        # A change that came while its user was in flight was passed over: it is looked for again now.
+        # So is one that a look of meanwhile may have passed over, which the marks do not tell of.
+        is_behind = len(marked) < len(published) or any(row.is_behind for row in marked.values())
+        if is_behind or lost or looks != self.looks:
+            self._passed_over()
+        self._advanced()

@@ -1,0 +1,85 @@
+"""What users have and are buying, in one look: by it an invoice is judged, and a new one opened."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from kosmo_billing_daemon.domain.invoices import Invoice
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
+from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
+from kosmo_billing_daemon.store.postgres import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """An invoice as it is now, and what its user has.
+
+    ``confirming`` are the user's invoices whose payment is seen and not final (R5); ``observation`` is the
+    number of the last look at this one; ``has_cases`` says whether any of its cases is open.
+    """
+
+    invoice: Invoice
+    observation: int
+    current: Subscription | None
+    confirming: frozenset[InvoiceId]
+    has_cases: bool
+
+
+# Subscriptions are locked in the order of their users, as everybody does: the rows of the first part come
+# sorted, and each is joined when it comes.
+_LOCK = f"""
+SELECT i.*, s.* FROM (
+    SELECT {COLUMNS}, observation, ARRAY(
+            SELECT id FROM btcpay_invoices AS other
+            WHERE other.user_id = one.user_id AND other.status = 'processing' AND other.effect = 'none'),
+        coalesce((SELECT bool_or(closed_at IS NULL) FROM attention_cases WHERE invoice_id = one.id), false)
+    FROM btcpay_invoices AS one WHERE id = ANY ($1::uuid[]) ORDER BY user_id, id FOR UPDATE
+) AS i LEFT JOIN LATERAL (
+    SELECT {subscriptions.COLUMNS} FROM subscriptions
+    WHERE user_id = i.user_id AND status IN ('active', 'grace') FOR UPDATE
+) AS s ON true
+"""
+
+
+async def lock(connection: Connection, ids: Iterable[UUID]) -> list[Purchase]:
+    """Return and lock invoices and their users' current subscriptions; the users are locked before."""
+    found: list[Purchase] = []
+    for row in await connection.fetch(_LOCK, list(ids)):
+        observation, confirming, has_cases = row[WIDTH : WIDTH + 3]
+        bought = row[WIDTH + 3 :]
+        current = None if bought[0] is None else subscriptions.subscription(bought)
+        found.append(Purchase(invoice(row), observation, current, frozenset(confirming), has_cases))
+    return found
+
+
+@dataclass(slots=True)
+class Having:
+    """What a user has, and the invoices whose end is not known yet, oldest first."""
+
+    current: Subscription | None = None
+    open: list[Invoice] = field(default_factory=list)
+
+
+_LOAD = f"""
+SELECT i.*, s.*, u.user_id FROM unnest($1::uuid[]) AS u (user_id) LEFT JOIN LATERAL (
+    SELECT {COLUMNS} FROM btcpay_invoices
+    WHERE user_id = u.user_id AND status IN ('reserved', 'new', 'processing')
+) AS i ON true LEFT JOIN LATERAL (
+    SELECT {subscriptions.COLUMNS} FROM subscriptions
+    WHERE user_id = u.user_id AND status IN ('active', 'grace')
+) AS s ON true
+ORDER BY i.created_at
+"""
+
+
+async def load(connection: Connection, users: Iterable[UUID]) -> dict[UserId, Having]:
+    """Return what each of these users has, who are locked before."""
+    found: dict[UserId, Having] = {}
+    for row in await connection.fetch(_LOAD, list(users)):
+        having = found.setdefault(row[-1], Having())
+        if row[0] is not None:
+            having.open.append(invoice(row))
+        if row[WIDTH] is not None:
+            having.current = subscriptions.subscription(row[WIDTH:])
+    return found
