@@ -187,10 +187,10 @@ class Publication:
 
 
 async def load_published_between(connection: Connection, first: UUID, last: UUID) -> dict[UUID, Publication]:
-    """Return what was last published of every user between two ids, both included."""
+    """Return what was last published of users between two ids, both included, unless more waits."""
     rows = await connection.fetch(
         "SELECT user_id, published_version, published_document FROM entitlements"
-        " WHERE published_version > 0 AND user_id BETWEEN $1 AND $2",
+        " WHERE published_version > 0 AND NOT waits AND user_id BETWEEN $1 AND $2",
         first,
         last,
     )

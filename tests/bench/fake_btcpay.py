@@ -15,6 +15,7 @@ from uuid import UUID
 import uvloop
 
 STORE = "BenchStore"
+KEY = "b" * 40
 LIFETIME = 3600  # seconds
 _LIST = f"/api/v1/stores/{STORE}/invoices"
 _HEAD = "HTTP/1.1 {} OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\r\n"

@@ -67,8 +67,8 @@ def get(path: str, **headers: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: bench\r\n{named}\r\n".encode()
 
 
-def webhook(path: str, order_id: UUID) -> bytes:
-    """The delivery BTCPay sends when an invoice settles, signed."""
+def webhook(path: str, order_id: UUID, invoice_id: str | None = None) -> bytes:
+    """The delivery BTCPay sends when an invoice settles, signed; its id is the fake's if none is given."""
     told = {
         "deliveryId": str(uuid4()),
         "webhookId": "BenchWebhook",
@@ -77,7 +77,7 @@ def webhook(path: str, order_id: UUID) -> bytes:
         "type": "InvoiceSettled",
         "timestamp": int(time.time()),
         "storeId": STORE,
-        "invoiceId": btcpay_id(str(order_id)),
+        "invoiceId": invoice_id or btcpay_id(str(order_id)),
         "metadata": {"orderId": str(order_id)},
         "manuallyMarked": False,
         "overPaid": False,

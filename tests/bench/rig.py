@@ -22,11 +22,10 @@ from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker, Kind
 from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
-from tests.bench.fake_btcpay import STORE
+from tests.bench.fake_btcpay import KEY, STORE
 from tests.bench.figures import Figure, rows, table
 from tests.bench.load_generator import PREFIX, SECRET, Connection, get
 
-KEY = "b" * 40
 START_SECONDS = 180.0  # the first start of a filled database publishes it all
 STOP_SECONDS = 15.0
 ROOT = Path(__file__).parents[2]
@@ -71,13 +70,13 @@ class Rig(Services):
 
 
 @asynccontextmanager
-async def services() -> AsyncIterator[Services]:
-    """Everything but daemons."""
+async def services(btcpay: str = "tests.bench.fake_btcpay") -> AsyncIterator[Services]:
+    """Everything but daemons; ``btcpay`` is the module that is a BTCPay and prints its port."""
     with temporary_directory("kosmo-bench-") as directory:
         async with (
             EmbeddedPostgres(directory / "postgres", settings=POSTGRES) as postgres,
             EmbeddedBroker(directory / "broker", kind=Kind.MOSQUITTO) as broker,
-            program(directory, "tests.bench.fake_btcpay") as fake,
+            program(directory, btcpay) as fake,
         ):
             port = int(await fake.said("\n"))
             yield Services(

@@ -56,10 +56,16 @@ class Course:
 
     async def in_flight(self, orders: list[Order]) -> float:
         """Return the seconds until all were settled."""
-        return await in_flight(self._url, IN_FLIGHT, self._prepared(orders), self._settle)
+        return await self.in_flight_jobs(self._prepared(orders))
+
+    async def in_flight_jobs(self, jobs: list[tuple[UUID, bytes]]) -> float:
+        return await in_flight(self._url, IN_FLIGHT, jobs, self._settle)
 
     async def at_rate(self, orders: list[Order], per_second: float) -> None:
-        await at_rate(self._url, per_second, self._prepared(orders), self._settle)
+        await self.at_rate_jobs(self._prepared(orders), per_second)
+
+    async def at_rate_jobs(self, jobs: list[tuple[UUID, bytes]], per_second: float) -> None:
+        await at_rate(self._url, per_second, jobs, self._settle)
 
     def _prepared(self, orders: list[Order]) -> list[tuple[UUID, bytes]]:
         return [(user_id, webhook(self._path, order_id)) for order_id, user_id in orders]
