@@ -36,6 +36,7 @@ CHUNK = 200  # rows of a kind in one look; a few round trips of 50 publications 
 SWEPT_AT_ONCE = 500  # documents repeated between two glances at what is newly waiting
 COALESCE = timedelta(seconds=1)  # changes of use alone: at most one publication per user in this time
 REFUSED_MOST = 1000  # more refused documents (or news) than this and all of them wait: the whole ACL is wrong
+FINISH_WITHIN = 1.0  # seconds for the broker's last answers at an orderly end
 POLL = 30.0  # seconds; wake-ups are for speed, this is for truth
 
 
@@ -71,6 +72,9 @@ class Publisher:
                 group.create_task(session.marks.run())
                 group.create_task(session.keep_watermark())
                 group.create_task(_raise_when_lost(link))
+        except asyncio.CancelledError:
+            await session.finish()
+            raise
         finally:
             self.refusals.forget()
 
@@ -100,6 +104,15 @@ class _Session:
         self._look_at = 0.0  # loop time; a sweep is interrupted for it
         self._ahead: asyncio.Task[Sequence[Any]] | None = None  # reads the next documents of the sweep
         self._advanced.set()
+
+    async def finish(self) -> None:
+        """Mark what the broker still acknowledges, so that an orderly end has nothing told again."""
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(FINISH_WITHIN):
+                while self._flying:
+                    self._room.clear()
+                    await self._room.wait()
+                await self.marks.write()
 
     # --- from the database to the broker
 

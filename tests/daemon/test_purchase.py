@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
 from tests.support.observer import TOPICS
-from tests.support.world import World, until
+from tests.support.world import World, grant, until
 
 
 async def test_a_purchase_is_a_retained_document_within_a_second(world: World) -> None:
@@ -83,6 +83,17 @@ async def test_sigterm_says_offline_and_nothing_is_lost_by_the_restart(world: Wo
     await daemon.start()
     await world.until_published(user_id)
     assert world.observer.states()[-1] == "online"
+
+
+async def test_an_orderly_end_marks_what_was_said(world: World) -> None:
+    """Without that, what was in flight at the end was said again by the next start (seen)."""
+    daemon = await world.daemon()
+    await grant(world, [uuid4() for _ in range(2000)])
+    await until(lambda: bool(world.observer.documents), "the first document")
+    assert await daemon.stop() == 0
+    said = list(world.observer.documents)
+    waiting = "SELECT count(*) FROM entitlements WHERE waits AND user_id = ANY ($1)"
+    assert await world.value(waiting, said) == 0
 
 
 async def test_the_classic_local_test_needs_webhook_trust_body(world: World) -> None:
