@@ -48,6 +48,6 @@ class Quiet:
         self._last[subject] = now
         return True
 
-    def forget(self, subject: str) -> None:
-        """Let the next line about ``subject`` through at once."""
-        self._last.pop(subject, None)
+    def forget(self, subject: str) -> bool:
+        """Let the next line about ``subject`` through at once; true when there was one to recover from."""
+        return self._last.pop(subject, None) is not None

@@ -33,17 +33,17 @@ from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.live import Live
 from kosmo_billing_daemon.services.loops import Loop
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
+from kosmo_billing_daemon.standing import Standing, describe
 from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.watchdog import Watched, keep_alive
 from kosmo_billing_daemon.web.app import build_app, serve
 from kosmo_billing_daemon.web.draining import drain
-from kosmo_billing_daemon.web.health import Check, Readiness
+from kosmo_billing_daemon.web.health import Readiness
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +130,16 @@ class Daemon:
         self._leadership = Leadership(self._database, self._notified)
         self._live = Live(pool=self._pool, clock=clock, beat=settings.http.stream_beat)
         self._migrated = False
+        self._standing = Standing(
+            pool=self._pool,
+            clock=clock,
+            btcpay=self._btcpay,
+            publisher=self._publisher,
+            conversation=self._conversation,
+            usage=self._usage,
+            leadership=self._leadership,
+            migrated=lambda: self._migrated,
+        )
         inbox = Inbox(pool=self._pool, wake=self._wake_settlement)
         invoicing = Invoicing(
             pool=self._pool,
@@ -280,40 +290,8 @@ class Daemon:
             await asyncio.sleep(STATUS_EVERY)
 
     async def readiness(self) -> Readiness:
-        """Say how each part is. Not ready when something waits too long, or cannot be kept at all."""
-        backlog = await read_backlog(self._pool, self._clock) if self._migrated else Backlog()
-        checks = {
-            "database": _database_check(backlog, migrated=self._migrated),
-            "deliveries": Check(backlog.deliveries <= TOO_OLD, f"oldest waits {backlog.deliveries:.0f} s"),
-            "publishing": self._publishing_check(backlog),
-            "btcpay": self._btcpay_check(),
-        }
-        if self._leadership.leads:
-            checks["broker"] = self._broker_check()
-        role = self._leadership.role
-        checks["leadership"] = Check(role is not None, role or "no connection to the database for it")
-        vital = ("database", "deliveries", "publishing")
-        return Readiness(all(checks[name].ok for name in vital), checks)
-
-    def _publishing_check(self, backlog: Backlog) -> Check:
-        refusal = self._publisher.refusals.current
-        if refusal is not None:
-            return Check(False, f"the broker refuses {refusal.topic}: {refusal.reason}; mend its ACL")
-        oldest = max(backlog.entitlements, backlog.events)
-        return Check(oldest <= TOO_OLD, f"oldest waits {oldest:.0f} s")
-
-    def _broker_check(self) -> Check:
-        line = self._conversation.line
-        if line.connected_since is None:
-            return Check(False, line.last_error or "connecting")
-        withheld = self._usage.refusal or line.withheld
-        return Check(withheld is None, withheld or "connected")
-
-    def _btcpay_check(self) -> Check:
-        state = self._btcpay.state
-        if state.denied:
-            return Check(False, state.denied)
-        return Check(state.reachable, "reachable" if state.reachable else state.last_error or "away")
+        """Say how each part is."""
+        return await self._standing.readiness()
 
 
 @contextlib.contextmanager
@@ -331,16 +309,3 @@ def ungrouped(kind: type[KosmoError]) -> Iterator[None]:
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from None
-
-
-def _database_check(backlog: Backlog, *, migrated: bool) -> Check:
-    if not migrated:
-        return Check(False, "waiting for the database")
-    return Check(backlog.error is None, backlog.error or "answers")
-
-
-def describe(readiness: Readiness, *, leads: bool) -> str:
-    """Return one line for systemd's STATUS and for people."""
-    ailing = [f"{name}: {check.detail}" for name, check in readiness.checks.items() if not check.ok]
-    role = "leads" if leads else "stands by"
-    return f"{readiness.status}, {role}" + (f" ({'; '.join(ailing)})" if ailing else "")

@@ -37,6 +37,7 @@ class Measuring:
         """Serve ``/metrics`` and count what is answered; must be called before the application runs."""
         install(app, self.metrics, self.expose)
         self.publisher.told = self.told
+        self.pool.commits.observed = self.metrics.commit.observe
 
     async def run(self) -> None:
         """Notice how late the event loop is, until cancelled."""
@@ -78,7 +79,7 @@ class Measuring:
                     "duplicate": tally.duplicates,
                     "rejected": tally.rejected,
                     "malformed": tally.malformed,
-                }
+                },
             },
         )
 

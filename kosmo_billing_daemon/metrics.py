@@ -19,6 +19,7 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 LAG_EVERY: Final = 1.0  # seconds between samples of the event loop's lag; each wakes an idle daemon
 
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)
+_COMMITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
     "database_up": ("1 when the database answered this scrape, and refused no write a moment ago", None),
@@ -107,6 +108,12 @@ class Metrics:
             f"{PREFIX}_settle_to_publish_seconds",
             "from a change of rights in the database to the broker's acknowledgement of its news",
             buckets=_LATENCIES,
+            registry=self.registry,
+        )
+        self.commit = Histogram(
+            f"{PREFIX}_commit_seconds",
+            "how long PostgreSQL takes to commit a transaction",
+            buckets=_COMMITS,
             registry=self.registry,
         )
         build = GaugeMetricFamily(f"{PREFIX}_build_info", "the version that runs", labels=["version"])

@@ -37,8 +37,9 @@ def test_two_that_lost_the_same_server_do_not_return_in_step() -> None:
 def test_each_subject_is_told_once_in_its_time() -> None:
     quiet = Quiet(3600)
     assert [quiet.allows("database"), quiet.allows("database"), quiet.allows("broker")] == [True, False, True]
-    quiet.forget("database")
+    assert quiet.forget("database")  # there is something to recover from
     assert quiet.allows("database")
+    assert not quiet.forget("btcpay")
     assert not quiet.allows("broker")
 
 

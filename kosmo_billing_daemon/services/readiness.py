@@ -19,7 +19,7 @@ ANSWER_WITHIN = 3.0
 class Backlog:
     """Seconds that the oldest one waits, 0 when none does.
 
-    ``error`` when the database did not answer, or refused to write a moment ago.
+    ``error`` when the database did not answer, refused to write a moment ago, or keeps nothing.
     """
 
     deliveries: float = 0.0
@@ -45,5 +45,8 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         return 0.0 if since is None else max(0.0, (now - since).total_seconds())
 
     return Backlog(
-        deliveries=age(ages[0]), entitlements=age(ages[1]), events=age(ages[2]), error=pool.refusal
+        deliveries=age(ages[0]),
+        entitlements=age(ages[1]),
+        events=age(ages[2]),
+        error=pool.refusal or pool.commits.stalled,
     )

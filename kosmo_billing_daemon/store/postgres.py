@@ -13,6 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.store.commits import Commits
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Pool:
     """A pool that opens when the database does, and never before it is asked."""
 
     def __init__(self, database: Database) -> None:
+        self.commits = Commits()
         self._database = database
         self._pool: asyncpg.Pool[Any] | None = None
         self._opening = asyncio.Lock()
@@ -222,7 +224,9 @@ class Pool:
             except BaseException:
                 await connection.execute("ROLLBACK")
                 raise
-            if await connection.execute("COMMIT") != "COMMIT":  # what PostgreSQL says of one that had failed
+            with self.commits.timed():
+                said = await connection.execute("COMMIT")
+            if said != "COMMIT":  # what PostgreSQL says of one that had failed
                 raise RuntimeError("a statement of the transaction failed and nobody was told")
 
     async def retrying(

@@ -6,15 +6,18 @@ from tests.support.daemon import DaemonProcess
 from tests.support.world import World, until
 
 
-async def says(world: World, daemon: DaemonProcess, status: str, part: str, words: str = "") -> float:
-    """Wait until readiness has this status and blames this part in these words; returns the seconds."""
+async def says(
+    world: World, daemon: DaemonProcess, status: str | tuple[str, ...], part: str, words: str = ""
+) -> float:
+    """Wait until readiness has this status, or one of these, and blames this part in these words."""
+    wanted = (status,) if isinstance(status, str) else status
     seen: dict[str, Any] = {}
 
     async def fact() -> bool:
         _, body = await world.ready(daemon)
         seen.update(body)
         check = body["checks"].get(part, {"ok": True, "detail": ""})
-        return body["status"] == status and not check["ok"] and words in check["detail"]
+        return body["status"] in wanted and not check["ok"] and words in check["detail"]
 
     return await until(fact, lambda: f"{status} because of {part} ({words}): {seen}\n{daemon.log}")
 

@@ -1,0 +1,89 @@
+"""How each part of one daemon stands: for health, and for systemd's STATUS line.
+
+The rule it keeps: not ready is who keeps something waiting for too long, or cannot keep anything at all. All
+else that ails is told, and requests may come: taking payments never depends on the broker.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.leadership import Leadership
+from kosmo_billing_daemon.mqtt.conversation import Conversation
+from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
+from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
+from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.web.health import Check, Readiness
+
+VITAL = ("database", "deliveries", "publishing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The parts that may ail. ``migrated`` says whether the schema is there to be asked."""
+
+    pool: Pool
+    clock: Clock
+    btcpay: BtcpayClient
+    publisher: Publisher
+    conversation: Conversation
+    usage: UsageIntake
+    leadership: Leadership
+    migrated: Callable[[], bool]
+
+    async def readiness(self) -> Readiness:
+        """Say how each part is."""
+        migrated = self.migrated()
+        backlog = await read_backlog(self.pool, self.clock) if migrated else Backlog()
+        checks = {
+            "database": _database(backlog, migrated=migrated),
+            "commits": _commits(self.pool),
+            "deliveries": Check(backlog.deliveries <= TOO_OLD, f"oldest waits {backlog.deliveries:.0f} s"),
+            "publishing": self._publishing(backlog),
+            "btcpay": self._btcpay(),
+        }
+        if self.leadership.leads:
+            checks["broker"] = self._broker()
+        role = self.leadership.role
+        checks["leadership"] = Check(role is not None, role or "no connection to the database for it")
+        return Readiness(all(checks[name].ok for name in VITAL), checks)
+
+    def _publishing(self, backlog: Backlog) -> Check:
+        refusal = self.publisher.refusals.current
+        if refusal is not None:
+            return Check(False, f"the broker refuses {refusal.topic}: {refusal.reason}; mend its ACL")
+        oldest = max(backlog.entitlements, backlog.events)
+        return Check(oldest <= TOO_OLD, f"oldest waits {oldest:.0f} s")
+
+    def _broker(self) -> Check:
+        line = self.conversation.line
+        if line.connected_since is None:
+            return Check(False, line.last_error or "connecting")
+        withheld = self.usage.refusal or line.withheld
+        return Check(withheld is None, withheld or "connected")
+
+    def _btcpay(self) -> Check:
+        state = self.btcpay.state
+        if state.denied:
+            return Check(False, state.denied)
+        return Check(state.reachable, "reachable" if state.reachable else state.last_error or "away")
+
+
+def _database(backlog: Backlog, *, migrated: bool) -> Check:
+    if not migrated:
+        return Check(False, "waiting for the database")
+    return Check(backlog.error is None, backlog.error or "answers")
+
+
+def _commits(pool: Pool) -> Check:
+    ailment = pool.commits.look()
+    return Check(ailment is None, ailment or "quick")
+
+
+def describe(readiness: Readiness, *, leads: bool) -> str:
+    """Return one line for systemd's STATUS and for people."""
+    ailing = [f"{name}: {check.detail}" for name, check in readiness.checks.items() if not check.ok]
+    role = "leads" if leads else "stands by"
+    return f"{readiness.status}, {role}" + (f" ({'; '.join(ailing)})" if ailing else "")
