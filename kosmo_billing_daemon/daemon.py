@@ -41,6 +41,7 @@ from kosmo_billing_daemon.standing import Standing, describe
 from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.watchdog import Watched, keep_alive
+from kosmo_billing_daemon.web.admission import OWN, Admission
 from kosmo_billing_daemon.web.app import build_app, serve
 from kosmo_billing_daemon.web.draining import drain
 from kosmo_billing_daemon.web.health import Readiness
@@ -51,6 +52,7 @@ RECONCILE_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoic
 EXPIRY_GATHERS = 0.1  # seconds: no purchase ends this soon, and each wakes the loop
 ROUND_WITHIN = 300.0  # seconds one round of a loop may take: each of its calls ends much sooner
 LEADERSHIP_WITHIN = 120.0  # seconds between signs of life of who leads or seeks to
+STREAMS = 75  # per cent of all connections at most: they stay, and others must still come in
 STATUS_EVERY = 5.0  # seconds between looks at the state for systemd's STATUS line
 
 
@@ -128,7 +130,13 @@ class Daemon:
         )
         self._cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
         self._leadership = Leadership(self._database, self._notified)
-        self._live = Live(pool=self._pool, clock=clock, beat=settings.http.stream_beat)
+        self._admission = Admission(own=OWN + settings.database.connections)
+        self._live = Live(
+            pool=self._pool,
+            clock=clock,
+            beat=settings.http.stream_beat,
+            most=self._admission.most * STREAMS // 100,
+        )
         self._migrated = False
         self._standing = Standing(
             pool=self._pool,
@@ -138,6 +146,7 @@ class Daemon:
             conversation=self._conversation,
             usage=self._usage,
             leadership=self._leadership,
+            admission=self._admission,
             migrated=lambda: self._migrated,
         )
         inbox = Inbox(pool=self._pool, wake=self._wake_settlement)
@@ -173,6 +182,7 @@ class Daemon:
             conversation=self._conversation,
             metering=self._metering,
             leadership=self._leadership,
+            admission=self._admission,
         )
         self._measuring.install(self._app)
 
@@ -194,7 +204,9 @@ class Daemon:
         http = self._settings.http
         async with self._pool, self._btcpay:
             try:
-                runner, port = await serve(self._app, host=http.host, port=http.port, sockets=sockets)
+                runner, port = await serve(
+                    self._app, host=http.host, port=http.port, sockets=sockets, admission=self._admission
+                )
             except OSError as error:
                 raise CannotListen(f"cannot listen on {http.host} port {http.port}: {error}") from error
             log.info("listening on %s port %d", http.host, port)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from kosmo_billing_daemon import descriptors
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
@@ -17,6 +18,7 @@ from kosmo_billing_daemon.services.readiness import ANSWER_WITHIN, read_backlog
 from kosmo_billing_daemon.store.measures import load_waiting
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.unpublished import News
+from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.metrics import install
 
 
@@ -32,6 +34,7 @@ class Measuring:
     conversation: Conversation
     metering: Metering
     leadership: Leadership
+    admission: Admission
 
     def install(self, app: web.Application) -> None:
         """Serve ``/metrics`` and count what is answered; must be called before the application runs."""
@@ -61,7 +64,7 @@ class Measuring:
 
     def _parts(self) -> Reading:
         state, tally = self.btcpay.state, self.metering.tally
-        line = self.conversation.line
+        line, found = self.conversation.line, descriptors.count()
         return Reading(
             {
                 "leader": self.leadership.leads,
@@ -72,8 +75,11 @@ class Measuring:
                 "btcpay_up": state.reachable,
                 "btcpay_denies": state.denied is not None,
                 "btcpay_errors_total": state.failures,
+                "http_connections": self.admission.held,
+                "http_displaced_total": self.admission.displaced,
             },
             {
+                "descriptors": {"open": found.open, "most": found.most},
                 "usage_total": {
                     "accepted": tally.accepted,
                     "duplicate": tally.duplicates,

@@ -33,6 +33,8 @@ GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
     "expiry_lateness_seconds": ("how long the oldest subscription is past its end and not ended", None),
     "usage_lag_seconds": ("between sending and counting, the worst of the newest 500 messages", None),
     "attention_cases": ("open cases: money that needs a decision", None),
+    "http_connections": ("connections that clients hold", None),
+    "descriptors": ("file descriptors: how many are open, and how many may be at most", "what"),
     "loop_lag_seconds": ("the worst delay of the event loop since the last scrape", None),
 }
 """Read at each scrape: name -> what it means, and its label."""
@@ -41,6 +43,7 @@ COUNTERS: Final[Mapping[str, tuple[str, str | None]]] = {
     "publications_total": ("publications the broker acknowledged", None),
     "broker_losses_total": ("connections to the broker lost, or refused", None),
     "btcpay_errors_total": ("calls to BTCPay without a usable answer, or denied", None),
+    "http_displaced_total": ("idle connections closed because too many were held", None),
     "usage_total": ("usage since the start, by what became of it", "outcome"),
 }
 """Counted by the parts themselves, and read at each scrape."""

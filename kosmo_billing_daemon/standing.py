@@ -5,16 +5,18 @@ else that ails is told, and requests may come: taking payments never depends on 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.descriptors import Watch
 from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.health import Check, Readiness
 
 VITAL = ("database", "deliveries", "publishing")
@@ -31,7 +33,9 @@ class Standing:
     conversation: Conversation
     usage: UsageIntake
     leadership: Leadership
+    admission: Admission
     migrated: Callable[[], bool]
+    descriptors: Watch = field(default_factory=Watch)
 
     async def readiness(self) -> Readiness:
         """Say how each part is."""
@@ -43,6 +47,8 @@ class Standing:
             "deliveries": Check(backlog.deliveries <= TOO_OLD, f"oldest waits {backlog.deliveries:.0f} s"),
             "publishing": self._publishing(backlog),
             "btcpay": self._btcpay(),
+            "connections": self._connections(),
+            "descriptors": self._descriptors(),
         }
         if self.leadership.leads:
             checks["broker"] = self._broker()
@@ -69,6 +75,15 @@ class Standing:
         if state.denied:
             return Check(False, state.denied)
         return Check(state.reachable, "reachable" if state.reachable else state.last_error or "away")
+
+    def _connections(self) -> Check:
+        crowded = self.admission.look()
+        told = f"{self.admission.held} of {self.admission.most}"
+        return Check(not crowded, f"{told}; idle ones are closed for new ones" if crowded else told)
+
+    def _descriptors(self) -> Check:
+        found = self.descriptors.look()
+        return Check(not found.are_short, str(found))
 
 
 def _database(backlog: Backlog, *, migrated: bool) -> Check:

@@ -5,7 +5,7 @@ import gc
 
 import typer
 
-from kosmo_billing_daemon import __version__, logs, settings, systemd_notify
+from kosmo_billing_daemon import __version__, descriptors, logs, settings, systemd_notify
 from kosmo_billing_daemon.cli.frame import EnvFile, run, stopped_by_signals
 
 
@@ -18,6 +18,7 @@ def serve(env_file: EnvFile = None) -> None:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C."""
     loaded = settings.load(env_file=env_file)
     logs.configure(loaded.log_format, loaded.log_level)
+    descriptors.raise_limit()
     run(_serve(loaded))
 
 

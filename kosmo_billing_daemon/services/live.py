@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 BEAT = 15.0
 """Seconds between signs of life: proxies commonly cut what is silent for 30 or 60."""
 
+MOST = 6000  # streams of all users
 MOST_PER_USER = 10
 PAUSE = 0.05
 """Seconds between two looks: what changes meanwhile is seen by the second."""
@@ -100,15 +101,18 @@ class Live:
         clock: Clock,
         beat: float = BEAT,
         longest: float = LONGEST,
+        most: int = MOST,
         most_per_user: int = MOST_PER_USER,
     ) -> None:
         self._pool = pool
         self._clock = clock
         self._beat = beat
         self._longest = longest
+        self._most = most
         self._most_per_user = most_per_user
         self._entitlements = Entitlements(pool=pool, clock=clock)
         self._users: dict[UserId, _Watched] = {}
+        self._open = 0
         self._changed = asyncio.Event()
         self._closed = False
         self._quiet = Quiet()
@@ -116,7 +120,7 @@ class Live:
     @property
     def watchers(self) -> int:
         """How many streams are open."""
-        return sum(len(watched.watchers) for watched in self._users.values())
+        return self._open
 
     def wake(self) -> None:
         """Some document may have changed."""
@@ -125,12 +129,14 @@ class Live:
 
     @contextlib.contextmanager
     def watching(self, user_id: UserId, gone: Callable[[], bool]) -> Iterator[Watcher]:
-        """Open a watcher; raises ``TooMany`` when the user has too many, ``Unavailable`` when stopping.
+        """Open a watcher; raises ``TooMany`` when the user has too many, ``Unavailable`` when all have.
 
         Those whose reader has left make room: a page that is reloaded often is not refused for its past.
         """
         if self._closed:
             raise Unavailable("the daemon is stopping", code="stopping", retry_after=1)
+        if self._open >= self._most:
+            raise Unavailable(f"{self._most} streams are open", code="overloaded", retry_after=self._beat)
         watched = self._users.setdefault(user_id, _Watched())
         if len(watched.watchers) >= self._most_per_user:
             for left in [watcher for watcher in watched.watchers if watcher.gone()]:
@@ -144,9 +150,11 @@ class Live:
             )
         watcher = Watcher(gone)
         watched.watchers.add(watcher)
+        self._open += 1
         try:
             yield watcher
         finally:
+            self._open -= 1
             watched.watchers.discard(watcher)
             if not watched.watchers and self._users.get(user_id) is watched:
                 del self._users[user_id]

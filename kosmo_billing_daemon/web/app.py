@@ -34,6 +34,7 @@ from kosmo_billing_daemon.web import (
     usage,
     webhooks,
 )
+from kosmo_billing_daemon.web.admission import Admission, Runner
 from kosmo_billing_daemon.web.reference import openapi
 
 PREFIX = "/api/v1/billing"
@@ -100,6 +101,7 @@ async def serve(
     port: int,
     sockets: Sequence[socket.socket] = (),
     keepalive_seconds: float = KEEPALIVE_SECONDS,
+    admission: Admission | None = None,
 ) -> tuple[web.AppRunner, int]:
     """Listen on ``sockets``, or else on ``host`` and ``port`` (0 takes a free one); raises ``OSError``.
 
@@ -109,8 +111,10 @@ async def serve(
     """
     log = logging.getLogger(f"{__name__}.protocol")
     log.addFilter(_is_ours)
-    runner = web.AppRunner(
+    logging.getLogger("asyncio").addFilter(_is_news)
+    runner = Runner(
         app,
+        admission or Admission(),
         access_log=None,
         logger=log,
         keepalive_timeout=keepalive_seconds,
@@ -140,6 +144,11 @@ async def _end_streams(app: web.Application) -> None:
 def _is_ours(record: logging.LogRecord) -> bool:
     """Leave out what is no HTTP: aiohttp 3 logs it with a traceback, so anybody could fill the log."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out what health and ``descriptors`` tell: asyncio logs a hundred tracebacks a second of it."""
+    return not record.getMessage().startswith("socket.accept() out of system resource")
 
 
 def _port(runner: web.AppRunner) -> int:

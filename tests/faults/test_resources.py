@@ -1,4 +1,4 @@
-"""PostgreSQL without disk, connections or speed, a daemon without file descriptors: told, and healed.
+"""PostgreSQL without disk, connections or speed: told, and healed.
 
 Seen failing: without ``Pool.refusal`` a full disk was "ready" and ``database_up`` 1; with a leadership check
 that is always well, a daemon without a connection for the lock "stood by" and was "ready", and nobody led.
@@ -6,9 +6,7 @@ that is always well, a daemon without a connection for the lock "stood by" and w
 
 import asyncio
 import contextlib
-import resource
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -169,23 +167,3 @@ async def test_slow_commits_are_named_and_lose_nothing(own_world: World) -> None
         f"slow disk: told after {slow:.1f} s, its stall after {stalled_for:.1f} s, healed in {healed:.2f} s"
     )
     await logs(daemon, "commits are quick again")
-
-
-async def test_file_descriptors_taken_by_clients_delay_no_purchase(world: World) -> None:
-    """What it has open already goes on (database, broker, BTCPay, kept connections)."""
-    daemon = await world.daemon()
-    pid, user_id, port = daemon.pid, uuid4(), int(daemon.url.rpartition(":")[2])
-    invoice_id = await world.order(daemon, user_id)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
-    writers: list[asyncio.StreamWriter] = []
-    try:
-        for _ in range(120):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writers.append(writer)
-        await until(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) >= 64, "no descriptor left")
-        await world.pay(invoice_id)
-    finally:
-        for writer in writers:
-            writer.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-    print(f"file descriptors: healed in {await heals(world, daemon, [user_id], pid):.2f} s")

@@ -32,6 +32,7 @@ from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, Webhook, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
+from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, PREFIX, build_app, serve
 from kosmo_billing_daemon.web.health import Check, Readiness
 from tests.web.record import Record
@@ -96,6 +97,7 @@ class Service:
     simulator: Simulator
     runner: web.AppRunner
     live: Live
+    admission: Admission
 
     async def ask(
         self,
@@ -168,6 +170,8 @@ class Starter:
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         beat: float = 15.0,
         longest: float = 3600.0,
+        most_streams: int = 100,
+        admission: Admission | None = None,
         invoice_rate: int = 10,
         **http: Any,
     ) -> Service:
@@ -177,7 +181,8 @@ class Starter:
         btcpay = await self._stack.enter_async_context(
             BtcpayClient(url=self._simulator.url, api_key=KEY, store_id=STORE)
         )
-        live = Live(pool=pool, clock=document_clock, beat=beat, longest=longest)
+        live = Live(pool=pool, clock=document_clock, beat=beat, longest=longest, most=most_streams)
+        admission = admission or Admission()
         settlement = Settlement(
             pool=pool,
             btcpay=btcpay,
@@ -215,13 +220,19 @@ class Starter:
         metrics.install(app, numbers, expose)
         app.on_response_prepare.append(self._record.note)
         runner, port = await serve(
-            app, host="127.0.0.1", port=0, sockets=sockets, keepalive_seconds=keepalive_seconds
+            app,
+            host="127.0.0.1",
+            port=0,
+            sockets=sockets,
+            keepalive_seconds=keepalive_seconds,
+            admission=admission,
         )
         self._stack.push_async_callback(runner.cleanup)
         pushing = asyncio.create_task(live.run())
         self._stack.push_async_callback(_ended, pushing)
         session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        return Service(f"http://127.0.0.1:{port}", session, pool, settlement, self._simulator, runner, live)
+        url = f"http://127.0.0.1:{port}"
+        return Service(url, session, pool, settlement, self._simulator, runner, live, admission)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from kosmo_billing_daemon.web.reference.shapes import (
     AWAY,
     BTCPAY,
     NONE_MATCH,
+    OVERLOADED,
     UNCHANGED,
     UNKNOWN,
     WRITING,
@@ -99,7 +100,7 @@ BUYING: tuple[Operation, ...] = (
                 },
                 429: {"too_many_invoices": "Too many new invoices in a minute; Retry-After says when"},
             },
-            away=AWAY | BTCPAY,
+            away=AWAY | BTCPAY | OVERLOADED,
         ),
     ),
     Operation(

@@ -84,7 +84,11 @@ RIGHTS: tuple[Operation, ...] = (
         codes=codes(
             UNKNOWN,
             {429: {"too_many_streams": "10 streams of the user are open"}},
-            away=AWAY | {"stopping": "This server is stopping; connect again"},
+            away=AWAY
+            | {
+                "stopping": "This server is stopping; connect again",
+                "overloaded": "Too many streams of all users are open",
+            },
         ),
     ),
     Operation(
