@@ -203,6 +203,7 @@ def _http(found: _Found) -> tree.Http:
             host=v.host,
             port=v.port,
             auth_mode=v.auth_mode,
+            allowed_hosts=v.allowed_hosts,
             cors_origins=v.cors_origins,
             redirect_hosts=v.redirect_hosts,
             invoice_rate=v.invoice_rate,

@@ -130,6 +130,7 @@ class Http:
     auth_mode: AuthMode = AuthMode.HEADER
     trusted_proxies: tuple[Network, ...]
     trust_unix_sockets: bool = True  # a peer over a unix socket is a trusted proxy
+    allowed_hosts: frozenset[str] = frozenset()  # lower case; empty: what no stranger's page can say
     cors_origins: tuple[str, ...] = ()  # as browsers send them; ("*",) is every origin
     redirect_hosts: frozenset[str] = frozenset()  # lower case; empty: any
     jwt: Jwt | None = None

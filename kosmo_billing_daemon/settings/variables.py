@@ -72,6 +72,7 @@ class Variables(BaseSettings):
     port: Annotated[int | None, _number(0, 65535, "a port from 1 to 65535, or 0 for any free one")] = None
     auth_mode: Annotated[AuthMode | None, PlainValidator(values.choice(AuthMode))] = None
     trusted_proxies: Annotated[addresses.Proxies | None, PlainValidator(addresses.proxies)] = None
+    allowed_hosts: Annotated[frozenset[str] | None, PlainValidator(addresses.hosts)] = None
     cors_origins: Annotated[tuple[str, ...] | None, PlainValidator(addresses.origins)] = None
     redirect_hosts: Annotated[frozenset[str] | None, PlainValidator(addresses.hosts)] = None
 

@@ -16,12 +16,13 @@ from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.live import Live
 from kosmo_billing_daemon.services.whitelist import Whitelist
-from kosmo_billing_daemon.settings import Http, Webhook
+from kosmo_billing_daemon.settings import Http, Webhook, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web import (
     cors,
     draining,
     health,
+    hosts,
     identity,
     invoices,
     keys,
@@ -80,7 +81,10 @@ def build_app(
     app[keys.REDIRECT_HOSTS] = http.redirect_hosts
     app[identity.IDENTIFY] = identity.for_mode(http)
     app[webhooks.INTAKE] = webhooks.Intake.of(webhook)
-    app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), PREFIX, exempt=(PREFIX + webhooks.BRANCH,))
+    app[hosts.NAMES] = hosts.Names(http.allowed_hosts)
+    # A webhook is only a hint, unless its body is the fact.
+    exempt = () if webhook.trust is WebhookTrust.BODY else (PREFIX + webhooks.BRANCH,)
+    app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), PREFIX, exempt)
     app[health.READINESS] = readiness
     app[pages.OPENAPI] = openapi.served(http.auth_mode)
     app[pages.ASYNCAPI] = asyncapi(topics)

@@ -13,6 +13,7 @@ from aiohttp import web
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.settings import AuthMode, Http, Jwt, Network
+from kosmo_billing_daemon.web.hosts import require_known
 from kosmo_billing_daemon.web.problems import HttpRefused
 
 Identify = Callable[[web.Request], Awaitable[UserId]]
@@ -42,7 +43,10 @@ def for_mode(http: Http) -> Identify:
 
 
 def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identify:
-    """Take the word of trusted proxies, by the address of the connection itself."""
+    """Take the word of trusted proxies, by the address of the connection itself.
+
+    A browser on a proxy's host has that address too, so what it asks for must be one of our names.
+    """
 
     async def identified(request: web.Request) -> UserId:
         given = request.headers.getall(HEADER, [])
@@ -50,6 +54,7 @@ def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identi
             raise unknown()
         if not _is_trusted(request, trusted, trust_unix_sockets=trust_unix_sockets):
             raise unknown()
+        require_known(request)
         return UserId(UUID(given[0]))
 
     return identified

@@ -23,6 +23,7 @@ from kosmo_billing_daemon.settings import Webhook, WebhookTrust
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.web import keys
 from kosmo_billing_daemon.web.documents import Recorded
+from kosmo_billing_daemon.web.hosts import require_known
 from kosmo_billing_daemon.web.problems import request_id
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
 from kosmo_billing_daemon.web.requests import read_body
@@ -88,6 +89,8 @@ def routes(prefix: str) -> Sequence[web.RouteDef]:
 
 async def _receive(request: web.Request) -> web.Response:
     intake = request.app[INTAKE]
+    if intake.keep_claims:  # what the body says is done, so no web page may send one
+        require_known(request)
     body = await read_body(request, most=MAX_BODY_BYTES)
     signatures = request.headers.getall(signature.HEADER, [])
     if not intake.is_authentic(body, signatures):

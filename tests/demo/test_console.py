@@ -12,21 +12,11 @@ from playwright.async_api import Browser, async_playwright, expect
 from kosmo_billing_daemon.demo.console import USERS
 from kosmo_billing_daemon.demo.stage import Stage
 from tests.demo.visit import CONTRAST, FOCUSED, LATER, SOON, Visit
+from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.support.world import API
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CHROMIUM = "/usr/bin/chromium"  # of the distribution; no browser is downloaded
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",  # the suite may run as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 IDS = {user.name: user.user_id for user in USERS}
 
 
@@ -39,7 +29,7 @@ async def stage() -> AsyncIterator[Stage]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        one = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        one = await playwright.chromium.launch(executable_path=PROGRAM, args=ARGUMENTS)
         yield one
         await one.close()
 

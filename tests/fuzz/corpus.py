@@ -85,6 +85,6 @@ CORPORA: dict[str, list[bytes]] = {
         b"MQTT_USERNAME='joined'\"up\"\n# no\n; no\nPORT=1\r\nWEBHOOK_SECRET=one, two\n",
         b'MQTT_URL="mqtts://user:p\\"w@broker:8883/?x=1"\nTRUSTED_PROXIES=10.0.0.0/8,::1\nPROT=1\n',
         b"AUTH_MODE=jwt\nJWT_JWKS_URL=https://issuer.example/keys\nJWT_ALGORITHMS=RS256,ES256\n",
-        b"CORS_ORIGINS=https://a.example\nREDIRECT_HOSTS=a.example\nMQTT_PREFIX=a/b\nJWT_LEEWAY=5\n",
+        b"CORS_ORIGINS=https://a.example\nREDIRECT_HOSTS=a.example\nALLOWED_HOSTS=a.example\nMQTT_PREFIX=a/b\nJWT_LEEWAY=5\n",
     ],
 }

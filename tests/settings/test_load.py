@@ -62,6 +62,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
         ("https://a.example", "http://b"),
     ),
     ("CORS_ORIGINS", "*", "http.cors_origins", ("*",)),
+    ("ALLOWED_HOSTS", "A.example [::1]", "http.allowed_hosts", frozenset({"a.example", "::1"})),
     ("REDIRECT_HOSTS", "A.example,b.example", "http.redirect_hosts", frozenset({"a.example", "b.example"})),
     ("TRUSTED_PROXIES", "unix", "http.trusted_proxies", ()),
     ("TRUSTED_PROXIES", "10.0.0.7", "http.trust_unix_sockets", False),
@@ -129,6 +130,7 @@ def test_each_variable_arrives_at_its_place(name: str, text: str, path: str, val
         ("CORS_ORIGINS", "kosmo.example", "is no origin"),
         ("CORS_ORIGINS", "https://kosmo.example/path", "no origin"),
         ("CORS_ORIGINS", "*,https://kosmo.example", "* stands beside"),
+        ("ALLOWED_HOSTS", "kosmo.example:8004", "is no host"),
         ("REDIRECT_HOSTS", "https://kosmo.example", "is no host"),
         ("PLANS_FILE", "/nowhere/plans.toml", "cannot be read (no such file or directory)"),
         ("PLANS_FILE", "/dev", "no plain file"),
@@ -222,7 +224,7 @@ def test_the_example_file_is_harmless_and_names_every_variable(tmp_path: Path) -
     assert sorted(named) == sorted(KNOWN)
     # Uncommented, each default is the default: no value in the file is out of date.
     optional = {"MQTT_URL", "BTCPAY_PUBLIC_URL", "BTCPAY_INVOICE_MINUTES", "WEBHOOK_URL", "CORS_ORIGINS"}
-    optional |= {"MQTT_USERNAME", "REDIRECT_HOSTS", "PLANS_FILE", "INSTANCE_NAME", *COMPLETE}
+    optional |= {"MQTT_USERNAME", "ALLOWED_HOSTS", "REDIRECT_HOSTS", "PLANS_FILE", "INSTANCE_NAME", *COMPLETE}
     kept = [
         line[1:]
         for line in lines

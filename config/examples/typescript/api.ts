@@ -293,6 +293,7 @@ export type ProblemCode =
   | "too_many_nodes"
   | "too_many_streams"
   | "unauthenticated"
+  | "unknown_host"
   | "unknown_plan"
   | "unsupported_encoding"
   | "unsupported_media_type";

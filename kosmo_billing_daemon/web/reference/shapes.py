@@ -90,7 +90,10 @@ def codes(*sets: Codes, away: Mapping[str, str] | None = None) -> Codes:
     return merged
 
 
-UNKNOWN = {401: {"unauthenticated": "The request does not say who asks in a way that is trusted"}}
+UNKNOWN = {
+    401: {"unauthenticated": "The request does not say who asks in a way that is trusted"},
+    421: {"unknown_host": "With AUTH_MODE=header: the name in Host is not listed in ALLOWED_HOSTS"},
+}
 WRONG_PARAMETER = {422: {"invalid": "A parameter is wrong; errors says which, and what would be right"}}
 WRONG_FIELD = {422: {"invalid": "A field is wrong or unknown; errors says which, and what would be right"}}
 WRONG_NODE = {422: {"invalid_node_id": "It is not ! and eight hex digits"}}
