@@ -44,7 +44,7 @@ class Server:
             self.port = int(free.getsockname()[1])
 
     def run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603  our own words
             [programs() / program, *arguments],
             env={
                 "PATH": os.defpath,

@@ -79,7 +79,9 @@ async def playing(*options: str) -> AsyncIterator[Demo]:
     """A demo that is ready; ended with all its children."""
     began = time.monotonic()
     arguments = command("demo", "--json", "--port", "0", *options)
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment()) as process:  # noqa: ASYNC220, S603
+    with subprocess.Popen(  # noqa: ASYNC220, S603  our own words; it is only started here
+        arguments, stdout=subprocess.PIPE, env=environment()
+    ) as process:
         try:
             assert process.stdout is not None
             line = await asyncio.to_thread(process.stdout.readline)

@@ -19,7 +19,7 @@ def certificate(tmp_path: Path) -> Path:
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=broker"
     )
-    subprocess.run(  # noqa: S603
+    subprocess.run(  # noqa: S603  our own words
         [
             *command.split(),
             "-addext",

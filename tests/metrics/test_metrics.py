@@ -149,7 +149,7 @@ def test_promtool_accepts_the_rules_and_they_fire_as_meant() -> None:
     assert promtool is not None, "promtool is missing: install the package prometheus"
     here = Path(__file__).parent
     for arguments in (["check", "rules", str(RULES)], ["test", "rules", "alerts.test.yml"]):
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603  our own words
             [promtool, *arguments], cwd=here, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr

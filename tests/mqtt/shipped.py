@@ -62,7 +62,7 @@ class ShippedMosquitto(Mosquitto):
     def type(self, *lines: str) -> None:
         """Run commands as the headers write them, in one shell, from the directory of the shipped files."""
         script = "\n".join(map(self._here, lines))
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603  our own words
             ["/bin/sh", "-ec", script], cwd=FILES, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{script}\n{done.stderr}"

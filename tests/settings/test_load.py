@@ -243,4 +243,4 @@ def test_the_catalogue_shipped_is_the_one_built_in() -> None:
 
 
 def test_several_things_wrong_with_one_branch_are_all_told() -> None:
-    assert len(problems(AUTH_MODE="jwt", HOST="0.0.0.0", WEBHOOK_TRUST="body", PORT="x")) == 3  # noqa: S104
+    assert len(problems(AUTH_MODE="jwt", HOST="0.0.0.0", WEBHOOK_TRUST="body", PORT="x")) == 3  # noqa: S104  only read

@@ -41,7 +41,7 @@ class TestWebhook:
     def test_the_body_may_be_trusted_on_loopback(self, host: str) -> None:
         assert loaded(WEBHOOK_TRUST="body", HOST=host).webhook.trust == "body"
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "billing", "localhost.example"])  # noqa: S104
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "billing", "localhost.example"])  # noqa: S104  only read
     def test_the_body_is_not_trusted_elsewhere(self, host: str) -> None:
         sentence = problem(WEBHOOK_TRUST="body", HOST=host)
         assert sentence.startswith("WEBHOOK_TRUST: body needs HOST on loopback")

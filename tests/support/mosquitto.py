@@ -164,7 +164,7 @@ class Mosquitto:
 
     def _spawn(self, program: str) -> subprocess.Popen[bytes]:
         with (self.directory / "log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
+            return subprocess.Popen(  # noqa: S603  our own words
                 [program, "-c", str(self.directory / "mosquitto.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -212,7 +212,7 @@ class Mosquitto:
         if self._users:
             passwords = directory / "passwords"
             _write_private(passwords, "".join(f"{name}:{word}\n" for name, word in self._users.items()))
-            subprocess.run(  # noqa: S603
+            subprocess.run(  # noqa: S603  our own words
                 [_program("mosquitto_passwd"), "-U", str(passwords)], check=True, capture_output=True
             )
             config.append(f"password_file {passwords}")
