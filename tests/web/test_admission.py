@@ -85,6 +85,27 @@ async def test_streams_of_all_users_leave_room_for_requests(start: Starter, user
     await until(lambda: service.live.watchers == 0, "the streams ended")
 
 
+async def test_requests_that_never_end_are_bounded_together_and_the_largest_goes(
+    start: Starter, user: UUID
+) -> None:
+    """Fails without ``received``: each half a head may keep two megabytes, 200 all we may have."""
+    service = await start(admission=Admission(most_unanswered=1 << 20))
+    large = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"a%d: %s\r\n" % (n, b"b" * 8000) for n in range(25))
+    async with AsyncExitStack() as held:
+
+        async def one(sent: bytes) -> Ends:
+            ends = await held.enter_async_context(connection(service))
+            ends[1].write(sent)
+            return ends
+
+        modest = await one(ALIVE[:-2] + b"a: " + b"b" * 8000 + b"\r\n")
+        greedy = [await one(large) for _ in range(20)]
+        await until(lambda: service.admission.displaced == 15, "those beyond a megabyte are cut off")
+        assert (await service.buy(user, "wanderer")).status == 201
+        await asked(modest, b"\r\n")
+        assert sum(not reader.at_eof() for reader, _ in greedy) == 5
+
+
 async def unread(service: Service) -> socket.socket:
     """Ask for far more than the kernel holds, and read nothing."""
     peer = socket.socket()
