@@ -18,6 +18,9 @@ from kosmo_billing_daemon.link.packets import (
     reason,
 )
 
+MOST_RECEIVED = 4 << 20
+"""Bytes of a packet that we take; a broker keeps larger ones from us, with MQTT 5. Ours have 128 KiB."""
+
 
 def fresh_client(broker: Broker, will: Will | None) -> aiomqtt.Client:
     """A client for one connection; a used one would deliver what failed before as ghosts."""
@@ -49,6 +52,7 @@ def say_hello(paho: Client, broker: Broker) -> None:
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho 2.x
     properties.SessionExpiryInterval = 0 if broker.clean else broker.session_expiry
     properties.ReceiveMaximum = broker.receive_maximum
+    properties.MaximumPacketSize = MOST_RECEIVED
     # Clean start is always said: the default of aiomqtt and paho wipes the session of every fresh client.
     paho.connect(broker.host, broker.port, broker.keepalive, clean_start=broker.clean, properties=properties)
 

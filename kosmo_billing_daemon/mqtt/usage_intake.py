@@ -18,7 +18,7 @@ from kosmo_billing_daemon.contract.payloads import UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
-from kosmo_billing_daemon.services.metering import Metering, Report
+from kosmo_billing_daemon.services.metering import MOST_BYTES, Metering, Report
 from kosmo_billing_daemon.store.postgres import RetryTransaction
 from kosmo_billing_daemon.store.usage import Quarantined
 
@@ -104,7 +104,7 @@ class UsageSession:
         reporter = self._topics.usage_reporter(message.topic)
         if reporter is None:
             return False
-        size = len(message.payload)
+        size = _held_size(message)
         if (
             reporter in self._left
             or self._held[reporter] + size > MOST_OF_ONE
@@ -245,11 +245,19 @@ class UsageSession:
 
     def _acknowledge(self, message: Message) -> None:
         self._link.acknowledge(message)
-        reporter, size = self._reporter(message), len(message.payload)
+        reporter, size = self._reporter(message), _held_size(message)
         self._held[reporter] -= size
         self._held_in_all -= size
         if self._left and not self._held[reporter]:
             self._call_for_the_rest()
+
+
+def _held_size(message: Message) -> int:
+    """Count what may have to wait; a message too large for a report is put aside unread, so it never does.
+
+    If it counted, it could be more than is ever held, and would come first over every connection.
+    """
+    return 0 if len(message.payload) > MOST_BYTES else len(message.payload)
 
 
 def encoded(answer: UsageAck) -> bytes:

@@ -23,6 +23,7 @@ from kosmo_billing_daemon.store.usage import Columns, Quarantined
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES = 1 << 20  # of a report; those of 500 events have about 90,000
 KEPT_BYTES = 4096  # of a report that could not be read
 REPORTER_LENGTH = 128
 
@@ -60,6 +61,8 @@ class Metering:
         """Read a report; what is wrong with it as a whole quarantines it."""
         try:
             check_reporter(reporter)
+            if len(payload) > MOST_BYTES:
+                raise Malformed(f"larger than {MOST_BYTES} bytes")
             return Report(reporter, UsageColumns.decode(payload), payload)
         except Malformed as error:
             self.tally.malformed += 1
