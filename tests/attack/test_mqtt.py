@@ -74,7 +74,8 @@ async def honest_report(mosquitto: ShippedMosquitto, user_id: UUID, name: str) -
         acks = await report_all(
             mosquitto.port, HONEST, {name: report}, patience=60.0, username=HONEST, password=PASSWORD
         )
-    assert acks == [UsageAck(report_id=name, accepted=1, duplicates=0)]
+    # Where the link was given up after the commit, for another's flood, the answer is that to the repeat.
+    assert acks[0] in [UsageAck(report_id=name, accepted=one, duplicates=1 - one) for one in (1, 0)]
     return loop.time() - began
 
 
