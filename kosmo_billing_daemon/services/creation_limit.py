@@ -28,15 +28,22 @@ class TooMany(Refused):
 
 
 class CreationLimit:
-    """Allows each user ``per_minute`` creations at once, and as many more per minute."""
+    """Allows each user ``per_minute`` creations at once, and as many more per minute.
+
+    ``code`` and ``told`` are for who wants more.
+    """
 
     def __init__(
         self,
         per_minute: int,
         *,
+        code: str = "too_many_invoices",
+        told: str = "too many invoices were opened in a short time; pay one, or wait a little",
         most_users: int = MOST_USERS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._code = code
+        self._told = told
         self._interval = 60.0 / per_minute
         self._burst = 60.0
         self._most_users = most_users
@@ -53,11 +60,7 @@ class CreationLimit:
         full_at = max(self._full_at.get(user_id, now), now) + self._interval
         over = full_at - now - self._burst
         if over > 1e-6:
-            raise TooMany(
-                "too many invoices were opened in a short time; pay one, or wait a little",
-                code="too_many_invoices",
-                retry_after=max(1, math.ceil(over)),
-            )
+            raise TooMany(self._told, code=self._code, retry_after=max(1, math.ceil(over)))
         self._full_at[user_id] = full_at
         self._full_at.move_to_end(user_id)
         while self._full_at and (

@@ -27,6 +27,14 @@ from kosmo_billing_daemon.store.together import together
 ORPHANED_AFTER = timedelta(seconds=60)
 """A reservation this old is nobody's work in progress: longer than one creation may take."""
 
+KEYS_PER_MINUTE = 30
+"""New Idempotency-Keys of a user: each is a row for a day, also where it leads to an invoice already open."""
+
+
+def _key_limit() -> CreationLimit:
+    told = "too many Idempotency-Keys were used; one belongs to a purchase, and its repeats have the same"
+    return CreationLimit(KEYS_PER_MINUTE, code="too_many_keys", told=told)
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -62,6 +70,7 @@ class Reservations:
     clock: Clock
     limit: CreationLimit | None = None
     unsent: set[InvoiceId] = field(default_factory=set)
+    _keys: CreationLimit = field(default_factory=_key_limit)
     _wishes: Batches[Wish, Opened | Refused] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,11 +89,12 @@ class Reservations:
 
     async def _write(self, wishes: Sequence[Wish]) -> list[Opened | Refused]:
         counted: set[int] = set()
+        named: set[int] = set()
         tried: set[InvoiceId] = set()
 
         async def work(connection: Connection) -> list[Opened | Refused]:
             book = await _Book.load(connection, wishes, self.clock())
-            decided = [self._decided(book, place, wish, counted) for place, wish in enumerate(wishes)]
+            decided = [self._decided(book, place, wish, counted, named) for place, wish in enumerate(wishes)]
             # Before COMMIT: from then on another request of the user may be the one that completes it.
             self.unsent -= tried
             tried.clear()
@@ -96,9 +106,14 @@ class Reservations:
 
         return await self.pool.retrying(work, locking_users({wish.user_id for wish in wishes}))
 
-    def _decided(self, book: "_Book", place: int, wish: Wish, counted: set[int]) -> Opened | Refused:
-        """Decide one wish; ``counted`` are the places of those that the limit has counted, in a first try."""
+    def _decided(
+        self, book: "_Book", place: int, wish: Wish, counted: set[int], named: set[int]
+    ) -> Opened | Refused:
+        """Decide one wish; ``counted`` and ``named`` are the places that the limits have counted already."""
         try:
+            if wish.named is not None and wish.named not in book.bound and place not in named:
+                self._keys.take(wish.user_id)
+                named.add(place)
             opened = book.find(wish)
             if opened is not None:
                 return opened

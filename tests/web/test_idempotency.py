@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kosmo_billing_daemon.services.creation_limit import CreationLimit, TooMany
+from kosmo_billing_daemon.services.reservations import KEYS_PER_MINUTE
 from tests.web.conftest import Answer, Service, Starter
 
 KEY = "purchase-1"
@@ -43,6 +44,21 @@ async def test_the_stored_answer_is_given_whatever_became_of_the_invoice(
     again = await buy(service, user)
     assert (again.status, again.raw) == (201, first.raw)
     assert again.headers["Location"] == first.headers["Location"]
+
+
+async def test_keys_are_not_kept_without_number_for_one_open_invoice(service: Service, user: UUID) -> None:
+    """Fails without ``_keys``: asking again for an open invoice never counts, and each new key is a row."""
+    first = await buy(service, user, key="key-0")
+    for number in range(1, KEYS_PER_MINUTE):
+        assert (await buy(service, user, key=f"key-{number}")).status == 200
+    refused = await buy(service, user, key="one-more")
+    assert (refused.status, refused.code) == (429, "too_many_keys")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert (await buy(service, user, key="key-0")).raw == first.raw
+    assert (await service.buy(user, "wanderer")).status == 200
+    assert (await buy(service, uuid4(), key="key-0")).status == 201
+    kept = await service.rows("SELECT count(*) FROM idempotency_keys WHERE user_id = $1", user)
+    assert kept[0]["count"] == KEYS_PER_MINUTE
 
 
 async def test_spelling_does_not_make_another_request(service: Service, user: UUID) -> None:

@@ -290,6 +290,7 @@ export type ProblemCode =
   | "prepaid_cap"
   | "stopping"
   | "too_many_invoices"
+  | "too_many_keys"
   | "too_many_nodes"
   | "too_many_streams"
   | "unauthenticated"

@@ -98,7 +98,10 @@ BUYING: tuple[Operation, ...] = (
                     "invalid_idempotency_key": "It is not 1 to 255 visible ASCII characters",
                     "idempotency_key_reused": "The key was used for another request",
                 },
-                429: {"too_many_invoices": "Too many new invoices in a minute; Retry-After says when"},
+                429: {
+                    "too_many_invoices": "Too many new invoices in a minute; Retry-After says when",
+                    "too_many_keys": "More than 30 new Idempotency-Keys in a minute; repeats need the same",
+                },
             },
             away=AWAY | BTCPAY | OVERLOADED,
         ),
