@@ -50,18 +50,21 @@ def run(main_task: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Set ``stop`` on SIGTERM, SIGINT or the end of the terminal; a second SIGINT interrupts."""
+    """Set ``stop`` on SIGTERM, SIGINT or the end of the terminal; a SIGINT after that interrupts."""
     loop = asyncio.get_running_loop()
 
-    def asked() -> None:
+    def asked(number: int) -> None:
+        # From a callback of the loop: Python's own handler may raise within a protocol, and uvloop takes what
+        # is raised there for an error of that connection alone.
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
 
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         numbers.append(signal.SIGHUP)
     for number in numbers:
-        loop.add_signal_handler(number, asked)
+        loop.add_signal_handler(number, asked, number)
     try:
         yield
     finally:
