@@ -16,10 +16,16 @@ async def filled(where: Services, name: str, *, invoices: int, users: int) -> st
     try:
         await migrate(connection)
         await fill(connection, invoices=invoices, users=users)
-        await connection.execute("CHECKPOINT")  # now, and not in the middle of a measurement
+        await tidied(connection)
     finally:
         await connection.close()
     return url
+
+
+async def tidied(connection: asyncpg.Connection) -> None:
+    """Do what autovacuum and the checkpointer do in time, now and not in the middle of a measurement."""
+    await connection.execute("VACUUM ANALYZE")
+    await connection.execute("CHECKPOINT")
 
 
 async def some_users(database_url: str, number: int) -> list[UUID]:
