@@ -4,6 +4,7 @@ Whoever notices something (a webhook, a creation, reconciliation, a front end as
 here; what comes while others are being written shares the next transaction, under the locks of its users.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -177,7 +178,7 @@ class Settlement:
         ids = {invoice_id for look in looks for invoice_id in look.seen}
         after, news = await self.pool.retrying(work, locking_owners(ids) if ids else "")
         self.changed()
-        _tell(news)
+        asyncio.get_running_loop().call_soon(_tell, news)  # nobody need wait for lines in a log
         return after
 
     async def settle_by_hand(self, invoice_id: InvoiceId, resolution: str, *, also: Also) -> Invoice:
