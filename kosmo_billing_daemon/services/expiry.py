@@ -52,7 +52,7 @@ class Expiry:
 
     async def _end_due(self) -> int:
         now = self.clock()
-        for user_id in [key for key, until in self._aside.items() if until <= now]:
+        for user_id in [key for key, until in self._aside.items() if not now < until <= now + SET_ASIDE]:
             del self._aside[user_id]
         async with self.pool.connection() as connection:
             due = await subscriptions.load_due(connection, now, BATCH, list(self._aside))

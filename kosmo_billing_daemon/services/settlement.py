@@ -102,7 +102,7 @@ class Settlement:
         Raises ``Unavailable`` when BTCPay or the database is away; the deliveries stay.
         """
         now = self.clock()
-        for delivery_id in [key for key, until in self._aside.items() if until <= now]:
+        for delivery_id in [key for key, until in self._aside.items() if not now < until <= now + SET_ASIDE]:
             del self._aside[delivery_id]
         async with self.pool.connection() as connection:
             waiting = await deliveries.load_waiting(connection, MOST_AT_ONCE, list(self._aside))

@@ -60,6 +60,26 @@ async def test_delivery_that_cannot_be_handled_is_set_aside_and_tried_again(
     assert await shop.front.rows(waiting) == []
 
 
+async def test_nothing_is_set_aside_until_a_clock_that_was_set_back_has_caught_up(
+    shop: Shop, user: UserId
+) -> None:
+    await break_rows(shop.front, user)
+    await shop.buy(user)
+    await mend(shop.front)
+    shop.clock.move(hours=-3)
+    await shop.front.settle()
+    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    await shop.front.execute("UPDATE subscriptions SET expiring_announced = true")
+    await shop.front.execute(BREAK_ROWS.format(user=user))
+    shop.clock.move(days=31)
+    await shop.front.expire()
+    assert await shop.front.statuses(user) == ["active"]
+    await mend(shop.front)
+    shop.clock.move(minutes=-30)
+    await shop.front.expire()
+    assert await shop.front.statuses(user) == ["expired"]
+
+
 async def test_invoice_already_fulfilled_behind_our_back_stays_fulfilled_once(
     shop: Shop, user: UserId, others: list[UserId]
 ) -> None:
