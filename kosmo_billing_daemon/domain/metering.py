@@ -38,13 +38,14 @@ def counts_as_sent(sent_at: datetime, now: datetime) -> datetime | None:
     return sent_at if now - sent_at <= ACCEPTED_LATE else None
 
 
-def attributed(history: Sequence[Subscription], sent_at: datetime) -> Subscription | None:
+def attributed(history: Sequence[Subscription], sent_at: datetime, now: datetime) -> Subscription | None:
     """Return the purchase that a message counts on: the newest one valid when it was sent.
 
-    ``history`` is in the order of fulfilment. A revoked purchase counts what was sent until then.
+    ``history`` is in the order of fulfilment. A revoked purchase counts what was sent until then. What begins
+    in the future was bought before the clock was set back, and is valid already.
     """
     for row in reversed(history):
-        if row.valid_from <= sent_at < (row.ended_at or row.end):
+        if min(row.valid_from, now) <= sent_at < (row.ended_at or row.end):
             return row
     return None
 

@@ -71,6 +71,7 @@ async def lock_counters(connection: Connection, users: Iterable[str]) -> None:
 # One statement: its parts see one moment, and nothing of a message comes to Python again. Sorted by
 # the user, which keeps neighbours in the indexes together and writers with the same messages in step.
 # LIMIT keeps each lookup one of an index, whatever the planner believes of the tables' sizes.
+# What begins in the future was bought before the clock was set back, and is valid already.
 _COUNT = """
 WITH incoming AS MATERIALIZED (
     SELECT DISTINCT ON (user_id, message_id) user_id, message_id, node_id, count,
@@ -85,7 +86,7 @@ WITH incoming AS MATERIALIZED (
         WHERE message_id = i.message_id AND user_id = i.user_id LIMIT 1
     ) AS e ON true LEFT JOIN LATERAL (
         SELECT id, messages_used >= messages_limit AS is_used_up FROM subscriptions
-        WHERE user_id = i.user_id AND valid_from <= i.sent_at
+        WHERE user_id = i.user_id AND least(valid_from, $8) <= i.sent_at
             AND i.sent_at < coalesce(ended_at, grace_until, valid_until)
         ORDER BY number DESC LIMIT 1
     ) AS s ON true

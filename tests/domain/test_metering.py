@@ -13,6 +13,8 @@ from kosmo_billing_daemon.domain.metering import (
 from kosmo_billing_daemon.domain.subscriptions import Subscription, advance, revoke
 from tests.domain.builders import DAY, GUARDIAN, HOUR, SANCTUARY, SECOND, START, WANDERER, buy, live, sid, use
 
+LATER = START + 100 * DAY
+
 
 def _id(row: Subscription | None) -> int | None:
     return None if row is None else row.id.int
@@ -31,33 +33,41 @@ def test_a_message_from_the_future_counts_now() -> None:
 def test_a_message_counts_on_the_purchase_valid_when_it_was_sent() -> None:
     history = buy((), 1, WANDERER, START).history
     history = buy(history, 2, GUARDIAN, START + DAY).history
-    assert attributed(history, START - SECOND) is None
-    assert _id(attributed(history, START)) == 1
-    assert _id(attributed(history, START + DAY - SECOND)) == 1
-    assert _id(attributed(history, START + DAY)) == 2
+    assert attributed(history, START - SECOND, LATER) is None
+    assert _id(attributed(history, START, LATER)) == 1
+    assert _id(attributed(history, START + DAY - SECOND, LATER)) == 1
+    assert _id(attributed(history, START + DAY, LATER)) == 2
+
+
+def test_a_purchase_made_before_the_clock_was_set_back_is_valid_already() -> None:
+    history = buy((), 1, WANDERER, START - DAY).history
+    history = buy(history, 2, GUARDIAN, START).history
+    set_back = START - 3 * HOUR
+    assert _id(attributed(history, set_back, set_back)) == 2
+    assert _id(attributed(history, set_back - SECOND, set_back)) == 1
 
 
 def test_after_its_end_a_subscription_counts_nothing() -> None:
     history = buy((), 1, WANDERER, START).history
     expired = advance(history, START + 31 * DAY, holding=False).history
     for rows in (history, expired):
-        assert _id(attributed(rows, START + 30 * DAY - SECOND)) == 1
-        assert attributed(rows, START + 30 * DAY) is None
+        assert _id(attributed(rows, START + 30 * DAY - SECOND, LATER)) == 1
+        assert attributed(rows, START + 30 * DAY, LATER) is None
 
 
 def test_the_old_rights_count_while_a_purchase_confirms() -> None:
     history = buy((), 1, WANDERER, START).history
     held = advance(history, START + 30 * DAY + HOUR, holding=True).history
-    assert _id(attributed(held, START + 30 * DAY + HOUR)) == 1
-    assert attributed(held, START + 31 * DAY) is None
+    assert _id(attributed(held, START + 30 * DAY + HOUR, LATER)) == 1
+    assert attributed(held, START + 31 * DAY, LATER) is None
 
 
 def test_a_revoked_purchase_counts_what_was_sent_until_then() -> None:
     history = buy((), 1, WANDERER, START).history
     history = buy(history, 2, GUARDIAN, START + DAY).history
     history = revoke(history, sid(2), START + 2 * DAY, reason="test").history
-    assert _id(attributed(history, START + DAY)) == 2
-    assert _id(attributed(history, START + 2 * DAY)) == 1
+    assert _id(attributed(history, START + DAY, LATER)) == 2
+    assert _id(attributed(history, START + 2 * DAY, LATER)) == 1
 
 
 @pytest.mark.parametrize(

@@ -75,27 +75,26 @@ async def test_nobodys_messages_are_remembered_and_counted_on_nothing(connection
     assert (latest.subscription_id, latest.decision) == (None, Decision.NO_SUBSCRIPTION)
 
 
-async def test_attribution_is_the_domains(connection: Connection) -> None:
-    """Random histories: each instant counts on the purchase that the pure rule names."""
+@pytest.mark.parametrize("clock", [400 * DAY, 20 * DAY])
+async def test_attribution_is_the_domains(connection: Connection, clock: timedelta) -> None:
+    """Random histories: each instant counts on the purchase that the pure rule names, whatever the clock."""
     chance = random.Random(5)
+    now = START + clock
     expected: dict[tuple[UUID, str], UUID | None] = {}
     events: list[tuple[UUID, str, datetime]] = []
-    until = START
     for _ in range(25):
         user = uuid4()
-        history, now = play(_story(chance))
+        history, _ = play(_story(chance))
         own = {row.id: uuid4() for row in history}
         rows = [_of(row, user, own) for row in history]
         await subscribe(connection, *rows)
-        until = max(until, now)
         edges = {t for row in rows for t in (row.valid_from, row.ended_at, row.valid_until, row.end) if t}
         moments = sorted({t + d for t in edges for d in (-SECOND, timedelta(0), SECOND)})
         for number, moment in enumerate(moments):
-            named = attributed(rows, moment)
+            named = attributed(rows, min(moment, now), now)
             expected[user, f"m{number}"] = None if named is None else named.id
             events.append((user, f"m{number}", moment))
-    latest = max(moment for _, _, moment in events)
-    await count(connection, events, now=latest)
+    await count(connection, events, now=now)
     rows_counted = await connection.fetch("SELECT user_id, message_id, subscription_id FROM usage_events")
     assert {(r["user_id"], r["message_id"]): r["subscription_id"] for r in rows_counted} == expected
     assert len([found for found in expected.values() if found]) > 50
