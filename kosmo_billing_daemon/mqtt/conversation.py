@@ -139,7 +139,7 @@ class Conversation:
 
     async def _keep_saying_hello(self, link: Link, replay: repair.Replay) -> None:
         while not replay.is_ended:
-            await asyncio.sleep(REFUSED_WAIT.total_seconds())
+            await asyncio.sleep(REFUSED_WAIT)
             replay.is_ended = await self._say_hello(link)
 
     async def _say_goodbye(self, link: Link) -> None:

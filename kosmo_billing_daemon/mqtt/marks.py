@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from uuid import UUID
 
 from kosmo_billing_daemon.backoff import Backoff
@@ -15,7 +14,7 @@ from kosmo_billing_daemon.store.entitlements import Published
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.together import together
 
-LOCKED_WAIT = timedelta(seconds=0.1)  # a row that a writer holds cannot be marked; it is looked at after this
+LOCKED_WAIT = 0.1  # seconds; a row that a writer holds cannot be marked; it is looked at after this
 
 
 class Marks:
@@ -34,7 +33,7 @@ class Marks:
         advanced: Callable[[], None],
     ) -> None:
         self.news: set[int] = set()  # sent and not yet marked
-        self.unmarked: dict[UUID, datetime] = {}  # published while a writer held the row; when to look again
+        self.unmarked: dict[UUID, float] = {}  # published while a writer held the row: a time of the loop
         self.looks = 0  # of the publisher at the database, so far
         self._pool = pool
         self._clock = clock
@@ -97,7 +96,7 @@ class Marks:
             if entry.user_id in marked:
                 self._progress.mark(entry.sequence, first=marked[entry.user_id].is_first)
             else:
-                self.unmarked[entry.user_id] = now + LOCKED_WAIT
+                self.unmarked[entry.user_id] = asyncio.get_running_loop().time() + LOCKED_WAIT
         for event_id in told:
             self._told.popleft()
             self.news.discard(event_id)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -97,8 +97,9 @@ class _Session:
         self._advanced = asyncio.Event()
         self.marks = Marks(publisher.pool, publisher.clock, progress, publisher.wake, self._advanced.set)
         self._room = asyncio.Event()
-        self._refused: dict[UUID, datetime] = {}
-        self._refused_news: dict[int, datetime] = {}
+        # What waits here waits until a time of the loop: the system clock may be set.
+        self._refused: dict[UUID, float] = {}
+        self._refused_news: dict[int, float] = {}
         self._flying = 0
         self._loop = asyncio.get_running_loop()
         self._look_at = 0.0  # loop time; a sweep is interrupted for it
@@ -161,15 +162,15 @@ class _Session:
         if max(len(found.urgent), len(found.news), len(found.used)) >= CHUNK:
             return 0.0
         if self.marks.unmarked:
-            return LOCKED_WAIT.total_seconds()
+            return LOCKED_WAIT
         return COALESCE.total_seconds() if found.later or self._refused or self._refused_news else POLL
 
     async def _look(self) -> Unpublished:
-        now = self._clock()
-        _drop_past(self._refused, now)
-        _drop_past(self._refused_news, now)
+        now, at = self._clock(), self._loop.time()
+        _drop_past(self._refused, at)
+        _drop_past(self._refused_news, at)
         unmarked = self.marks.unmarked
-        _drop_past(unmarked, now - COALESCE)
+        _drop_past(unmarked, at - COALESCE.total_seconds())
         self.marks.looks += 1
         busy = [*self._progress.users, *self._refused]
         async with self._pool.connection() as connection:
@@ -177,7 +178,7 @@ class _Session:
                 connection,
                 documents=CHUNK if len(self._refused) <= REFUSED_MOST else 0,
                 news=CHUNK if len(self._refused_news) <= REFUSED_MOST else 0,
-                but=[*busy, *(user for user, until in unmarked.items() if until > now)],
+                but=[*busy, *(user for user, until in unmarked.items() if until > at)],
                 but_used=[*busy, *unmarked],
                 but_news=[*self.marks.news, *self._refused_news],
                 told_before=now - COALESCE,
@@ -254,7 +255,7 @@ class _Session:
             self._progress.acknowledged(published.version)
             self.marks.published(published)
         elif isinstance(error, PublishRefused):
-            self._refused[published.user_id] = self._clock() + REFUSED_WAIT
+            self._refused[published.user_id] = self._loop.time() + REFUSED_WAIT
             self._progress.end(published.user_id)
 
     def _told(self, topic: str, news: News, error: Exception | None) -> None:
@@ -263,7 +264,7 @@ class _Session:
             self._publisher.told(news)
         elif isinstance(error, PublishRefused):
             self.marks.news.discard(news.id)
-            self._refused_news[news.id] = self._clock() + REFUSED_WAIT
+            self._refused_news[news.id] = self._loop.time() + REFUSED_WAIT
 
     def _swept(self, topic: str, user_id: UUID, looks: int, error: Exception | None) -> None:
         if self._accepted(topic, error):
@@ -274,7 +275,7 @@ class _Session:
             if looks != self.marks.looks:
                 self._publisher.woken.set()  # a look of meanwhile passed it over
         elif isinstance(error, PublishRefused):
-            self._refused[user_id] = self._clock() + REFUSED_WAIT
+            self._refused[user_id] = self._loop.time() + REFUSED_WAIT
             self.marks.lost(user_id)
 
     def _accepted(self, topic: str, error: Exception | None) -> bool:
@@ -307,13 +308,13 @@ class _Session:
             except PublishRefused as error:
                 self._publisher.refusals.refused(error)
                 self._advanced.set()
-                await asyncio.sleep(REFUSED_WAIT.total_seconds())
+                await asyncio.sleep(REFUSED_WAIT)
                 continue
             self._publisher.refusals.accepted(topic)
             written = now
             await asyncio.sleep(COALESCE.total_seconds())
 
 
-def _drop_past(waits: dict[Any, datetime], now: datetime) -> None:
+def _drop_past(waits: dict[Any, float], now: float) -> None:
     for key in [key for key, until in waits.items() if until <= now]:
         del waits[key]

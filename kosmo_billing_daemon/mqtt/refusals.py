@@ -6,7 +6,7 @@ and is tried again, so the alarm ends by itself.
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.clock import Clock
@@ -15,8 +15,8 @@ from kosmo_billing_daemon.link import PublishRefused
 
 log = logging.getLogger(__name__)
 
-REFUSED_WAIT = timedelta(seconds=3)
-"""A refused topic is tried again after this: its ACL may be mended."""
+REFUSED_WAIT = 3.0
+"""Seconds after which a refused topic is tried again: its ACL may be mended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Rights withheld by the broker: an error by name, nothing counts as published, and mending heals it."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -8,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.daemon import WEBHOOK_SECRET, DaemonProcess
+from tests.support.faketime import SetClock
 from tests.support.mosquitto import Mosquitto
 from tests.support.observer import TOPICS
 from tests.support.world import World, grant, until, world_around
@@ -70,6 +72,20 @@ async def test_a_refused_document_is_an_alarm_until_the_acl_is_mended(guarded: W
     await guarded.broker.reload(acl=acl())
     assert await guarded.until_published(user_id) < 8.0
     await guarded.until_ready(daemon)
+
+
+async def test_a_refused_document_is_tried_again_by_no_clock_that_may_be_set(
+    guarded: World, tmp_path: Path
+) -> None:
+    clock = SetClock(tmp_path)
+    daemon = await guarded.daemon(**clock.settings)
+    await guarded.broker.reload(acl=acl("entitlements/#"))
+    user_id = await guarded.buy(daemon)
+    await until_named(guarded, daemon, TOPICS.entitlement(user_id))
+    clock.set(-timedelta(hours=3))
+    await until(lambda: "set back" in daemon.log, "the clock that was set back")
+    await guarded.broker.reload(acl=acl())
+    assert await guarded.until_published(user_id) < 8.0
 
 
 async def test_refused_repetitions_of_what_the_broker_lost_are_not_forgotten(guarded: World) -> None:
