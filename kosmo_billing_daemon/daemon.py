@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.backoff import Backoff, Quiet
-from kosmo_billing_daemon.clock import Clock, utc_now
+from kosmo_billing_daemon.clock import Clock, ClockWatch, utc_now
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import KosmoError, Misconfigured, Unavailable
@@ -75,6 +75,7 @@ class Daemon:
     def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
         self._settings = settings
         self._clock = clock
+        watch = ClockWatch(clock)
         topics = Topics(settings.mqtt.prefix)
         catalogue = read_catalogue(settings.plans_file)
         self._database = database_of(settings)
@@ -92,7 +93,7 @@ class Daemon:
             pool=self._pool, clock=clock, notice=settings.expiring_notice, changed=self._changed
         )
         self._reconciliation = Reconciliation(
-            pool=self._pool, btcpay=self._btcpay, settlement=self._settlement, clock=clock
+            pool=self._pool, btcpay=self._btcpay, settlement=self._settlement, clock=clock, watch=watch
         )
         housekeeping = Housekeeping(
             pool=self._pool,
@@ -183,6 +184,8 @@ class Daemon:
             metering=self._metering,
             leadership=self._leadership,
             admission=self._admission,
+            watch=watch,
+            timers=(self._expiring, self._reconciling),
         )
         self._measuring.install(self._app)
 

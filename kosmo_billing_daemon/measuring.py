@@ -1,18 +1,23 @@
-"""Reads every part for one scrape: what it counted, how it stands, and what waits in the database."""
+"""Reads every part for one scrape: what it counted, how it stands, and what waits in the database.
+
+And watches what no part notices by itself: how late the event loop is, and that the clock was set.
+"""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from kosmo_billing_daemon import descriptors
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
-from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.clock import Clock, ClockWatch
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.metrics import Metrics, Reading
 from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.services.loops import Loop
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.readiness import ANSWER_WITHIN, read_backlog
 from kosmo_billing_daemon.store.measures import load_waiting
@@ -24,7 +29,7 @@ from kosmo_billing_daemon.web.metrics import install
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measuring:
-    """One daemon's parts, as metrics see them."""
+    """One daemon's parts, as metrics see them; ``timers`` are the loops that wait for a time."""
 
     metrics: Metrics
     pool: Pool
@@ -35,6 +40,8 @@ class Measuring:
     metering: Metering
     leadership: Leadership
     admission: Admission
+    watch: ClockWatch
+    timers: Sequence[Loop]
 
     def install(self, app: web.Application) -> None:
         """Serve ``/metrics`` and count what is answered; must be called before the application runs."""
@@ -43,8 +50,12 @@ class Measuring:
         self.pool.commits.observed = self.metrics.commit.observe
 
     async def run(self) -> None:
-        """Notice how late the event loop is, until cancelled."""
-        await self.metrics.sample_lag()
+        """Watch the event loop and the clock, until cancelled; wake what waits by a clock that was set."""
+        while True:
+            await self.metrics.sample_lag()
+            if self.watch.look():
+                for timer in self.timers:
+                    timer.wake()
 
     def told(self, event: News) -> None:
         """Be told that the broker acknowledged news; those of rights say how long everything took."""
@@ -77,6 +88,7 @@ class Measuring:
                 "btcpay_errors_total": state.failures,
                 "http_connections": self.admission.held,
                 "http_displaced_total": self.admission.displaced,
+                "clock_steps_total": self.watch.steps,
             },
             {
                 "descriptors": {"open": found.open, "most": found.most},

@@ -44,6 +44,7 @@ COUNTERS: Final[Mapping[str, tuple[str, str | None]]] = {
     "broker_losses_total": ("connections to the broker lost, or refused", None),
     "btcpay_errors_total": ("calls to BTCPay without a usable answer, or denied", None),
     "http_displaced_total": ("idle connections closed because too many were held", None),
+    "clock_steps_total": ("how often the system clock was set, by more than a second", None),
     "usage_total": ("usage since the start, by what became of it", "outcome"),
 }
 """Counted by the parts themselves, and read at each scrape."""
@@ -132,12 +133,11 @@ class Metrics:
         return generate_latest(self.registry)
 
     async def sample_lag(self) -> None:
-        """Notice how late the event loop is, until cancelled."""
+        """Rest for ``LAG_EVERY``, and notice how late the event loop ends it."""
         loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + LAG_EVERY
-            await asyncio.sleep(LAG_EVERY)
-            self._lag = max(self._lag, loop.time() - due)
+        due = loop.time() + LAG_EVERY
+        await asyncio.sleep(LAG_EVERY)
+        self._lag = max(self._lag, loop.time() - due)
 
 
 class _Constant:

@@ -1,14 +1,15 @@
 """Looks at open invoices without a hint: BTCPay's retries live in its memory and die with it.
 
-At start, on a schedule that backs off with the invoice's age, and until 72 h after expiry.
+At start, whenever the clock was set, on a schedule that backs off with the invoice's age, and until 72 h
+after expiry.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
-from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.clock import Clock, ClockWatch
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
@@ -28,14 +29,16 @@ MISSING_WAIT = timedelta(minutes=5)
 """How long what BTCPay does not know, or what cannot be read or settled, is left alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Reconciliation:
-    """Polls what ``next_check_at`` says is due."""
+    """Polls what ``next_check_at`` says is due, and everything when ``watch`` saw the clock being set."""
 
     pool: Pool
     btcpay: BtcpayClient
     settlement: Settlement
     clock: Clock
+    watch: ClockWatch = field(default_factory=ClockWatch)
+    _steps: int = field(default=0, init=False)
 
     async def begin(self) -> None:
         """Have every open invoice looked at: hints may have been missed while nobody led."""
@@ -49,6 +52,9 @@ class Reconciliation:
 
     async def run_once(self) -> int:
         """Look at one batch of due invoices; returns how many. Raises ``Unavailable``."""
+        if self._steps != (steps := self.watch.steps):
+            await self.begin()  # what was put off, was until a time that may be far away now
+            self._steps = steps
         now = self.clock()
         async with self.pool.connection() as connection:
             due = await invoices.load_to_check(connection, now, ORDERS_PER_CALL)
