@@ -141,7 +141,8 @@ class BtcpayClient:
         try:
             async with self._call("create_invoice", self._timeouts.create):
                 created = await self._exchange("POST", self._invoices, body=body)
-                return payloads.observation(created, links=self._links)
+                (seen,) = payloads.of_orders([payloads.observation(created, links=self._links)], [order_id])
+                return seen
         except BtcpayAway as error:
             if not error.reached:
                 raise
@@ -179,7 +180,7 @@ class BtcpayClient:
                 # the same right, of the key and of its user, and no id: if that is denied too, this raises.
                 await self._read(self._invoices, httpx.QueryParams(orderId=btcpay_id, take=1))
                 return None
-            return payloads.observation(document, links=self._links)
+            return payloads.of_id(payloads.observation(document, links=self._links), btcpay_id)
 
     async def fetch_confirmations(self, seen: Observation) -> Observation:
         """Return the observation with ``confirmed_amount`` and ``last_received_at`` from its payments."""
@@ -195,7 +196,7 @@ class BtcpayClient:
         async with self._call("mark"):
             body = {"status": "Settled" if settled else "Invalid"}
             marked = await self._exchange("POST", f"{self._invoices}/{opaque(btcpay_id)}/status", body=body)
-            return payloads.observation(marked, links=self._links)
+            return payloads.of_id(payloads.observation(marked, links=self._links), btcpay_id)
 
     async def server_info(self) -> Server:
         async with self._call("server_info"):
@@ -271,7 +272,7 @@ class BtcpayClient:
     async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:
         wanted = "&".join(f"orderId={order_id}" for order_id in order_ids)  # nothing in them to be quoted
         found = await self._read(f"{self._invoices}?{wanted}&includeArchived=true")
-        return payloads.observations(found, links=self._links)
+        return payloads.of_orders(payloads.observations(found, links=self._links), order_ids)
 
     async def _read(self, path: str, params: httpx.QueryParams | None = None) -> Any:
         """GET, once more if no usable answer came and we were not told to wait."""

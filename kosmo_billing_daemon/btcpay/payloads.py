@@ -136,6 +136,22 @@ def observations(document: Any, *, links: Links | None = None) -> list[Observati
     return readable
 
 
+def of_orders(seen: list[Observation], order_ids: Sequence[UUID]) -> list[Observation]:
+    """Return what was seen; ``Garbled`` if any of it is of an order that was not asked for."""
+    if not {observation.order_id for observation in seen} <= {str(order_id) for order_id in order_ids}:
+        raise Garbled(
+            "metadata.orderId", "orders that were not asked for; does BTCPAY_URL lead to BTCPay itself?"
+        )
+    return seen
+
+
+def of_id(seen: Observation, btcpay_id: str) -> Observation:
+    """Return what was seen; ``Garbled`` if it is another invoice than the one asked for."""
+    if seen.btcpay_invoice_id != btcpay_id:
+        raise Garbled("id", "not the invoice that was asked for; does BTCPAY_URL lead to BTCPay itself?")
+    return seen
+
+
 def joined(parts: Sequence[list[Observation] | BaseException]) -> list[Observation]:
     """Join the answers to the parts of one question; any error but an unreadable invoice spoils it all."""
     readable: list[Observation] = []

@@ -104,8 +104,8 @@ async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookedUp
     except BtcpayRefused as error:
         raise Unavailable(f"invoices cannot be listed: {error}", code="btcpay_refused") from error
     except Garbled as error:
-        if not error.order_ids:
-            raise
+        if not error.readable and by_order.keys().isdisjoint(error.order_ids):
+            raise  # not one invoice of several, but no answer at all
         readable = error.readable
         for order_id in error.order_ids:
             if order_id in by_order:

@@ -22,6 +22,15 @@ from tests.btcpay.servers import STORE, client_of, serving
 
 PLAN = BUILT_IN.plans[0]
 INFO = {"version": "2.4.1", "fullySynched": True}
+DOCUMENT = {
+    "id": "x",
+    "storeId": STORE,
+    "amount": "5",
+    "currency": "USD",
+    "checkoutLink": "http://x/i/x",
+    "expirationTime": 1_800_000_000,
+    "additionalStatus": "None",
+}
 
 
 class Script:
@@ -143,21 +152,12 @@ async def test_no_request_line_is_longer_than_servers_accept() -> None:
 
 async def test_one_unreadable_invoice_among_several_calls_spoils_only_itself() -> None:
     orders = [uuid4() for _ in range(300)]
-    document = {
-        "id": "x",
-        "storeId": STORE,
-        "amount": "5",
-        "currency": "USD",
-        "checkoutLink": "http://x/i/x",
-        "expirationTime": 1_800_000_000,
-        "additionalStatus": "None",
-    }
 
     async def list_some(request: web.Request) -> web.Response:
         wanted = request.query.getall("orderId")
         return web.json_response(
             [
-                {**document, "status": status, "metadata": {"orderId": order_id}}
+                {**DOCUMENT, "status": status, "metadata": {"orderId": order_id}}
                 for order_id, status in (
                     (str(orders[0]), "Paid"),
                     (str(orders[1]), "New"),
@@ -172,6 +172,27 @@ async def test_one_unreadable_invoice_among_several_calls_spoils_only_itself() -
             await strange.find_invoices(orders)
     assert caught.value.order_ids == (str(orders[0]),)
     assert {seen.order_id for seen in caught.value.readable} == {str(orders[1]), str(orders[299])}
+
+
+async def test_what_was_not_asked_for_is_no_answer() -> None:
+    """A proxy that drops the query, or another server: its invoices say nothing of ours."""
+    found = {**DOCUMENT, "status": "Settled", "metadata": {"orderId": str(uuid4())}}
+
+    async def answer_by_another(request: web.Request) -> web.Response:
+        is_list = request.method == "GET" and request.path.endswith("/invoices")
+        return web.json_response([found] if is_list else found)
+
+    async with serving(answer_by_another) as url, client_of(url) as client:
+        for call in (
+            client.find_invoices([uuid4()]),
+            client.fetch_invoice("y"),
+            client.mark("y", settled=True),
+        ):
+            with pytest.raises(Garbled, match="asked for"):
+                await call
+            assert not client.state.reachable
+        with pytest.raises(CreationUnknown, match="asked for"):
+            await client.create_invoice(uuid4(), PLAN)
 
 
 async def test_oversized_answers_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""A relay before BTCPay that counts what is asked, and can spoil what it answers about one invoice."""
+"""A relay before BTCPay that counts what is asked, and can spoil what it answers, or answer in its place."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +21,7 @@ class Relay:
     asked: list[tuple[str, str]] = field(default_factory=list)
     spoil: Spoil | None = None
     refuse: Callable[[str, str], bool] | None = None
+    answer: Callable[[web.Request], web.Response] | None = None
 
     @property
     def lists(self) -> int:
@@ -29,6 +30,8 @@ class Relay:
 
     async def pass_on(self, session: aiohttp.ClientSession, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.path))
+        if self.answer is not None:
+            return self.answer(request)
         if self.refuse is not None and self.refuse(request.method, request.path):
             return web.json_response({"code": "generic-error", "message": "not today"}, status=400)
         headers = {
