@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from random import Random
 
+from tests.support.houses import House
 from tests.support.proxy import Mode
-from tests.walk.town import STARTS_WITHIN, House, Town
+from tests.walk.town import STARTS_WITHIN, Town
 
 Fault = Callable[[Town, Random, float], Coroutine[None, None, None]]
 
@@ -101,13 +102,11 @@ async def webhooks_held(town: Town, _chance: Random, seconds: float) -> None:
 
 
 async def partition(town: Town, chance: Random, seconds: float) -> None:
-    way = chance.choice(list(_house(town, chance).ways.values()))
-    mode = chance.choice([Mode.REFUSE, Mode.SWALLOW, Mode.SWALLOW_ANSWERS])
-    await way.become(mode)
-    if mode is Mode.REFUSE:
-        await way.drop()
+    house = _house(town, chance)
+    neighbour = chance.choice(list(house.ways))
+    await house.part(neighbour, chance.choice([Mode.REFUSE, Mode.SWALLOW, Mode.SWALLOW_ANSWERS]))
     await asyncio.sleep(2 * seconds)
-    await way.heal()
+    await house.ways[neighbour].heal()
 
 
 async def cuts(town: Town, chance: Random, seconds: float) -> None:

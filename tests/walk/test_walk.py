@@ -28,7 +28,7 @@ async def test_a_short_walk(tmp_path: Path) -> None:
     seed = int(os.environ.get("KOSMO_WALK_SEED", _FIXED))
     print(f"KOSMO_WALK_SEED={seed}")
     began = time.monotonic()
-    async with town_around(tmp_path) as town:
+    async with town_around(tmp_path, daemons=2) as town:
         walk = Walk(town, seed, newcomers=6, reports=4, size=200)
         await walk.round(jumps=0)
         await walk.rest([*walk.people, *walk.chatty])
@@ -41,7 +41,7 @@ async def test_a_long_walk(tmp_path: Path) -> None:
     seed = _fresh()
     print(f"KOSMO_WALK_SEED={seed}", flush=True)
     began = time.monotonic()
-    async with town_around(tmp_path) as town:
+    async with town_around(tmp_path, daemons=2) as town:
         walk = Walk(town, seed)
         while time.monotonic() - began < _SECONDS:
             await walk.round()
