@@ -99,6 +99,7 @@ class BtcpayClient:
         self._clock = clock
         self._health = Health(clock)
         self._http: AiohttpTransport | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"BtcpayClient(url={self._url!r}, store_id={self._store_id!r})"
@@ -115,6 +116,7 @@ class BtcpayClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_closed = True
         if self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -293,6 +295,8 @@ class BtcpayClient:
         params: httpx.QueryParams | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Any:
+        if self._is_closed:  # a daemon that stops waits only so long for what nobody waits for any more
+            raise BtcpayAway("the connection to BTCPay is closed", reached=False)
         if self._http is None:
             raise RuntimeError("the client is not open; use it in 'async with'")
         try:

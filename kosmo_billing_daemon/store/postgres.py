@@ -120,12 +120,13 @@ async def _leave_as_it_is(_connection: Connection) -> None:
 
 
 class Pool:
-    """A pool that opens when the database does, and never before it is asked."""
+    """A pool that opens when the database does, never before it is asked and never again after its end."""
 
     def __init__(self, database: Database) -> None:
         self.commits = Commits()
         self._database = database
         self._pool: asyncpg.Pool[Any] | None = None
+        self._is_closed = False
         self._opening = asyncio.Lock()
         self._sessions: set[int] = set()
         self._refusal: tuple[float, str] | None = None
@@ -149,6 +150,7 @@ class Pool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_closed = True
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -159,6 +161,8 @@ class Pool:
             pool.terminate()
 
     async def _opened(self) -> "asyncpg.Pool[Any]":
+        if self._is_closed:
+            raise DatabaseAway("database: the pool is closed")
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:

@@ -188,6 +188,15 @@ async def test_a_client_that_is_not_open_says_so() -> None:
         await client_of("http://127.0.0.1:9").server_info()
 
 
+async def test_a_closed_client_is_an_outage_to_what_goes_on(simulator: Simulator) -> None:
+    """A purchase whose buyer left is waited for only so long when the daemon stops."""
+    async with client_of(simulator.url) as client:
+        pass
+    with pytest.raises(BtcpayAway, match="closed") as caught:
+        await client.create_invoice(uuid4(), PLAN)
+    assert not caught.value.reached
+
+
 async def test_cancelled_calls_leave_the_client_usable() -> None:
     arrived, free = asyncio.Semaphore(0), asyncio.Event()
 

@@ -25,6 +25,14 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
         yield opened
 
 
+async def test_a_closed_pool_stays_closed(database_url: str) -> None:
+    async with Pool(Database(url=database_url)) as pool, pool.connection():
+        pass
+    with pytest.raises(DatabaseAway, match="closed"):
+        async with pool.connection():
+            pass
+
+
 async def test_lost_transaction_is_repeated(pool: Pool, rows: Rows) -> None:
     await rows.execute("CREATE TABLE tried (at timestamptz)")
     tries = 0
