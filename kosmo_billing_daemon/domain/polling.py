@@ -23,8 +23,8 @@ def next_check(invoice: Invoice, now: datetime) -> datetime | None:
     still calls open after that is asked for ever more seldom. What was marked by hand can be marked
     again (R8), so it is looked at for 72 h, in case the webhook that tells is lost.
     """
-    if invoice.payment is Payment.MARKED and invoice.effect is not Effect.NONE:
-        since = invoice.settled_at or invoice.created_at
+    if invoice.payment is Payment.MARKED:
+        since = invoice.settled_at or invoice.expires_at or invoice.created_at
         due = now + min(Patience.MOST, max(Patience.FIRST, (now - since) / 10))
         return due if now < since + Patience.MARKED else None
     if invoice.status in (InvoiceStatus.SETTLED, InvoiceStatus.ABANDONED):

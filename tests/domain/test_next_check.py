@@ -88,10 +88,16 @@ def test_a_reservation_is_looked_for_soon_and_then_seldom() -> None:
     assert next_check(reserved, START + DAY) == START + DAY + timedelta(minutes=30)
 
 
-def test_a_marked_invoice_is_looked_at_for_three_days_since_it_can_be_marked_again() -> None:
-    marked = invoice(
-        status=InvoiceStatus.SETTLED, payment=Payment.MARKED, effect=Effect.FULFILLED, settled_at=START
-    )
+@pytest.mark.parametrize(
+    "marked",
+    [
+        invoice(
+            status=InvoiceStatus.SETTLED, payment=Payment.MARKED, effect=Effect.FULFILLED, settled_at=START
+        ),
+        invoice(status=InvoiceStatus.INVALID, payment=Payment.MARKED, expires_at=START),
+    ],
+)
+def test_a_marked_invoice_is_looked_at_for_three_days_since_it_can_be_marked_again(marked: Invoice) -> None:
     soon = next_check(marked, START)
     assert soon is not None
     assert soon - START == timedelta(seconds=15)

@@ -93,7 +93,17 @@ async def test_unpaid_invoice_marked_invalid_changes_nothing_else(shop: Shop, us
     await shop.act(invoice, "mark_invalid")
     assert await shop.front.news(user) == [CREATED, INVALID]
     assert await shop.front.cases(user) == []
-    assert (await shop.front.invoice(invoice.id))["next_check_at"] is None
+
+
+async def test_unpaid_invoice_marked_invalid_and_settled_after_all_is_found_without_a_hint(
+    shop: Shop, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    await shop.act(invoice, "mark_invalid")
+    shop.simulator.set_faults(webhooks={"drop": 1.0})
+    await shop.act(invoice, "mark_settled")
+    await shop.wait(minutes=1)
+    assert await shop.front.news(user) == [CREATED, INVALID, SETTLED, ACTIVATED]
 
 
 async def test_partly_paid_invoice_marked_invalid_is_listed(shop: Shop, user: UserId) -> None:
