@@ -31,7 +31,7 @@ from kosmo_billing_daemon.btcpay.errors import (
     CreationUnknown,
     Garbled,
 )
-from kosmo_billing_daemon.btcpay.health import Health, State
+from kosmo_billing_daemon.btcpay.health import Health, State, Vigil
 from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.domain.plans import Plan
@@ -48,11 +48,14 @@ _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Ke
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds: to connect, for a whole call with its retry, and for a creation (15 s ones are on record)."""
+    """Seconds: to connect, for a whole call with its retry, and for a creation (15 s ones are on record);
+    ``again`` is how long nobody asked a BTCPay that is away until it is asked whether it is back.
+    """
 
     connect: float = 3.0
     call: float = 15.0
     create: float = 30.0
+    again: float = 15.0
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
@@ -98,6 +101,7 @@ class BtcpayClient:
         self._addresses = {path: httpx.URL(self._url + path) for path in (self._invoices,)}
         self._clock = clock
         self._health = Health(clock)
+        self._vigil = Vigil(self._health, self.server_info, timeouts.again)
         self._http: AiohttpTransport | None = None
         self._is_closed = False
 
@@ -117,6 +121,7 @@ class BtcpayClient:
 
     async def __aexit__(self, *_: object) -> None:
         self._is_closed = True
+        await self._vigil.end()
         if self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -262,6 +267,7 @@ class BtcpayClient:
                 raise BtcpayAway(f"BTCPay did not answer within {seconds:g} s") from None
         except BtcpayAway as error:
             self._health.away(name, error)
+            self._vigil.begin()
             raise
         except BtcpayDenied as error:
             self._health.denied(name, error)

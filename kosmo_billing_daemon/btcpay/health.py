@@ -1,16 +1,20 @@
 """Whether BTCPay answers, for operators: a state to show, and few lines in the log.
 
 The rule it keeps: while it is away one warning a minute, and one line when it is back, whatever the number
-of calls that fail.
+of calls that fail; and it is found to be back although nobody has a reason to call.
 """
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied
 from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.errors import KosmoError
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ class Health:
         self._denials: dict[str, BtcpayDenied] = {}
         self._told = False
         self._failures = 0
+        self.calls = 0  # of any outcome
 
     @property
     def state(self) -> State:
@@ -54,6 +59,7 @@ class Health:
 
     def answered(self, call: str) -> None:
         """Note that a call worked, or was refused in BTCPay's own words."""
+        self.calls += 1
         self._denials.pop(call, None)
         for name in [name for name, denial in self._denials.items() if denial.unauthenticated]:
             del self._denials[name]
@@ -61,6 +67,7 @@ class Health:
 
     def denied(self, call: str, error: BtcpayDenied) -> None:
         """Note that BTCPay answered, but does not let us do this."""
+        self.calls += 1
         self._reached()
         self._denials[call] = error
         self._failures += 1
@@ -70,6 +77,7 @@ class Health:
 
     def away(self, call: str, error: BtcpayAway) -> None:
         """Note that no usable answer came."""
+        self.calls += 1
         self._failures += 1
         self._last_error = error.message
         if self._reachable:
@@ -93,3 +101,37 @@ class Health:
             self._told = False
             seconds = round((self._since - before).total_seconds(), 1)
             log.info("BTCPay is back", extra={"fields": {"away_seconds": seconds}})
+
+
+class Vigil:
+    """Asks while BTCPay is away, whenever nobody else has for ``every`` seconds, until it is back.
+
+    A daemon that stands by calls it for purchases alone: it would say for hours that BTCPay is away.
+    """
+
+    def __init__(self, health: Health, ask: Callable[[], Awaitable[object]], every: float) -> None:
+        self._health = health
+        self._ask = ask
+        self._every = every
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Keep asking from now on, if that is not done already."""
+        if not self._is_over and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._keep())
+
+    async def end(self) -> None:
+        """Ask no more."""
+        self._is_over = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _keep(self) -> None:
+        while not self._health.state.reachable:
+            calls = self._health.calls
+            await asyncio.sleep(self._every)
+            if calls == self._health.calls:
+                with contextlib.suppress(KosmoError):
+                    await self._ask()

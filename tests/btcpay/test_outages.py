@@ -19,6 +19,7 @@ from kosmo_billing_daemon.btcpay.errors import (
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from tests.btcpay.servers import KEY, client_of, serving
+from tests.support.world import until
 
 PLAN = BUILT_IN.plans[0]
 HURRIED = Timeouts(connect=0.5, call=0.3, create=0.3)
@@ -181,6 +182,22 @@ async def test_an_outage_is_one_warning_and_one_line_when_it_is_over(
         if r.name.startswith("kosmo_billing_daemon.btcpay")
     ]
     assert ours == [("WARNING", "BTCPay is away"), ("INFO", "BTCPay is back")]
+
+
+async def test_a_return_is_noticed_although_nobody_calls(simulator: Simulator) -> None:
+    """A daemon that stands by calls for purchases alone; its state must not stay what the last one met."""
+    timeouts = Timeouts(connect=1.0, call=2.0, create=2.0, again=0.05)
+    async with BtcpayClient(
+        url=simulator.url, api_key=simulator.api_key, store_id=simulator.store_id, timeouts=timeouts
+    ) as client:
+        await simulator.go_away()
+        with pytest.raises(BtcpayAway):
+            await client.find_invoices([uuid4()])
+        failures = client.state.failures
+        await until(lambda: client.state.failures > failures, "it is asked again", 5.0)
+        assert not client.state.reachable
+        await simulator.come_back()
+        await until(lambda: client.state.reachable, "its return", 5.0)
 
 
 async def test_a_client_that_is_not_open_says_so() -> None:
