@@ -41,8 +41,7 @@ ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-00
 the base URL, store id and the rest of the line take their part of it."""
 
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-_TRIES = 2
-_CONNECTIONS = 32
+_TRIES, _CONNECTIONS = 2, 32
 _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
 
 
@@ -88,17 +87,15 @@ class BtcpayClient:
         self._timeouts = timeouts
         # Reading is bounded by the deadline of the whole call; "pool" includes looking up the name.
         self._bounds = {"timeout": {"connect": timeouts.connect, "read": None, "pool": timeouts.call}}
-        self._headers = httpx.Headers(
-            {
-                "Authorization": f"token {self._key}",
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip, deflate",
-                "User-Agent": f"kosmo-billing-daemon/{__version__}",
-            }
-        )
-        self._headers_of_json = httpx.Headers({**self._headers, "Content-Type": "application/json"})
-        # Parsed once: httpx takes as long for that as for everything else of a call.
-        self._addresses = {path: httpx.URL(self._url + path) for path in (self._invoices,)}
+        headers = {
+            "Authorization": f"token {self._key}",
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip, deflate",
+            "User-Agent": f"kosmo-billing-daemon/{__version__}",
+        }
+        self._headers = httpx.Headers(headers)
+        self._headers_of_json = httpx.Headers(headers | {"Content-Type": "application/json"})
+        self._parsed = {self._invoices: httpx.URL(self._url + self._invoices)}  # as dear as all of a call
         self._clock = clock
         self._health = Health(clock)
         self._vigil = Vigil(self._health, self.server_info, timeouts.again)
@@ -308,7 +305,7 @@ class BtcpayClient:
         try:
             request = httpx.Request(
                 method,
-                self._addresses.get(path) or self._url + path,
+                self._parsed.get(path) or self._url + path,
                 params=params,
                 headers=self._headers if body is None else self._headers_of_json,
                 content=None if body is None else json.dumps(body).encode(),

@@ -48,6 +48,7 @@ PATHS = {
     "services.reconciliation",
     "services.reservations",
     "services.settlement",
+    "services.verdicts",
     "web.invoices",
     "web.webhooks",
 }
@@ -57,6 +58,7 @@ WATCHED = {"batching", "btcpay", "mqtt", "services", "store", "web"}
 
 OFF_THE_PATHS = {
     "batching": "gathers; what it writes are points",
+    "btcpay.health": "asks BTCPay whether it is back, and changes nothing",
     "services.entitlements": "only reads",
     "services.history": "only reads",
     "services.housekeeping": "removes what is past its time; the next round removes the rest",

@@ -1,0 +1,104 @@
+"""What verdicts on invoices do to the subscriptions of their users, in the order of the verdicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import uuid4
+
+from kosmo_billing_daemon.domain import subscriptions as periods
+from kosmo_billing_daemon.domain.invoices import Action, InvoiceStatus, Verdict, is_confirming
+from kosmo_billing_daemon.domain.subscriptions import (
+    InvoiceId,
+    Outcome,
+    Subscription,
+    SubscriptionId,
+    UserId,
+)
+from kosmo_billing_daemon.services import fulfilment
+from kosmo_billing_daemon.services.fulfilment import Change
+from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store.events import Event
+from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.purchases import Purchase
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An invoice with what its user has, the verdict on it, and the number of the look that was judged."""
+
+    purchase: Purchase
+    verdict: Verdict
+    number: int | None
+
+    @property
+    def touches_periods(self) -> bool:
+        """Say whether its user's subscriptions change: by an action, or by a hold begun or ended (R5)."""
+        before, after = self.purchase.invoice.status, self.verdict.invoice.status
+        held = (before is InvoiceStatus.PROCESSING) != (after is InvoiceStatus.PROCESSING)
+        return held or self.verdict.action is not Action.NOTHING
+
+
+async def change_periods(
+    connection: Connection, judged: Sequence[Judged], now: datetime
+) -> tuple[list[Change], dict[InvoiceId, list[Event]]]:
+    """Apply verdicts to their users' subscriptions; returns the news by the invoice that made them."""
+    changes: list[Change] = []
+    news: dict[InvoiceId, list[Event]] = {}
+    of_users: dict[UserId, list[Judged]] = {}
+    for one in judged:
+        of_users.setdefault(one.purchase.invoice.user_id, []).append(one)
+    for user_id, each in of_users.items():
+        touching = [one for one in each if one.touches_periods]
+        if not touching:
+            continue
+        current = each[0].purchase.current
+        before: tuple[Subscription, ...] = () if current is None else (current,)
+        if any(one.verdict.action in (Action.REVOKE, Action.REINSTATE) for one in touching):
+            before = await subscriptions.lock_history(connection, user_id)
+        holding = _is_confirming(each)
+        rows = before
+        for one in touching:
+            outcome = _change(rows, one.verdict, now, holding=holding)
+            told = [fulfilment.subscription_news(each, outcome.history, now) for each in outcome.happenings]
+            if one.verdict.action is Action.FULFIL:
+                told += fulfilment.quota_news(rows, outcome.history, now)
+            news[one.verdict.invoice.id] = told
+            rows = outcome.history
+        changes.append(Change(before, rows))
+    return changes, news
+
+
+def _is_confirming(of_user: Sequence[Judged]) -> bool:
+    """Say whether any invoice of the user is confirming after these verdicts (R5)."""
+    known = {one.verdict.invoice.id for one in of_user}
+    return any(is_confirming(one.verdict.invoice) for one in of_user) or any(
+        invoice_id not in known for invoice_id in of_user[0].purchase.confirming
+    )
+
+
+def _change(rows: tuple[Subscription, ...], verdict: Verdict, now: datetime, *, holding: bool) -> Outcome:
+    invoice = verdict.invoice
+    match verdict.action:
+        case Action.FULFIL:
+            return periods.purchase(
+                rows,
+                subscription_id=SubscriptionId(uuid4()),
+                user_id=invoice.user_id,
+                invoice_id=invoice.id,
+                source=verdict.source,
+                plan=invoice.plan,
+                now=now,
+                holding=holding,
+            )
+        case Action.REVOKE:
+            bought = _bought(rows, invoice.id)
+            return periods.revoke(rows, bought, now, reason="invoice_invalid", holding=holding)
+        case Action.REINSTATE:
+            bought = _bought(rows, invoice.id)
+            return periods.reinstate(rows, bought, now, reason="invoice_settled_again", holding=holding)
+        case Action.NOTHING:
+            return periods.advance(rows, now, holding=holding)
+
+
+def _bought(rows: Sequence[Subscription], invoice_id: InvoiceId) -> SubscriptionId:
+    return next(row.id for row in rows if row.invoice_id == invoice_id)
