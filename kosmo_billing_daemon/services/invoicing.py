@@ -153,12 +153,17 @@ class Invoicing:
             await invoices.abandon(connection, [reserved.id])
 
     async def _wait_until_attached(self, reserved: Invoice) -> Invoice | None:
-        """Let another daemon finish the same reservation; ``None`` when it seems to be nobody's."""
+        """Let another daemon finish the same reservation; ``None`` when it seems to be nobody's.
+
+        Raises ``Unavailable`` when the other one gives it up.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + ATTACHED_WITHIN
         while loop.time() < deadline:
             async with self.pool.connection() as connection:
                 row = (await invoices.load(connection, [reserved.id])).get(reserved.id)
+            if row is not None and row.status is InvoiceStatus.ABANDONED:  # it found BTCPay away
+                raise Unavailable("the payment server cannot be reached at the moment", code="btcpay_away")
             if row is not None and row.status is not InvoiceStatus.RESERVED:
                 return row
             await asyncio.sleep(0.1)

@@ -58,6 +58,24 @@ async def test_parallel_requests_at_two_daemons_get_one_invoice(shop: Shop, user
     assert len(shop.simulator.invoices) == 1
 
 
+async def test_what_another_daemon_gave_up_meanwhile_is_no_invoice(shop: Shop, user: UserId) -> None:
+    """The second one waits for the first, who finds that BTCPay cannot have created anything."""
+    one, two = shop.front, await shop.start()
+    shop.simulator.set_faults(slow_ms=60_000)
+    first = asyncio.create_task(one.invoicing.open(user, "wanderer", None))
+    await until(lambda: one.rows("SELECT FROM btcpay_invoices"), "the reservation")
+    second = asyncio.create_task(two.invoicing.open(user, "wanderer", None))
+
+    async def waits() -> bool:
+        return bool(two.invoicing._in_progress)
+
+    await until(waits, "who waits for it")
+    await one.execute("UPDATE btcpay_invoices SET status = 'abandoned'")
+    for asked in (second, first):
+        with pytest.raises(Unavailable):
+            await asked
+
+
 async def test_open_invoice_is_returned_until_it_expires_or_is_paid(shop: Shop, user: UserId) -> None:
     first = await shop.open(user)
     shop.clock.move(minutes=14)
