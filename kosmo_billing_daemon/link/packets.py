@@ -38,7 +38,7 @@ def publish_packet(topic: bytes, payload: bytes, *, retain: bool, qos: int, mid:
     return b"".join((start, head, payload))
 
 
-def packet_end(data: bytes, start: int) -> int | None:
+def packet_end(data: bytes | bytearray, start: int) -> int | None:
     """Where the packet at ``start`` ends; None while incomplete, ``ValueError`` if it cannot be one."""
     try:
         length, body = _length(data, start + 1)
@@ -47,7 +47,7 @@ def packet_end(data: bytes, start: int) -> int | None:
     return body + length if body + length <= len(data) else None
 
 
-def _length(data: bytes, start: int) -> tuple[int, int]:
+def _length(data: bytes | bytearray, start: int) -> tuple[int, int]:
     """The length written at ``start``, seven bits to the byte, and its end; ``IndexError`` if cut off."""
     length = 0
     for place in range(4):

@@ -23,7 +23,7 @@ class Wire(asyncio.Protocol):
         self._on_bytes = on_bytes
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
-        self._received = b""
+        self._received = bytearray()  # grows in place: a packet of many reads is not copied with each
         self._taken = 0
         self._packet = b""  # what paho may read
         self._read = 0
@@ -39,7 +39,8 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = self._clock()
-        self._received = self._received[self._taken :] + data
+        del self._received[: self._taken]
+        self._received += data
         self._taken = 0
         self._on_bytes()
 
@@ -52,7 +53,7 @@ class Wire(asyncio.Protocol):
         end = packet_end(self._received, self._taken)
         if end is None:
             return None
-        packet = self._received[self._taken : end]
+        packet = bytes(self._received[self._taken : end])
         self._taken = end
         return packet
 
