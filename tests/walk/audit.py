@@ -12,7 +12,7 @@ import asyncpg
 from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
 from tests.crash.audit import retained_is_the_database
 from tests.walk.model import Purchase, fate, standings, terms
-from tests.walk.people import Person
+from tests.walk.people import Person, money_of
 from tests.walk.town import Town
 
 _QUIET = """
@@ -96,7 +96,10 @@ def _of_person(invoices: Mapping[str, Invoice], books: _Books, person: Person) -
     found = _messages(books, person)
     for invoice_id in person.invoices:
         found += _invoice(invoices[invoice_id], books, rows, person)
-    holding = any(invoices[key].status is InvoiceStatus.PROCESSING for key in person.invoices)
+    holding = any(
+        invoices[key].status is InvoiceStatus.PROCESSING and key not in person.settled_by_hand
+        for key in person.invoices
+    )
     grants = [row["status"] for row in rows if row["source"] == "grant"]
     if (len(grants), grants.count("revoked")) != (person.granted, person.ungranted):
         found.append(f"its grants are {grants} of {person.granted}, revoked {person.ungranted}")
@@ -113,9 +116,15 @@ def _messages(books: _Books, person: Person) -> list[str]:
 
 
 def _invoice(invoice: Invoice, books: _Books, rows: Sequence[Any], person: Person) -> list[str]:
-    """R1 and R6 to R8 for one invoice."""
+    """R1 and R6 to R9 for one invoice."""
     mine = [row for row in rows if row["btcpay_invoice_id"] == invoice.id]
-    right = fate(invoice, person.confirmed_after.get(invoice.id), had_effect=bool(mine))
+    right = fate(
+        invoice,
+        person.confirmed_after.get(invoice.id),
+        had_effect=bool(mine),
+        is_altered=invoice.id in person.altered,
+        is_settled_by_hand=invoice.id in person.settled_by_hand,
+    )
     state = f"{invoice.id} is {invoice.status}/{invoice.additional_status}"
     found = []
     if books.orders[str(invoice.order_id)] != 1:
@@ -126,8 +135,11 @@ def _invoice(invoice: Invoice, books: _Books, rows: Sequence[Any], person: Perso
     opened = books.cases.get(invoice.id, set())
     ever_paid = sum(payment.amount for payment in invoice.payments)  # what was replaced may have been listed
     may = right.may | ({"overpaid"} if ever_paid > invoice.price else set())
-    if not right.must <= opened <= right.must | may:
-        found.append(f"{state}, its cases are {opened}, must be {set(right.must)}, may be {set(may)}")
+    dismissed = {kind for (key, kind) in person.dismissed if key == invoice.id}
+    closed = {kind for kind in dismissed if person.dismissed[invoice.id, kind] == money_of(invoice)}
+    must, may = right.must - dismissed, (right.must | may) - closed  # more money opens it again
+    if not must <= opened <= may:
+        found.append(f"{state}, its cases are {opened}, must be {set(must)}, may be {set(may)}")
     return found
 
 

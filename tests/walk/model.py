@@ -1,7 +1,8 @@
 """What must stand at rest, from the facts alone; shares no code with the daemon's rules.
 
-A fact is what BTCPay shows of an invoice, what the operator did, and when a purchase took effect (R3 makes
-that time ours, so it is read from the database, as is what had been used when the next purchase took over).
+A fact is what BTCPay shows of an invoice, what was done to it there, what the operator did, and when a
+purchase took effect (R3 makes that time ours, so it is read from the database, as is what had been used when
+the next purchase took over).
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ PLANS: dict[str, tuple[int, int | None]] = {
     "sanctuary": (50, None),
 }
 """Price in USD and messages of each plan."""
+
+KINDS = frozenset({"partial_payment", "late_payment", "overpaid", "paid_invalid", "mismatch"})
+"""Of cases that ask for the operator's decision."""
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -85,8 +89,23 @@ def standings(until: datetime, now: datetime, *, holding: bool) -> set[str]:
     return {"grace", "expired"} if holding and now < until + HOLD else {"expired"}
 
 
-def fate(invoice: Invoice, confirmed_after: timedelta | None, *, had_effect: bool) -> Fate:
-    """R6 to R8. ``confirmed_after``: how long after expiry a late payment was confirmed in full."""
+def fate(
+    invoice: Invoice,
+    confirmed_after: timedelta | None,
+    *,
+    had_effect: bool,
+    is_altered: bool,
+    is_settled_by_hand: bool,
+) -> Fate:
+    """R6 to R9. ``confirmed_after``: how long after expiry a late payment was confirmed in full.
+
+    ``is_altered``: it is not what was quoted any more. What was settled by hand is never marked invalid.
+    """
+    if is_settled_by_hand:
+        return Fate(stands=True, may=frozenset({"overpaid", "mismatch"} if is_altered else {"overpaid"}))
+    if is_altered:
+        is_touched = invoice.status is not InvoiceStatus.NEW
+        return Fate(stands=False, must=frozenset({"mismatch"} if is_touched else ()), may=KINDS)
     if invoice.status is InvoiceStatus.SETTLED:
         return _settled(invoice)
     if invoice.status is InvoiceStatus.INVALID:

@@ -1,4 +1,7 @@
-"""Customers who buy, pay in every way there is, and ask again until they are answered."""
+"""Customers who buy, pay in every way there is, and ask again until they are answered.
+
+Now and then what was ordered is not what they pay for: BTCPay's invoice is altered before any payment (R9).
+"""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,7 +14,7 @@ from uuid import UUID
 import aiohttp
 
 from kosmo_billing_daemon.demo.btcpay.actions import Action, possible_actions
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import CURRENCIES, Invoice, InvoiceStatus
 from tests.support.world import API
 from tests.walk.model import PLANS
 from tests.walk.town import Town
@@ -20,6 +23,13 @@ _ATTEMPT = aiohttp.ClientTimeout(total=4)
 _UNTRACKED = timedelta(
     hours=60
 )  # reconciliation follows an invoice for 72 h; what comes later needs its hint
+
+Money = tuple[int, Decimal, Decimal]
+"""How many payments an invoice had, what counts of them, and what is confirmed of that."""
+
+
+def money_of(invoice: Invoice) -> Money:
+    return len(invoice.payments), invoice.paid, invoice.confirmed
 
 
 @dataclass
@@ -32,6 +42,9 @@ class Person:
     confirmed_after: dict[str, timedelta] = field(default_factory=dict)
     journal: list[str] = field(default_factory=list)
     unheard: set[str] = field(default_factory=set)  # invoices whose hints must be sent again at rest
+    altered: set[str] = field(default_factory=set)  # invoices that are not what was quoted
+    settled_by_hand: set[str] = field(default_factory=set)
+    dismissed: dict[tuple[str, str], Money] = field(default_factory=dict)  # cases closed without rights
     messages: set[str] = field(default_factory=set)
     joined: int = 0  # the round
     granted: int = 0
@@ -57,6 +70,8 @@ class Person:
             return
         if invoice_id not in self.invoices:
             self.invoices.append(invoice_id)
+            if self.chance.random() < _ALTERED:
+                self._alter(town, town.world.simulator.invoices[invoice_id])
         if self.chance.random() < 0.2:  # the button was pressed twice (R10)
             again = await self._order(town, plan, key)
             assert again == invoice_id, f"{self.user_id}: {again} for {invoice_id} under one key"
@@ -77,19 +92,34 @@ class Person:
                 await asyncio.sleep(0.1)
             else:
                 if response.status < 300:
-                    self._note(f"ordered {plan}: {told['invoice_id']}")
+                    self.note(f"ordered {plan}: {told['invoice_id']}")
                     return str(told["invoice_id"])
                 if told.get("code") == "prepaid_cap":
-                    self._note(f"may not order {plan}")
+                    self.note(f"may not order {plan}")
                     return None
                 assert response.status in {409, 502, 503, 504}, told
                 await asyncio.sleep(0.1)
             house = (house + 1) % len(town.houses)
 
+    def _alter(self, town: Town, invoice: Invoice) -> None:
+        """Make of an unpaid invoice what was not quoted, as anybody with BTCPay's key can."""
+        match self.chance.choice(["price", "currency", "order"]):
+            case "price":
+                invoice.price += 1
+            case "currency":
+                invoice.currency = CURRENCIES["EUR"]
+            case _:
+                order_id = f"not-{invoice.order_id}"
+                town.world.simulator.replace_metadata(invoice.id, invoice.metadata | {"orderId": order_id})
+        self.altered.add(invoice.id)
+        self.note(f"{invoice.id} is altered: {invoice.order_id}, {invoice.price} {invoice.currency.code}")
+
     async def _act(self, town: Town, invoice_id: str) -> None:
         """Do one thing to an invoice at BTCPay: as its payer, or as the operator who marks it."""
         invoice = town.world.simulator.invoices[invoice_id]
         possible = possible_actions(invoice)
+        if invoice_id in self.settled_by_hand and Action.MARK_INVALID in possible:
+            possible.remove(Action.MARK_INVALID)  # both are the operator's decisions, and were made
         amount, method = None, self.chance.choice(["BTC-LN", "BTC-LN", "BTC-CHAIN"])
         if not possible or self.chance.random() < 0.05:
             action, amount = Action.PAY, Decimal(self.chance.choice(["0.5", "5", "60"]))  # once more
@@ -97,7 +127,7 @@ class Person:
             action = self.chance.choices(possible, [_WEIGHTS.get(known, 1) for known in possible])[0]
         self._look_out(invoice, action)
         await town.world.simulator.act(invoice_id, action, amount, method)
-        self._note(
+        self.note(
             f"{action} {amount or ''} {method} {invoice_id}: {invoice.status}/{invoice.additional_status}"
         )
         if invoice.status is InvoiceStatus.EXPIRED and invoice.confirmed >= invoice.minimum:
@@ -113,9 +143,11 @@ class Person:
         if datetime.now(UTC) - invoice.expires > _UNTRACKED or (is_final and not is_tracked):
             self.unheard.add(invoice.id)
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.journal.append(f"{datetime.now(UTC):%H:%M:%S.%f} {text}")
 
+
+_ALTERED = 0.08  # how probable it is of an order
 
 _WEIGHTS = {
     Action.PAY: 6,

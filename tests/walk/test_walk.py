@@ -9,6 +9,7 @@ import os
 import secrets
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -41,7 +42,7 @@ async def test_a_long_walk(tmp_path: Path) -> None:
     seed = _fresh()
     print(f"KOSMO_WALK_SEED={seed}", flush=True)
     began = time.monotonic()
-    async with town_around(tmp_path, daemons=2) as town:
+    async with town_around(tmp_path, daemons=Random(seed).choice([2, 3])) as town:
         walk = Walk(town, seed)
         while time.monotonic() - began < _SECONDS:
             await walk.round()

@@ -22,11 +22,11 @@ from kosmo_billing_daemon.btcpay.signature import HEADER, sign
 from kosmo_billing_daemon.demo.btcpay.actions import Action, possible_actions
 from kosmo_billing_daemon.demo.btcpay.invoices import Invoice
 from tests.support import usage
-from tests.support.daemon import WEBHOOK_SECRET, command, environment, settings_for
+from tests.support.daemon import WEBHOOK_SECRET
 from tests.walk.audit import complaints
 from tests.walk.faults import FAULTS, Fault
 from tests.walk.gateways import report_until_answered
-from tests.walk.model import PLANS
+from tests.walk.operator import Operator
 from tests.walk.people import Person
 from tests.walk.town import Town
 
@@ -62,6 +62,10 @@ class Walk:
     jumped: timedelta = timedelta()
     history: list[str] = field(default_factory=list)
     old: dict[str, bytes] = field(default_factory=dict)
+    operator: Operator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.operator = Operator(self.town)
 
     async def round(self, jumps: float = 0.5) -> None:
         """One burst, and rest; fails with what differs and what the people concerned did.
@@ -72,8 +76,8 @@ class Walk:
         chance = Random(f"{self.seed} round {self.rounds}")
         self._meet(chance)
         walking = self.walking
-        if chance.random() < 0.3:
-            await self._operator(chance, chance.choice(walking))
+        for _ in range(chance.choice([0, 1, 2, 3])):
+            await self.operator.work(chance, walking)
         chosen = [chance.choice(row) for row in chance.sample(FAULTS, chance.choice([0, 1, 2, 2, 3, 4]))]
         self.history.append(f"round {self.rounds}: {[fault.__name__ for fault in chosen]}")
         self.faults.update(fault.__name__ for fault in chosen)
@@ -109,7 +113,7 @@ class Walk:
         self.town.world.simulator.set_faults(webhooks={"hold": False})
         await self.town.world.simulator.drained()
         await self._hint(people)
-        await self._cli("reconcile")
+        await self.operator.reconcile()
         await self.rest(people)
 
     async def rest(self, people: list[Person]) -> None:
@@ -125,6 +129,7 @@ class Walk:
         distinct = sum(len(person.messages) for person in everybody)
         return {
             "seed": self.seed,
+            "daemons": len(self.town.houses),
             "seconds": round(seconds),
             "rounds": self.rounds,
             "steps": sum(len(person.journal) for person in self.people),
@@ -132,6 +137,9 @@ class Walk:
             "days_jumped": round(self.jumped / timedelta(days=1), 1),
             "users": len(everybody),
             "invoices": sum(len(person.invoices) for person in self.people),
+            "altered": sum(len(person.altered) for person in self.people),
+            "settled_by_hand": sum(len(person.settled_by_hand) for person in self.people),
+            "cases_closed": sum(len(person.dismissed) for person in self.people),
             "events_sent": self.sent,
             "events_distinct": distinct,
             "events_counted": distinct,
@@ -152,18 +160,6 @@ class Walk:
             for _ in range(number):
                 user_id = UUID(int=chance.getrandbits(128), version=4)
                 kind.append(Person(user_id, Random(chance.random()), joined=self.rounds))
-
-    async def _operator(self, chance: Random, person: Person) -> None:
-        """Give a plan, and take some back at once, while nothing fails: a command is not repeated."""
-        plan = chance.choice(list(PLANS))
-        reason = ["--reason", "a walk"]
-        person.journal.append(f"{datetime.now(UTC):%H:%M:%S} is granted {plan}")
-        if await self._cli("user", "grant", str(person.user_id), plan, *reason, may_fail=True) == 0:
-            person.granted += 1
-            if chance.random() < 0.5:
-                await self._cli("user", "revoke", str(person.user_id), *reason)
-                person.journal.append(f"{datetime.now(UTC):%H:%M:%S} loses it")
-                person.ungranted += 1
 
     async def _report(self, chance: Random, walking: list[Person], reporter: int) -> None:
         """Report messages of everybody, some twice in one report, some in two, and an old report again."""
@@ -247,20 +243,3 @@ class Walk:
         if expires <= datetime.now(UTC) and Action.EXPIRE in possible_actions(invoice):
             await self.town.world.simulator.act(invoice.id, Action.EXPIRE)
         invoice.expires = expires
-
-    async def _cli(self, *arguments: str, may_fail: bool = False) -> int:
-        world = self.town.world
-        settings = settings_for(
-            database_url=world.database_url, broker=world.broker, btcpay_url=world.simulator.url
-        )
-        process = await asyncio.create_subprocess_exec(
-            *command(*arguments),
-            env=environment(**settings),
-            cwd="/",
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        assert process.returncode is not None
-        assert may_fail or process.returncode == 0, f"{arguments}: {said.decode()}"
-        return process.returncode

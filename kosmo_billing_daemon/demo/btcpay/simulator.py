@@ -182,6 +182,11 @@ class Simulator:
         act(self._engine, invoice, action, amount, method)
         return invoice
 
+    def replace_metadata(self, invoice_id: str, metadata: dict[str, Any]) -> None:
+        """Do what ``PUT stores/{id}/invoices/{id}`` does, though the server be away."""
+        ledger = self._engine.ledger
+        ledger.replace_metadata(ledger.by_id[invoice_id], metadata)
+
     def set_faults(self, **changes: Any) -> Faults:
         """Switch faults as ``POST /simulate/faults`` does: ``set_faults(webhooks={"hold": True})``."""
         return self._engine.set_faults(changes)

@@ -1,0 +1,81 @@
+"""The operator, by the command line: gives plans and takes them back, decides about money, reconciles.
+
+Only while nothing fails and everything is at rest: a command is not repeated.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from tests.support.daemon import command, environment, settings_for
+from tests.walk.model import PLANS
+from tests.walk.people import Person, money_of
+from tests.walk.town import Town
+
+_REASON = ("--reason", "a walk")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Runs the commands that an operator would."""
+
+    town: Town
+
+    async def work(self, chance: Random, walking: Sequence[Person]) -> None:
+        """Give somebody a plan, or decide one of the open cases."""
+        if chance.random() < 0.4:
+            await self._grant(chance, chance.choice(walking))
+        else:
+            await self._decide(chance, walking)
+
+    async def reconcile(self) -> None:
+        await self._run("reconcile")
+
+    async def _grant(self, chance: Random, person: Person) -> None:
+        """Give a plan, and take some back at once; one beyond the prepaid cap is refused (R11)."""
+        plan = chance.choice(list(PLANS))
+        person.note(f"is granted {plan}")
+        if await self._run("user", "grant", str(person.user_id), plan, *_REASON, may_fail=True) is None:
+            return
+        person.granted += 1
+        if chance.random() < 0.5:
+            await self._run("user", "revoke", str(person.user_id), *_REASON)
+            person.note("loses it")
+            person.ungranted += 1
+
+    async def _decide(self, chance: Random, walking: Sequence[Person]) -> None:
+        """Settle an invoice for which there is a case, or close the case without any rights."""
+        known = {str(person.user_id): person for person in walking}
+        told = await self._run("attention", "--limit", "10000", "--json")
+        cases = [case for case in json.loads(told or "[]") if case["user_id"] in known]
+        if not cases:
+            return
+        case = chance.choice(cases)
+        person, invoice_id, kind = known[case["user_id"]], case["invoice_id"], case["kind"]
+        if kind != "overpaid" and chance.random() < 0.6:
+            await self._run("invoices", "settle", invoice_id, *_REASON)
+            person.note(f"{invoice_id}, {kind}, is settled by hand")
+            person.settled_by_hand.add(invoice_id)
+        else:
+            await self._run("attention", "close", str(case["case"]), *_REASON)
+            person.note(f"{kind} of {invoice_id} is closed")
+            person.dismissed[invoice_id, kind] = money_of(self.town.world.simulator.invoices[invoice_id])
+
+    async def _run(self, *arguments: str, may_fail: bool = False) -> str | None:
+        """What the command printed; ``None`` if it failed."""
+        world = self.town.world
+        settings = settings_for(
+            database_url=world.database_url, broker=world.broker, btcpay_url=world.simulator.url
+        )
+        process = await asyncio.create_subprocess_exec(
+            *command(*arguments),
+            env=environment(**settings),
+            cwd="/",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, complained = await process.communicate()
+        assert may_fail or process.returncode == 0, f"{arguments}: {(said + complained).decode()}"
+        return said.decode() if process.returncode == 0 else None
