@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from kosmo_billing_daemon.demo.btcpay.invoices import AdditionalStatus, Invoice, InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import AdditionalStatus, Invoice, InvoiceStatus, PaymentStatus
 
 PERIOD = timedelta(days=30)
 LATE = timedelta(hours=72)
@@ -118,7 +118,9 @@ def fate(
     if invoice.status is not InvoiceStatus.EXPIRED:
         return Fate(stands=False)
     if invoice.additional_status is AdditionalStatus.PAID_PARTIAL:
-        return Fate(stands=False, must=frozenset({"partial_payment"}))
+        was_more = any(payment.status is PaymentStatus.INVALID for payment in invoice.payments)  # replaced
+        may = frozenset({"late_payment"} if was_more else ())
+        return Fate(stands=False, must=frozenset({"partial_payment"}), may=may)
     if invoice.additional_status is not AdditionalStatus.PAID_LATE:
         return Fate(stands=False)
     return _late(invoice, confirmed_after)

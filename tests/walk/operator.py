@@ -25,7 +25,7 @@ class Operator:
 
     async def work(self, chance: Random, walking: Sequence[Person]) -> None:
         """Give somebody a plan, or decide one of the open cases."""
-        if chance.random() < 0.4:
+        if chance.random() < 0.3:
             await self._grant(chance, chance.choice(walking))
         else:
             await self._decide(chance, walking)
@@ -52,9 +52,10 @@ class Operator:
         cases = [case for case in json.loads(told or "[]") if case["user_id"] in known]
         if not cases:
             return
-        case = chance.choice(cases)
+        unfulfilled = [case for case in cases if case["kind"] != "overpaid"]
+        case = chance.choice(unfulfilled or cases)
         person, invoice_id, kind = known[case["user_id"]], case["invoice_id"], case["kind"]
-        if kind != "overpaid" and chance.random() < 0.6:
+        if case in unfulfilled and chance.random() < 0.6:
             await self._run("invoices", "settle", invoice_id, *_REASON)
             person.note(f"{invoice_id}, {kind}, is settled by hand")
             person.settled_by_hand.add(invoice_id)
