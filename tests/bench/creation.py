@@ -1,16 +1,17 @@
 """How fast an invoice is opened, BTCPay answering at once: `python -m tests.bench.creation`.
 
 16 requests in flight, beside a plain handler that calls the same BTCPay with httpx's default transport and
-keeps a row.
+keeps a row; and beside the least that keeps one before it asks, so that nothing paid is ever unknown.
 """
 
 import time
 from uuid import uuid4
 
+from tests.bench import least_service, plain_service
 from tests.bench.figures import Figure, at_least, at_most, percentile
 from tests.bench.load_generator import PREFIX, Connection, in_flight, post
 from tests.bench.rig import alone, daemon, services
-from tests.bench.settlement import TURNS, plain
+from tests.bench.settlement import TURNS, other
 
 IN_FLIGHT = 16
 
@@ -30,24 +31,37 @@ async def create(url: str, path: str, number: int, took: list[float]) -> float:
 async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
     number = 200 if quick else 1000
     found: list[Figure] = []
-    async with services() as where, daemon(where) as ours, plain(where) as (plain_url, _):
-        await create(ours.api, f"{PREFIX}/invoices", 50, [])  # warm
-        await create(plain_url, "/invoices", 50, [])
+    async with (
+        services() as where,
+        daemon(where) as ours,
+        other(where, plain_service) as (plain, _),
+        other(where, least_service) as (least, _),
+    ):
+        paths = {plain: "/invoices", least: "/invoices", ours.api: f"{PREFIX}/invoices"}
+        for url, path in paths.items():
+            await create(url, path, 50, [])  # warm
         for _ in range(rounds):
-            took: list[float] = []
-            plain_took: list[float] = []
-            seconds = plain_seconds = 0.0
+            times: dict[str, list[float]] = {url: [] for url in paths}
+            seconds = dict.fromkeys(paths, 0.0)
             for _ in range(TURNS):
-                plain_seconds += await create(plain_url, "/invoices", number // TURNS, plain_took)
-                seconds += await create(ours.api, f"{PREFIX}/invoices", number // TURNS, took)
+                for url, path in paths.items():
+                    seconds[url] += await create(url, path, number // TURNS, times[url])
+            took, plain_took = times[ours.api], times[plain]
             found += [
                 Figure(
                     what=f"invoices opened, {IN_FLIGHT} in flight",
-                    value=number / seconds,
+                    value=number / seconds[ours.api],
                     unit="/s",
-                    beside=number / plain_seconds,
+                    beside=number / seconds[plain],
                     beside_what="plain handler with httpx",
                     goal=at_least(4, ratio=True),
+                ),
+                Figure(
+                    what="  (the least service)",
+                    value=number / seconds[least],
+                    unit="/s",
+                    beside=number / seconds[plain],
+                    beside_what="plain handler with httpx",
                 ),
                 Figure(
                     what="  p50 of opening one",
@@ -63,6 +77,9 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
                     beside=percentile(plain_took, 99) * 1e3,
                     beside_what="plain handler with httpx",
                     goal=at_most(15),
+                ),
+                Figure(
+                    what="  (the least service, p99)", value=percentile(times[least], 99) * 1e3, unit="ms"
                 ),
             ]
     return found

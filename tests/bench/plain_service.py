@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import aiomqtt
@@ -48,10 +49,47 @@ MQTT = web.AppKey("mqtt", aiomqtt.Client)
 HTTP = web.AppKey("http", httpx.AsyncClient)
 
 
+def publication(user_id: UUID, subscription_id: UUID, now: datetime) -> tuple[str, bytes]:
+    """Return the topic and the document of who has the plan from now on."""
+    document = {
+        "version": int(now.timestamp() * 1e6),
+        "user_id": str(user_id),
+        "plan_type": PLAN,
+        "status": "active",
+        "scope": "any_node",
+        "allowed_nodes": [],
+        "features": [],
+        "messages_limit": LIMIT,
+        "messages_used": 0,
+        "quota_state": "ok",
+        "subscription_id": str(subscription_id),
+        "valid_from": now.isoformat(),
+        "valid_until": (now + PERIOD).isoformat(),
+        "grace_until": None,
+        "issued_at": now.isoformat(),
+    }
+    topic = f"plain/entitlements/{user_id.hex[:2]}/{user_id}"
+    return topic, json.dumps(document, separators=(",", ":")).encode()
+
+
+def asked(invoice_id: UUID) -> dict[str, Any]:
+    """Return the body that opens an invoice at BTCPay."""
+    return {"amount": str(AMOUNT), "currency": "USD", "metadata": {"orderId": str(invoice_id)}}
+
+
+def opened(created: Mapping[str, Any]) -> web.Response:
+    """Return the answer with the invoice that BTCPay created."""
+    shown = {"invoice_id": created["id"], "checkout_url": created["checkoutLink"], "amount": AMOUNT}
+    return web.json_response(shown | {"currency": "USD", "plan_type": PLAN, "status": "new"}, status=201)
+
+
+def is_signed(body: bytes, signature: str) -> bool:
+    return hmac.compare_digest(signature, "sha256=" + hmac.digest(SECRET, body, "sha256").hex())
+
+
 async def settle(request: web.Request) -> web.Response:
     body = await request.read()
-    wanted = "sha256=" + hmac.digest(SECRET, body, "sha256").hex()
-    if not hmac.compare_digest(request.headers.get("BTCPay-Sig", ""), wanted):
+    if not is_signed(body, request.headers.get("BTCPay-Sig", "")):
         return web.Response(status=403)
     told = json.loads(body)
     invoice_id, now, subscription_id = UUID(told["metadata"]["orderId"]), datetime.now(UTC), uuid4()
@@ -76,43 +114,24 @@ async def settle(request: web.Request) -> web.Response:
         await connection.execute(
             "UPDATE invoices SET status = 'settled', settled_at = $2 WHERE id = $1", invoice_id, now
         )
-    document = {
-        "version": int(now.timestamp() * 1e6),
-        "user_id": str(user_id),
-        "plan_type": invoice["plan_type"],
-        "status": "active",
-        "scope": "any_node",
-        "allowed_nodes": [],
-        "features": [],
-        "messages_limit": LIMIT,
-        "messages_used": 0,
-        "quota_state": "ok",
-        "subscription_id": str(subscription_id),
-        "valid_from": now.isoformat(),
-        "valid_until": (now + PERIOD).isoformat(),
-        "grace_until": None,
-        "issued_at": now.isoformat(),
-    }
-    topic = f"plain/entitlements/{user_id.hex[:2]}/{user_id}"
-    await request.app[MQTT].publish(topic, json.dumps(document, separators=(",", ":")), qos=1, retain=True)
+    topic, payload = publication(user_id, subscription_id, now)
+    await request.app[MQTT].publish(topic, payload, qos=1, retain=True)
     return web.json_response({"recorded": True})
 
 
 async def create(request: web.Request) -> web.Response:
     user_id, invoice_id, now = UUID(request.headers["X-User-ID"]), uuid4(), datetime.now(UTC)
-    asked = {"amount": str(AMOUNT), "currency": "USD", "metadata": {"orderId": str(invoice_id)}}
-    answer = await request.app[HTTP].post(f"/api/v1/stores/{STORE}/invoices", json=asked)
+    answer = await request.app[HTTP].post(f"/api/v1/stores/{STORE}/invoices", json=asked(invoice_id))
     answer.raise_for_status()
     created = answer.json()
     await request.app[POOL].execute(
         "INSERT INTO invoices VALUES ($1, $2, $3, $4, 'USD', 'new', $5, $6, $7)",
         invoice_id, user_id, PLAN, AMOUNT, created["id"], created["checkoutLink"], now,
     )  # fmt: skip
-    shown = {"invoice_id": created["id"], "checkout_url": created["checkoutLink"], "amount": AMOUNT}
-    return web.json_response(shown | {"currency": "USD", "plan_type": PLAN, "status": "new"}, status=201)
+    return opened(created)
 
 
-async def opened(app: web.Application) -> AsyncIterator[None]:
+async def neighbours(app: web.Application) -> AsyncIterator[None]:
     quiet = logging.getLogger("plain.mqtt")
     quiet.setLevel(logging.ERROR)  # aiomqtt warns of every call while ten others wait
     async with (
@@ -126,9 +145,14 @@ async def opened(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-async def serve() -> None:
+async def serve(
+    neighbours: Callable[[web.Application], AsyncIterator[None]],
+    settle: Callable[[web.Request], Awaitable[web.Response]],
+    create: Callable[[web.Request], Awaitable[web.Response]],
+) -> None:
+    """Serve these two routes for ever; prints the port."""
     app = web.Application()
-    app.cleanup_ctx.append(opened)
+    app.cleanup_ctx.append(neighbours)
     app.add_routes([web.post("/webhook", settle), web.post("/invoices", create)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -141,4 +165,4 @@ async def serve() -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as main:
-        main.run(serve())
+        main.run(serve(neighbours, settle, create))
