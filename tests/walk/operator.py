@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from kosmo_billing_daemon.demo.btcpay.invoices import InvoiceStatus
 from tests.support.daemon import command, environment, settings_for
 from tests.walk.model import PLANS
 from tests.walk.people import Person, money_of
 from tests.walk.town import Town
 
 _REASON = ("--reason", "a walk")
+_UNDECIDED = {InvoiceStatus.NEW, InvoiceStatus.PROCESSING}  # BTCPay may yet call it settled or invalid
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,33 @@ class Operator:
             person.ungranted += 1
 
     async def _decide(self, chance: Random, walking: Sequence[Person]) -> None:
-        """Settle an invoice for which there is a case, or close the case without any rights."""
+        """Settle an invoice for which there is a case, or close the case without any rights.
+
+        Whatever is heard of it afterwards, or decided once more, changes nothing.
+        """
         known = {str(person.user_id): person for person in walking}
         told = await self._run("attention", "--limit", "10000", "--json")
         cases = [case for case in json.loads(told or "[]") if case["user_id"] in known]
         if not cases:
             return
-        unfulfilled = [case for case in cases if case["kind"] != "overpaid"]
-        case = chance.choice(unfulfilled or cases)
+        invoices = self.town.world.simulator.invoices
+        ready = [
+            case
+            for case in cases
+            if case["kind"] != "overpaid" and invoices[case["invoice_id"]].status not in _UNDECIDED
+        ]
+        case = chance.choice(ready or cases)
         person, invoice_id, kind = known[case["user_id"]], case["invoice_id"], case["kind"]
-        if case in unfulfilled and chance.random() < 0.6:
-            await self._run("invoices", "settle", invoice_id, *_REASON)
+        if ready and chance.random() < 0.6:
+            for _ in range(chance.choice([1, 2])):
+                await self._run("invoices", "settle", invoice_id, *_REASON)
             person.note(f"{invoice_id}, {kind}, is settled by hand")
             person.settled_by_hand.add(invoice_id)
         else:
             await self._run("attention", "close", str(case["case"]), *_REASON)
             person.note(f"{kind} of {invoice_id} is closed")
-            person.dismissed[invoice_id, kind] = money_of(self.town.world.simulator.invoices[invoice_id])
+            person.dismissed[invoice_id, kind] = money_of(invoices[invoice_id])
+        person.unheard.add(invoice_id)
 
     async def _run(self, *arguments: str, may_fail: bool = False) -> str | None:
         """What the command printed; ``None`` if it failed."""

@@ -59,8 +59,11 @@ class Person:
                 await self.act(town)
 
     async def act(self, town: Town) -> None:
-        """Do something to one of the last invoices."""
-        await self._act(town, self.chance.choice(self.invoices[-3:]))
+        """Do something to one of the last invoices, or remember one that expired, however long ago."""
+        invoices = town.world.simulator.invoices
+        expired = [known for known in self.invoices if invoices[known].status is InvoiceStatus.EXPIRED]
+        remembers = self.chance.random() < _REMEMBERS
+        await self._act(town, self.chance.choice((remembers and expired) or self.invoices[-3:]))
 
     async def _buy(self, town: Town) -> None:
         plan = self.chance.choice(list(PLANS))
@@ -148,6 +151,7 @@ class Person:
 
 
 _ALTERED = 0.08  # how probable it is of an order
+_REMEMBERS = 0.3  # how probable it is of an act
 
 _WEIGHTS = {
     Action.PAY: 6,

@@ -24,8 +24,9 @@ from kosmo_billing_daemon.demo.btcpay.invoices import Invoice
 from tests.support import usage
 from tests.support.daemon import WEBHOOK_SECRET
 from tests.walk.audit import complaints
-from tests.walk.faults import FAULTS, Fault
+from tests.walk.faults import FAULTS, Fault, mosquitto_killed
 from tests.walk.gateways import report_until_answered
+from tests.walk.news import News
 from tests.walk.operator import Operator
 from tests.walk.people import Person
 from tests.walk.town import Town
@@ -63,9 +64,11 @@ class Walk:
     history: list[str] = field(default_factory=list)
     old: dict[str, bytes] = field(default_factory=dict)
     operator: Operator = field(init=False)
+    news: News = field(init=False)
 
     def __post_init__(self) -> None:
         self.operator = Operator(self.town)
+        self.news = News(self.town.world)
 
     async def round(self, jumps: float = 0.5) -> None:
         """One burst, and rest; fails with what differs and what the people concerned did.
@@ -93,7 +96,7 @@ class Walk:
             healed_at = time.monotonic()
             await self.town.heal()
             limit.reschedule(asyncio.get_running_loop().time() + _HEALS_WITHIN)
-        await self._compare(walking)
+        await self._compare(walking, broker_forgot=mosquitto_killed in chosen)
         self.heals.append(time.monotonic() - healed_at)
         if chance.random() < jumps:
             await self._jump(chance.choice(_JUMPS), walking)
@@ -108,13 +111,14 @@ class Walk:
     def walking(self) -> list[Person]:
         return [person for person in self.people if self.rounds - person.joined < _STAY]
 
-    async def _compare(self, people: list[Person]) -> None:
+    async def _compare(self, people: list[Person], *, broker_forgot: bool = False) -> None:
         """Let everything that still is to be heard be heard, rest, and look."""
         self.town.world.simulator.set_faults(webhooks={"hold": False})
         await self.town.world.simulator.drained()
         await self._hint(people)
         await self.operator.reconcile()
         await self.rest(people)
+        await self.news.listen(may_miss=broker_forgot)
 
     async def rest(self, people: list[Person]) -> None:
         """Wait until nothing differs."""

@@ -1,0 +1,36 @@
+"""Whether all news was heard: marked as published means that the broker had it, and passed it on."""
+
+import json
+from dataclasses import dataclass, field
+
+from tests.support.observer import TOPICS
+from tests.support.world import World, until
+
+
+@dataclass
+class News:
+    """What an observer heard. What a broker forgets on its way is lost: news is never needed (section 5)."""
+
+    world: World
+    heard: int = 0  # pieces of news that were listened for
+    _ids: set[int] = field(default_factory=set)
+    _read: int = 0
+    _up_to: int = 0
+
+    async def listen(self, *, may_miss: bool) -> None:
+        """At rest, wait until everything new was heard."""
+        async with self.world.sql() as connection:
+            rows = await connection.fetch("SELECT id, type FROM events WHERE id > $1", self._up_to)
+        new = {row["id"]: row["type"] for row in rows}
+        if not may_miss:
+            await until(lambda: self._missing(new) == {}, lambda: f"not heard: {self._missing(new)}")
+            self.heard += len(new)
+        self._up_to = max(new, default=self._up_to)
+
+    def _missing(self, news: dict[int, str]) -> dict[int, str]:
+        messages = self.world.observer.messages
+        for message in messages[self._read :]:
+            if message.topic.startswith(TOPICS.event("")):
+                self._ids.add(int(json.loads(message.payload)["id"].rpartition("/")[2]))
+        self._read = len(messages)
+        return {number: kind for number, kind in news.items() if number not in self._ids}
