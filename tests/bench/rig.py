@@ -70,11 +70,13 @@ class Rig(Services):
 
 
 @asynccontextmanager
-async def services(btcpay: str = "tests.bench.fake_btcpay") -> AsyncIterator[Services]:
+async def services(
+    btcpay: str = "tests.bench.fake_btcpay", **postgres_settings: str
+) -> AsyncIterator[Services]:
     """Everything but daemons; ``btcpay`` is the module that is a BTCPay and prints its port."""
     with temporary_directory("kosmo-bench-") as directory:
         async with (
-            EmbeddedPostgres(directory / "postgres", settings=POSTGRES) as postgres,
+            EmbeddedPostgres(directory / "postgres", settings=POSTGRES | postgres_settings) as postgres,
             EmbeddedBroker(directory / "broker", kind=Kind.MOSQUITTO) as broker,
             program(directory, btcpay) as fake,
         ):
