@@ -14,9 +14,11 @@ from typing import Self
 
 DEADLINE = 20.0
 
-# systemd names the process that may take the sockets; after exec it is this one.
+# systemd names the process that may take the sockets; after exec it is this one. It ignores no signal on its
+# behalf, as a nohup before the tests would.
 _AS_SYSTEMD = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.dup2(int(os.environ["LISTENING"]), 3)
 os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), "WATCHDOG_PID": str(os.getpid())}
 os.execv(sys.executable, [sys.executable, "-m", "kosmo_billing_daemon", "serve"])
