@@ -10,7 +10,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.backoff import Backoff, Quiet
@@ -24,6 +23,7 @@ from kosmo_billing_daemon.metrics import Metrics
 from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.creation_limit import CreationLimit
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.expiry import Expiry
@@ -56,7 +56,7 @@ STREAMS = 75  # per cent of all connections at most: they stay, and others must 
 STATUS_EVERY = 5.0  # seconds between looks at the state for systemd's STATUS line
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Started:
     """What came up: the port HTTP listens on."""
 

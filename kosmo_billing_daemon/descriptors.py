@@ -10,9 +10,9 @@ import logging
 import os
 import resource
 import sys
-from dataclasses import dataclass
 
 from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ SHORT = 0.9  # of all
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Descriptors:
     """How many are open, and how many may be."""
 

@@ -5,7 +5,6 @@ And watches what no part notices by itself: how late the event loop is, and that
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -17,6 +16,7 @@ from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.metrics import Metrics, Reading
 from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.loops import Loop
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.readiness import ANSWER_WITHIN, read_backlog
@@ -27,7 +27,7 @@ from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.metrics import install
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Measuring:
     """One daemon's parts, as metrics see them; ``timers`` are the loops that wait for a time."""
 

@@ -5,7 +5,7 @@ else that ails is told, and requests may come: taking payments never depends on 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.clock import Clock
@@ -14,6 +14,7 @@ from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.admission import Admission
@@ -22,7 +23,7 @@ from kosmo_billing_daemon.web.health import Check, Readiness
 VITAL = ("database", "deliveries", "publishing")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Standing:
     """The parts that may ail. ``migrated`` says whether the schema is there to be asked."""
 

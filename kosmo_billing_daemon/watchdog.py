@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Stepping(Protocol):
     def step_began(self) -> float | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Watched:
     """A part, and the seconds one step of it may take."""
 

@@ -5,11 +5,11 @@ can lead a call to another path.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from kosmo_billing_daemon.errors import Invalid, Misconfigured
+from kosmo_billing_daemon.records import record
 
 MAX_BASE_URL: Final = 500
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)
@@ -17,7 +17,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY = re.compile(r"[!-~]{1,512}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Links:
     """Where the links in BTCPay's answers must point.
 

@@ -4,7 +4,7 @@ The rule it keeps: none of this decides about money, so a field that only inform
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -23,9 +23,10 @@ from kosmo_billing_daemon.btcpay.reading import (
     time,
     whole,
 )
+from kosmo_billing_daemon.records import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Server:
     """The BTCPay server: ``synchronized`` is false while it cannot see new payments."""
 
@@ -33,7 +34,7 @@ class Server:
     synchronized: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Store:
     """The store we sell through; ``payment_tolerance`` is the percentage that may be missing."""
 
@@ -44,7 +45,7 @@ class Store:
     speed_policy: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Webhook:
     """One webhook of the store. ``events`` counts only without ``everything``; BTCPay shows ``secret``
     only in its answer to the creation.
@@ -59,7 +60,7 @@ class Webhook:
     secret: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class DeliveryAttempt:
     """One delivery BTCPay attempted; ``succeeded`` means it was answered with a 2xx."""
 

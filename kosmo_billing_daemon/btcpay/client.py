@@ -10,7 +10,6 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Self
 from uuid import UUID
@@ -35,6 +34,7 @@ from kosmo_billing_daemon.btcpay.health import Health, State, Vigil
 from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.records import record
 
 ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-0000-0000-0000-000000000000")
 """Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
@@ -45,7 +45,7 @@ _TRIES, _CONNECTIONS = 2, 32
 _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Timeouts:
     """Seconds: to connect, for a whole call with its retry, and for a creation (15 s ones are on record);
     ``again`` is how long nobody asked a BTCPay that is away until it is asked whether it is back.

@@ -11,10 +11,10 @@ The rule it keeps: no message holds the API key, and what the other side wrote i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.errors import Refused, Unavailable
+from kosmo_billing_daemon.records import record
 
 
 class BtcpayAway(Unavailable):
@@ -70,7 +70,7 @@ class BtcpayDenied(Unavailable):
         self.unauthenticated = unauthenticated
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Complaint:
     """One thing BTCPay found wrong: ``path`` is empty where it named none."""
 

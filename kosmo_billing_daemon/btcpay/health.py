@@ -8,18 +8,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import KosmoError
+from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class State:
     """How the last calls went. ``since`` is when ``reachable`` last changed; nothing asked yet counts as
     reachable. ``denied`` says what the operator must mend, ``last_error`` outlives its outage.

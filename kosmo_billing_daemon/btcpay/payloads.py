@@ -5,7 +5,7 @@ fetched from BTCPay is the fact; a webhook body is only a hint of where to look.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ from kosmo_billing_daemon.btcpay.reading import (
 )
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.records import record
 
 MAX_TYPE_LENGTH = 64
 
@@ -54,7 +55,7 @@ _WIDE = 120
 _KEPT = Decimal("1e-8")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Hint:
     """One webhook body, reduced to where it points. ``claimed_status`` is what the body says of the
     invoice, in BTCPay's spelling, and no more than a claim.

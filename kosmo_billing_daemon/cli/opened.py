@@ -4,7 +4,6 @@ import contextlib
 import os
 import pwd
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from kosmo_billing_daemon import logs, settings
@@ -12,6 +11,7 @@ from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.errors import Conflict
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.operations import Deed, Operations
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
@@ -19,7 +19,7 @@ from kosmo_billing_daemon.store.migrations import pending
 from kosmo_billing_daemon.store.postgres import Pool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Opened:
     """One command's surroundings, open as long as it runs."""
 

@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 from uuid import UUID
 
 from kosmo_billing_daemon.errors import Refused
+from kosmo_billing_daemon.records import record
 
 MAX_ID_LENGTH = 128
 
@@ -55,7 +55,7 @@ def rfc3339(time: datetime | None) -> str | None:
 _E = TypeVar("_E", bound=StrEnum)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fields:
     """Typed access to the fields of one object; every miss is ``Malformed`` with its place."""
 

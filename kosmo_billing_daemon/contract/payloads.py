@@ -5,13 +5,13 @@ dataclasses, not pydantic: the gate runs where only aiomqtt is installed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
+from kosmo_billing_daemon.records import record
 
 MAX_EVENTS_PER_REPORT = 500
 MAX_COUNT = 1_000_000
@@ -43,7 +43,7 @@ class QuotaState(StrEnum):
     EXHAUSTED = "exhausted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class EntitlementDocument:
     """The whole truth about one user. Keep the greatest ``version``, drop the rest.
 
@@ -110,7 +110,7 @@ class EntitlementDocument:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class UsageEvent:
     """One message that a gateway let through; ``message_id`` is unique per user, for ever."""
 
@@ -121,7 +121,7 @@ class UsageEvent:
     count: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rejection:
     """One event that was not counted, and why."""
 
@@ -129,7 +129,7 @@ class Rejection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class UsageReport:
     """What a reporter sends on ``usage/{reporter}``: 1 to 500 events.
 
@@ -189,7 +189,7 @@ def usage_event(message_id: str, fields: "Fields") -> UsageEvent:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class UsageAck:
     """What became of a report; published after COMMIT on ``usage-acks/{reporter}``."""
 
@@ -224,7 +224,7 @@ class UsageAck:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class StatusDocument:
     """Whether a daemon speaks: ``state`` online or offline (the will says offline)."""
 
@@ -244,7 +244,7 @@ class StatusDocument:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Watermark:
     """Every publication up to ``sequence`` was acknowledged; ``entitlements`` documents exist.
 

@@ -1,7 +1,8 @@
 """Every topic, built and parsed here and nowhere else."""
 
-from dataclasses import dataclass
 from uuid import UUID
+
+from kosmo_billing_daemon.records import record
 
 DEFAULT_PREFIX = "kosmo/billing/v1"
 
@@ -14,7 +15,7 @@ _UNFIT = frozenset("/+#\x00")
 """Never inside one level of a topic: a name with one of them could not be answered."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Topics:
     """The topic tree below ``prefix``."""
 

@@ -6,7 +6,6 @@ is judged there, so that both say the same about every report (and a test compar
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +17,7 @@ from kosmo_billing_daemon.contract.payloads import (
     UsageEvent,
     usage_event,
 )
+from kosmo_billing_daemon.records import record
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -25,7 +25,7 @@ Row = tuple[str, str, str | None, int, datetime]
 """One event: user id (canonical text), message id, node id, count, time of sending in UTC."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UsageColumns:
     """The well-formed events of one report, one column per field, and what was wrong with the others."""
 

@@ -16,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from kosmo_billing_daemon.demo import tied_exec
 from kosmo_billing_daemon.errors import KosmoError
+from kosmo_billing_daemon.records import record
 
 POLL_SECONDS = 0.01
 START_SECONDS = 30.0
@@ -38,7 +38,7 @@ class EmbeddedServiceError(KosmoError):
     code = "embedded_service"
 
 
-@dataclass(frozen=True)
+@record
 class Account:
     """The user a child runs as, where it may not be root."""
 

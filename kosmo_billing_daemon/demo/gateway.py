@@ -6,7 +6,6 @@ answer of the gate and the count nothing waits, so two requests never share the 
 
 import re
 from collections import deque
-from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -23,6 +22,7 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Decision, Gate, Reason
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.web import problems
 from kosmo_billing_daemon.web.problems import Handler, HttpRefused
 from kosmo_billing_daemon.web.rendering import encode, json_bytes, json_response
@@ -42,7 +42,7 @@ _REFUSALS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Attempt:
     """One message and what became of it; ``remaining`` is what is left after it, ``None`` is unlimited."""
 

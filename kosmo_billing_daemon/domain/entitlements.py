@@ -1,11 +1,11 @@
 """What a user may do right now, derived from the subscriptions: the content of the entitlement."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from kosmo_billing_daemon.domain.plans import FREE, PlanType, Scope
 from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.records import record
 
 
 class Standing(StrEnum):
@@ -26,7 +26,7 @@ class QuotaState(StrEnum):
     EXHAUSTED = "exhausted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Entitlement:
     """The whole truth about one user. ``messages_limit`` ``None`` is unlimited.
 

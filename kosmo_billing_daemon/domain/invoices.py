@@ -5,7 +5,7 @@ observation twice asks for nothing new, so hints may come in any order and numbe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -13,6 +13,7 @@ from typing import assert_never
 
 from kosmo_billing_daemon.domain.plans import Plan, smallest_unit
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source, UserId
+from kosmo_billing_daemon.records import record
 
 LATE_LIMIT = timedelta(hours=72)
 """R6: a late full payment that settled within this time after expiry is fulfilled."""
@@ -80,7 +81,7 @@ class Action(StrEnum):
     REINSTATE = "reinstate"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Invoice:
     """Our invoice: what was quoted to whom, and what is known of its payment."""
 
@@ -100,7 +101,7 @@ class Invoice:
     late_unconfirmed_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Observation:
     """One invoice as BTCPay shows it. ``confirmed_amount`` is known only where it was asked for:
     the sum of settled payments in the invoice's currency; ``last_received_at`` the newest of them.
@@ -120,7 +121,7 @@ class Observation:
     last_received_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Case:
     """A case for the operator; ``amount`` is the money in question where it is known."""
 
@@ -129,7 +130,7 @@ class Case:
     amount: Decimal | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict:
     """The invoice after an observation, what to do, what to list, and which cases that settles."""
 

@@ -4,13 +4,13 @@ touches what was quoted or bought (R9).
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NewType
 
 from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.records import record
 
 PlanType = NewType("PlanType", str)
 
@@ -26,7 +26,7 @@ class Scope(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Price:
     """An exact amount in an ISO 4217 currency."""
 
@@ -39,7 +39,7 @@ def smallest_unit(currency: str) -> Decimal:
     return Decimal(1).scaleb(-_DIGITS.get(currency, 2))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Plan:
     """One plan as sold: ``quota`` messages (``None`` = unlimited) within ``period``."""
 
@@ -51,7 +51,7 @@ class Plan:
     features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Catalogue:
     """The plans for sale, in the order in which they are shown."""
 

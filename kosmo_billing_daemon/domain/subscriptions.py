@@ -7,7 +7,7 @@ for purchases that had already taken over its remainder, and reinstating it rest
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
@@ -16,6 +16,7 @@ from typing import NewType
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.records import record
 
 UserId = NewType("UserId", UUID)
 SubscriptionId = NewType("SubscriptionId", UUID)
@@ -58,7 +59,7 @@ class Rule(StrEnum):
     CONVERTED = "converted"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Carried:
     """What a purchase took over from its predecessor, beside its own period and quota."""
 
@@ -68,7 +69,7 @@ class Carried:
     messages: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Subscription:
     """One fulfilled purchase and the rights that it gives in ``[valid_from, valid_until)``.
 
@@ -108,7 +109,7 @@ class News(StrEnum):
     REVOKED = "revoked"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Happening:
     """One piece of news about one subscription."""
 
@@ -117,7 +118,7 @@ class Happening:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """The history after a change, and the news that it makes, in order."""
 

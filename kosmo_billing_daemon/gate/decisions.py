@@ -4,7 +4,6 @@ A record holds what the last document left to decide at the time of asking. So r
 with daemon and broker both away, and no clock but the gate's own is asked.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -12,6 +11,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Scope, Standing
+from kosmo_billing_daemon.records import record
 
 
 class Reason(StrEnum):
@@ -26,7 +26,7 @@ class Reason(StrEnum):
     UNKNOWN_USER = "unknown_user"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """The answer about one message; true in a condition exactly when allowed.
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +35,7 @@ from kosmo_billing_daemon.gate.state import Row, State
 from kosmo_billing_daemon.gate.status import GateStatus
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ JOURNAL_LIMIT = 1_000_000  # messages, about 150 MB of file
 ACK_TIMEOUT = 30.0  # seconds until a report is sent again
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Parts:
     """What an open gate consists of."""
 

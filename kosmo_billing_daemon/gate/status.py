@@ -1,10 +1,11 @@
 """What a gate says about itself."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from kosmo_billing_daemon.records import record
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@record(kw_only=True)
 class GateStatus:
     """A moment of a gate.
 

@@ -1,8 +1,10 @@
 """Where to connect and as whom, and what comes back: the plain values around a link."""
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from kosmo_billing_daemon.records import record
 
 
 class Protocol(StrEnum):
@@ -10,7 +12,7 @@ class Protocol(StrEnum):
     V311 = "3.1.1"  # tells nothing about refused publications: every PUBACK looks alike
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Broker:
     """One broker and one identity on it; times in seconds."""
 
@@ -31,7 +33,7 @@ class Broker:
     max_in_flight: int = 50  # 20 to 50 keep mosquitto 2.0 busy; more only queue there
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Will:
     """What the broker publishes when the connection ends without a goodbye."""
 
@@ -41,7 +43,7 @@ class Will:
     qos: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Message:
     """A received publication; ``mid`` and ``origin`` serve ``Link.acknowledge`` alone."""
 

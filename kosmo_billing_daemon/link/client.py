@@ -1,7 +1,6 @@
 """What aiomqtt and paho are told before a connection, and what the broker's CONNACK announces."""
 
 import logging
-from dataclasses import dataclass
 from typing import Self
 
 import aiomqtt
@@ -17,6 +16,7 @@ from kosmo_billing_daemon.link.packets import (
     RETAIN_NOT_SUPPORTED,
     reason,
 )
+from kosmo_billing_daemon.records import record
 
 MOST_RECEIVED = 4 << 20
 """Bytes of a packet that we take; a broker keeps larger ones from us, with MQTT 5. Ours have 128 KiB."""
@@ -57,7 +57,7 @@ def say_hello(paho: Client, broker: Broker) -> None:
     paho.connect(broker.host, broker.port, broker.keepalive, clean_start=broker.clean, properties=properties)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What the broker announced not to exceed; paho 2.2 ignores it, and crossing it costs the connection."""
 

@@ -5,13 +5,13 @@ and is tried again, so the alarm ends by itself.
 """
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime
 
 from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import PublishRefused
+from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ REFUSED_WAIT = 3.0
 """Seconds after which a refused topic is tried again: its ACL may be mended."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refusal:
     """What the broker does not let us publish."""
 

@@ -11,13 +11,13 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
 
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.contract.payloads import UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.metering import MOST_BYTES, Metering, Report
 from kosmo_billing_daemon.store.postgres import RetryTransaction
 from kosmo_billing_daemon.store.usage import Quarantined
@@ -53,7 +53,7 @@ class Allowance:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Item:
     """A message and what was read from it."""
 

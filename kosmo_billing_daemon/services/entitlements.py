@@ -3,13 +3,13 @@
 REST and MQTT show the same document, so a front end and a gateway never disagree about a version.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
 from kosmo_billing_daemon.domain.entitlements import entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.postgres import Pool
@@ -40,7 +40,7 @@ def document(versioned: Versioned, now: datetime) -> EntitlementDocument:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Entitlements:
     """Shows users what they may do."""
 

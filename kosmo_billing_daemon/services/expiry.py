@@ -5,13 +5,14 @@ A timer at the next end, not a poll; the edges need neither, since every documen
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.subscriptions import UserId, advance
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.store import events, invoices, subscriptions
@@ -27,7 +28,7 @@ SET_ASIDE = timedelta(minutes=1)
 """How long a user whose subscription could not be ended waits; the others go on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Expiry:
     """Lets time pass for subscriptions. ``notice`` is how long before its end one is ``expiring``."""
 

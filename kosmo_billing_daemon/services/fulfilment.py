@@ -1,7 +1,6 @@
 """Writes what the rules decided: subscriptions, news and cases, in the caller's transaction."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,13 +8,14 @@ from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
 from kosmo_billing_daemon.domain.metering import ends_shortage
 from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import events, subscriptions
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.together import Statement, together
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
     """A user's rows as they were loaded, and as the rules want them."""
 

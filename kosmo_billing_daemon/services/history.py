@@ -1,12 +1,12 @@
 """Everything known about one user, on one screen: what was bought, used, refused, paid and done by hand."""
 
-from dataclasses import dataclass
 from datetime import date, timedelta
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.store import audit, events, listings, nodes, subscriptions, usage
 from kosmo_billing_daemon.store.audit import Entry
@@ -19,7 +19,7 @@ from kosmo_billing_daemon.store.usage import CountedEvent, DayOfUse
 DAYS = 14
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class History:
     """One user; every list newest first. ``publication`` is missing for who never had a document."""
 
@@ -40,7 +40,7 @@ class History:
         return bool(self.publication or self.invoices or self.nodes or self.deeds or self.messages)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Histories:
     """Reads users' histories. ``limit`` bounds each list."""
 

@@ -1,10 +1,10 @@
 """Forgets what has no use any more: deliveries handled long ago, old usage, quarantined reports, old keys."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.metering import ACCEPTED_LATE
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR
 from kosmo_billing_daemon.store import deliveries, idempotency, usage
 from kosmo_billing_daemon.store.postgres import Pool
@@ -15,7 +15,7 @@ QUARANTINE_KEPT = timedelta(days=60)
 QUARANTINE_MOST = 10_000  # reports; 40 MB at most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Housekeeping:
     """Removes in batches, so that no statement takes long.
 

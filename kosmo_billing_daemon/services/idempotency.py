@@ -5,11 +5,11 @@ Only what succeeded is kept. A refused or failed request did nothing, so its key
 
 import hashlib
 import json
-from dataclasses import dataclass
 from datetime import timedelta
 
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.idempotency import Bound
 
 KEPT_FOR = timedelta(hours=24)
@@ -17,7 +17,7 @@ KEPT_FOR = timedelta(hours=24)
 _CAME_TO_NOTHING = (InvoiceStatus.ABANDONED, InvoiceStatus.EXPIRED, InvoiceStatus.INVALID)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Key:
     """A key, and a fingerprint of what is asked under it."""
 

@@ -17,6 +17,7 @@ from kosmo_billing_daemon.contract.payloads import Rejection, UsageAck
 from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
 from kosmo_billing_daemon.domain.metering import TOO_OLD, counts_as_sent
 from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.usage import Columns, Quarantined
@@ -28,7 +29,7 @@ KEPT_BYTES = 4096  # of a report that could not be read
 REPORTER_LENGTH = 128
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Report:
     """A readable report and its sender; ``payload`` is kept in case that it cannot be counted."""
 
@@ -48,7 +49,7 @@ class Tally:
     malformed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Metering:
     """Counts usage. ``changed`` is called after each commit that counted something."""
 

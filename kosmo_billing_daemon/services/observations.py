@@ -7,7 +7,7 @@ must neither hold up the others nor be taken for absent.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
@@ -25,6 +25,7 @@ from kosmo_billing_daemon.domain.invoices import (
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.deliveries import Delivery
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ LOOKUPS = 8
 Seen = Mapping[InvoiceId, Sequence[Observation]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LookedUp:
     """``seen`` holds what BTCPay showed; who is in neither is not known there.
 

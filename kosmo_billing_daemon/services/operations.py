@@ -5,7 +5,6 @@ does it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -22,6 +21,7 @@ from kosmo_billing_daemon.domain.subscriptions import (
     UserId,
 )
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.services.settlement import Settlement
@@ -42,7 +42,7 @@ BATCH = 1000
 LONGEST_REASON = 500
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deed:
     """Who decides, and why; raises ``Invalid`` without a reason."""
 
@@ -59,7 +59,7 @@ class Deed:
         return Entry(at=at, who=self.who, action=action, user_id=user_id, subject=subject, reason=self.reason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Operations:
     """Carries out what operators decide."""
 

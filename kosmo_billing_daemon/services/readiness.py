@@ -1,11 +1,11 @@
 """How far behind the daemon is, read from the rows that wait: age tells more than a lost connection."""
 
 import asyncio
-from dataclasses import dataclass
 from datetime import datetime
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import deliveries, entitlements, events
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -15,7 +15,7 @@ TOO_OLD = 60.0
 ANSWER_WITHIN = 3.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Backlog:
     """Seconds that the oldest one waits, 0 when none does.
 

@@ -16,6 +16,7 @@ from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.creation_limit import CreationLimit
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
 from kosmo_billing_daemon.store import idempotency, invoices, purchases
@@ -36,7 +37,7 @@ def _key_limit() -> CreationLimit:
     return CreationLimit(KEYS_PER_MINUTE, code="too_many_keys", told=told)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wish:
     """Who wants to buy what, and under which key."""
 
@@ -50,7 +51,7 @@ class Wish:
         return None if self.key is None else (self.user_id, self.key.value)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Opened:
     """An open invoice, whether the request made it, and the answer if one was given under its key."""
 
@@ -126,7 +127,7 @@ class Reservations:
         return book.reserve(wish)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class _Book:
     """What the locked users have, with what is decided for them meanwhile."""
 

@@ -19,6 +19,7 @@ from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import NotFound, Unavailable
 from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment, observations
 from kosmo_billing_daemon.services.observations import LookedUp, Seen
 from kosmo_billing_daemon.services.verdicts import Judged, change_periods
@@ -40,7 +41,7 @@ SET_ASIDE = timedelta(minutes=1)
 """How long a delivery that could not be handled waits; the others go on."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Look:
     """What was seen and by which look, and what becomes of the deliveries that asked for it."""
 

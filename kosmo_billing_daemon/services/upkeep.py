@@ -4,15 +4,15 @@ The rule it keeps: settlement is the only path, so two who look at once change n
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.errors import Conflict
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.store import invoices, listings
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Moved:
     """One invoice that stands elsewhere than before."""
 

@@ -1,7 +1,6 @@
 """What verdicts on invoices do to the subscriptions of their users, in the order of the verdicts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
@@ -14,6 +13,7 @@ from kosmo_billing_daemon.domain.subscriptions import (
     SubscriptionId,
     UserId,
 )
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.store import subscriptions
@@ -22,7 +22,7 @@ from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.purchases import Purchase
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Judged:
     """An invoice with what its user has, the verdict on it, and the number of the look that was judged."""
 

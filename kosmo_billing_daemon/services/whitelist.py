@@ -5,11 +5,11 @@ The list may be kept before and after such a plan; it gives no right by itself.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import nodes
 from kosmo_billing_daemon.store.nodes import Node
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
@@ -20,7 +20,7 @@ MAX_LABEL_LENGTH = 64
 _NODE_ID = re.compile(r"![0-9a-f]{8}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Whitelist:
     """Shows and changes users' lists. ``changed`` is called after each commit that changed one."""
 

@@ -1,13 +1,13 @@
 """What operators did by hand; a row is written in the transaction of the change it tells of."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Entry:
     """One deed."""
 

@@ -1,17 +1,17 @@
 """Webhook deliveries: hints, recorded before they are answered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 from kosmo_billing_daemon.store.together import Statement
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Delivery:
     """One webhook POST, reduced to what it hints at."""
 
@@ -47,7 +47,7 @@ async def notify(connection: Connection) -> None:
     await connection.execute("SELECT pg_notify($1, 'deliveries')", CHANNEL)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waiting:
     """Deliveries that nobody has handled, and which invoices of ours each may mean, as these are now.
 

@@ -4,19 +4,19 @@ A version and the rows it speaks of are read in one statement, so that they are 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.entitlements import Entitlement, entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.subscriptions import COLUMNS, WIDTH, subscription
 from kosmo_billing_daemon.store.together import Statement
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Versioned:
     """What a user may do, and the version that says so."""
 
@@ -24,7 +24,7 @@ class Versioned:
     entitlement: Entitlement
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Published:
     """One acknowledged publication, and what it said."""
 
@@ -95,7 +95,7 @@ RETURNING e.user_id, locked.published_version = 0 AS is_first, e.version > e.pub
 """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Marked:
     """Whether it was the user's first document, and whether the user's row has changed since."""
 
@@ -119,7 +119,7 @@ def marked(rows: Sequence[Any]) -> dict[UUID, Marked]:
     return {row["user_id"]: Marked(row["is_first"], row["is_behind"]) for row in rows}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Position:
     """Where publication stands: the greatest sequence, how many documents, the greatest version."""
 
@@ -175,7 +175,7 @@ async def raise_versions(connection: Connection, above: int, users: Sequence[UUI
     return int(result.rpartition(" ")[2])
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Publication:
     """The version last published, and what it said if this release published it."""
 

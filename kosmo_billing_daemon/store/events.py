@@ -5,16 +5,16 @@ Ids are given at insert, not at commit, so "everything up to id" would skip late
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.together import Statement
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Event:
     """One piece of news about one user; ``id`` is given by the database."""
 

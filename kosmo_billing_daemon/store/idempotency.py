@@ -1,16 +1,16 @@
 """What was asked and answered under each ``Idempotency-Key`` of a user (R10)."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.together import Statement
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """An answer as it was given: HTTP status and body."""
 
@@ -18,7 +18,7 @@ class Reply:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Bound:
     """A key in use: what was asked, the invoice it led to, and the answer if one was given."""
 

@@ -1,9 +1,9 @@
 """What the database says of itself: version, rights, and clock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 TABLES = (
@@ -24,7 +24,7 @@ TABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Server:
     """The server we are connected to. ``may_migrate`` says whether our role may make tables."""
 

@@ -1,7 +1,6 @@
 """Invoices in and out."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -9,6 +8,7 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.together import Statement
 
@@ -244,7 +244,7 @@ WHERE i.id = row.id AND i.id = ANY ($1)
 """
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observed:
     """An observed invoice, when to look at it next, and by which look it was seen."""
 

@@ -1,19 +1,19 @@
 """What operators look at: invoices by any of their names, cases with the money behind them, what waits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class ListedCase:
     """One case and the invoice it is about; closed ones say how they were resolved."""
 
@@ -27,7 +27,7 @@ class ListedCase:
     invoice: Invoice
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HandledDelivery:
     """One webhook delivery and what became of it."""
 
@@ -162,7 +162,7 @@ async def load_users_after(connection: Connection, after: UUID, limit: int) -> l
     return [row["user_id"] for row in rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Publication:
     """How far a user's document is known: up to date when ``published`` has reached ``version``."""
 

@@ -1,8 +1,8 @@
 """What waits, counted for metrics: each a look at an index, and never more than 10,000 rows of it."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 _WAITING = """
@@ -25,7 +25,7 @@ SELECT
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Waiting:
     """How many rows wait; ``earliest_end`` of a current subscription; ``usage_lag`` is in seconds."""
 

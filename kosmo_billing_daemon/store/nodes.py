@@ -1,14 +1,14 @@
 """Users' whitelists: the nodes a user of a whitelist plan may write to."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Node:
     """One listed node; ``node_id`` is ``!`` and eight lower-case hex digits."""
 

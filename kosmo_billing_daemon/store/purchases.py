@@ -6,12 +6,13 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import subscriptions
 from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
 from kosmo_billing_daemon.store.postgres import Connection
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Purchase:
     """An invoice as it is now, and what its user has.
 

@@ -6,14 +6,14 @@ promise. So what is put together changes different rows, and no part needs what 
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Statement:
     """A statement that changes rows, and its arguments."""
 

@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.entitlements import CONTENT, FROM_DUE, Versioned, versioned
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.subscriptions import WIDTH
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class News:
     """An event as it is published; ``data`` is JSON."""
 

@@ -1,17 +1,17 @@
 """Usage in and out: each message counted once, on the subscription that was valid when it was sent."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from uuid import UUID
 
 import asyncpg
 
 from kosmo_billing_daemon.domain.metering import Decision
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection, RetryTransaction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Columns:
     """The events of several reports, column by column; ``report`` is the place in ``reporters``."""
 
@@ -24,7 +24,7 @@ class Columns:
     reporters: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Quarantined:
     """A report that could not be read: why, and the beginning of it (at most 4 KiB)."""
 
@@ -34,7 +34,7 @@ class Quarantined:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DayOfUse:
     """Messages counted on one day (UTC)."""
 
@@ -42,7 +42,7 @@ class DayOfUse:
     messages: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class CountedEvent:
     """One counted message, as its user may see it."""
 

@@ -3,7 +3,6 @@ no say in how it is checked.
 """
 
 import re
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +10,7 @@ from uuid import UUID
 import jwt
 
 from kosmo_billing_daemon.errors import Misconfigured, Refused
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.settings import Jwt
 from kosmo_billing_daemon.tokens.keys import FileKey, JwksKeys, Keys
 
@@ -23,7 +23,7 @@ class Untrusted(Refused):
     code = "untrusted_token"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Checker:
     """Checks signature, issuer, audience, times and the claim that names the user."""
 

@@ -4,11 +4,11 @@ The rule it keeps: a page of an origin that is not listed neither reads an answe
 whom a proxy knows by a cookie. The user header is not among what pages may send: proxies do.
 """
 
-from dataclasses import dataclass
 from http import HTTPStatus
 
 from aiohttp import web
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.web.problems import Handler, HttpRefused
 
 _ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-ID"
@@ -17,7 +17,7 @@ _PREFLIGHT_SECONDS = 600
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Policy:
     """Origins as browsers send them, or ``*``; for paths below ``prefix`` that are not ``exempt``."""
 

@@ -5,7 +5,6 @@ names of a request from its class. pydantic only derives the schemas from them (
 no validation, and bodies that ask for money get errors in words of our own, which its validation has not.
 """
 
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -17,6 +16,7 @@ from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Scope
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.metering import Decision
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Status
+from kosmo_billing_daemon.records import record
 
 MAX_PLAN_LENGTH = 64  # twice the longest name there can be: a slip is told by its name
 MAX_URL_LENGTH = 2048
@@ -36,7 +36,7 @@ PlanName = Annotated[str, Field(examples=["wanderer"])]
 NodeId = Annotated[str, Field(pattern="^![0-9a-f]{8}$", examples=["!a1b2c3d4"])]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class InvoiceRequest:
     """What to buy. Other fields are refused."""
 
@@ -53,7 +53,7 @@ class InvoiceRequest:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class InvoiceDocument:
     """One invoice: send the customer to ``checkout_url``."""
 
@@ -75,7 +75,7 @@ class InvoiceDocument:
     expires_at: Time | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class InvoicePage:
     """One page, newest first; ``next_cursor`` is null on the last."""
 
@@ -83,7 +83,7 @@ class InvoicePage:
     next_cursor: Annotated[str | None, Field(description="Give it as ``cursor`` for the next page")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PriceDocument:
     """What a plan costs."""
 
@@ -91,7 +91,7 @@ class PriceDocument:
     currency: Currency
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PlanDocument:
     """One plan for sale."""
 
@@ -103,7 +103,7 @@ class PlanDocument:
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class CarriedDocument:
     """What a purchase took over from the one before, and by which rule.
 
@@ -117,7 +117,7 @@ class CarriedDocument:
     messages: Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PurchaseDocument:
     """One fulfilled purchase and the dates that came of it."""
 
@@ -136,7 +136,7 @@ class PurchaseDocument:
     carried: CarriedDocument
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class SubscriptionWithHistory(EntitlementDocument):
     """What the user may do now, and everything bought so far."""
 
@@ -144,7 +144,7 @@ class SubscriptionWithHistory(EntitlementDocument):
     history: Annotated[tuple[PurchaseDocument, ...], Field(description="The last 100, newest first")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class DayDocument:
     """Messages counted on one day (UTC)."""
 
@@ -152,7 +152,7 @@ class DayDocument:
     messages: Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class MessageDocument:
     """One message that a gateway reported."""
 
@@ -167,7 +167,7 @@ class MessageDocument:
     subscription_id: UUID | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class UsageDocument:
     """Messages counted from one day to another, both included."""
 
@@ -178,7 +178,7 @@ class UsageDocument:
     latest: Annotated[tuple[MessageDocument, ...], Field(description="The last 20 of all, newest first")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class NodeRequest:
     """How to call a node."""
 
@@ -187,7 +187,7 @@ class NodeRequest:
     ] = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class NodeDocument:
     """One listed node."""
 
@@ -196,7 +196,7 @@ class NodeDocument:
     added_at: Time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class NodeList:
     """The whitelist, in the order in which nodes were added."""
 
@@ -204,21 +204,21 @@ class NodeList:
     limit: Annotated[int, Field(description="How many may be listed")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Recorded:
     """The delivery is recorded, and will be looked into."""
 
     recorded: Literal[True]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Alive:
     """The process answers."""
 
     status: Literal["alive"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class CheckDocument:
     """How one part is."""
 
@@ -226,7 +226,7 @@ class CheckDocument:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Ready:
     """Whether requests should come here; degraded: yes, but a part ails."""
 
@@ -234,7 +234,7 @@ class Ready:
     checks: dict[str, CheckDocument]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FieldProblem:
     """One wrong field of the request, and what would be right."""
 
@@ -242,7 +242,7 @@ class FieldProblem:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Problem:
     """RFC 9457. Match on ``code``; show ``detail`` to a developer; tell the operator the ``request_id``."""
 

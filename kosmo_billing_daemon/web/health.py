@@ -5,16 +5,17 @@ being unready, since taking payments never depends on the broker.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from aiohttp import web
 
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.web.documents import Alive, CheckDocument, Ready
 from kosmo_billing_daemon.web.rendering import json_response
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Check:
     """One part: whether it is well, and in a few words how it is."""
 
@@ -22,7 +23,7 @@ class Check:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Readiness:
     """Whether requests should come here (``ok``), and how each part is."""
 

@@ -7,13 +7,14 @@ browser always names the port it asks at, which is ours, while the name of a pub
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import web
 
 from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.settings.addresses import is_address
 from kosmo_billing_daemon.web.problems import HttpRefused
 
@@ -23,7 +24,7 @@ _HOST = re.compile(r"(?:\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]*))(?::
 _WEB = 80  # the port that browsers leave out
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Names:
     """The names the operator lists; see ``admits``."""
 

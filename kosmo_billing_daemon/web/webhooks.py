@@ -7,7 +7,7 @@ recorded and answered 200, whatever it says; 503 only when nothing could be reco
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from kosmo_billing_daemon.btcpay.errors import Malformed
 from kosmo_billing_daemon.btcpay.payloads import hint
 from kosmo_billing_daemon.errors import Forbidden
 from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.settings import Webhook, WebhookTrust
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.web import keys
@@ -34,7 +35,7 @@ BRANCH = "/webhooks/"
 MAX_BODY_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Intake:
     """How deliveries are judged: with ``secrets`` they must be signed with one of them."""
 

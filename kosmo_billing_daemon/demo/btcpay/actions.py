@@ -5,7 +5,6 @@ can, and none of them sets a state: they make payments, confirmations and time, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_UP, Decimal, InvalidOperation
 from enum import StrEnum
 from http import HTTPStatus
@@ -22,6 +21,7 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
     new_transaction_id,
 )
 from kosmo_billing_daemon.demo.btcpay.rendering import destination, in_bitcoin
+from kosmo_billing_daemon.records import record
 
 _OVERPAID = Decimal("1.5")
 _LEAST, _MOST = Decimal("0.00000001"), Decimal(1_000_000_000_000)
@@ -45,7 +45,7 @@ class Action(StrEnum):
 _BY_NAME = {action.value: action for action in Action}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Order:
     """One action with its arguments."""
 

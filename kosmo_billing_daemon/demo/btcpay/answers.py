@@ -5,16 +5,17 @@ only the middleware turns it into a response.
 """
 
 import json
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
+from kosmo_billing_daemon.records import record
+
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """One entry of a validation answer."""
 

@@ -5,13 +5,14 @@ seed, so that a run can be repeated.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from typing import Any
 
 from kosmo_billing_daemon.demo.btcpay.answers import Problem, validation_refusal
+from kosmo_billing_daemon.records import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class WebhookFaults:
     """What goes wrong with webhook deliveries; ``drop`` is a probability."""
 
@@ -22,7 +23,7 @@ class WebhookFaults:
     hold: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Faults:
     """What goes wrong with the HTTP API; ``error_rate`` is the probability of a 500."""
 

@@ -11,6 +11,8 @@ from enum import StrEnum
 from secrets import SystemRandom
 from typing import Any
 
+from kosmo_billing_daemon.records import record
+
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _random = SystemRandom()
 
@@ -52,7 +54,7 @@ class PaymentMethod(StrEnum):
     LIGHTNING = "BTC-LN"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Currency:
     """A currency with its decimals and what one bitcoin costs in it."""
 
@@ -77,7 +79,7 @@ CURRENCIES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class CheckoutOptions:
     """The ``checkout`` settings fixed at creation."""
 

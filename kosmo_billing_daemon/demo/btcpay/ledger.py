@@ -6,14 +6,14 @@ hundreds of order ids stays quick over any number of invoices.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.demo.btcpay.rendering import destination
+from kosmo_billing_daemon.records import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Search:
     """The filters of the invoice list; empty ones do not filter."""
 

@@ -7,13 +7,14 @@ The rule it keeps: the signature covers exactly the bytes that are sent, and red
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from ipaddress import ip_address
 
 import aiohttp
 from yarl import URL
+
+from kosmo_billing_daemon.records import record
 
 _ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=100)  # the default of .NET's HttpClient
 _MAX_REDIRECTS = 50  # the default of .NET's HttpClient
@@ -30,7 +31,7 @@ class DeliveryStatus(StrEnum):
     HTTP_SUCCESS = "HttpSuccess"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """What came of one attempt."""
 

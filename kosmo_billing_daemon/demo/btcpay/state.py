@@ -6,7 +6,7 @@ unless somebody marks the invoice.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -18,6 +18,7 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
     Payment,
     PaymentStatus,
 )
+from kosmo_billing_daemon.records import record
 
 _UNPAID = (InvoiceStatus.NEW, InvoiceStatus.EXPIRED)
 _OPEN = (InvoiceStatus.NEW, InvoiceStatus.PROCESSING, InvoiceStatus.EXPIRED)
@@ -37,7 +38,7 @@ class EventType(StrEnum):
     INVALID = "InvoiceInvalid"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InvoiceEvent:
     """One event, with the fields only its type carries."""
 

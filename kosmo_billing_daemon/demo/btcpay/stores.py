@@ -9,6 +9,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from kosmo_billing_daemon.records import record
+
 
 class Permission(StrEnum):
     """The permissions the simulated calls ask for."""
@@ -40,7 +42,7 @@ BILLING_PERMISSIONS: tuple[str, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class SimulatedStore:
     """A store with its settings and the API key made for it."""
 

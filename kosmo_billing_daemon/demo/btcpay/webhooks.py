@@ -20,12 +20,13 @@ from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.demo.btcpay.faults import WebhookFaults
 from kosmo_billing_daemon.demo.btcpay.invoices import new_id
 from kosmo_billing_daemon.demo.btcpay.sending import Outcome, send, signature
+from kosmo_billing_daemon.records import record
 
 BTCPAY_RETRY_WAITS: tuple[float, ...] = (10, 60, 600, 600, 600, 600, 600, 600)
 _REORDER_PATIENCE_SECONDS = 0.05  # long enough for the events of one payment, short enough for a test
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Webhook:
     """One registration; ``specific_events`` has effect only without ``everything``."""
 

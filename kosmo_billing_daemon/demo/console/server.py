@@ -6,7 +6,6 @@ acts for any of the demo's users.
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.demo.console.proxy import forward, open_session, problem
 from kosmo_billing_daemon.demo.console.tap import Tap
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.web.identity import HEADER
 from kosmo_billing_daemon.web.problems import Handler
 from kosmo_billing_daemon.web.rendering import json_response
@@ -41,7 +41,7 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class User:
     """Somebody the page can act for."""
 
@@ -57,7 +57,7 @@ USERS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Places:
     """Where the other parts of the demo listen; no slash at the end."""
 

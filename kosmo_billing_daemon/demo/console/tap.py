@@ -9,7 +9,6 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +16,7 @@ from kosmo_billing_daemon.backoff import Backoff
 from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import Broker, ConnectRefused, LinkLost, Message, connect
+from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ KEPT = 200
 MOST_WORDS = 4000  # characters of what is not JSON
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Passed:
     """One message as the page shows it; ``topic`` is without the prefix."""
 

@@ -4,10 +4,10 @@ The rule it keeps: looking changes nobody's rights and no retained document but 
 secret is in a finding. Only real publications prove a right, so probes on our topics can be seen.
 """
 
-from dataclasses import dataclass
+from kosmo_billing_daemon.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finding:
     """One look at one part. ``ok`` is ``None`` for what is neither right nor wrong; ``advice`` mends it."""
 

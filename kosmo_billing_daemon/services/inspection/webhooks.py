@@ -5,10 +5,11 @@ somebody else's and is left alone.
 """
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kosmo_billing_daemon.btcpay.administration import Webhook
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.records import record
 
 WANTED_EVENTS = (
     "InvoiceReceivedPayment",
@@ -25,7 +26,7 @@ WANTED_EVENTS = (
 PATH = "/api/v1/billing/webhooks/btcpay"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Registered:
     """The webhook as it is now. ``secret`` is a new one, to be kept by the caller; ``mended`` says what was
     wrong; ``surplus`` are further webhooks of the same address, which make deliveries come twice.

@@ -8,10 +8,10 @@ transaction together with its line in ``kosmo_billing_migrations``.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 
 from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.postgres import Connection, translated
 
 LOCK = 0x6B6F736D  # "kosm"; its second key below tells migrations from leadership
@@ -29,7 +29,7 @@ OURS = (
 """The tables of the first migration: finding one without our ledger means that it is not ours."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Migration:
     """One file: its number, its name, its text and the text's SHA-256."""
 

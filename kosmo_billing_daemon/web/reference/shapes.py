@@ -1,8 +1,10 @@
 """How a route is described: what it takes, what it answers, and which problems it may answer with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from kosmo_billing_daemon.records import record
 
 JSON = "application/json"
 API = "/api/v1/billing"
@@ -41,7 +43,7 @@ Codes = Mapping[int, Mapping[str, str]]
 """Problems by status: each code, and what it means."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Parameter:
     """A parameter in ``place``: path, query or header."""
 
@@ -52,7 +54,7 @@ class Parameter:
     example: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Answer:
     """A body that is no problem; ``kind`` is its class, or several, or nothing."""
 
@@ -63,7 +65,7 @@ class Answer:
     headers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Operation:
     """One method of one path."""
 
