@@ -4,20 +4,22 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
-from asyncpg.pool import PoolConnectionProxy
 
 from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.commits import Commits
+from kosmo_billing_daemon.store.sessions import Session, Sessions
 
 log = logging.getLogger(__name__)
 
-Connection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
+Connection: TypeAlias = Session
 T = TypeVar("T")
 
 CHANNEL = "kosmo_billing"
@@ -25,6 +27,9 @@ CHANNEL = "kosmo_billing"
 
 REFUSAL_LASTS = 10.0
 """Seconds for which a refused write is told; whatever waits to be written tries again more often."""
+
+CLOSED_WITHIN = 5.0
+"""Seconds for who still has a connection at the end."""
 
 
 class DatabaseAway(Unavailable):
@@ -64,18 +69,27 @@ _WRITES_REFUSED = (
 _LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
 
 
+def _ours(error: BaseException) -> Unavailable | None:
+    """Return what the driver's error means to us, if it is not the statement that is wrong."""
+    if isinstance(error, _LOST):
+        return RetryTransaction(f"database: {error}")
+    if isinstance(error, _AWAY):
+        return DatabaseAway(f"database: {type(error).__name__}: {error}")
+    return None
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Raise our errors for the driver's."""
     try:
         yield
-    except _LOST as error:
-        raise RetryTransaction(f"database: {error}") from error
-    except _AWAY as error:
-        raise DatabaseAway(f"database: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        if (ours := _ours(error)) is None:
+            raise
+        raise ours from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Database:
     """Where the rows are. ``statement_timeout`` in seconds bounds every statement."""
 
@@ -85,18 +99,18 @@ class Database:
     connect_timeout: float = 5.0
     statement_timeout: float = 30.0
 
-    async def connect(self, *, name: str = "kosmo-billing") -> "asyncpg.Connection[Any]":
+    async def connect(self, *, name: str = "kosmo-billing") -> Connection:
         """Open one connection outside the pool; raises ``DatabaseAway``."""
         with translated():
-            connection: asyncpg.Connection[Any] = await asyncpg.connect(self.url, **self.settings(name))
-            return connection
+            return await self.open(name)
 
-    def settings(self, name: str) -> dict[str, Any]:
-        """Return the arguments of every connection of ours."""
-        return {
-            "timeout": self.connect_timeout,
-            "command_timeout": self.statement_timeout,
-            "server_settings": {
+    async def open(self, name: str = "kosmo-billing") -> Session:
+        """Open a session; raises the driver's errors."""
+        session: Session = await asyncpg.connect(
+            self.url,
+            timeout=self.connect_timeout,
+            command_timeout=self.statement_timeout,
+            server_settings={
                 "search_path": '"' + self.schema.replace('"', '""') + '"',
                 "application_name": name,
                 "timezone": "UTC",
@@ -112,23 +126,17 @@ class Database:
                 "enable_seqscan": "off",
                 "enable_bitmapscan": "off",
             },
-        }
-
-
-async def _leave_as_it_is(_connection: Connection) -> None:
-    """Reset nothing."""
+        )
+        return session
 
 
 class Pool:
-    """A pool that opens when the database does, never before it is asked and never again after its end."""
+    """Sessions of one database, opened when they are needed and never again after its end."""
 
     def __init__(self, database: Database) -> None:
         self.commits = Commits()
         self._database = database
-        self._pool: asyncpg.Pool[Any] | None = None
-        self._is_closed = False
-        self._opening = asyncio.Lock()
-        self._sessions: set[int] = set()
+        self._sessions = Sessions(database.open, most=database.most_connections)
         self._refusal: tuple[float, str] | None = None
 
     @property
@@ -144,94 +152,31 @@ class Pool:
 
     def has_session(self, process_id: int) -> bool:
         """Say whether a session of the server is one of this pool."""
-        return process_id in self._sessions
+        return self._sessions.has(process_id)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._is_closed = True
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return
-        try:
-            async with asyncio.timeout(5):
-                await pool.close()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            pool.terminate()
+        await self._sessions.close(CLOSED_WITHIN)
 
-    async def _opened(self) -> "asyncpg.Pool[Any]":
-        if self._is_closed:
-            raise DatabaseAway("database: the pool is closed")
-        if self._pool is None:
-            async with self._opening:
-                if self._pool is None:
-                    self._pool = await asyncpg.create_pool(
-                        self._database.url,
-                        # None to begin with: opening asks nothing of the server, so `acquire` alone bounds
-                        # the wait for it, and asyncpg 0.31 logs no traceback when it cannot keep the floor.
-                        min_size=0,
-                        max_size=self._database.most_connections,
-                        max_inactive_connection_lifetime=300,
-                        # We leave nothing in a session; asyncpg would ask the server to reset each time.
-                        reset=_leave_as_it_is,
-                        init=self._note_session,
-                        **self._database.settings("kosmo-billing"),
-                    )
-        return self._pool
-
-    async def _note_session(self, connection: "asyncpg.Connection[Any]") -> None:
-        process_id = connection.get_server_pid()
-        self._sessions.add(process_id)
-        connection.add_termination_listener(lambda _: self._sessions.discard(process_id))
-
-    @contextlib.asynccontextmanager
-    async def connection(self, *, wait: float = 10.0) -> AsyncIterator[Connection]:
+    def connection(self, *, wait: float = 10.0) -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection for single statements; raises ``DatabaseAway`` after ``wait`` seconds."""
-        with self._noting_refusals(), translated():
-            pool = await self._opened()
-            # Not acquire's own timeout: up to Python 3.11 that is a task more for each connection.
-            async with asyncio.timeout(wait):
-                connection = await pool.acquire()
-            try:
-                yield connection
-            except asyncio.CancelledError:
-                # Giving back a connection in the middle of a statement would wait for a server that may
-                # be frozen, and raise its timeout in place of the cancellation, which would be lost.
-                with contextlib.suppress(asyncpg.InterfaceError):  # the server ended it before us
-                    connection.terminate()
-                raise
-            finally:
-                await pool.release(connection, timeout=wait)
+        return _Lent(self, self._sessions, wait)
 
-    @contextlib.contextmanager
-    def _noting_refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except DatabaseAway as error:
-            if isinstance(error.__cause__, _WRITES_REFUSED):
-                self._refusal = time.monotonic(), str(error)
-            raise
+    def understand(self, error: BaseException | None) -> Unavailable | None:
+        """Return what a driver's error means to us, and remember if the server would not write."""
+        ours = None if error is None else _ours(error)
+        if ours is not None and isinstance(error, _WRITES_REFUSED):
+            self._refusal = time.monotonic(), str(ours)
+        return ours
 
-    @contextlib.asynccontextmanager
-    async def transaction(self, first: str = "") -> AsyncIterator[Connection]:
+    def transaction(self, first: str = "") -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection within one transaction: all or nothing.
 
         ``first`` is a statement without arguments (``locking_users``, say), sent together with BEGIN.
         """
-        async with self.connection() as connection:
-            try:
-                await connection.execute(f"BEGIN; {first}")
-                yield connection
-            except asyncio.CancelledError:
-                raise  # the connection is cut, and that rolls back; asking for it would wait for an answer
-            except BaseException:
-                await connection.execute("ROLLBACK")
-                raise
-            with self.commits.timed():
-                said = await connection.execute("COMMIT")
-            if said != "COMMIT":  # what PostgreSQL says of one that had failed
-                raise RuntimeError("a statement of the transaction failed and nobody was told")
+        return _Transaction(self, self._sessions, first)
 
     async def retrying(
         self, work: Callable[[Connection], Awaitable[T]], first: str = "", *, tries: int = 4
@@ -245,6 +190,74 @@ class Pool:
                 log.info("transaction is tried again: %s", error)
         async with self.transaction(first) as connection:
             return await work(connection)
+
+
+class _Lent(AbstractAsyncContextManager[Connection]):
+    """A connection of a pool for the length of one ``async with``; no generator, which costs more."""
+
+    __slots__ = ("_pool", "_session", "_sessions", "_wait")
+
+    def __init__(self, pool: Pool, sessions: Sessions, wait: float = 10.0) -> None:
+        self._pool, self._sessions, self._wait = pool, sessions, wait
+
+    async def __aenter__(self) -> Connection:
+        try:
+            self._session = await self._sessions.lend(self._wait)
+        except Exception as error:
+            if (ours := self._pool.understand(error)) is None:
+                raise
+            raise ours from error
+        return self._session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ours = self._pool.understand(error)
+        # Whoever is cancelled leaves a statement behind that a frozen server may never end; nor is it known
+        # what else still comes from a server that was away.
+        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, _WRITES_REFUSED)
+        is_sound = isinstance(error, Exception | None) and not is_lost
+        self._sessions.take_back(self._session, is_sound=is_sound)
+        if ours is not None:
+            raise ours from error
+
+
+class _Transaction(_Lent):
+    """A transaction on such a connection, which begins with the statement ``first``."""
+
+    __slots__ = ("_first",)
+
+    def __init__(self, pool: Pool, sessions: Sessions, first: str) -> None:
+        super().__init__(pool, sessions)
+        self._first = first
+
+    async def __aenter__(self) -> Connection:
+        connection = await super().__aenter__()
+        try:
+            await connection.execute(f"BEGIN; {self._first}")
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self._commit()
+            elif not isinstance(error, asyncio.CancelledError):
+                await self._session.execute("ROLLBACK")  # else it is cut, which waits for nobody
+        except BaseException as later:
+            await super().__aexit__(type(later), later, later.__traceback__)
+            raise
+        await super().__aexit__(kind, error, trace)
+
+    async def _commit(self) -> None:
+        with self._pool.commits.timed():
+            said = await self._session.execute("COMMIT")
+        if said != "COMMIT":  # what PostgreSQL says of one that had failed
+            raise RuntimeError("a statement of the transaction failed and nobody was told")
 
 
 def locking_users(users: Iterable[UUID]) -> str:

@@ -76,6 +76,7 @@ OFF_THE_PATHS = {
     "store.measures": "only reads",
     "store.migrations": "before there is any path; tested by itself",
     "store.nodes": "for the whitelist",
+    "store.sessions": "lends; who borrows is a point",
     "web": "hands over and shows; the two that begin a path are points",
 }
 """Modules, or packages of them, with the reason why they have no points."""
@@ -88,16 +89,16 @@ WAITS = {
 """What can lose nothing wherever it stands, with the reason."""
 
 PASSED_THROUGH = {
-    "store.postgres.Pool._opened: asyncpg.create_pool()": "opening a pool asks nothing of the server",
-    "store.postgres.Pool._opened: self._opening": "waits for this process",
-    "store.postgres.Pool.connection: self._opened()": "opening a pool asks nothing of the server",
-    "store.postgres.Pool.connection: pool.acquire()": "borrowing; who borrows is a point",
-    "store.postgres.Pool.connection: pool.release()": "giving back; nothing is asked of the server",
+    "store.postgres._Lent.__aenter__: self._sessions.lend()": "borrowing; who borrows is a point",
+    "store.postgres._Transaction.__aenter__: super().__aenter__()": "borrowing; its start is a point",
+    "store.postgres._Transaction.__aenter__: self.__aexit__()": "after a failure, as at its end",
+    "store.postgres._Transaction.__aexit__: self._commit()": "the commit is a point",
+    "store.postgres._Transaction.__aexit__: super().__aexit__()": "giving back; nothing is asked",
+    "store.postgres._Transaction.__aexit__: super().__aexit__() #2": "giving back; nothing is asked",
     "store.postgres.Pool.retrying: self.transaction()": "its start and its end are points",
     "store.postgres.Pool.retrying: self.transaction() #2": "the same after a conflict",
     "store.postgres.Pool.retrying: work()": "the caller's, whose awaits are points",
     "store.postgres.Pool.retrying: work() #2": "the same after a conflict",
-    "store.postgres.Pool.transaction: self.connection()": "borrowing; its start is a point",
 }
 """Sites of everybody that only pass on, with the reason."""
 

@@ -1,0 +1,98 @@
+"""Sessions of the database, lent and given back; the one that was used last goes first.
+
+Not asyncpg's pool: what that does each time (a task, timers, a proxy) costs as much as the statement that a
+session is mostly lent for.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import asyncpg
+
+Session: TypeAlias = "asyncpg.Connection[Any]"
+
+IDLE = 300.0
+"""Seconds after which a session that nobody needed is ended."""
+
+LIFE = 3600.0
+"""Seconds after which any is: whatever the server keeps for it stays bounded."""
+
+
+class Sessions:
+    """At most so many; each is opened by ``open_one`` when none is idle."""
+
+    def __init__(self, open_one: Callable[[], Awaitable[Session]], *, most: int) -> None:
+        self._open_one = open_one
+        self._most = most
+        self._free = asyncio.Semaphore(most)
+        self._idle: deque[tuple[Session, float]] = deque()  # and since when, the longest first
+        self._opened: dict[int, tuple[Session, float]] = {}  # by the server's process, and when
+        self._is_closed = False
+
+    def has(self, process_id: int) -> bool:
+        """Say whether a session of the server is one of these."""
+        opened = self._opened.get(process_id)
+        return opened is not None and not opened[0].is_closed()
+
+    async def lend(self, wait: float) -> Session:
+        """Wait for a session; ``TimeoutError`` after ``wait`` seconds, ``InterfaceError`` after the end."""
+        self._require_open()
+        while self._idle and self._idle[-1][0].is_closed():
+            self._idle.pop()
+        if self._idle and not self._free.locked():
+            return await self._lend()  # at once: no need of a timer
+        async with asyncio.timeout(wait):
+            return await self._lend()
+
+    async def _lend(self) -> Session:
+        await self._free.acquire()
+        try:
+            self._require_open()  # it may have been closed meanwhile
+            while self._idle:
+                session, _ = self._idle.pop()
+                if not session.is_closed():
+                    return session
+            session = await self._open_one()
+        except BaseException:
+            self._free.release()
+            raise
+        process_id = session.get_server_pid()
+        self._opened[process_id] = session, time.monotonic()
+        session.add_termination_listener(lambda _: self._ended(process_id))
+        return session
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise asyncpg.InterfaceError("the pool is closed")
+
+    def _ended(self, process_id: int) -> None:
+        self._opened.pop(process_id, None)
+
+    def take_back(self, session: Session, *, is_sound: bool) -> None:
+        """Keep a session for the next one, or end it: not ``is_sound`` is one in the middle of something."""
+        now = time.monotonic()
+        if not session.is_closed():
+            opened = self._opened[session.get_server_pid()][1]
+            if not is_sound or session.is_in_transaction() or now - opened > LIFE:
+                session.terminate()
+            else:
+                self._idle.append((session, now))
+        while self._idle and now - self._idle[0][1] > IDLE:
+            self._idle.popleft()[0].terminate()
+        self._free.release()
+
+    async def close(self, within: float) -> None:
+        """Lend no more, and end all sessions as they come back; after ``within`` seconds, all there are."""
+        self._is_closed = True
+        try:
+            async with asyncio.timeout(within):
+                for _ in range(self._most):
+                    await self._free.acquire()
+                while self._idle:
+                    await self._idle.pop()[0].close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            for session, _ in list(self._opened.values()):
+                session.terminate()
