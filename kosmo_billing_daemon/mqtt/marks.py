@@ -14,6 +14,7 @@ from kosmo_billing_daemon.store.entitlements import Published
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.together import together
 
+GATHER = 0.005  # seconds: answers to what was sent at once come close together, and nobody waits for a mark
 LOCKED_WAIT = 0.1  # seconds; a row that a writer holds cannot be marked; it is looked at after this
 
 
@@ -63,6 +64,7 @@ class Marks:
         backoff = Backoff(0.1, 5.0)
         while True:
             await self._woken.wait()
+            await asyncio.sleep(GATHER)
             self._woken.clear()
             try:
                 await self.write()
