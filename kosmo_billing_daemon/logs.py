@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache, lru_cache
 from typing import Any, TextIO
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -78,6 +79,8 @@ def configure(
     root.setLevel(logging.WARNING)
     logging.getLogger(_PACKAGE).setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    # What no line shows need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -95,13 +98,11 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return dict(given) if isinstance(given, Mapping) else {}
 
 
-def _part(record: logging.LogRecord) -> str:
-    """Name the part of the daemon, or the library, that speaks."""
-    return record.name.removeprefix(_PACKAGE + ".").rpartition(".")[2] if _ours(record) else record.name
-
-
-def _ours(record: logging.LogRecord) -> bool:
-    return record.name == _PACKAGE or record.name.startswith(_PACKAGE + ".")
+@cache
+def _part(name: str) -> str:
+    """Name the part of the daemon, or the library, whose logger this is."""
+    is_ours = name == _PACKAGE or name.startswith(_PACKAGE + ".")
+    return name.removeprefix(_PACKAGE + ".").rpartition(".")[2] if is_ours else name
 
 
 def _failure(record: logging.LogRecord) -> str | None:
@@ -127,8 +128,14 @@ def escaped(text: str) -> str:
 
 def _text_line(record: logging.LogRecord) -> str:
     """``12:01:02 INFO    settlement  invoice settled  invoice=... user=...``, times in UTC."""
-    moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-    return f"{moment} {record.levelname:<7} {escaped(_part(record))}  {_told(record)}"
+    return (
+        f"{_moment(int(record.created))} {record.levelname:<7} {escaped(_part(record.name))}  {_told(record)}"
+    )
+
+
+@lru_cache(maxsize=1)
+def _moment(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%H:%M:%S")
 
 
 def _told(record: logging.LogRecord) -> str:
@@ -141,9 +148,12 @@ def _told(record: logging.LogRecord) -> str:
     return text
 
 
+_AMBIGUOUS = re.compile('[ "=]')
+
+
 def _word(value: object) -> str:
     text = escaped(str(value))
-    return '"' + text.replace('"', '\\"') + '"' if not text or set(' "=') & set(text) else text
+    return '"' + text.replace('"', '\\"') + '"' if not text or _AMBIGUOUS.search(text) else text
 
 
 def _json_line(record: logging.LogRecord) -> str:
@@ -151,7 +161,7 @@ def _json_line(record: logging.LogRecord) -> str:
     entry: dict[str, object] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
-        "part": _part(record),
+        "part": _part(record.name),
         "message": record.getMessage(),
     }
     if failure := _failure(record):
@@ -261,7 +271,7 @@ def _journal_entry(record: logging.LogRecord) -> bytes:
         "MESSAGE": _told(record),
         "PRIORITY": str(next((priority for level, priority in _PRIORITIES if record.levelno >= level), 7)),
         "SYSLOG_IDENTIFIER": IDENTIFIER,
-        "KOSMO_PART": _part(record),
+        "KOSMO_PART": _part(record.name),
         "CODE_FILE": record.pathname,
         "CODE_LINE": str(record.lineno),
         "CODE_FUNC": record.funcName or "",

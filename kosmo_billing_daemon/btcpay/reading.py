@@ -28,13 +28,16 @@ LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 def decode(body: bytes) -> Any:
     """Decode JSON in UTF-8 with exact numbers; raises ``ValueError`` whatever is wrong with it."""
     try:
-        return json.loads(body.decode(), parse_float=Decimal, parse_constant=_no_constant)
+        return _decoder.decode(body.decode())
     except (ArithmeticError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__} while decoding") from None
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+_decoder = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)  # json.loads makes one per call
 
 
 def mapping(value: Any, field: str) -> Mapping[str, Any]:

@@ -5,12 +5,12 @@ The rule it keeps: what went wrong on our side is in the log under that id, neve
 
 import logging
 import math
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import NamedTuple
-from uuid import uuid4
 
 from aiohttp import web
 
@@ -92,17 +92,18 @@ def request_id(request: web.BaseRequest) -> str:
     known = request.get(_REQUEST_ID)
     if known is None:
         given = request.headers.get(_REQUEST_ID_HEADER, "")
-        known = given if _SANE_ID.fullmatch(given) else uuid4().hex
+        known = given if given and _SANE_ID.fullmatch(given) else os.urandom(16).hex()
         request[_REQUEST_ID] = known
     return known
 
 
 async def dress(request: web.BaseRequest, response: web.StreamResponse) -> None:
     """Give every answer, errors and streams included, the headers it must carry."""
-    response.headers[_REQUEST_ID_HEADER] = request_id(request)
-    response.headers["Server"] = SERVER
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
+    headers = response.headers
+    headers[_REQUEST_ID_HEADER] = request_id(request)
+    headers["Server"] = SERVER
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", "no-store")
 
 
 @web.middleware

@@ -35,17 +35,22 @@ async def read_body(request: web.Request, *, most: int = MAX_BODY_BYTES) -> byte
         raise _too_large(most)
     body = bytearray()
     try:
-        async with asyncio.timeout(request.app[keys.BODY_SECONDS]):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > most:
-                    raise _too_large(most)
+        if request.content.is_eof():  # it came with the head, as most do: nothing is waited for
+            body += request.content.read_nowait()
+        else:
+            async with asyncio.timeout(request.app[keys.BODY_SECONDS]):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > most:
+                        raise _too_large(most)
     except TimeoutError:
         raise HttpRefused(
             HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time"
         ) from None
     except ConnectionError:  # nobody will read the answer
         raise HttpRefused(HTTPStatus.BAD_REQUEST, "malformed_request", "the body broke off") from None
+    if len(body) > most:
+        raise _too_large(most)
     return bytes(body)
 
 
@@ -77,7 +82,7 @@ def _decoded(body: bytes) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        document = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        document = _decoder.decode(body.decode())
     except (ValueError, RecursionError):
         raise _not_json("the body is not JSON in UTF-8") from None
     if not isinstance(document, dict):
@@ -103,6 +108,9 @@ def _repeated(pairs: list[tuple[str, Any]]) -> str:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _shown(name: str) -> str:
