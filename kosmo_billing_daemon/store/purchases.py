@@ -62,13 +62,14 @@ class Having:
     open: list[Invoice] = field(default_factory=list)
 
 
+# OFFSET 0 keeps each of them a look-up per user: joined, all open invoices there are would be read for a few.
 _LOAD = f"""
 SELECT i.*, s.*, u.user_id FROM unnest($1::uuid[]) AS u (user_id) LEFT JOIN LATERAL (
     SELECT {COLUMNS} FROM btcpay_invoices
-    WHERE user_id = u.user_id AND status IN ('reserved', 'new', 'processing')
+    WHERE user_id = u.user_id AND status IN ('reserved', 'new', 'processing') OFFSET 0
 ) AS i ON true LEFT JOIN LATERAL (
     SELECT {subscriptions.COLUMNS} FROM subscriptions
-    WHERE user_id = u.user_id AND status IN ('active', 'grace')
+    WHERE user_id = u.user_id AND status IN ('active', 'grace') OFFSET 0
 ) AS s ON true
 ORDER BY i.created_at
 """
