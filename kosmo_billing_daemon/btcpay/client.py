@@ -109,8 +109,7 @@ class BtcpayClient:
         # The transport itself: we follow no redirects and keep no cookies, and what httpx's client does about
         # them takes longer than sending the request.
         self._http = AiohttpTransport(
-            # The system's certificates, so that an operator's own authority is trusted too.
-            verify=ssl.create_default_context(),
+            verify=self._trusted(),
             trust_env=False,
             limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE),
         )
@@ -122,6 +121,12 @@ class BtcpayClient:
         if self._http is not None:
             await self._http.aclose()
             self._http = None
+
+    def _trusted(self) -> ssl.SSLContext:
+        """Return whom to trust: the system's certificates, so that an operator's own authority counts too."""
+        if httpx.URL(self._url).scheme == "https":
+            return ssl.create_default_context()
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody; reading no certificates saves up to 60 ms
 
     @property
     def store_id(self) -> str:
