@@ -8,9 +8,10 @@ since BTCPay has no idempotency: whoever gets ``CreationUnknown`` looks the orde
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
@@ -257,27 +258,9 @@ class BtcpayClient:
             path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
             return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
 
-    @asynccontextmanager
-    async def _call(self, name: str, seconds: float | None = None) -> AsyncIterator[None]:
-        """Bound a call by its deadline and note for operators how it went."""
+    def _call(self, name: str, seconds: float | None = None) -> "_Call":
         seconds = self._timeouts.call if seconds is None else seconds
-        try:
-            try:
-                async with asyncio.timeout(seconds):
-                    yield
-            except TimeoutError:
-                raise BtcpayAway(f"BTCPay did not answer within {seconds:g} s") from None
-        except BtcpayAway as error:
-            self._health.away(name, error)
-            self._vigil.begin()
-            raise
-        except BtcpayDenied as error:
-            self._health.denied(name, error)
-            raise
-        except BtcpayRefused:
-            self._health.answered(name)
-            raise
-        self._health.answered(name)
+        return _Call(name, seconds, self._health, self._vigil)
 
     async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:
         wanted = "&".join(f"orderId={order_id}" for order_id in order_ids)  # nothing in them to be quoted
@@ -330,6 +313,42 @@ class BtcpayClient:
         # Real keys have 40 characters; replacing a short one of a test would garble the words instead.
         safe = answer.replace(self._key.encode(), b"***") if len(self._key) >= 16 else answer
         raise answers.problem(response.status_code, response.headers, safe, self._clock())
+
+
+class _Call(AbstractAsyncContextManager[None]):
+    """Bounds a call by its deadline and notes for operators how it went."""
+
+    __slots__ = ("_deadline", "_health", "_name", "_seconds", "_vigil")
+
+    def __init__(self, name: str, seconds: float, health: Health, vigil: Vigil) -> None:
+        self._name, self._seconds, self._health, self._vigil = name, seconds, health, vigil
+        self._deadline = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._deadline.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._deadline.__aexit__(kind, error, trace)
+            if isinstance(error, TimeoutError):
+                raise error
+        except TimeoutError:
+            late = BtcpayAway(f"BTCPay did not answer within {self._seconds:g} s")
+            self._note(late)
+            raise late from None
+        self._note(error)
+
+    def _note(self, error: BaseException | None) -> None:
+        match error:
+            case BtcpayAway():
+                self._health.away(self._name, error)
+                self._vigil.begin()
+            case BtcpayDenied():
+                self._health.denied(self._name, error)
+            case None | BtcpayRefused():
+                self._health.answered(self._name)
 
 
 async def _bounded(response: httpx.Response) -> bytes:

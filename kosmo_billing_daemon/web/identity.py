@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_UNIX
 from typing import assert_never
 from uuid import UUID
@@ -98,10 +99,16 @@ def _is_trusted(request: web.Request, trusted: Sequence[Network], *, trust_unix_
     if listened is not None and listened.family == AF_UNIX:
         return trust_unix_sockets
     peer = transport.get_extra_info("peername")
+    address = _address(peer[0]) if peer else None
+    return address is not None and any(address in network for network in trusted)
+
+
+@lru_cache(256)  # proxies are few, and ask often
+def _address(peer: str) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address(peer[0])
-    except (TypeError, IndexError, ValueError):
-        return False
+        address = ip_address(peer)
+    except ValueError:
+        return None
     # A listener on :: sees IPv4 peers in IPv6 clothes.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return any((mapped or address) in network for network in trusted)
+    return mapped or address

@@ -89,6 +89,8 @@ WAITS = {
 """What can lose nothing wherever it stands, with the reason."""
 
 PASSED_THROUGH = {
+    "btcpay.client._Call.__aenter__: self._deadline.__aenter__()": "a deadline around what is a point",
+    "btcpay.client._Call.__aexit__: self._deadline.__aexit__()": "a deadline around what is a point",
     "store.postgres._Lent.__aenter__: self._sessions.lend()": "borrowing; who borrows is a point",
     "store.postgres._Transaction.__aenter__: super().__aenter__()": "borrowing; its start is a point",
     "store.postgres._Transaction.__aenter__: self.__aexit__()": "after a failure, as at its end",
