@@ -22,11 +22,21 @@ LIFE = 3600.0
 
 
 class Sessions:
-    """At most so many; each is opened by ``open_one`` when none is idle."""
+    """At most so many; each is opened by ``open_one`` when none is idle, and ended after ``life`` seconds,
+    or ``idle`` ones without use.
+    """
 
-    def __init__(self, open_one: Callable[[], Awaitable[Session]], *, most: int) -> None:
+    def __init__(
+        self,
+        open_one: Callable[[], Awaitable[Session]],
+        *,
+        most: int,
+        idle: float = IDLE,
+        life: float = LIFE,
+    ) -> None:
         self._open_one = open_one
         self._most = most
+        self._idle_seconds, self._life_seconds = idle, life
         self._free = asyncio.Semaphore(most)
         self._idle: deque[tuple[Session, float]] = deque()  # and since when, the longest first
         self._opened: dict[int, tuple[Session, float]] = {}  # by the server's process, and when
@@ -75,12 +85,12 @@ class Sessions:
         """Keep a session for the next one, or end it: not ``is_sound`` is one in the middle of something."""
         now = time.monotonic()
         if not session.is_closed():
-            opened = self._opened[session.get_server_pid()][1]
-            if not is_sound or session.is_in_transaction() or now - opened > LIFE:
+            _, opened = self._opened.get(session.get_server_pid(), (session, now))
+            if not is_sound or session.is_in_transaction() or now - opened > self._life_seconds:
                 session.terminate()
             else:
                 self._idle.append((session, now))
-        while self._idle and now - self._idle[0][1] > IDLE:
+        while self._idle and now - self._idle[0][1] > self._idle_seconds:
             self._idle.popleft()[0].terminate()
         self._free.release()
 
