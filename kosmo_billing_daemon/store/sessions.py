@@ -51,7 +51,7 @@ class Sessions:
         """Wait for a session; ``TimeoutError`` after ``wait`` seconds, ``InterfaceError`` after the end."""
         self._require_open()
         while self._idle and self._idle[-1][0].is_closed():
-            self._idle.pop()
+            self._idle.pop()[0].terminate()
         if self._idle and not self._free.locked():
             return await self._lend()  # at once: no need of a timer
         async with asyncio.timeout(wait):
@@ -65,6 +65,7 @@ class Sessions:
                 session, _ = self._idle.pop()
                 if not session.is_closed():
                     return session
+                session.terminate()
             session = await self._open_one()
         except BaseException:
             self._free.release()
@@ -73,6 +74,10 @@ class Sessions:
         self._opened[process_id] = session, time.monotonic()
         session.add_termination_listener(lambda _: self._ended(process_id))
         return session
+
+    def _is_young(self, session: Session) -> bool:
+        _, opened = self._opened.get(session.get_server_pid(), (session, float("-inf")))
+        return time.monotonic() - opened <= self._life_seconds
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -84,12 +89,15 @@ class Sessions:
     def take_back(self, session: Session, *, is_sound: bool) -> None:
         """Keep a session for the next one, or end it: not ``is_sound`` is one in the middle of something."""
         now = time.monotonic()
-        if not session.is_closed():
-            _, opened = self._opened.get(session.get_server_pid(), (session, now))
-            if not is_sound or session.is_in_transaction() or now - opened > self._life_seconds:
-                session.terminate()
-            else:
-                self._idle.append((session, now))
+        if (
+            is_sound
+            and not session.is_closed()
+            and not session.is_in_transaction()
+            and self._is_young(session)
+        ):
+            self._idle.append((session, now))
+        else:
+            session.terminate()  # again, if it was: asyncpg tells of one that broke only now
         while self._idle and now - self._idle[0][1] > self._idle_seconds:
             self._idle.popleft()[0].terminate()
         self._free.release()
