@@ -51,7 +51,7 @@ _EXPIRED = _REFUSED[Reason.EXPIRED]
 _NODE_NOT_ALLOWED = _REFUSED[Reason.NODE_NOT_ALLOWED]
 
 
-@lru_cache(4096)  # making a frozen dataclass costs more than all the rest of a check
+@lru_cache(4096)  # making a record costs more than all the rest of a check
 def _allowed(remaining: int) -> Decision:
     return Decision(True, Reason.OK, remaining)
 
