@@ -2,9 +2,11 @@
 
 With 32 webhooks in flight, each until the subscriber has the document, beside a plain service that believes
 its webhooks; and at 200 per second, beside what one commit, one list call and one publication cost alone. The
-least service that asks BTCPay shows how near the goals anything of these parts can come.
+least service that asks BTCPay, and a call with httpx that has the machine to itself, show how near the goals
+anything of these parts can come.
 """
 
+import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -14,10 +16,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import Broker, connect
 from tests.bench import least_service, plain_service
-from tests.bench.fake_btcpay import STORE
+from tests.bench.fake_btcpay import KEY, STORE
 from tests.bench.figures import Figure, at_least, at_most, percentile
 from tests.bench.invoices import Order, paid_orders
 from tests.bench.load_generator import SECRET, Connection, Subscriber, at_rate, get, in_flight, webhook
@@ -103,6 +106,18 @@ async def one_list_call(where: Rig, order_id: UUID) -> float:
     return statistics.median(took)
 
 
+async def one_call_of_ours(where: Rig, order_id: UUID) -> float:
+    """Median seconds of a list call with the daemon's client, as often as webhooks come and alone."""
+    took = []
+    async with BtcpayClient(url=where.btcpay, api_key=KEY, store_id=STORE) as client:
+        for _ in range(ALONE):
+            await asyncio.sleep(1 / PER_SECOND)
+            began = time.perf_counter()
+            await client.find_invoices([order_id])
+            took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
 async def one_publication(where: Rig) -> float:
     """Median seconds of one retained QoS 1 publication to its acknowledgement."""
     host, port = where.broker_address
@@ -161,6 +176,7 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
                 alone = await one_commit(ours) + await one_list_call(ours, orders[0][0])
                 alone += await one_publication(ours)
                 found += _at_rate(course.took, least.took, alone)
+                found.append(_of_client(await one_call_of_ours(ours, orders[0][0]), alone))
             found.append(await _fake_rate(where, orders, number))
     return found
 
@@ -223,6 +239,16 @@ def _at_rate(took: list[float], least_took: list[float], alone: float) -> list[F
             goal=at_most(25),
         ),
     ]
+
+
+def _of_client(call: float, alone: float) -> Figure:
+    return Figure(
+        what=f"  (a list call with httpx by itself, {PER_SECOND}/s)",
+        value=call * 1e3,
+        unit="ms",
+        beside=alone * 1e3,
+        beside_what="commit + list call + publish alone",
+    )
 
 
 async def _fake_rate(where: Services, orders: list[Order], number: int) -> Figure:
