@@ -9,9 +9,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
@@ -31,7 +29,7 @@ from kosmo_billing_daemon.btcpay.errors import (
     CreationUnknown,
     Garbled,
 )
-from kosmo_billing_daemon.btcpay.health import Health, State, Vigil
+from kosmo_billing_daemon.btcpay.health import Call, Health, State, Vigil
 from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.domain.plans import Plan
@@ -258,9 +256,9 @@ class BtcpayClient:
             path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
             return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
 
-    def _call(self, name: str, seconds: float | None = None) -> "_Call":
+    def _call(self, name: str, seconds: float | None = None) -> Call:
         seconds = self._timeouts.call if seconds is None else seconds
-        return _Call(name, seconds, self._health, self._vigil)
+        return Call(name, seconds, self._health, self._vigil)
 
     async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:
         wanted = "&".join(f"orderId={order_id}" for order_id in order_ids)  # nothing in them to be quoted
@@ -313,42 +311,6 @@ class BtcpayClient:
         # Real keys have 40 characters; replacing a short one of a test would garble the words instead.
         safe = answer.replace(self._key.encode(), b"***") if len(self._key) >= 16 else answer
         raise answers.problem(response.status_code, response.headers, safe, self._clock())
-
-
-class _Call(AbstractAsyncContextManager[None]):
-    """Bounds a call by its deadline and notes for operators how it went."""
-
-    __slots__ = ("_deadline", "_health", "_name", "_seconds", "_vigil")
-
-    def __init__(self, name: str, seconds: float, health: Health, vigil: Vigil) -> None:
-        self._name, self._seconds, self._health, self._vigil = name, seconds, health, vigil
-        self._deadline = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._deadline.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._deadline.__aexit__(kind, error, trace)
-            if isinstance(error, TimeoutError):
-                raise error
-        except TimeoutError:
-            late = BtcpayAway(f"BTCPay did not answer within {self._seconds:g} s")
-            self._note(late)
-            raise late from None
-        self._note(error)
-
-    def _note(self, error: BaseException | None) -> None:
-        match error:
-            case BtcpayAway():
-                self._health.away(self._name, error)
-                self._vigil.begin()
-            case BtcpayDenied():
-                self._health.denied(self._name, error)
-            case None | BtcpayRefused():
-                self._health.answered(self._name)
 
 
 async def _bounded(response: httpx.Response) -> bytes:

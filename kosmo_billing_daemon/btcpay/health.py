@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from types import TracebackType
 
 from kosmo_billing_daemon.backoff import Quiet
-from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied
+from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayRefused
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import KosmoError
 from kosmo_billing_daemon.records import record
@@ -135,3 +137,39 @@ class Vigil:
             if calls == self._health.calls:
                 with contextlib.suppress(KosmoError):
                     await self._ask()
+
+
+class Call(AbstractAsyncContextManager[None]):
+    """Bounds a call by its deadline, as long as one ``async with``, and notes how it went; no generator."""
+
+    __slots__ = ("_deadline", "_health", "_name", "_seconds", "_vigil")
+
+    def __init__(self, name: str, seconds: float, health: Health, vigil: Vigil) -> None:
+        self._name, self._seconds, self._health, self._vigil = name, seconds, health, vigil
+        self._deadline = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._deadline.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._deadline.__aexit__(kind, error, trace)
+            if isinstance(error, TimeoutError):
+                raise error
+        except TimeoutError:
+            late = BtcpayAway(f"BTCPay did not answer within {self._seconds:g} s")
+            self._note(late)
+            raise late from None
+        self._note(error)
+
+    def _note(self, error: BaseException | None) -> None:
+        match error:
+            case BtcpayAway():
+                self._health.away(self._name, error)
+                self._vigil.begin()
+            case BtcpayDenied():
+                self._health.denied(self._name, error)
+            case None | BtcpayRefused():
+                self._health.answered(self._name)

@@ -58,7 +58,7 @@ WATCHED = {"batching", "btcpay", "mqtt", "services", "store", "web"}
 
 OFF_THE_PATHS = {
     "batching": "gathers; what it writes are points",
-    "btcpay.health": "asks BTCPay whether it is back, and changes nothing",
+    "btcpay.health": "deadlines, and asking whether BTCPay is back, which changes nothing",
     "services.entitlements": "only reads",
     "services.history": "only reads",
     "services.housekeeping": "removes what is past its time; the next round removes the rest",
@@ -89,8 +89,6 @@ WAITS = {
 """What can lose nothing wherever it stands, with the reason."""
 
 PASSED_THROUGH = {
-    "btcpay.client._Call.__aenter__: self._deadline.__aenter__()": "a deadline around what is a point",
-    "btcpay.client._Call.__aexit__: self._deadline.__aexit__()": "a deadline around what is a point",
     "store.postgres._Lent.__aenter__: self._sessions.lend()": "borrowing; who borrows is a point",
     "store.postgres._Transaction.__aenter__: super().__aenter__()": "borrowing; its start is a point",
     "store.postgres._Transaction.__aenter__: self.__aexit__()": "after a failure, as at its end",
