@@ -124,6 +124,32 @@ async def test_busy_pool_is_an_outage_after_its_wait(database_url: str) -> None:
                 pass
 
 
+async def test_a_session_whose_statement_took_too_long_is_not_used_again(database_url: str) -> None:
+    database = Database(url=database_url, most_connections=1, statement_timeout=0.2)
+    async with Pool(database) as pool:
+        async with pool.connection() as connection:
+            slow = connection.get_server_pid()
+        with pytest.raises(DatabaseAway, match="Timeout"):
+            async with pool.transaction() as connection:
+                await connection.execute("SELECT pg_sleep(30)")
+        async with asyncio.timeout(5), pool.connection() as connection:
+            assert await connection.fetchval("SELECT pg_backend_pid()") != slow
+
+
+async def test_a_statement_that_was_wrong_costs_no_session(database_url: str, rows: Rows) -> None:
+    await rows.execute("CREATE TABLE tried (number int PRIMARY KEY)")
+    async with Pool(Database(url=database_url, most_connections=1)) as pool:
+        async with pool.connection() as connection:
+            first = connection.get_server_pid()
+        for _ in range(3):
+            with pytest.raises(asyncpg.UniqueViolationError):
+                async with pool.transaction() as connection:
+                    await connection.execute("INSERT INTO tried VALUES (1), (1)")
+        async with pool.connection() as connection:
+            assert connection.get_server_pid() == first
+            assert await connection.fetchval("SELECT count(*) FROM tried") == 0
+
+
 async def test_unopened_pool_closes() -> None:
     async with Pool(Database(url="postgresql://127.0.0.1:1/none")) as pool:
         with pytest.raises(DatabaseAway):
