@@ -47,7 +47,7 @@ def test_every_dependency_is_locked_at_a_version_it_allows() -> None:
     versions = locked()
     for requirement in required():
         name = canonicalize_name(requirement.name)
-        assert name in versions, f"{name} is missing: see the README on how the lock file is made"
+        assert name in versions, f"{name} is missing: see config/README.md on how the lock file is made"
         assert requirement.specifier.contains(versions[name]), f"{requirement}, locked at {versions[name]}"
 
 
