@@ -65,11 +65,11 @@ class Visit:
 
     async def buy(self, plan: str) -> None:
         await self.button(f"Buy {plan}").click()
-        await expect(self.page.locator("#btcpay-status")).to_have_text("New", timeout=LATER)
+        await expect(self.page.locator("#btcpay-status")).to_have_text("waiting for payment", timeout=LATER)
 
     async def other_way(self, name: str) -> None:
-        """Press one of the buttons below "Less happy ways"."""
-        summary = self.page.get_by_text("Less happy ways", exact=True)
+        """Press one of the buttons below "Simulate problems"."""
+        summary = self.page.get_by_text("Simulate problems", exact=True)
         if not await self.button(name).is_visible():
             await summary.click()
         await self.button(name).click()

@@ -7,6 +7,7 @@ the pages load nothing from anywhere else.
 from datetime import datetime
 from html import escape
 from itertools import islice
+from json import dumps
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -32,10 +33,20 @@ _BUTTONS = (
     (Action.PAY_LATE, PaymentMethod.CHAIN, "Pay too late"),
     (Action.REPLACE_PAYMENT, None, "Replace the payment"),
     (Action.EXPIRE, None, "Let it expire"),
-    (Action.MARK_SETTLED, None, "Mark settled"),
+    (Action.MARK_SETTLED, None, "Mark settled manually"),
     (Action.MARK_INVALID, None, "Mark invalid"),
 )
-_PAYER_BUTTONS = 3  # the first ones are what a payer does; the rest are the less happy ways
+_PAYER_BUTTONS = 3  # the first ones are what a payer does; the rest simulate problems
+_WORDS = {
+    "New": "Waiting for payment",
+    "Processing": "Confirming",
+    "Settled": "Paid",
+    "PaidPartial": "partly paid",
+    "PaidOver": "overpaid",
+    "PaidLate": "paid late",
+    "Marked": "settled manually",
+}
+"""BTCPay's words as a payer understands them; the page's script is given them too."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -84,7 +95,8 @@ async def _checkout(request: web.Request) -> web.Response:
     others = "".join(_button(invoice, possible, *button) for button in _BUTTONS[_PAYER_BUTTONS:])
     description = invoice.metadata.get("itemDesc")
     parts = (
-        f'<main id="checkout" data-invoice="{escape(invoice.id)}"><p class="eyebrow">Invoice</p>',
+        f'<main id="checkout" data-invoice="{escape(invoice.id)}" data-words="{escape(dumps(_WORDS))}">',
+        '<p class="eyebrow">Invoice</p>',
         f"<h1>{_amount(invoice)}</h1>",
         f'<p class="about">{escape(str(description))}</p>' if description else "",
         f'<p role="status"><span id="status" class="badge {invoice.status.lower()}">',
@@ -94,7 +106,7 @@ async def _checkout(request: web.Request) -> web.Response:
         f"<dt>Order</dt><dd>{escape(invoice.order_id or 'none')}</dd>",
         f"<dt>Invoice</dt><dd>{escape(invoice.id)}</dd></dl>",
         f'<section aria-label="Pay" class="actions">{happy}</section>',
-        "<details><summary>Other ways it can go</summary>",
+        "<details><summary>Simulate problems</summary>",
         f'<div class="actions minor">{others}</div></details>',
         '<p id="problem" role="alert"></p>',
         _way_back(invoice),
@@ -134,8 +146,8 @@ def _amount(invoice: Invoice) -> str:
 
 
 def _status(invoice: Invoice) -> str:
-    extra = invoice.additional_status
-    return escape(invoice.status if extra == "None" else f"{invoice.status} · {extra}")
+    words = [_WORDS.get(word, word) for word in (invoice.status, invoice.additional_status) if word != "None"]
+    return escape(", ".join(words))
 
 
 def _time(moment: datetime) -> str:

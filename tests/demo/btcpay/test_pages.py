@@ -54,12 +54,12 @@ async def _page(api: Api, path: str, status: int = 200) -> Page:
 async def test_checkout_shows_amount_status_and_what_can_be_done(api: Api, simulator: Simulator) -> None:
     invoice_id = (await api.create("12.00", metadata={"itemDesc": "Guardian"}))["id"]
     page = await _page(api, f"/i/{invoice_id}")
-    assert all(text in page.text for text in ("12.00 USD", "New", "Guardian", invoice_id))
+    assert all(text in page.text for text in ("12.00 USD", "Waiting for payment", "Guardian", invoice_id))
     enabled = {button["data-action"] for button in page.all("button") if "disabled" not in button}
     assert enabled == {"pay", "pay_partial", "pay_over", "pay_late", "expire", "mark_settled", "mark_invalid"}
     await simulator.act(invoice_id, "pay", method="BTC-LN")
     page = await _page(api, f"/i/{invoice_id}")
-    assert "Settled" in page.text
+    assert "Paid" in page.text
     assert all("disabled" in button for button in page.all("button"))
 
 

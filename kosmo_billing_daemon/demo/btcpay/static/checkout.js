@@ -5,11 +5,12 @@ const page = document.getElementById("checkout");
 const address = `/simulate/invoices/${encodeURIComponent(page.dataset.invoice)}`;
 const status = document.getElementById("status");
 const problem = document.getElementById("problem");
+const words = JSON.parse(page.dataset.words);
 const back = document.getElementById("back");
 
 function show(invoice) {
-  const extra = invoice.additionalStatus === "None" ? "" : ` · ${invoice.additionalStatus}`;
-  const text = invoice.status + extra;
+  const told = [invoice.status, invoice.additionalStatus].filter((word) => word !== "None");
+  const text = told.map((word) => words[word] ?? word).join(", ");
   if (status.textContent !== text) {
     status.textContent = text;
     status.className = `badge ${invoice.status.toLowerCase()}`;

@@ -3,7 +3,7 @@
 import { api, attempt, simulate } from "./calls.js";
 import { $, announce, badge, enable, h, isEnabled, say } from "./dom.js";
 import { isCurrent, on, session } from "./session.js";
-import { money, timeOfDay } from "./words.js";
+import { money, standing, timeOfDay } from "./words.js";
 
 const card = $("#checkout");
 const till = $(".till", card);
@@ -18,30 +18,31 @@ const ACTIONS = [
   ["expire", null, "Let it expire"],
   ["pay_late", "BTC-CHAIN", "Pay too late"],
   ["replace_payment", null, "Replace the payment"],
-  ["mark_settled", null, "Mark settled by hand"],
+  ["mark_settled", null, "Mark settled manually"],
   ["mark_invalid", null, "Mark invalid"],
 ];
 const HAPPY = 3;
+const PAYABLE = ["new", "processing"];
 const TONES = { New: "info", Processing: "warn", Settled: "good", Expired: "bad", Invalid: "bad" };
 const TOLD = {
-  "New/None": "Waiting for a payment.",
-  "New/PaidPartial": "A part is paid; the rest is due.",
-  Processing: "The payment is seen, and waits for confirmations. Nothing is active yet.",
-  "Processing/PaidOver": "More than due was sent; it waits for confirmations.",
-  Settled: "Settled: this is final.",
-  "Settled/PaidOver": "Settled. The plan starts once; the excess is listed for the operator.",
-  "Settled/Marked": "The operator marked it settled by hand; that counts too.",
-  "Settled/PaidLate": "Paid late, and settled: it counts within 72 hours.",
-  "Expired/None": "Expired unpaid. A full payment within 72 hours still counts.",
-  "Expired/PaidPartial": "Expired with a part paid: nothing is activated, the case is listed for the operator.",
-  "Expired/PaidLate": "Paid in full after the expiry; it counts as soon as it is confirmed.",
-  Invalid: "Invalid: whatever it had activated is revoked.",
+  "New/None": "Waiting for the payment.",
+  "New/PaidPartial": "Part of the price was paid. The rest is still due.",
+  Processing: "The payment was seen and waits for confirmations. Nothing is active yet.",
+  "Processing/PaidOver": "More than the price was paid. The payment waits for confirmations.",
+  Settled: "Paid: this is final.",
+  "Settled/PaidOver": "Paid. The plan starts once; the operator sees what was paid too much.",
+  "Settled/Marked": "The operator settled it manually; that counts too.",
+  "Settled/PaidLate": "Paid late, within 72 hours: it counts.",
+  "Expired/None": "Expired without payment. A full payment within 72 hours still counts.",
+  "Expired/PaidPartial": "Expired with part of the price paid. Nothing is activated; the operator sees the case.",
+  "Expired/PaidLate": "Paid in full after the expiry. It counts as soon as it is confirmed.",
+  Invalid: "Invalid: what it had activated is revoked.",
 };
 let shown = null; // { user, invoice, theirs, purchase, acted, took }
 
 export function start() {
   const buttons = ACTIONS.map(([action, method, label]) =>
-    h("button", { type: "button", "data-action": action, "data-method": method, onclick: act }, label),
+    h("button", { type: "button", class: method === "BTC-LN" ? null : "quiet", "data-action": action, "data-method": method, onclick: act }, label),
   );
   $(".happy", card).append(...buttons.slice(0, HAPPY));
   $(".others", card).append(...buttons.slice(HAPPY));
@@ -49,7 +50,7 @@ export function start() {
     shown = null;
     till.hidden = true;
     $(".empty", card).hidden = false;
-    list(user);
+    resume(user);
   });
   on("buy", (invoice) => open(session.user, invoice, true));
   on("rights", () => {
@@ -60,7 +61,18 @@ export function start() {
   setInterval(() => document.hidden || look(), 1000);
 }
 
+/** Show the checkout again that was open before the page was loaded, or else the newest one that can be paid. */
+async function resume(user) {
+  const page = await list(user);
+  const known = sessionStorage.getItem(`checkout ${user.name}`);
+  const invoice = page?.items.find((one) => one.invoice_id === known) ?? page?.items.find((one) => PAYABLE.includes(one.status));
+  if (invoice && !shown && isCurrent(user)) {
+    open(user, invoice, false);
+  }
+}
+
 function open(user, invoice, asked) {
+  sessionStorage.setItem(`checkout ${user.name}`, invoice.invoice_id);
   shown = { user, invoice, theirs: null, purchase: null, acted: null, took: null };
   till.hidden = false;
   $(".empty", card).hidden = true;
@@ -71,8 +83,8 @@ function open(user, invoice, asked) {
   steps();
   look();
   fulfilled();
-  list(user);
   if (asked) {
+    list(user);
     announce(`Invoice over ${money(invoice.amount, invoice.currency)} opened`);
     $("#checkout-title").focus({ preventScroll: true });
     card.scrollIntoView({ block: "nearest" });
@@ -94,7 +106,7 @@ async function look() {
 function show(theirs) {
   shown.theirs = theirs;
   const { status, additionalStatus: more } = theirs;
-  badge($("#btcpay-status"), more === "None" ? status : `${status} · ${more}`, TONES[status] ?? "plain");
+  badge($("#btcpay-status"), standing(status, more), TONES[status] ?? "plain");
   for (const button of card.querySelectorAll("button[data-action]")) {
     enable(button, theirs.possibleActions.includes(button.dataset.action));
   }
@@ -150,11 +162,11 @@ function steps() {
   const seen = theirs && Number(theirs.paidAmount) > 0;
   const settled = status === "Settled" || (late && !theirs.possibleActions.includes("confirm"));
   const failed = status === "Invalid" || (status === "Expired" && !late);
-  const plan = { active: "Plan active", revoked: "Revoked again", expired: "Plan ran out", replaced: "Replaced by a later plan" };
+  const plan = { active: "Plan active", revoked: "Plan revoked", expired: "Plan expired", replaced: "Replaced by a later plan" };
   const all = [
     ["Invoice", true, ""],
     ["Payment seen", seen || settled, ""],
-    [failed ? status : "Settled", settled, failed ? "failed" : ""],
+    [failed ? status : "Paid", settled, failed ? "failed" : ""],
     [purchase ? (plan[purchase.status] ?? purchase.status) : "Plan active", Boolean(purchase), purchase && purchase.status === "revoked" ? "failed" : ""],
   ];
   const items = all.map(([label, done, tone]) => {
@@ -174,7 +186,7 @@ function steps() {
 async function list(user) {
   const page = await api(user, "GET", "invoices?limit=6").catch(() => null);
   if (!page || !isCurrent(user)) {
-    return;
+    return null;
   }
   invoices.hidden = page.items.length === 0;
   say($(".number", invoices), `(${page.next_cursor ? "last " : ""}${page.items.length})`);
@@ -183,19 +195,19 @@ async function list(user) {
   if (focused) {
     [...invoices.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
   }
+  return page;
 }
 
 function row(user, invoice) {
-  const payment = invoice.payment === "none" ? "" : `, ${invoice.payment.replaceAll("_", " ")}`;
   const name = `${invoice.plan_type} of ${timeOfDay(invoice.created_at)}`;
   const id = invoice.invoice_id;
   return h(
     "li",
     {},
-    h("span", {}, h("strong", {}, invoice.plan_type), ` ${money(invoice.amount, invoice.currency)}, ${timeOfDay(invoice.created_at)}: `, h("em", {}, `${invoice.status}${payment}`)),
+    h("span", {}, h("strong", {}, invoice.plan_type), ` ${money(invoice.amount, invoice.currency)}, ${timeOfDay(invoice.created_at)}: `, h("em", {}, standing(invoice.status, invoice.payment))),
     id && h("span", { class: "row" },
       h("button", { type: "button", class: "quiet small", "data-key": `open ${id}`, "aria-label": `Open the checkout of ${name}`, onclick: () => open(user, invoice, true) }, "Open"),
-      ["new", "processing"].includes(invoice.status) && h("button", { type: "button", class: "quiet small", "data-key": `ask ${id}`, "aria-label": `Have the daemon ask BTCPay about ${name}`, onclick: () => ask(user, id) }, "Ask BTCPay"),
+      PAYABLE.includes(invoice.status) && h("button", { type: "button", class: "quiet small", "data-key": `ask ${id}`, "aria-label": `Check with BTCPay: ${name}`, onclick: () => ask(user, id) }, "Ask BTCPay"),
     ),
   );
 }
@@ -204,7 +216,7 @@ function row(user, invoice) {
 async function ask(user, id) {
   const look = () => attempt(problem, () => api(user, "GET", `invoices/${encodeURIComponent(id)}`));
   const invoice = await look();
-  if (invoice && ["new", "processing"].includes(invoice.status)) {
+  if (invoice && PAYABLE.includes(invoice.status)) {
     await new Promise((resume) => setTimeout(resume, 2100));
     await look();
   }

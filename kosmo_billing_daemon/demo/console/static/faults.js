@@ -6,18 +6,18 @@ import { $, h, say } from "./dom.js";
 const card = $("#faults");
 const problem = $(".problem", card);
 const SWITCHES = [
-  { name: "down", label: "BTCPay is down", hint: "No new invoices; whoever has a plan notices nothing.", on: { down: true }, off: { down: false }, is: (f) => f.down },
-  { name: "drop", label: "Webhooks are lost", hint: "The daemon finds the payment by asking, within a quarter of a minute.", on: { webhooks: { drop: 1 } }, off: { webhooks: { drop: 0 } }, is: (f) => f.webhooks.drop > 0 },
+  { name: "down", label: "BTCPay is down", hint: "No new invoices. Users who have a plan notice nothing.", on: { down: true }, off: { down: false }, is: (f) => f.down },
+  { name: "drop", label: "Webhooks are lost", hint: "The daemon asks BTCPay and finds the payment within 15 seconds.", on: { webhooks: { drop: 1 } }, off: { webhooks: { drop: 0 } }, is: (f) => f.webhooks.drop > 0 },
   { name: "duplicate", label: "Webhooks come twice", hint: "The second one changes nothing.", on: { webhooks: { duplicate: true } }, off: { webhooks: { duplicate: false } }, is: (f) => f.webhooks.duplicate },
   { name: "reorder", label: "Webhooks come out of order", hint: "Any order ends in the same state.", on: { webhooks: { reorder: true } }, off: { webhooks: { reorder: false } }, is: (f) => f.webhooks.reorder },
-  { name: "delay", label: "Webhooks are late", hint: "Each one five seconds.", on: { webhooks: { delay_ms: 5000 } }, off: { webhooks: { delay_ms: 0 } }, is: (f) => f.webhooks.delay_ms > 0 },
+  { name: "delay", label: "Webhooks are late", hint: "Each one by five seconds.", on: { webhooks: { delay_ms: 5000 } }, off: { webhooks: { delay_ms: 0 } }, is: (f) => f.webhooks.delay_ms > 0 },
   { name: "slow", label: "BTCPay is slow", hint: "Two seconds for each answer.", on: { slow_ms: 2000 }, off: { slow_ms: 0 }, is: (f) => f.slow_ms > 0 },
   { name: "errors", label: "BTCPay fails half the time", hint: "Answers 500 to every other call.", on: { error_rate: 0.5 }, off: { error_rate: 0 }, is: (f) => f.error_rate > 0 },
 ];
 
 export async function start() {
   $(".switches", card).append(...SWITCHES.map(row));
-  $("#mend").addEventListener("click", () => {
+  $("#reset").addEventListener("click", () => {
     const webhooks = Object.assign({}, ...SWITCHES.map((one) => one.off.webhooks ?? {}));
     change({ ...Object.assign({}, ...SWITCHES.map((one) => one.off)), webhooks });
   });

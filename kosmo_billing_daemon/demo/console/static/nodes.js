@@ -34,7 +34,7 @@ function hint(rights) {
   card.classList.toggle("heeded", heeded);
   say(
     $("#nodes-hint"),
-    heeded ? `The ${rights.plan_type} plan writes to these nodes alone.` : "Only guardian heeds it; it may be filled beforehand.",
+    heeded ? `The ${rights.plan_type} plan writes to these nodes only.` : "Only used by Guardian. You may fill it in advance.",
   );
 }
 

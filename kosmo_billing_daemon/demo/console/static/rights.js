@@ -30,7 +30,7 @@ function follow(user) {
 
 function live(connected) {
   card.classList.toggle("connected", connected);
-  const version = session.rights ? `, version ${session.rights.version} of ${timeOfDay(session.rights.issued_at)}` : "";
+  const version = session.rights ? ` · v${session.rights.version} · updated ${timeOfDay(session.rights.issued_at)}` : "";
   say($("#live"), connected ? `Live${version}` : "Connecting to live updates");
 }
 
@@ -102,9 +102,9 @@ function told(purchase) {
   const { rule, seconds, messages } = purchase.carried;
   const gained = `${duration(seconds)} and ${count(messages, "message")}`;
   const why = {
-    fresh: "a fresh period",
-    added: `same plan: what was left is added (${gained})`,
-    converted: `other plan: what was left, by its worth (${gained})`,
+    fresh: "a new period",
+    added: `same plan: what was left was added (${gained})`,
+    converted: `other plan: what was left was converted by its value (${gained})`,
   }[rule];
   return `${moment(purchase.valid_from)} to ${moment(purchase.valid_until)}; ${why ?? rule}`;
 }

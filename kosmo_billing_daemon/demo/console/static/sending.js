@@ -74,11 +74,11 @@ function conclude(answers) {
   const passed = answers.filter((answer) => answer.allowed).length;
   const rest = last.remaining === null ? "unlimited" : `${last.remaining} left`;
   const refused = answers.find((answer) => !answer.allowed);
-  const why = refused ? `${refused.reason}: ${REASONS[refused.reason] ?? refused.detail}` : "";
+  const why = refused ? (REASONS[refused.reason] ?? refused.detail) : "";
   if (answers.length === 1) {
-    rule(refused ? `✕ Refused, ${why}` : `✓ Passed, ${rest}`, refused ? "bad" : "good");
+    rule(refused ? `✕ Refused: ${why}` : `✓ Passed, ${rest}`, refused ? "bad" : "good");
   } else if (refused) {
-    rule(`${passed ? "▲" : "✕"} ${passed} of ${answers.length} passed; refused, ${why}`, passed ? "warn" : "bad");
+    rule(passed ? `▲ ${passed} of ${answers.length} passed, then refused: ${why}` : `✕ All refused: ${why}`, passed ? "warn" : "bad");
   } else {
     rule(`✓ ${count(passed, "message")} passed, ${rest}`, "good");
   }
@@ -96,9 +96,9 @@ function note(body, answer) {
       "li",
       { class: answer.allowed ? "passed" : "refused" },
       h("span", { class: "mark" }, answer.allowed ? "✓ passed" : "✕ refused"),
-      h("code", {}, answer.allowed ? body.node_id : answer.reason),
-      h("span", { class: "words" }, body.text),
-      h("span", { class: "rest" }, answer.allowed ? rest : body.node_id),
+      h("code", {}, body.node_id),
+      h("span", { class: "words", title: answer.reason }, answer.allowed ? body.text : (REASONS[answer.reason] ?? answer.reason)),
+      answer.allowed && h("span", { class: "rest" }, rest),
       h("time", {}, timeOfDay(new Date())),
     ),
   );

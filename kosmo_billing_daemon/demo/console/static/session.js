@@ -1,16 +1,16 @@
-// Who the page acts for, what is known about them, and who wants to hear of changes.
+// The user the page acts for, what is known about them, and the listeners for changes.
 
 export const session = { user: null, users: [], rights: null, prefix: "", btcpay: "" };
 
-const news = new EventTarget();
+const changes = new EventTarget();
 
 /** Subjects: "user", "rights", "nodes", "paid", "buy", "passed". */
 export function on(subject, listener) {
-  news.addEventListener(subject, (event) => listener(event.detail));
+  changes.addEventListener(subject, (event) => listener(event.detail));
 }
 
 export function tell(subject, detail) {
-  news.dispatchEvent(new CustomEvent(subject, { detail }));
+  changes.dispatchEvent(new CustomEvent(subject, { detail }));
 }
 
 /** The name of a user of the demo, or the beginning of another's id. */

@@ -47,6 +47,7 @@ export const STANDINGS = {
   none: ["○ no plan", "plain"],
 };
 
+/** Why the gate refuses, by the contract's word. */
 export const REASONS = {
   ok: "the gate let it pass",
   no_plan: "the plan does not send messages",
@@ -56,3 +57,13 @@ export const REASONS = {
   quota_exhausted: "every message of the plan is used",
   unknown_user: "the user never had a plan",
 };
+
+const PAYMENTS = { partial: "partly paid", over: "overpaid", late: "paid late", marked: "settled manually" };
+const STATUSES = { new: "waiting for payment", processing: "confirming", settled: "paid", expired: "expired", invalid: "invalid" };
+
+/** How an invoice stands, by our API's two words or by BTCPay's (`Expired`, `PaidLate`). */
+export function standing(status, payment) {
+  const word = payment.toLowerCase().replace("paid", "");
+  const words = STATUSES[status.toLowerCase()] ?? status;
+  return PAYMENTS[word] ? `${words}, ${PAYMENTS[word]}` : words;
+}
