@@ -1,7 +1,9 @@
 """How long to wait before trying again, and how often to say so."""
 
+import logging
 import random
 import time
+from collections.abc import Callable
 
 
 class Backoff:
@@ -51,3 +53,26 @@ class Quiet:
     def forget(self, subject: str) -> bool:
         """Let the next line about ``subject`` through at once; true when there was one to recover from."""
         return self._last.pop(subject, None) is not None
+
+
+class LogBudget:
+    """At most ``lines`` a minute about ``subject``, whoever causes them; the others are counted."""
+
+    def __init__(
+        self, subject: str, lines: int = 30, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._subject = subject
+        self._lines = lines
+        self._monotonic = monotonic
+        self._minute_ends = float("-inf")
+        self._spent = 0
+
+    def allows(self, log: logging.Logger) -> bool:
+        """Say whether one more line is within the budget; ``log`` gets the count of the minute before."""
+        now = self._monotonic()
+        if now >= self._minute_ends:
+            if self._spent > self._lines:
+                log.info("%d %s were not logged one by one", self._spent - self._lines, self._subject)
+            self._minute_ends, self._spent = now + 60.0, 0
+        self._spent += 1
+        return self._spent <= self._lines

@@ -88,7 +88,7 @@ def entitlement(user_id: UserId, row: Subscription | None, nodes: tuple[str, ...
         features=(),
         messages_limit=0,
         messages_used=0,
-        quota_state=QuotaState.EXHAUSTED,
+        quota_state=QuotaState.OK,  # nothing was used up: there is no plan
         subscription_id=None if row is None else row.id,
         valid_from=None if row is None else row.valid_from,
         valid_until=None if row is None else (row.ended_at or row.valid_until),

@@ -208,6 +208,7 @@ def _http(found: _Found) -> tree.Http:
             redirect_hosts=v.redirect_hosts,
             invoice_rate=v.invoice_rate,
             stream_beat=None if v.stream_beat is None else float(v.stream_beat),
+            metrics_token=v.metrics_token,
         ),
     )
 

@@ -136,6 +136,7 @@ class Http:
     jwt: Jwt | None = None
     invoice_rate: int = 10  # new invoices per user: so many at once, and so many more per minute
     stream_beat: float = 15.0  # seconds between signs of life on live streams
+    metrics_token: SecretStr | None = None  # None: whoever reaches the port may read /metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ class Variables(BaseSettings):
 
     invoice_rate: Annotated[int | None, _number(1, 1000, "invoices per minute from 1 to 1000")] = None
     stream_beat: Annotated[int | None, _number(1, 300, "seconds from 1 to 300")] = None
+    metrics_token: Annotated[SecretStr | None, PlainValidator(values.token)] = None
 
     jwt_jwks_url: Annotated[str | None, PlainValidator(addresses.jwks_url)] = None
     jwt_key_file: _File = None
@@ -101,7 +102,15 @@ class Variables(BaseSettings):
 KNOWN = tuple(name.upper() for name in Variables.model_fields)
 FILES = frozenset({"MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY", "JWT_KEY_FILE", "PLANS_FILE"})
 SECRETS = frozenset(
-    {"BTCPAY_API_KEY", "WEBHOOK_SECRET", "DATABASE_URL", "DATABASE_PASSWORD", "MQTT_URL", "MQTT_PASSWORD"}
+    {
+        "BTCPAY_API_KEY",
+        "WEBHOOK_SECRET",
+        "DATABASE_URL",
+        "DATABASE_PASSWORD",
+        "MQTT_URL",
+        "MQTT_PASSWORD",
+        "METRICS_TOKEN",
+    }
 )
 """Variables whose values hold secrets."""
 

@@ -41,12 +41,14 @@ class Checker:
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise Untrusted("the token cannot be read") from error
         algorithm, key_id = header.get("alg"), header.get("kid")
+        if algorithm not in self.algorithms:
+            raise Untrusted("the token's algorithm is not among JWT_ALGORITHMS")
         # Extensions that must be understood (crit) are not: RFC 7515, 4.1.11.
-        if algorithm not in self.algorithms or "crit" in header or not isinstance(key_id, str | None):
-            raise Untrusted("the token is not signed as it must be")
+        if "crit" in header or not isinstance(key_id, str | None):
+            raise Untrusted("the token's header has crit, or a kid that is not a text")
         key = await self.keys.find(key_id, algorithm)
         if key is None:
-            raise Untrusted("the token is signed with a key that is not known")
+            raise Untrusted("the token is signed with a key that the issuer does not publish")
         return self._named(self._claims(token, key, algorithm))
 
     def _claims(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
@@ -62,13 +64,13 @@ class Checker:
                 options={"require": ["exp", "iss", "aud", self.claim], "verify_sub": False},
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise Untrusted("the token is not valid") from error
+            raise Untrusted(f"the token is not valid: {type(error).__name__}: {error}") from error
         return claims
 
     def _named(self, claims: dict[str, Any]) -> UUID:
         named = claims.get(self.claim)
         if not isinstance(named, str) or not _UUID.fullmatch(named):
-            raise Untrusted("the token names no user")
+            raise Untrusted(f"the token's claim {self.claim} is not a UUID")
         return UUID(named)
 
 

@@ -26,6 +26,7 @@ from kosmo_billing_daemon.web import (
     identity,
     invoices,
     keys,
+    metrics,
     nodes,
     pages,
     plans,
@@ -36,6 +37,7 @@ from kosmo_billing_daemon.web import (
     webhooks,
 )
 from kosmo_billing_daemon.web.admission import Admission, Runner
+from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.reference import openapi
 
 PREFIX = "/api/v1/billing"
@@ -85,7 +87,8 @@ def build_app(
     # A webhook is only a hint, unless its body is the fact.
     exempt = () if webhook.trust is WebhookTrust.BODY else (PREFIX + webhooks.BRANCH,)
     app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), PREFIX, exempt)
-    app[health.READINESS] = readiness
+    app[health.READINESS] = Recent(readiness)
+    app[metrics.TOKEN] = http.metrics_token
     app[pages.OPENAPI] = openapi.served(http.auth_mode)
     app[pages.ASYNCAPI] = asyncapi(topics)
     problems.install(app)

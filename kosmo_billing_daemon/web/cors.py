@@ -1,10 +1,13 @@
 """Which pages of other origins may ask, by setting; and OPTIONS for everybody.
 
 The rule it keeps: a page of an origin that is not listed neither reads an answer nor acts for a user
-whom a proxy knows by a cookie. The user header is not among what pages may send: proxies do.
+whom a proxy knows by a cookie. So what a browser sends must come from our own origin or a listed one (a
+sibling subdomain, *same-site*, is another origin), and its body must be JSON by name, which no form can be.
+The user header is not among what pages may send: proxies do.
 """
 
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -43,11 +46,39 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     if request.method == "OPTIONS" and isinstance(misfit, web.HTTPMethodNotAllowed):
         methods = ", ".join(sorted({*misfit.allowed_methods, "OPTIONS"}))
         return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Allow": methods})
-    # Browsers send this header; a form or a plain POST needs no preflight.
-    crosses = request.headers.get("Sec-Fetch-Site") == "cross-site" and request.method not in _SAFE
-    if crosses and policy.covers(request.path) and not policy.admits(request.headers.get("Origin")):
-        raise HttpRefused(HTTPStatus.FORBIDDEN, "foreign_origin", "pages of this origin may not do that")
+    if request.method not in _SAFE and policy.covers(request.path) and _is_browser(request):
+        if not policy.admits(request.headers.get("Origin")) and not _is_same_origin(request):
+            raise HttpRefused(
+                HTTPStatus.FORBIDDEN,
+                "foreign_origin",
+                "pages of this origin may not do that; the operator lists origins in CORS_ORIGINS",
+            )
+        if request.can_read_body and request.content_type != "application/json":
+            raise HttpRefused(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "a browser must send its body as application/json",
+            )
     return await handler(request)
+
+
+def _is_browser(request: web.Request) -> bool:
+    """Say whether a browser sent this: pages can neither set these headers nor leave them out."""
+    return "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
+
+
+def _is_same_origin(request: web.Request) -> bool:
+    """Say whether the page is of the site it asks.
+
+    Browsers say so themselves (Fetch Metadata), save to plain-http sites and old ones: there the host of
+    Origin must be the one that was asked, as the browser or its proxy names it.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    page = urlsplit(request.headers.get("Origin", "")).netloc.lower()
+    asked = (request.headers.get("Host", ""), request.headers.get("X-Forwarded-Host", ""))
+    return page != "" and page in (host.strip().lower() for host in asked)
 
 
 async def dress(request: web.Request, response: web.StreamResponse) -> None:

@@ -1,10 +1,12 @@
 """Whether the daemon lives and whether it keeps up; nothing about any user is in it.
 
-Alive is whoever answers. Ready is what the daemon says of its parts; a part may ail without the whole
-being unready, since taking payments never depends on the broker.
+Alive means that the process answers. Ready is what the daemon says of its parts; one part may be degraded
+without the whole being unready, since taking payments never depends on the broker. Anybody may ask, so the
+parts are read at most once a second, and ids that a detail quotes (a topic, an order) are left out.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Literal
 
@@ -12,6 +14,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.web.documents import Alive, CheckDocument, Ready
+from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.rendering import json_response
 
 
@@ -37,7 +40,9 @@ class Readiness:
         return "ready" if all(check.ok for check in self.checks.values()) else "degraded"
 
 
-READINESS: web.AppKey[Callable[[], Awaitable[Readiness]]] = web.AppKey("readiness")
+READINESS: web.AppKey[Recent[Readiness]] = web.AppKey("readiness")
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def routes() -> Sequence[web.RouteDef]:
@@ -49,9 +54,10 @@ async def _live(_request: web.Request) -> web.Response:
 
 
 async def _ready(request: web.Request) -> web.Response:
-    readiness = await request.app[READINESS]()
+    readiness = await request.app[READINESS].get()
     checks = {
-        name: CheckDocument(ok=check.ok, detail=check.detail) for name, check in readiness.checks.items()
+        name: CheckDocument(ok=check.ok, detail=_ID.sub("…", check.detail))
+        for name, check in readiness.checks.items()
     }
     document = Ready(status=readiness.status, checks=checks)
     return json_response(document, status=200 if readiness.ok else 503)

@@ -51,10 +51,12 @@ def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identi
 
     async def identified(request: web.Request) -> UserId:
         given = request.headers.getall(HEADER, [])
-        if len(given) != 1 or not _UUID.fullmatch(given[0]):
-            raise unknown()
+        if len(given) != 1:
+            raise unknown(f"{HEADER} is missing" if not given else f"{HEADER} is there {len(given)} times")
+        if not _UUID.fullmatch(given[0]):
+            raise unknown(f"{HEADER} is not a UUID")
         if not _is_trusted(request, trusted, trust_unix_sockets=trust_unix_sockets):
-            raise unknown()
+            raise unknown(f"{request.remote or 'the unix socket'} is not among TRUSTED_PROXIES")
         require_known(request)
         return UserId(UUID(given[0]))
 
@@ -72,22 +74,23 @@ def by_token(settings: Jwt) -> Identify:
         given = request.headers.getall("Authorization", [])
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer":
-            raise unknown("Bearer")
+            raise unknown("no bearer token", "Bearer")
         try:
             return UserId(await tokens.user(token.strip()))
-        except Untrusted:
-            raise unknown("Bearer") from None
+        except Untrusted as error:
+            raise unknown(error.message, "Bearer") from None
 
     return identified
 
 
-def unknown(scheme: str = HEADER) -> HttpRefused:
-    """Make the answer for everybody who is not known, whatever the reason."""
+def unknown(reason: str, scheme: str = HEADER) -> HttpRefused:
+    """Make the one answer for everybody who is not known; only the log has the reason."""
     return HttpRefused(
         HTTPStatus.UNAUTHORIZED,
         "unauthenticated",
-        "the request does not say who asks in a way that is trusted",
+        "authentication required: missing or invalid credentials",
         headers={"WWW-Authenticate": scheme},
+        reason=reason,
     )
 
 

@@ -5,9 +5,10 @@ import binascii
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 from aiohttp import web
@@ -32,7 +33,7 @@ from kosmo_billing_daemon.web.documents import (
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.problems import request_id
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
-from kosmo_billing_daemon.web.requests import optional_text, parameter, read_object, text
+from kosmo_billing_daemon.web.requests import WrongFields, optional_text, parameter, read_object, text
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +65,10 @@ def routes(prefix: str) -> Sequence[web.RouteDef]:
 async def _open(request: web.Request) -> web.Response:
     user_id = await identify(request)
     document = await read_object(request, InvoiceRequest)
-    plan_type = text(document, "plan_type", most=MAX_PLAN_LENGTH)
-    redirect_url = optional_text(document, "redirect_url")
-    if redirect_url is not None:
-        redirect_url = redirects.checked(redirect_url, request.app[keys.REDIRECT_HOSTS])
-    named = _key(request)
+    with WrongFields() as wrong:
+        plan_type = wrong.read(text, document, "plan_type", most=MAX_PLAN_LENGTH)
+        redirect_url = wrong.read(_redirect_url, request, document)
+        named = wrong.read(_key, request)
     key = None if named is None else Key.of(named, plan_type, redirect_url)
     invoicing = request.app[keys.INVOICING]
     opened = await invoicing.open_under(key, user_id, plan_type, redirect_url)
@@ -86,6 +86,11 @@ async def _open(request: web.Request) -> web.Response:
             reply = await invoicing.keep(user_id, key, opened.invoice, reply)
     where = f"{request.path}/{opened.invoice.btcpay_invoice_id}"
     return json_bytes(reply.body, status=reply.status, headers={"Location": where})
+
+
+def _redirect_url(request: web.Request, document: Mapping[str, Any]) -> str | None:
+    given = optional_text(document, "redirect_url")
+    return None if given is None else redirects.checked(given, request.app[keys.REDIRECT_HOSTS])
 
 
 def _key(request: web.Request) -> str | None:
@@ -112,8 +117,9 @@ async def _show(request: web.Request) -> web.Response:
 
 async def _list(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    limit, status, cursor = _limit(request), _status(request), parameter(request, "cursor")
-    before = _NEWEST if cursor is None else _place(cursor, user_id)
+    with WrongFields() as wrong:
+        limit, status = wrong.read(_limit, request), wrong.read(_status, request)
+        before = wrong.read(_before, request, user_id)
     async with request.app[keys.POOL].connection() as connection:
         page = await invoices.load_page(connection, user_id, status, before, limit + 1)
     items = page[:limit]
@@ -154,6 +160,11 @@ def _status(request: web.Request) -> str | None:
     if given is not None and given not in SHOWN_STATUSES:
         raise Invalid(f"one of {', '.join(SHOWN_STATUSES)} is needed", field="status")
     return given
+
+
+def _before(request: web.Request, user_id: UserId) -> Place:
+    given = parameter(request, "cursor")
+    return _NEWEST if given is None else _place(given, user_id)
 
 
 def _cursor(place: Place, user_id: UserId) -> str:

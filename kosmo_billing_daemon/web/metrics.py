@@ -1,20 +1,31 @@
-"""``/metrics`` and the counting of requests; nothing about any user is in it."""
+"""``/metrics`` and the counting of requests; nothing about any user is in it.
 
+Anybody who reaches the port may read it, unless the operator sets a token; it is read at most once a second.
+"""
+
+import hmac
 from collections.abc import Awaitable, Callable
 from functools import cache
+from http import HTTPStatus
 
 from aiohttp import web
 from prometheus_client import Counter
+from pydantic import SecretStr
 
 from kosmo_billing_daemon.metrics import CONTENT_TYPE, Metrics
-from kosmo_billing_daemon.web.problems import PROBLEM_CODE
+from kosmo_billing_daemon.web.problems import PROBLEM_CODE, HttpRefused
+from kosmo_billing_daemon.web.recent import Recent
+
+TOKEN: web.AppKey[SecretStr | None] = web.AppKey("metrics_token")
 
 
 def install(app: web.Application, metrics: Metrics, read: Callable[[], Awaitable[bytes]]) -> None:
     """Serve what ``read`` returns, and count every answer by its route, never by its path."""
+    recent = Recent(read)
 
-    async def expose(_request: web.Request) -> web.Response:
-        return web.Response(body=await read(), headers={"Content-Type": CONTENT_TYPE})
+    async def expose(request: web.Request) -> web.Response:
+        _require_token(request)
+        return web.Response(body=await recent.get(), headers={"Content-Type": CONTENT_TYPE})
 
     @cache
     def counter(method: str, route: str, status: int) -> Counter:
@@ -30,6 +41,20 @@ def install(app: web.Application, metrics: Metrics, read: Callable[[], Awaitable
 
     app.router.add_get("/metrics", expose)
     app.on_response_prepare.append(count)
+
+
+def _require_token(request: web.Request) -> None:
+    token = request.app[TOKEN]
+    if token is None:
+        return
+    given = request.headers.get("Authorization", "").encode(errors="replace")
+    if not hmac.compare_digest(given, b"Bearer " + token.get_secret_value().encode()):
+        raise HttpRefused(
+            HTTPStatus.UNAUTHORIZED,
+            "unauthenticated",
+            "metrics need the bearer token of METRICS_TOKEN",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 def _known(method: str) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.backoff import LogBudget, Quiet
 from kosmo_billing_daemon.btcpay.errors import BtcpayRefused
 from kosmo_billing_daemon.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
 from kosmo_billing_daemon.logs import fields
@@ -32,7 +32,9 @@ _REQUEST_ID_HEADER = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PROBLEM_CODE: web.RequestKey[str] = web.RequestKey("problem_code", str)
+_REASON: web.RequestKey[str | None] = web.RequestKey("refusal_reason")
 _QUIET: web.AppKey[Quiet] = web.AppKey("quiet", Quiet)
+_REFUSALS: web.AppKey[LogBudget] = web.AppKey("refusals", LogBudget)
 
 
 class FieldError(NamedTuple):
@@ -51,14 +53,21 @@ class InvalidFields(Invalid):
 
 
 class HttpRefused(Refused):
-    """A refusal that only HTTP knows."""
+    """A refusal that only HTTP knows. ``reason`` is for the log alone: the caller is not told why."""
 
     def __init__(
-        self, status: HTTPStatus, code: str, message: str, *, headers: Mapping[str, str] | None = None
+        self,
+        status: HTTPStatus,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message, code=code)
         self.status = status
         self.headers = dict(headers or {})
+        self.reason = reason
 
 
 _STATUSES: tuple[tuple[type[Refused], HTTPStatus], ...] = (
@@ -73,8 +82,9 @@ _HTTP_CODES = {
     HTTPStatus.NOT_FOUND: ("not_found", "there is nothing at this address"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "this address does not take that method"),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", "the body is larger than allowed"),
-    HTTPStatus.BAD_REQUEST: ("malformed_request", "the request cannot be read"),
+    HTTPStatus.EXPECTATION_FAILED: ("expectation_failed", "only 100-continue can be expected"),
 }
+_UNREADABLE = ("malformed_request", "the request cannot be read")
 
 _PAYMENT_SERVER = "the payment server cannot be asked at the moment; try again"
 _AWAY = {
@@ -108,29 +118,33 @@ async def dress(request: web.BaseRequest, response: web.StreamResponse) -> None:
 
 @web.middleware
 async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as problems, and note each request at DEBUG."""
+    """Answer errors as problems. Log each refusal, within a budget, and at DEBUG each request."""
     begun = time.monotonic()
     response = await _answered(request, handler)
-    if not log.isEnabledFor(logging.DEBUG):
-        return response
-    resource = request.match_info.route.resource
-    log.debug(
-        "request answered",
-        extra=fields(
-            method=request.method,
-            path="unknown" if resource is None else resource.canonical,
-            status=response.status,
-            ms=round((time.monotonic() - begun) * 1000, 1),
-            request_id=request_id(request),
-        ),
-    )
+    code, reason = request.get(PROBLEM_CODE), request.get(_REASON)
+    if code and response.status < HTTPStatus.INTERNAL_SERVER_ERROR and request.app[_REFUSALS].allows(log):
+        log.info("request refused", extra=fields(**_described(request, response), code=code, reason=reason))
+    if log.isEnabledFor(logging.DEBUG):
+        took = round((time.monotonic() - begun) * 1000, 1)
+        log.debug("request answered", extra=fields(**_described(request, response), ms=took))
     return response
+
+
+def _described(request: web.Request, response: web.StreamResponse) -> dict[str, object]:
+    resource = request.match_info.route.resource
+    return {
+        "method": request.method,
+        "path": "unknown" if resource is None else resource.canonical,
+        "status": response.status,
+        "request_id": request_id(request),
+    }
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HttpRefused as error:
+        request[_REASON] = error.reason
         return _problem(request, error.status, error.code, error.message, headers=error.headers)
     except BtcpayRefused as error:
         # Not the caller's fault: what BTCPay refuses, we asked.
@@ -170,6 +184,8 @@ def _refused(request: web.Request, error: Refused) -> web.Response:
         errors = error.errors
     elif isinstance(error, Invalid) and error.field is not None:
         errors = (FieldError(error.field, error.message),)
+    if errors:
+        request[_REASON] = f"wrong: {', '.join(error.field for error in errors)}"
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, TooMany) else None
     return _problem(request, status, error.code, error.message, errors=errors, headers=headers)
 
@@ -184,7 +200,7 @@ def _unavailable(request: web.Request, error: Unavailable) -> web.Response:
 
 
 def _http(request: web.Request, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> web.Response:
-    code, told = _HTTP_CODES.get(status, (status.name.lower(), status.description or status.phrase))
+    code, told = _HTTP_CODES.get(status, _UNREADABLE)
     return _problem(request, status, code, told, headers=headers)
 
 
@@ -221,4 +237,5 @@ def _problem(
 def install(app: web.Application) -> None:
     """Prepare the application for ``middleware`` and ``dress``."""
     app[_QUIET] = Quiet()
+    app[_REFUSALS] = LogBudget("refused requests")
     app.on_response_prepare.append(dress)

@@ -5,10 +5,11 @@ The rule it keeps: a body that is not understood to the last field is refused, s
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from http import HTTPStatus
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any, NoReturn, ParamSpec, Self, TypeVar, cast
 
 from aiohttp import web
 
@@ -16,6 +17,9 @@ from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.web import keys
 from kosmo_billing_daemon.web.documents import InvoiceRequest, NodeRequest
 from kosmo_billing_daemon.web.problems import FieldError, HttpRefused, InvalidFields
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 30.0
@@ -139,3 +143,33 @@ def parameter(request: web.Request, name: str) -> str | None:
     if len(values) > 1:
         raise Invalid("it is given twice", field=name)
     return values[0] if values else None
+
+
+class WrongFields:
+    """Reads several fields and, at the end of its block, refuses all wrong ones at once.
+
+    What ``read`` returns for a wrong field must not be used within the block. One wrong field keeps the code
+    of its own refusal.
+    """
+
+    def __init__(self) -> None:
+        self._refusals: list[Invalid] = []
+
+    def read(self, reader: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return reader(*args, **kwargs)
+        except Invalid as error:
+            self._refusals.append(error)
+            return cast("T", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None or not self._refusals:
+            return
+        if len(self._refusals) == 1:
+            raise self._refusals[0]
+        raise InvalidFields([FieldError(str(each.field), each.message) for each in self._refusals])

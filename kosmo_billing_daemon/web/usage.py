@@ -15,7 +15,7 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import DayDocument, MessageDocument, UsageDocument
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.rendering import encode
-from kosmo_billing_daemon.web.requests import parameter
+from kosmo_billing_daemon.web.requests import WrongFields, parameter
 
 MOST_DAYS = 400
 LATEST = 20
@@ -31,7 +31,8 @@ def routes(prefix: str) -> Sequence[web.RouteDef]:
 
 async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    first, last = _day(request, "from"), _day(request, "to")
+    with WrongFields() as wrong:
+        first, last = wrong.read(_day, request, "from"), wrong.read(_day, request, "to")
     today = request.app[keys.CLOCK]().date()
     async with request.app[keys.POOL].connection() as connection:
         last = last or max(today, first or today)

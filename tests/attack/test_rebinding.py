@@ -10,7 +10,9 @@ from tests.web.conftest import Service
 
 ASK = """async ([prefix, user]) => {
   const ask = async (method, path, body) => {
-    const answer = await fetch(prefix + path, { method, body, headers: { "X-User-ID": user } });
+    const answer = await fetch(prefix + path, {
+      method, body, headers: { "X-User-ID": user, "Content-Type": "application/json" },
+    });
     return [answer.status, await answer.text()];
   };
   return [

@@ -35,6 +35,7 @@ from kosmo_billing_daemon.web import metrics
 from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, PREFIX, build_app, serve
 from kosmo_billing_daemon.web.health import Check, Readiness
+from kosmo_billing_daemon.web.reference import openapi
 from tests.web.record import Record
 
 STORE = "StoreOne"
@@ -42,6 +43,7 @@ KEY = "a1" * 20
 SECRET = "present secret"
 OLD_SECRET = "former secret"
 HOOK = "/webhooks/btcpay"
+CODES = openapi.problem_codes()
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 
@@ -53,6 +55,9 @@ def told(readiness: Readiness) -> Callable[[], Awaitable[Readiness]]:
         return readiness
 
     return tell
+
+
+ALL_IS_WELL = told(READY)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Answer:
         assert self.headers["Content-Type"] == "application/problem+json"
         assert self.body["status"] == self.status
         assert self.body["request_id"] == self.headers["X-Request-ID"]
+        assert self.body["code"] in CODES
         return str(self.body["code"])
 
     @property
@@ -165,7 +171,7 @@ class Starter:
         sockets: Sequence[socket.socket] = (),
         clock: Clock = utc_now,
         document_clock: Clock = utc_now,
-        readiness: Readiness = READY,
+        readiness: Callable[[], Awaitable[Readiness]] = ALL_IS_WELL,
         body_seconds: float = 30.0,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         beat: float = 15.0,
@@ -214,7 +220,7 @@ class Starter:
             live=live,
             catalogue=BUILT_IN,
             clock=clock,
-            readiness=told(readiness),
+            readiness=readiness,
             body_seconds=body_seconds,
         )
         metrics.install(app, numbers, expose)

@@ -25,14 +25,17 @@ def _validator(reference: str) -> jsonschema_rs.Validator:
 
 
 class Record:
-    """Notes what the document does not tell; 404 and 405 beside all routes have none to be told by."""
+    """Notes what the document does not tell; 404 and 405 beside all routes have none to be told by.
+
+    Nor have the style and the script of ``/docs``, which are no operations.
+    """
 
     def __init__(self) -> None:
         self.undocumented: list[str] = []
 
     async def note(self, request: web.Request, response: web.StreamResponse) -> None:
         resource = request.match_info.route.resource
-        if request.match_info.http_exception is not None or resource is None:
+        if request.match_info.http_exception is not None or resource is None or "/docs/" in request.path:
             return
         method = {"HEAD": "GET"}.get(request.method, request.method).lower()
         path = resource.canonical

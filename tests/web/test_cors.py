@@ -44,7 +44,8 @@ async def test_a_page_may_read_errors_too(start: Starter, user: UUID) -> None:
     for path, status in (("/subscription", 401), ("/nothing", 404)):
         answer = await service.ask("GET", path, headers={"Origin": PAGE})
         assert (answer.status, answer.headers[ALLOW]) == (status, PAGE)
-    wrong = await service.ask("POST", "/invoices", user=user, data=b"x", headers={"Origin": PAGE})
+    page = {"Origin": PAGE, "Content-Type": "application/json"}
+    wrong = await service.ask("POST", "/invoices", user=user, data=b"x", headers=page)
     assert (wrong.status, wrong.headers[ALLOW]) == (400, PAGE)
 
 
@@ -81,13 +82,55 @@ async def test_webhooks_and_health_are_not_for_pages(start: Starter) -> None:
         assert ALLOW not in answer.headers
 
 
-async def test_a_foreign_page_cannot_act_for_a_user_known_by_a_cookie(start: Starter, user: UUID) -> None:
+BODY = b'{"plan_type": "wanderer"}'
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_foreign_page_cannot_act_for_a_user_known_by_a_cookie(
+    start: Starter, user: UUID, site: str
+) -> None:
     service = await start(cors_origins=(PAGE,))
-    body = b'{"plan_type": "wanderer"}'
-    foreign = {"Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    foreign = {"Sec-Fetch-Site": site, **JSON}
     for origin in ({"Origin": OTHER}, {"Origin": "null"}, {}):
-        answer = await service.ask("POST", "/invoices", user=user, data=body, headers={**foreign, **origin})
+        answer = await service.ask("POST", "/invoices", user=user, data=BODY, headers={**foreign, **origin})
         assert (answer.status, answer.code) == (403, "foreign_origin")
     assert not service.simulator.invoices
-    listed = await service.ask("POST", "/invoices", user=user, data=body, headers={**foreign, "Origin": PAGE})
+    listed = await service.ask("POST", "/invoices", user=user, data=BODY, headers={**foreign, "Origin": PAGE})
     assert listed.status == 201
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://billing.example"}, 201),
+        ({"Origin": "http://billing.example", "Host": "billing.example"}, 201),
+        ({"Origin": "http://billing.example", "X-Forwarded-Host": "billing.example"}, 201),
+        ({"Origin": "http://www.billing.example", "Host": "billing.example"}, 403),
+        ({"Origin": "http://billing.example:81", "Host": "billing.example"}, 403),
+        ({"Origin": "null", "Host": "billing.example"}, 403),
+        ({"Origin": "", "Host": ""}, 403),
+    ],
+)
+async def test_a_browser_that_names_no_site_is_known_by_its_origin(
+    service: Service, user: UUID, headers: dict[str, str], status: int
+) -> None:
+    """Browsers send Fetch Metadata to https and loopback alone; a plain-http site has Origin only."""
+    answer = await service.ask("POST", "/invoices", user=user, data=BODY, headers={**JSON, **headers})
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "text/json", ""])
+async def test_a_browser_sends_json_by_name_and_no_form(
+    service: Service, user: UUID, content_type: str
+) -> None:
+    own = {"Sec-Fetch-Site": "same-origin"}
+    wrong = await service.ask(
+        "POST", "/invoices", user=user, data=BODY, headers={**own, "Content-Type": content_type}
+    )
+    assert (wrong.status, wrong.code) == (415, "unsupported_media_type")
+    assert not service.simulator.invoices
+    curl = await service.ask(
+        "POST", "/invoices", user=user, data=BODY, headers={"Content-Type": content_type}
+    )
+    assert curl.status == 201

@@ -6,10 +6,11 @@ from datetime import datetime
 from uuid import UUID
 
 import pytest
+from pydantic import SecretStr
 
 from kosmo_billing_daemon.web.app import PREFIX
 from kosmo_billing_daemon.web.health import Check, Readiness
-from tests.web.conftest import HOOK, Service, Starter
+from tests.web.conftest import HOOK, Service, Starter, told
 
 
 @pytest.mark.parametrize(
@@ -209,10 +210,94 @@ async def test_two_lengths_or_a_length_beside_chunks_are_no_http(service: Servic
 async def test_readiness_is_what_the_daemon_says(
     start: Starter, readiness: Readiness, status: int, word: str
 ) -> None:
-    service = await start(readiness=readiness)
+    service = await start(readiness=told(readiness))
     answer = await service.ask("GET", "//health/ready")
     assert (answer.status, answer.body["status"]) == (status, word)
     [(name, check)] = readiness.checks.items()
     assert answer.body["checks"] == {name: {"ok": check.ok, "detail": check.detail}}
     live = await service.ask("GET", "//health/live")
     assert (live.status, live.headers["Cache-Control"]) == (200, "no-store")
+
+
+async def test_readiness_names_no_user_and_is_read_once_a_second(start: Starter, user: UUID) -> None:
+    reads = 0
+
+    async def read() -> Readiness:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        refused = f"the broker refuses kosmo/billing/v1/entitlements/{str(user)[:2]}/{user}: not authorized"
+        return Readiness(ok=True, checks={"publishing": Check(ok=False, detail=refused)})
+
+    service = await start(readiness=read)
+    answers = await asyncio.gather(*(service.ask("GET", "//health/ready") for _ in range(50)))
+    assert reads == 1
+    assert not any(str(user) in answer.raw.decode() for answer in answers)
+    assert answers[0].body["checks"]["publishing"]["detail"].endswith("/…: not authorized")
+    async with asyncio.timeout(10):  # a second later it is read again
+        while reads == 1:
+            await service.ask("GET", "//health/ready")
+
+
+async def test_a_reading_that_failed_is_not_kept(start: Starter) -> None:
+    reads = 0
+
+    async def read() -> Readiness:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            raise ZeroDivisionError
+        return Readiness(ok=True)
+
+    service = await start(readiness=read)
+    assert [(await service.ask("GET", "//health/ready")).status for _ in range(2)] == [500, 200]
+
+
+async def test_metrics_may_ask_for_a_token(start: Starter, service: Service) -> None:
+    assert (await service.ask("GET", "//metrics")).status == 200
+    guarded = await start(metrics_token=SecretStr("let me see"))
+    for given in ({}, {"Authorization": "Bearer let me"}, {"Authorization": "let me see"}):
+        answer = await guarded.ask("GET", "//metrics", headers=given)
+        assert (answer.status, answer.code) == (401, "unauthenticated")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    right = {"Authorization": "Bearer let me see"}
+    assert (await guarded.ask("GET", "//metrics", headers=right)).status == 200
+
+
+async def test_every_refusal_leaves_a_line_with_its_request_id(
+    service: Service, user: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="kosmo_billing_daemon.web")
+    asked = [
+        ("GET", "/subscription", None, 401, "unauthenticated", "X-User-ID is missing"),
+        ("GET", "/subscription", "me", 401, "unauthenticated", "X-User-ID is not a UUID"),
+        ("GET", "/nothing", user, 404, "not_found", None),
+        ("GET", "/invoices/abc", user, 404, "invoice_not_found", None),
+        ("GET", "/usage?from=1&to=2", user, 422, "invalid", "wrong: from, to"),
+    ]
+    for number, (method, path, who, status, code, _) in enumerate(asked):
+        answer = await service.ask(method, path, user=who, headers={"X-Request-ID": f"request-{number}"})
+        assert (answer.status, answer.code) == (status, code)
+    lines = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request refused"]
+    assert [(line["request_id"], line["code"], line.get("reason")) for line in lines] == [
+        (f"request-{number}", code, reason) for number, (*_, code, reason) in enumerate(asked)
+    ]
+    assert str(user) not in caplog.text
+
+
+async def test_a_flood_of_refusals_fills_no_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="kosmo_billing_daemon.web")
+    for _ in range(100):
+        await service.ask("GET", "/nothing")
+    assert len([r for r in caplog.records if r.getMessage() == "request refused"]) == 30
+
+
+async def test_all_wrong_fields_are_told_at_once(service: Service, user: UUID) -> None:
+    listed = await service.ask("GET", "/invoices?limit=0&status=lost&cursor=x", user=user)
+    assert (listed.status, listed.code, listed.fields) == (422, "invalid", ["limit", "status", "cursor"])
+    wrong = {"plan_type": "", "redirect_url": "ftp://x"}
+    key = {"Idempotency-Key": "a b"}
+    bought = await service.ask("POST", "/invoices", user=user, json=wrong, headers=key)
+    assert (bought.status, bought.fields) == (422, ["plan_type", "redirect_url", "Idempotency-Key"])
+    alone = await service.ask("GET", "/invoices?cursor=x", user=user)
+    assert (alone.code, alone.fields) == ("invalid_cursor", ["cursor"])

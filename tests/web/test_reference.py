@@ -8,12 +8,14 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from playwright.async_api import async_playwright
 
 from kosmo_billing_daemon.contract.document import asyncapi
 from kosmo_billing_daemon.settings import AuthMode
 from kosmo_billing_daemon.web import pages
 from kosmo_billing_daemon.web.app import PREFIX
 from kosmo_billing_daemon.web.reference import openapi
+from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.web.conftest import Service
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.text())
@@ -34,7 +36,9 @@ async def test_the_document_has_every_route_and_no_other(service: Service) -> No
     there_are = {
         (route.method.lower(), route.resource.canonical)
         for route in service.runner.app.router.routes()
-        if route.resource is not None and route.method not in ("HEAD", "OPTIONS", "*")
+        if route.resource is not None
+        and route.method not in ("HEAD", "OPTIONS", "*")
+        and "/docs/" not in route.resource.canonical  # style and script of the page are no operations
     }
     assert {(method, path) for method, path, _ in OPERATIONS} == there_are
 
@@ -134,6 +138,24 @@ async def test_style_and_script_fetch_nothing_from_elsewhere(service: Service, n
     assert not re.findall(rb"https?:|\burl\(|@import|innerHTML|\beval\(", answer.raw)
     again = await service.ask("GET", f"/docs/{name}", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status, again.raw) == (304, b"")
+
+
+@pytest.mark.parametrize(("width", "is_open"), [(1200, True), (360, False)])
+async def test_the_menu_has_method_and_path_and_is_folded_away_on_a_phone(
+    service: Service, width: int, is_open: bool
+) -> None:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=PROGRAM, args=[*ARGUMENTS])
+        try:
+            page = await browser.new_page(viewport={"width": width, "height": 740})
+            await page.goto(f"{service.url}{PREFIX}/docs")
+            await page.wait_for_selector("section")
+            entries = await page.locator("#contents a").all_text_contents()
+            assert ("get /plans" in entries, "put /nodes/{node_id}" in entries) == (True, True)
+            assert await page.locator("#contents").is_visible() is is_open
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        finally:
+            await browser.close()
 
 
 def test_pages_are_told_to_be_what_they_are() -> None:

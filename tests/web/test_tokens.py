@@ -1,6 +1,7 @@
 """Bearer tokens: whose they are, and that all doubts get one answer."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -120,6 +121,29 @@ def wrong_tokens(user: UUID) -> dict[str, str]:
         "a body that is no object": jwt.api_jws.encode(b"[1]", RSA_KEY, "RS256", headers={"kid": "one"}),
         "a body that is no JSON": jwt.api_jws.encode(b"\xff", RSA_KEY, "RS256", headers={"kid": "one"}),
     }
+
+
+async def test_the_log_says_why_a_token_was_refused_and_never_what_it_was(
+    guarded: Service, user: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="kosmo_billing_daemon.web")
+    tokens = wrong_tokens(user)
+    for name, why in {
+        "alg none": "JWT_ALGORITHMS",
+        "a foreign key": "does not publish",
+        "a foreign key under our id": "Signature verification failed",
+        "wrong audience": "Audience doesn't match",
+        "wrong issuer": "Invalid issuer",
+        "expired": "Signature has expired",
+        "a subject that is no UUID": "claim sub is not a UUID",
+        "nothing": "cannot be read",
+    }.items():
+        token = signed(claims(user), kid="three") if name == "a foreign key" else tokens[name]
+        answer = await ask(guarded, token, **{"X-Request-ID": name.replace(" ", "-")})
+        line = caplog.records[-1].__dict__["fields"]
+        assert (answer.status, line["request_id"]) == (401, name.replace(" ", "-"))
+        assert why in line["reason"], name
+        assert not token or token not in caplog.text
 
 
 async def test_every_doubt_gets_the_same_answer(guarded: Service, user: UUID) -> None:

@@ -165,10 +165,10 @@ export interface Problem {
   title: string;
   status: number;
   detail: string;
-  code: string;
   request_id: string;
   /** There only where single fields are wrong */
   errors?: readonly FieldProblem[];
+  code: ProblemCode;
 }
 
 /** One fulfilled purchase and the dates that came of it. */
@@ -272,6 +272,7 @@ export type ProblemCode =
   | "btcpay_refused"
   | "database_conflict"
   | "database_unavailable"
+  | "expectation_failed"
   | "foreign_origin"
   | "idempotency_key_reused"
   | "internal_error"
@@ -286,6 +287,8 @@ export type ProblemCode =
   | "malformed"
   | "malformed_body"
   | "malformed_request"
+  | "method_not_allowed"
+  | "not_found"
   | "overloaded"
   | "prepaid_cap"
   | "stopping"

@@ -6,8 +6,15 @@ import type { EntitlementDocument } from "./api";
 const URL = "/api/v1/billing/subscription/events";
 const wait = (ms: number) => new Promise((done) => setTimeout(done, ms));
 
-export function useEntitlement(headers: Record<string, string> = {}): EntitlementDocument | null {
+/** `refused` is the status of a refusal that repeating does not change: 401 asks for a new login. */
+export interface Live {
+  entitlement: EntitlementDocument | null;
+  refused: number | null;
+}
+
+export function useEntitlement(headers: Record<string, string> = {}): Live {
   const [entitlement, setEntitlement] = useState<EntitlementDocument | null>(null);
+  const [refused, setRefused] = useState<number | null>(null);
   const identity = JSON.stringify(headers);
   useEffect(() => {
     const stop = new AbortController();
@@ -15,7 +22,12 @@ export function useEntitlement(headers: Record<string, string> = {}): Entitlemen
     const read = async () => {
       const known = lastId ? { "Last-Event-ID": lastId } : {};
       const answer = await fetch(URL, { headers: { ...JSON.parse(identity), ...known }, signal: stop.signal });
-      if (!answer.ok || !answer.body) throw new Error(`${answer.status}`);
+      if (answer.status >= 400 && answer.status < 500 && answer.status !== 429) {
+        setRefused(answer.status);
+        return stop.abort();
+      }
+      const pause = Number(answer.headers.get("Retry-After"));
+      if (!answer.ok || !answer.body) return wait(pause * 1000);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let text = "", next = await reader.read(); !next.done; next = await reader.read()) {
         const blocks = (text + next.value).split("\n\n");
@@ -27,10 +39,11 @@ export function useEntitlement(headers: Record<string, string> = {}): Entitlemen
         }
       }
     };
+    setRefused(null); // new credentials are tried anew
     void (async () => {
       while (!stop.signal.aborted) await read().catch(() => undefined).then(() => wait(retry));
     })();
     return () => stop.abort();
   }, [identity]);
-  return entitlement;
+  return { entitlement, refused };
 }

@@ -74,8 +74,6 @@ BESIDE: tuple[Operation, ...] = (
             ("openapi.json", "openapi", "This document", dict, JSON),
             ("asyncapi.json", "asyncapi", "The MQTT contract, AsyncAPI 3.0", dict, JSON),
             ("docs", "docs", "A page to read this document", str, "text/html"),
-            ("docs/docs.css", "docsStyle", "Its style", str, "text/css"),
-            ("docs/docs.js", "docsScript", "Its script", str, "text/javascript"),
         )
     ),
     Operation(
@@ -109,6 +107,6 @@ BESIDE: tuple[Operation, ...] = (
         summary="How the daemon is, for Prometheus",
         identity=False,
         answers={200: Answer(description="Metrics as text", kind=str, media_type="text/plain")},
-        codes=codes(),
+        codes=codes({401: {"unauthenticated": "With METRICS_TOKEN: another bearer token, or none"}}),
     ),
 )

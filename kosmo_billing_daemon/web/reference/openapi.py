@@ -23,7 +23,7 @@ from kosmo_billing_daemon.web.documents import Problem
 from kosmo_billing_daemon.web.reference.beside import BESIDE
 from kosmo_billing_daemon.web.reference.buying import BUYING
 from kosmo_billing_daemon.web.reference.rights import RIGHTS
-from kosmo_billing_daemon.web.reference.shapes import JSON, Answer, Operation, Parameter
+from kosmo_billing_daemon.web.reference.shapes import ANYWHERE, JSON, Answer, Operation, Parameter
 from kosmo_billing_daemon.web.rendering import encode
 
 FILE = "openapi.json"
@@ -38,9 +38,9 @@ settled. `GET /subscription` says the same once, and `GET /usage` what was sent 
 **Who asks.** By the operator's choice: a bearer token whose claim `sub` is the user's UUID, or
 `X-User-ID` set by a proxy that the daemon trusts. Whoever is not known gets the same 401.
 
-**Errors** are `application/problem+json` (RFC 9457) with a stable `code`. 4xx: the request is wrong as it
-stands. 429 and 503 carry `Retry-After`: the same request may be repeated then. Every answer carries
-`X-Request-ID`, yours if you sent one.
+**Errors** are `application/problem+json` (RFC 9457) with a stable `code`; `Problem` lists them all. 4xx:
+the request is wrong as it stands. 429 and 503 carry `Retry-After`: the same request may be repeated then.
+Every answer carries `X-Request-ID`, yours if you sent one.
 
 **Reading again** is cheap: send the `ETag` back as `If-None-Match` (browsers do) and get 304."""
 
@@ -127,7 +127,17 @@ class _Schemas:
         return reference
 
     def components(self) -> dict[str, Any]:
-        return {name: _plain(schema) for name, schema in sorted(self._definitions.items())}
+        named = {name: _plain(schema) for name, schema in sorted(self._definitions.items())}
+        named[Problem.__name__]["properties"]["code"]["enum"] = problem_codes()
+        return named
+
+
+def problem_codes() -> list[str]:
+    """Return every code that a problem may have."""
+    of_operations = (operation.codes for operation in OPERATIONS)
+    return sorted(
+        {code for codes in (ANYWHERE, *of_operations) for known in codes.values() for code in known}
+    )
 
 
 def _kinds(operation: Operation) -> Iterator[Any]:

@@ -19,7 +19,7 @@ WRITING = {
     413: {"body_too_large": "The body is larger than 64 KiB"},
     415: {
         "unsupported_encoding": "The body has a Content-Encoding",
-        "unsupported_media_type": "The body is a form",
+        "unsupported_media_type": "The body is a form, or a browser sent it as something else than JSON",
     },
 }
 AWAY = {
@@ -92,8 +92,16 @@ def codes(*sets: Codes, away: Mapping[str, str] | None = None) -> Codes:
     return merged
 
 
+ANYWHERE = {
+    400: {"malformed_request": "The request cannot be read"},
+    404: {"not_found": "There is nothing at this address"},
+    405: {"method_not_allowed": "This address does not take that method; Allow names those it takes"},
+    417: {"expectation_failed": "The header Expect names something else than 100-continue"},
+}
+"""Problems of requests that reach no operation."""
+
 UNKNOWN = {
-    401: {"unauthenticated": "The request does not say who asks in a way that is trusted"},
+    401: {"unauthenticated": "Authentication required: missing or invalid credentials"},
     421: {"unknown_host": "With AUTH_MODE=header: the name in Host is not listed in ALLOWED_HOSTS"},
 }
 WRONG_PARAMETER = {422: {"invalid": "A parameter is wrong; errors says which, and what would be right"}}

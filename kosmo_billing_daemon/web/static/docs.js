@@ -1,5 +1,6 @@
 // Shows openapi.json of this server. Text is only ever set as text, so a description cannot act.
 
+const PREFIX = location.pathname.replace(/\/docs$/, "");
 const METHODS = ["get", "post", "put", "delete"];
 const identity = { base: location.origin, user: "11111111-1111-1111-1111-111111111111", token: "" };
 const redraws = [];
@@ -168,7 +169,9 @@ function show(api) {
       for (const method of METHODS) {
         const described = methods[method];
         if (!described?.tags.includes(name)) continue;
-        list.append(make("li", {}, make("a", { href: `#${described.operationId}` }, described.summary)));
+        const route = path.startsWith(PREFIX) ? path.slice(PREFIX.length) : path;
+        list.append(make("li", {}, make("a", { href: `#${described.operationId}`, title: described.summary },
+          make("span", { className: `method ${method}` }, method), " ", route)));
         main.append(operation(path, method, described));
       }
   }
@@ -179,8 +182,16 @@ function show(api) {
     list.append(make("li", {}, make("a", { href: `#schema-${name}` }, name)));
     main.append(make("section", { id: `schema-${name}` }, make("h2", {}, name), ...prose(schema.description), properties(schema)));
   }
+  menu.addEventListener("click", (event) => { if (event.target.closest("a") && !wide.matches) menu.open = false; });
   if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 }
+
+// Beside the text where there is room for both; on a phone folded away until it is wanted.
+const menu = document.getElementById("menu");
+const wide = matchMedia("(min-width: 48rem)");
+const unfold = () => (menu.open = wide.matches);
+wide.addEventListener("change", unfold);
+unfold();
 
 try {
   const response = await fetch("openapi.json");
