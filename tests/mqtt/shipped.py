@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kosmo_billing_daemon.link import Broker
-from tests.support.mosquitto import Mosquitto, _free_port
+from tests.support.mosquitto import Mosquitto, free_port
 
 FILES = Path(__file__).parents[2] / "config" / "mosquitto"
 DAEMON, OPERATOR, GATEWAY, BRIDGE = "kosmo-billing", "operator", "gateway-1", "bridge-1"
@@ -94,7 +94,7 @@ class ShippedMosquitto(Mosquitto):
                 self.type(f"mosquitto_passwd /etc/mosquitto/kosmo-billing.passwords {user}")
             self._installed = True
         if self._ports_of != self.port:
-            self._ports_of, self.tls_port = self.port, _free_port()
+            self._ports_of, self.tls_port = self.port, free_port()
         text = (FILES / "kosmo-billing.conf").read_text()
         text = text.replace("/etc/mosquitto", str(self.directory))
         text = text.replace("\nlistener 8883\n", f"\nlistener {self.tls_port}\n")

@@ -87,7 +87,7 @@ class Mosquitto:
         program = _program("mosquitto")
         chosen_before = self.port
         for _ in range(ATTEMPTS):
-            self.port = chosen_before or _free_port()
+            self.port = chosen_before or free_port()
             self._write_files()
             log_from = len(self.log)
             self._process = self._spawn(program)
@@ -132,14 +132,14 @@ class Mosquitto:
         self._write_files()
         reloads = self.log.count("Reloading config")
         self._running().send_signal(signal.SIGHUP)
-        await _eventually(lambda: self.log.count("Reloading config") > reloads, "reload")
+        await eventually(lambda: self.log.count("Reloading config") > reloads, "reload")
 
     async def save(self) -> None:
         """SIGUSR1: write the persistent state now; returns when it is on disk."""
         saves = self.log.count("Saving in-memory database")
         self._running().send_signal(signal.SIGUSR1)
-        await _eventually(lambda: self.log.count("Saving in-memory database") > saves, "save")
-        await _eventually(lambda: not (self.directory / "mosquitto.db.new").exists(), "save")
+        await eventually(lambda: self.log.count("Saving in-memory database") > saves, "save")
+        await eventually(lambda: not (self.directory / "mosquitto.db.new").exists(), "save")
 
     def wipe(self) -> None:
         """Remove its saved state; it must not be running."""
@@ -232,7 +232,7 @@ def _program(name: str) -> str:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port nobody listens on at the moment; a clash between here and there is met by another attempt."""
     while True:
         port = random.randrange(*PORTS)
@@ -244,7 +244,7 @@ def _free_port() -> int:
             return port
 
 
-async def _eventually(fact: Callable[[], bool], what: str) -> None:
+async def eventually(fact: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + DEADLINE
     while not fact():
         assert time.monotonic() < deadline, f"not within {DEADLINE} s: {what}"
