@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import man
+
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "kosmo-billing.service").read_text()
 SOCKET = (SYSTEMD / "kosmo-billing.socket").read_text()
@@ -139,3 +141,8 @@ def test_a_package_nobody_can_build_is_refused_at_once(options: tuple[str, ...],
         pytest.skip("no Debian here")
     code, said = judged(str(SYSTEMD / "build-deb"), *options)
     assert (code, said) == (1, f"build-deb: {told}\n")
+
+
+def test_the_man_page_tells_of_the_commands_there_are() -> None:
+    """After a change of the command line: python -m tests.cli.man."""
+    assert man.FILE.read_text("utf-8") == man.page()
