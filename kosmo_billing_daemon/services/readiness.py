@@ -1,18 +1,23 @@
 """How far behind the daemon is, read from the rows that wait: age tells more than a lost connection."""
 
 import asyncio
+import time
 from datetime import datetime
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import deliveries, entitlements, events
+from kosmo_billing_daemon.store.migrations import load_lacking
 from kosmo_billing_daemon.store.postgres import Pool
 
 TOO_OLD = 60.0
 """Seconds that a hint, a change of rights or news may wait before the daemon is not ready."""
 
 ANSWER_WITHIN = 3.0
+
+RIGHTS_EVERY = 15.0
+"""Seconds between looks at our rights."""
 
 
 @record(kw_only=True)
@@ -50,3 +55,30 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         events=age(ages[2]),
         error=pool.refusal or pool.commits.stalled,
     )
+
+
+class RightsWatch:
+    """Looks now and then whether our role may do all that it must; an operator can take it away."""
+
+    def __init__(self, pool: Pool, *, every: float = RIGHTS_EVERY) -> None:
+        self._pool = pool
+        self._every = every
+        self._looked: float | None = None
+        self._lacks: str | None = None
+
+    async def look(self) -> str | None:
+        """Return what our role lacks and what gives it, as it was at most some seconds ago."""
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked < self._every:
+            return self._lacks
+        self._looked = now
+        try:
+            async with (
+                asyncio.timeout(ANSWER_WITHIN),
+                self._pool.connection(wait=ANSWER_WITHIN) as connection,
+            ):
+                lacking = await load_lacking(connection, self._pool.database.schema)
+        except (Unavailable, TimeoutError):
+            return self._lacks  # that the database is away is told elsewhere
+        self._lacks = "; ".join(f"{lack.fact}: {lack.statement}" for lack in lacking) or None
+        return self._lacks

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import field
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
@@ -15,6 +16,7 @@ import asyncpg
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.commits import Commits
+from kosmo_billing_daemon.store.opening import NoServer, Opener
 from kosmo_billing_daemon.store.sessions import Session, Sessions
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,9 @@ T = TypeVar("T")
 
 CHANNEL = "kosmo_billing"
 """NOTIFY channel; the payload names what changed: ``entitlements`` or ``deliveries``."""
+
+ENCODING = "UTF8"
+"""Of the database; SQL_ASCII would keep bytes that are no text, and others lack characters."""
 
 REFUSAL_LASTS = 10.0
 """Seconds for which a refused write is told; whatever waits to be written tries again more often."""
@@ -36,6 +41,10 @@ class DatabaseAway(Unavailable):
     """The database cannot be reached or does not answer; wait and try again."""
 
     code = "database_unavailable"
+
+
+class DatabaseUnfit(DatabaseAway):
+    """The database answers, but rights, schema or encoding are not what we need; an operator must act."""
 
 
 class RetryTransaction(Unavailable):
@@ -66,13 +75,29 @@ _WRITES_REFUSED = (
     asyncpg.PostgresSystemError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-_LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+_UNFIT = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.UndefinedTableError,
+)
+"""Our statements are tested: what they lack, the database lacks. It may get it back while we run."""
+_LOST = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InvalidCachedStatementError,  # another daemon brought the schema forward meanwhile
+)
 
 
 def _ours(error: BaseException) -> Unavailable | None:
     """Return what the driver's error means to us, if it is not the statement that is wrong."""
     if isinstance(error, _LOST):
         return RetryTransaction(f"database: {error}")
+    if isinstance(error, _UNFIT):
+        return DatabaseUnfit(f"database: {error}; see: kosmo-billing check")
     if isinstance(error, _AWAY):
         return DatabaseAway(f"database: {type(error).__name__}: {error}")
     return None
@@ -98,19 +123,35 @@ class Database:
     most_connections: int = 10
     connect_timeout: float = 5.0
     statement_timeout: float = 30.0
+    opener: Opener = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "opener", Opener(self.url))
 
     async def connect(self, *, name: str = "kosmo-billing") -> Connection:
         """Open one connection outside the pool; raises ``DatabaseAway``."""
-        with translated():
-            return await self.open(name)
+        return await self.open(name)
 
     async def open(self, name: str = "kosmo-billing") -> Session:
-        """Open a session; raises the driver's errors."""
-        session: Session = await asyncpg.connect(
-            self.url,
-            timeout=self.connect_timeout,
-            command_timeout=self.statement_timeout,
-            server_settings={
+        """Open a session; raises ``DatabaseAway``."""
+        try:
+            session = await self._open(name)
+        except NoServer as error:
+            raise DatabaseAway(f"database: {error}") from error.__cause__
+        encoding = session.get_settings().server_encoding
+        if encoding != ENCODING:
+            session.terminate()
+            raise DatabaseUnfit(
+                f"the database is encoded in {encoding}, which cannot keep every name; make one with"
+                " createdb --encoding=UTF8 --template=template0, and move what is in this one there"
+            )
+        return session
+
+    async def _open(self, name: str) -> Session:
+        return await self.opener.open(
+            within=self.connect_timeout,
+            statement_within=self.statement_timeout,
+            settings={
                 "search_path": '"' + self.schema.replace('"', '""') + '"',
                 "application_name": name,
                 "timezone": "UTC",
@@ -127,7 +168,6 @@ class Database:
                 "enable_bitmapscan": "off",
             },
         )
-        return session
 
 
 class Pool:
@@ -167,7 +207,7 @@ class Pool:
     def understand(self, error: BaseException | None) -> Unavailable | None:
         """Return what a driver's error means to us, and remember if the server would not write."""
         ours = None if error is None else _ours(error)
-        if ours is not None and isinstance(error, _WRITES_REFUSED):
+        if ours is not None and isinstance(error, _WRITES_REFUSED + _UNFIT):
             self._refusal = time.monotonic(), str(ours)
         return ours
 
@@ -203,6 +243,9 @@ class _Lent(AbstractAsyncContextManager[Connection]):
     async def __aenter__(self) -> Connection:
         try:
             self._session = await self._sessions.lend(self._wait)
+        except DatabaseAway as error:
+            self._pool.understand(error.__cause__)
+            raise
         except Exception as error:
             if (ours := self._pool.understand(error)) is None:
                 raise
@@ -215,7 +258,7 @@ class _Lent(AbstractAsyncContextManager[Connection]):
         ours = self._pool.understand(error)
         # Whoever is cancelled leaves a statement behind that a frozen server may never end; nor is it known
         # what else still comes from a server that was away.
-        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, _WRITES_REFUSED)
+        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, _WRITES_REFUSED + _UNFIT)
         is_sound = isinstance(error, Exception | None) and not is_lost
         self._sessions.take_back(self._session, is_sound=is_sound)
         if ours is not None:

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from kosmo_billing_daemon.demo.btcpay import BILLING_PERMISSIONS
-from kosmo_billing_daemon.store.inspection import TABLES
 from tests.cli.conftest import Cli
 from tests.mqtt.shipped import PASSWORD, ShippedMosquitto
 from tests.support.daemon import STORE, WEBHOOK_SECRET
@@ -172,8 +171,3 @@ async def test_bad_settings_are_all_named_and_end_with_78(at_world: Cli) -> None
     result = await at_world("check", BTCPAY_STORE_ID="", MQTT_PORT="many")
     assert result.code == 78
     assert result.out.count("✗ settings") == 2
-
-
-async def test_every_table_of_ours_is_among_those_whose_rights_are_checked(world: World) -> None:
-    tables = await world.value("SELECT array_agg(tablename::text) FROM pg_tables WHERE schemaname = 'public'")
-    assert set(tables) == set(TABLES)
