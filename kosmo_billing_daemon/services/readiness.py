@@ -16,7 +16,7 @@ TOO_OLD = 60.0
 
 ANSWER_WITHIN = 3.0
 
-RIGHTS_EVERY = 15.0
+RIGHTS_EVERY = 3.0
 """Seconds between looks at our rights."""
 
 

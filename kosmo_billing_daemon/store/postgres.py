@@ -84,6 +84,8 @@ _UNFIT = (
     asyncpg.UndefinedTableError,
 )
 """Our statements are tested: what they lack, the database lacks. It may get it back while we run."""
+_REFUSED = (*_WRITES_REFUSED, asyncpg.InsufficientPrivilegeError)
+"""What the server may go on refusing while it answers every question of readiness."""
 _LOST = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -207,7 +209,7 @@ class Pool:
     def understand(self, error: BaseException | None) -> Unavailable | None:
         """Return what a driver's error means to us, and remember if the server would not write."""
         ours = None if error is None else _ours(error)
-        if ours is not None and isinstance(error, _WRITES_REFUSED + _UNFIT):
+        if ours is not None and isinstance(error, _REFUSED):
             self._refusal = time.monotonic(), str(ours)
         return ours
 
