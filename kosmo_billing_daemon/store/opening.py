@@ -21,7 +21,11 @@ _FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError,
 
 
 class NoServer(ConnectionError):
-    """No server took the session; says why for each."""
+    """No server took the session; says why for each. ``said`` is what the only one said."""
+
+    def __init__(self, why: str, said: Exception | None = None) -> None:
+        super().__init__(why)
+        self.said = said
 
 
 class Opener:
@@ -62,7 +66,8 @@ class Opener:
             else:
                 self._begin = number
                 return session
-        raise NoServer("; ".join(failures)) from cause
+        has_said = len(failures) == 1 and not isinstance(cause, OSError)
+        raise NoServer("; ".join(failures), cause if has_said else None) from cause
 
     def _order(self, count: int) -> list[int]:
         return [(self._begin + number) % count for number in range(count)]

@@ -132,14 +132,18 @@ class Database:
 
     async def connect(self, *, name: str = "kosmo-billing") -> Connection:
         """Open one connection outside the pool; raises ``DatabaseAway``."""
-        return await self.open(name)
+        with translated():
+            return await self.open(name)
 
     async def open(self, name: str = "kosmo-billing") -> Session:
-        """Open a session; raises ``DatabaseAway``."""
+        """Open a session; raises the driver's errors, or ``DatabaseUnfit``."""
         try:
             session = await self._open(name)
         except NoServer as error:
-            raise DatabaseAway(f"database: {error}") from error.__cause__
+            # What the only server said has a meaning of its own; else all that was met is told.
+            if error.said is not None and _ours(error.said) is not None:
+                raise error.said from None
+            raise
         encoding = session.get_settings().server_encoding
         if encoding != ENCODING:
             session.terminate()
@@ -245,9 +249,6 @@ class _Lent(AbstractAsyncContextManager[Connection]):
     async def __aenter__(self) -> Connection:
         try:
             self._session = await self._sessions.lend(self._wait)
-        except DatabaseAway as error:
-            self._pool.understand(error.__cause__)
-            raise
         except Exception as error:
             if (ours := self._pool.understand(error)) is None:
                 raise

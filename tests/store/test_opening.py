@@ -50,7 +50,7 @@ async def test_a_server_is_passed_over_that_was_silent_until_the_caller_lost_pat
 async def test_of_several_servers_one_that_takes_no_writes_is_passed_over(database_url: str) -> None:
     """Both names are of one server, which is read-only by the options of the URL."""
     read_only = "options=-c%20default_transaction_read_only%3Don"
-    with pytest.raises(DatabaseAway, match="it takes no writes"):
+    with pytest.raises(DatabaseAway, match=r"port 1: .*; .*it takes no writes"):
         await Database(url=beside(database_url, "127.0.0.1:1", query=read_only)).connect()
     alone = await Database(url=beside(database_url, query=read_only)).connect()
     assert await alone.fetchval("SHOW default_transaction_read_only") == "on"
@@ -61,15 +61,16 @@ async def test_of_several_servers_one_that_takes_no_writes_is_passed_over(databa
     ("query", "said"),
     [
         ("options=-c%20no_such_setting%3D1", "no_such_setting"),
-        ("sslmode=require", "rejected SSL upgrade"),
-        ("sslmode=require&sslnegotiation=direct", ""),
+        ("options=-c%20no-option", "no-option"),
+        ("sslmode=require", "127.0.0.1 port"),
+        ("sslmode=require&sslnegotiation=direct", "127.0.0.1 port"),
         ("host=/nowhere/at/all", "/nowhere/at/all/.s.PGSQL"),
         ("host=no-such-host.invalid", "no-such-host.invalid port"),
         ("dbname=no_such_database", "no_such_database"),
         ("user=no_such_user", "no_such_user"),
     ],
 )
-async def test_what_the_server_or_the_way_to_it_refuses_is_an_outage_that_names_both(
+async def test_what_the_server_or_the_way_to_it_refuses_is_an_outage_and_named(
     database_url: str, query: str, said: str
 ) -> None:
     place = urlsplit(database_url)
@@ -79,6 +80,5 @@ async def test_what_the_server_or_the_way_to_it_refuses_is_an_outage_that_names_
     with pytest.raises(DatabaseAway) as refused:
         await Database(url=f"postgresql://?{given}").connect()
     assert said in refused.value.message
-    assert str(place.port) in refused.value.message
     assert place.password is not None
     assert place.password not in refused.value.message

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.store.postgres import Database, DatabaseAway
+from kosmo_billing_daemon.store.postgres import Database
 from kosmo_billing_daemon.store.sessions import Session, Sessions
 from tests.store.conftest import Rows
 
@@ -91,7 +91,7 @@ async def test_who_waited_in_vain_keeps_nobody_from_the_next(sessions: Sessions)
 async def test_a_failed_opening_takes_nobodys_place() -> None:
     nowhere = Sessions(Database(url="postgresql://127.0.0.1:1/none").open, most=1)
     for _ in range(3):
-        with pytest.raises(DatabaseAway, match=r"127\.0\.0\.1 port 1: .*(refused|failed)"):
+        with pytest.raises(OSError, match=r"refused|failed"):
             await nowhere.lend(WAIT)
     await nowhere.close(WAIT)
 
