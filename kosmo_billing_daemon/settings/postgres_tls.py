@@ -114,8 +114,8 @@ def _load(name: str, path: Path, load: Callable[[], object], wrong: Wrong) -> bo
     try:
         load()
     except ssl.SSLError:
-        fits = ", and the key that fits it without a passphrase" if name == "sslcert" else ""
-        wrong(name, f"{path} is no certificate in PEM format{fits}")
+        key = ", or its key does not fit or needs a passphrase (sslpassword)" if name == "sslcert" else ""
+        wrong(name, f"{path} is no certificate in PEM format{key}")
     except (OSError, ValueError) as error:
         wrong(name, f"{path} cannot be read ({getattr(error, 'strerror', None) or 'no path of a file'})")
     else:

@@ -100,6 +100,8 @@ def _ours(error: BaseException) -> Unavailable | None:
         return RetryTransaction(f"database: {error}")
     if isinstance(error, _UNFIT):
         return DatabaseUnfit(f"database: {error}; see: kosmo-billing check")
+    if isinstance(error, NoServer):
+        return DatabaseAway(f"database: {error}")
     if isinstance(error, _AWAY):
         return DatabaseAway(f"database: {type(error).__name__}: {error}")
     return None

@@ -1,6 +1,9 @@
 """Every parameter of a PostgreSQL URL is honoured, ignored for a reason that is told, or refused by name."""
 
 import getpass
+import shutil
+import ssl
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -83,7 +86,7 @@ def test_what_is_harmless_of_a_refused_parameter_is_taken() -> None:
         ("target_session_attrs=prefer-standby", "the daemon writes"),
         ("connect_timeout=0", "seconds from 1 to 30"),
         ("port=0", "from 1 to 65535"),
-        ("sslrootcert=/etc/ssl/certs/ca-certificates.crt", "sslmode=prefer verifies nothing"),
+        ("sslrootcert=/some/ca.pem", "sslmode=prefer verifies nothing"),
         ("sslnegotiation=direct", "needs sslmode=require"),
         ("ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2", "older than the oldest"),
         ("sslmode=require&sslmode=disable", "given twice"),
@@ -108,16 +111,72 @@ def test_every_problem_is_told_at_once_and_no_value_with_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey", "sslcrl"])
-def test_a_file_of_tls_that_is_missing_or_none_is_named(name: str, tmp_path: Path) -> None:
+def test_a_file_of_tls_that_is_missing_or_none_is_named(name: str, tmp_path: Path, authority: Path) -> None:
     missing, garbage = tmp_path / "missing.pem", tmp_path / "garbage.pem"
     garbage.write_text("no certificate")
-    ca = Path("/etc/ssl/certs/ca-certificates.crt")
+    ca = authority / "ca.pem"
     pair = f"&sslcert={garbage}" if name == "sslkey" else f"&sslrootcert={ca}" if name == "sslcrl" else ""
     for path, why in ((missing, "no such file"), (garbage, "is no certificate")):
         sentences = refused(f"postgresql://u@h/d?sslmode=verify-full&{name}={path}{pair}")
         found = [sentence for sentence in sentences if str(path) in sentence and why in sentence.lower()]
         assert found, sentences
     assert "sslmode=verify-ca needs" in problem(DATABASE_URL="postgresql://u@h/d?sslmode=verify-ca")
+
+
+def _openssl(directory: Path, arguments: str) -> None:
+    subprocess.run(["/usr/bin/openssl", *arguments.split()], check=True, capture_output=True, cwd=directory)  # noqa: S603  our own
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an authority (ca.pem) and a certificate of it for db.example.org (db.pem, db.key)."""
+    directory = tmp_path_factory.mktemp("authority")
+    curve = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    _openssl(directory, f"req -x509 {curve} -subj /CN=authority -out ca.pem -keyout ca.key")
+    named = "-subj /CN=db -addext subjectAltName=DNS:db.example.org"
+    _openssl(directory, f"req -x509 {curve} {named} -CA ca.pem -CAkey ca.key -out db.pem -keyout db.key")
+    return directory
+
+
+def trusts(url: str, authority: Path, name: str) -> bool:
+    """Shake hands as PostgreSQL's server with that certificate would, reached by that name."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(authority / "db.pem", authority / "db.key")
+    client_context = address(url).tls.attempts()[0]
+    assert client_context is not None
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(down, up, server_hostname=name)
+    server = server_context.wrap_bio(up, down, server_side=True)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
+
+
+def test_each_sslmode_verifies_what_it_promises(
+    authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ca, right, wrong = f"sslrootcert={authority}/ca.pem", "db.example.org", "other.example.org"
+    for query, names in (
+        ("", {right, wrong}),
+        ("sslmode=require", {right, wrong}),
+        (f"sslmode=require&{ca}", {right, wrong}),
+        (f"sslmode=verify-ca&{ca}", {right, wrong}),
+        (f"sslmode=verify-full&{ca}", {right}),
+        ("sslrootcert=system", set[str]()),
+        (f"sslmode=require&sslrootcert={authority}/db.pem", set[str]()),
+    ):
+        url = f"postgresql://u@h/d?{query}"
+        assert {name for name in (right, wrong) if trusts(url, authority, name)} == names, query
+    (tmp_path / ".postgresql").mkdir()
+    shutil.copy(authority / "ca.pem", tmp_path / ".postgresql/root.crt")
+    assert trusts("postgresql://u@h/d?sslmode=verify-full", authority, right)
+    assert not trusts("postgresql://u@h/d?sslmode=verify-full", authority, wrong)
 
 
 def test_a_home_that_this_account_may_not_look_into_counts_as_none(
