@@ -94,6 +94,8 @@ class PostgresTls:
                 wrong("sslkey", "a key without its certificate; give sslcert too")
             return
         key = self.key or _of_home("postgresql.key")
+        if self.cert is None and key is None:
+            return  # a certificate in the home of another user, who keeps the key
         for name, path in (("sslcert", cert), ("sslkey", key)):
             if path is not None and not _load(name, path, path.read_bytes, wrong):
                 return

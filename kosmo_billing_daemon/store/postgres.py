@@ -46,6 +46,11 @@ class DatabaseAway(Unavailable):
 class DatabaseUnfit(DatabaseAway):
     """The database answers, but rights, schema or encoding are not what we need; an operator must act."""
 
+    def __init__(self, fact: str, advice: str) -> None:
+        super().__init__(f"{fact}; {advice}")
+        self.fact = fact
+        self.advice = advice
+
 
 class RetryTransaction(Unavailable):
     """The transaction lost against another one and may be tried again at once."""
@@ -98,8 +103,11 @@ def _ours(error: BaseException) -> Unavailable | None:
     """Return what the driver's error means to us, if it is not the statement that is wrong."""
     if isinstance(error, _LOST):
         return RetryTransaction(f"database: {error}")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        advice = "its owner or a superuser must allow it; kosmo-billing check says how"
+        return DatabaseUnfit(f"database: {error}", advice)
     if isinstance(error, _UNFIT):
-        return DatabaseUnfit(f"database: {error}; see: kosmo-billing check")
+        return DatabaseUnfit(f"database: {error}", "kosmo-billing migrate makes what is missing")
     if isinstance(error, NoServer):
         return DatabaseAway(f"database: {error}")
     if isinstance(error, _AWAY):
@@ -146,12 +154,12 @@ class Database:
             if error.said is not None and _ours(error.said) is not None:
                 raise error.said from None
             raise
-        encoding = session.get_settings().server_encoding
+        encoding = getattr(session.get_settings(), "server_encoding", "something unknown")
         if encoding != ENCODING:
             session.terminate()
             raise DatabaseUnfit(
-                f"the database is encoded in {encoding}, which cannot keep every name; make one with"
-                " createdb --encoding=UTF8 --template=template0, and move what is in this one there"
+                f"the database is encoded in {encoding}, which cannot keep every name",
+                "make one with createdb --encoding=UTF8 --template=template0, and move there what is in this",
             )
         return session
 

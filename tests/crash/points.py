@@ -71,6 +71,8 @@ OFF_THE_PATHS = {
     "services.whitelist": "one transaction each, whose request sees it fail",
     "store.audit": "for operations",
     "store.inspection": "only reads",
+    "store.opening": "only connects",
+    "store.rights": "only reads",
     "store.lead": "a lock that ends with its connection",
     "store.listings": "only reads",
     "store.measures": "only reads",

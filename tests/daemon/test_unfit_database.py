@@ -34,13 +34,14 @@ async def until_told(world: World, daemon: DaemonProcess, words: str) -> None:
 
 
 async def statuses(world: World, daemon: DaemonProcess) -> list[int]:
-    """How a reading, an order and a webhook are answered."""
+    """How a reading, a stream, an order and a webhook are answered."""
     body = b'{"deliveryId":"D1","type":"InvoiceSettled","invoiceId":"x"}'
     signature = hmac.new(WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
     user = {"X-User-ID": str(uuid4())}
     http, answered = world.http, []
     for request in (
         http.get(f"{daemon.url}{API}/subscription", headers=user),
+        http.get(f"{daemon.url}{API}/subscription/events", headers=user),
         http.post(f"{daemon.url}{API}/invoices", headers=user, json={"plan_type": "wanderer"}),
         http.post(daemon.webhook_url, headers={"BTCPay-Sig": f"sha256={signature}"}, data=body),
     ):
@@ -58,7 +59,7 @@ async def test_missing_rights_are_waited_out_from_an_empty_database_to_a_purchas
         pid = daemon.pid
         await until_told(world, daemon, "GRANT USAGE, CREATE ON SCHEMA public TO")
         for _ in range(3):
-            assert await statuses(world, daemon) == [503, 503, 503]
+            assert await statuses(world, daemon) == [503, 503, 503, 503]
         async with world.http.get(f"{daemon.url}/metrics") as response:
             assert response.status == 200
             assert "kosmo_billing_database_up 0.0" in await response.text()
@@ -90,7 +91,7 @@ async def test_a_database_of_another_encoding_is_named_until_there_is_one_that_k
             daemon = world.prepare(DATABASE_URL=url)
             await daemon.start()
             await until_told(world, daemon, "encoded in LATIN1")
-            assert await statuses(world, daemon) == [503, 503, 503]
+            assert await statuses(world, daemon) == [503, 503, 503, 503]
             await owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
             await owner.execute(f"CREATE DATABASE {name}")
             await world.until_ready(daemon)

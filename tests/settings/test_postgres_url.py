@@ -177,6 +177,9 @@ def test_each_sslmode_verifies_what_it_promises(
     shutil.copy(authority / "ca.pem", tmp_path / ".postgresql/root.crt")
     assert trusts("postgresql://u@h/d?sslmode=verify-full", authority, right)
     assert not trusts("postgresql://u@h/d?sslmode=verify-full", authority, wrong)
+    # Beside the certificate of a client whose key only its owner may read.
+    shutil.copy(authority / "db.pem", tmp_path / ".postgresql/postgresql.crt")
+    assert trusts("postgresql://u@h/d", authority, right)
 
 
 def test_a_home_that_this_account_may_not_look_into_counts_as_none(

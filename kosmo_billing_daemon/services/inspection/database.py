@@ -24,8 +24,7 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
             after = clock()
             lacking = await migrations.load_lacking(connection, schema)
     except DatabaseUnfit as error:
-        fact, _, advice = error.message.partition("; ")
-        yield Finding(PART, False, fact, advice)
+        yield Finding(PART, False, error.fact, error.advice)
         return
     except Unavailable as error:
         yield Finding(
@@ -54,6 +53,9 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
             known = migrations.available()
             newest = await inspection.load_newest_migration(connection) if len(pending) < len(known) else 0
             lacking = await migrations.load_lacking(connection, schema, to_migrate=True) if pending else []
+    except DatabaseUnfit as error:
+        yield Finding(PART, False, error.fact, error.advice)
+        return
     except Misconfigured as error:
         *facts, advice = error.problems
         yield Finding(PART, False, "; ".join(facts), advice)

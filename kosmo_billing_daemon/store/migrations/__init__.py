@@ -126,7 +126,8 @@ async def _migrate(connection: Connection, schema: str) -> tuple[str, ...]:
 async def _require_rights(connection: Connection, schema: str, *, to_migrate: bool = False) -> None:
     lacking = await load_lacking(connection, schema, to_migrate=to_migrate)
     if lacking:
-        raise DatabaseUnfit("; ".join(f"{lack.fact}: {lack.statement}" for lack in lacking))
+        facts = ", ".join(lack.fact for lack in lacking)
+        raise DatabaseUnfit(facts, "; ".join(lack.statement for lack in lacking))
 
 
 def _refuse_strange_history(applied: Mapping[int, tuple[str, str]]) -> None:
