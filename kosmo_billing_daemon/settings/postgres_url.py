@@ -163,9 +163,11 @@ def _address(given: _Given, ignored: list[str]) -> PostgresAddress | None:
     hosts = _places(given)
     user = given.values.get("user") or _account(given)
     several = len(given.values.get("host", "").split(",")) > 1
-    target = given.choice("target_session_attrs", ("any", "primary", "read-write", *_READING))
-    if target in _READING:
+    target = None
+    if given.values.get("target_session_attrs") in _READING:
         given.wrong("target_session_attrs", "the daemon writes; give read-write, primary or any")
+    else:
+        target = given.choice("target_session_attrs", ("any", "primary", "read-write"))
     negotiation = given.choice("sslnegotiation", ("postgres", "direct"))
     gsslib = given.choice("gsslib", ("gssapi", "sspi"))
     tls = _tls(given)
