@@ -14,6 +14,7 @@ class Server:
     shown_version: str
     role: str
     is_standby: bool
+    is_read_only: bool
     most_connections: int
     now: datetime
 
@@ -21,7 +22,8 @@ class Server:
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version,
     current_setting('server_version') AS shown_version, current_user::text AS role,
-    pg_is_in_recovery() AS is_standby, current_setting('max_connections')::int AS most_connections,
+    pg_is_in_recovery() AS is_standby, current_setting('transaction_read_only')::bool AS is_read_only,
+    current_setting('max_connections')::int AS most_connections,
     clock_timestamp() AS now
 """
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import field
 from types import TracebackType
@@ -15,9 +15,10 @@ import asyncpg
 
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.store import session_settings
 from kosmo_billing_daemon.store.commits import Commits
 from kosmo_billing_daemon.store.opening import NoServer, Opener
-from kosmo_billing_daemon.store.sessions import Session, Sessions
+from kosmo_billing_daemon.store.sessions import Session, Sessions, is_read_only
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +39,35 @@ CLOSED_WITHIN = 5.0
 
 
 class DatabaseAway(Unavailable):
-    """The database cannot be reached or does not answer; wait and try again."""
+    """The database cannot be reached, does not answer, or is no use as it is; wait and try again.
+
+    ``advice`` is for the operator, who may have to do something about it.
+    """
 
     code = "database_unavailable"
+
+    def __init__(self, message: str, *, advice: str = "start PostgreSQL, or fix DATABASE_URL") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class ReadOnly(DatabaseAway):
+    """The database answers and takes no writes."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"database: nothing can be written: {reason}",
+            advice="name the primary in DATABASE_URL, or see why it was made read-only (a full disk?), and"
+            " ALTER DATABASE or ALTER ROLE … RESET default_transaction_read_only",
+        )
 
 
 class DatabaseUnfit(DatabaseAway):
     """The database answers, but rights, schema or encoding are not what we need; an operator must act."""
 
     def __init__(self, fact: str, advice: str) -> None:
-        super().__init__(f"{fact}; {advice}")
+        super().__init__(f"{fact}; {advice}", advice=advice)
         self.fact = fact
-        self.advice = advice
 
 
 class RetryTransaction(Unavailable):
@@ -97,6 +115,8 @@ _LOST = (
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidCachedStatementError,  # another daemon brought the schema forward meanwhile
 )
+_STATEMENT_OF_ANOTHER = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+"""Prepared in another session than ours: several clients share this one."""
 
 
 def _ours(error: BaseException) -> Unavailable | None:
@@ -110,9 +130,21 @@ def _ours(error: BaseException) -> Unavailable | None:
         return DatabaseUnfit(f"database: {error}", "kosmo-billing migrate makes what is missing")
     if isinstance(error, NoServer):
         return DatabaseAway(f"database: {error}")
+    if isinstance(error, _STATEMENT_OF_ANOTHER):
+        return _pooler(str(error))
+    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
+        return _pooler(str(error))
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
+        return ReadOnly(str(error))
     if isinstance(error, _AWAY):
         return DatabaseAway(f"database: {type(error).__name__}: {error}")
     return None
+
+
+def _pooler(detail: str) -> DatabaseAway:
+    return DatabaseAway(
+        f"database: {session_settings.POOLER} ({detail})", advice=session_settings.POOLER_ADVICE
+    )
 
 
 @contextlib.contextmanager
@@ -140,48 +172,58 @@ class Database:
     def __post_init__(self) -> None:
         object.__setattr__(self, "opener", Opener(self.url))
 
-    async def connect(self, *, name: str = "kosmo-billing") -> Connection:
-        """Open one connection outside the pool; raises ``DatabaseAway``."""
+    async def connect(self, *, name: str = "kosmo-billing", writable: bool = False) -> Connection:
+        """Open one connection outside the pool; raises ``DatabaseAway``, also for one not ``writable``."""
         with translated():
-            return await self.open(name)
+            session = await self.open(name)
+        if writable and is_read_only(session):
+            session.terminate()
+            raise ReadOnly("it is a standby, or default_transaction_read_only is on")
+        return session
 
     async def open(self, name: str = "kosmo-billing") -> Session:
-        """Open a session; raises the driver's errors, or ``DatabaseUnfit``."""
+        """Open a session in which all we need is in force; raises the driver's errors or ours."""
+        pinned = {
+            **session_settings.PINNED,
+            "search_path": '"' + self.schema.replace('"', '""') + '"',
+        }
         try:
-            session = await self._open(name)
+            session = await self._open(name, pinned)
         except NoServer as error:
             # What the only server said has a meaning of its own; else all that was met is told.
             if error.said is not None and _ours(error.said) is not None:
                 raise error.said from None
             raise
+        try:
+            await self._verify(session, pinned)
+        except BaseException:
+            session.terminate()
+            raise
+        return session
+
+    async def _verify(self, session: Session, pinned: Mapping[str, str]) -> None:
+        wrong = await session_settings.find_difference(session, pinned, within=self.connect_timeout)
+        if wrong is not None:
+            fact, advice = wrong
+            raise DatabaseAway(f"database: {fact}", advice=advice)
         encoding = getattr(session.get_settings(), "server_encoding", "something unknown")
         if encoding != ENCODING:
-            session.terminate()
             raise DatabaseUnfit(
                 f"the database is encoded in {encoding}, which cannot keep every name",
                 "make one with createdb --encoding=UTF8 --template=template0, and move there what is in this",
             )
-        return session
 
-    async def _open(self, name: str) -> Session:
+    async def _open(self, name: str, pinned: Mapping[str, str]) -> Session:
         return await self.opener.open(
             within=self.connect_timeout,
             statement_within=self.statement_timeout,
             settings={
-                "search_path": '"' + self.schema.replace('"', '""') + '"',
+                **pinned,
                 "application_name": name,
-                "timezone": "UTC",
-                "idle_in_transaction_session_timeout": "60000",
                 # A peer that vanished without a word is noticed in about ten seconds.
                 "tcp_keepalives_idle": "4",
                 "tcp_keepalives_interval": "2",
                 "tcp_keepalives_count": "3",
-                # Planned once, since planning takes as long as most of our statements. So a plan must be good
-                # for any size of tables that may have been empty when it was made: row by row along an index.
-                # (A bitmap reads all of what waits, and never learns that it waits no more.)
-                "plan_cache_mode": "force_generic_plan",
-                "enable_seqscan": "off",
-                "enable_bitmapscan": "off",
             },
         )
 
@@ -273,6 +315,8 @@ class _Lent(AbstractAsyncContextManager[Connection]):
         # what else still comes from a server that was away.
         is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, _WRITES_REFUSED + _UNFIT)
         is_sound = isinstance(error, Exception | None) and not is_lost
+        if isinstance(ours, ReadOnly):
+            self._sessions.renew()
         self._sessions.take_back(self._session, is_sound=is_sound)
         if ours is not None:
             raise ours from error

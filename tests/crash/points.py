@@ -78,6 +78,7 @@ OFF_THE_PATHS = {
     "store.measures": "only reads",
     "store.migrations": "before there is any path; tested by itself",
     "store.nodes": "for the whitelist",
+    "store.session_settings": "asks a new session; nothing is written",
     "store.sessions": "lends; who borrows is a point",
     "web": "hands over and shows; the two that begin a path are points",
 }

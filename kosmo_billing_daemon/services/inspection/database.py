@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator
 
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.services.inspection import Finding
 from kosmo_billing_daemon.services.readiness import TOO_OLD, read_backlog
 from kosmo_billing_daemon.store import inspection, lead, migrations
-from kosmo_billing_daemon.store.postgres import DatabaseUnfit, Pool
+from kosmo_billing_daemon.store.postgres import DatabaseAway, DatabaseUnfit, Pool
 
 PART = "database"
 OLDEST_VERSION = 140000  # functions with a SQL body and their dependencies
@@ -26,16 +26,19 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
     except DatabaseUnfit as error:
         yield Finding(PART, False, error.fact, error.advice)
         return
-    except Unavailable as error:
-        yield Finding(
-            PART, False, error.message, "start PostgreSQL, or mend DATABASE_URL and DATABASE_PASSWORD"
-        )
+    except DatabaseAway as error:
+        yield Finding(PART, False, error.message, error.advice)
         return
     yield _version(server)
     if server.is_standby:
-        yield Finding(
-            PART, False, "this server is a standby: nothing can be written", "name the primary first"
+        advice = "name the primary in DATABASE_URL"
+        yield Finding(PART, False, "this server is a standby: nothing can be written", advice)
+    elif server.is_read_only:
+        fact = "default_transaction_read_only is on: nothing can be written"
+        advice = (
+            "see why (a full disk?), then ALTER DATABASE or ALTER ROLE … RESET default_transaction_read_only"
         )
+        yield Finding(PART, False, fact, advice)
     apart = max((before - server.now).total_seconds(), (server.now - after).total_seconds(), 0.0)
     yield Finding(
         "clock",
@@ -93,4 +96,4 @@ async def _backlog(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
 async def is_led(pool: Pool) -> bool:
     """Say whether a daemon leads now."""
     async with pool.connection() as connection:
-        return await lead.is_held(connection, pool.database.schema)
+        return (await lead.look(connection, pool.database.schema)).is_held
