@@ -268,6 +268,7 @@ class Daemon:
 
     async def _lead(self) -> None:
         await self._reconciliation.begin()
+        await self._leadership.working()
         with ungrouped(Unavailable):
             async with asyncio.TaskGroup() as group:
                 for loop in (self._settling, self._expiring, self._reconciling, self._cleaning):

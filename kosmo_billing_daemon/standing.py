@@ -22,6 +22,9 @@ from kosmo_billing_daemon.web.health import Check, Readiness
 
 VITAL = ("database", "deliveries", "publishing")
 
+UNLED_FOR = 30.0
+"""Seconds without a leader after which no daemon is ready: replacing a frozen one takes half of that."""
+
 
 @record(kw_only=True)
 class Standing:
@@ -57,9 +60,16 @@ class Standing:
         }
         if self.leadership.leads:
             checks["broker"] = self._broker()
+        unled = self.leadership.unled_for(backlog.is_led)
+        checks["leadership"] = self._leadership(unled)
+        return Readiness(unled <= UNLED_FOR and all(checks[name].ok for name in VITAL), checks)
+
+    def _leadership(self, unled: float) -> Check:
         role = self.leadership.role
-        checks["leadership"] = Check(role is not None, role or "no connection to the database for it")
-        return Readiness(all(checks[name].ok for name in VITAL), checks)
+        told = role or "no connection to the database for it"
+        if unled > 0:
+            told += f"; no leader for {unled:.0f} s"
+        return Check(role is not None and unled <= UNLED_FOR, told)
 
     def _publishing(self, backlog: Backlog) -> Check:
         refusal = self.publisher.refusals.current

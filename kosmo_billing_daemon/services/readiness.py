@@ -7,9 +7,10 @@ from datetime import datetime
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store import deliveries, entitlements, events
+from kosmo_billing_daemon.store import deliveries, entitlements, events, lead
 from kosmo_billing_daemon.store.migrations import load_lacking
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.sessions import is_read_only
 
 TOO_OLD = 60.0
 """Seconds that a hint, a change of rights or news may wait before the daemon is not ready."""
@@ -24,17 +25,19 @@ RIGHTS_EVERY = 3.0
 class Backlog:
     """Seconds that the oldest one waits, 0 when none does.
 
-    ``error`` when the database did not answer, refused to write a moment ago, or keeps nothing.
+    ``error`` when the database did not answer, takes no writes, refused one a moment ago, or keeps nothing.
+    ``is_led`` says whether any daemon leads and is at work; None where that cannot be seen.
     """
 
     deliveries: float = 0.0
     entitlements: float = 0.0
     events: float = 0.0
     error: str | None = None
+    is_led: bool | None = None
 
 
 async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
-    """Return how long the oldest delivery, document and event have been waiting."""
+    """Return how long the oldest delivery, document and event have been waiting, and for whom."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN), pool.connection(wait=ANSWER_WITHIN) as connection:
             ages = (
@@ -42,6 +45,8 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
                 await entitlements.oldest_waiting(connection),
                 await events.oldest_unpublished(connection),
             )
+            leader = await lead.look(connection, pool.database.schema)
+            refusal = "nothing can be written: it is read-only" if is_read_only(connection) else pool.refusal
     except (Unavailable, TimeoutError) as error:
         return Backlog(error=str(error) or "no answer in time")
     now = clock()
@@ -53,7 +58,8 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         deliveries=age(ages[0]),
         entitlements=age(ages[1]),
         events=age(ages[2]),
-        error=pool.refusal or pool.commits.stalled,
+        error=refusal or pool.commits.stalled,
+        is_led=leader.is_exercised,
     )
 
 

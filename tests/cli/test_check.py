@@ -1,7 +1,9 @@
 """``check`` says what is wrong in the surroundings, and how to mend each thing; never a secret."""
 
 import json
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -9,8 +11,9 @@ from kosmo_billing_daemon.demo.btcpay import BILLING_PERMISSIONS
 from tests.cli.conftest import Cli
 from tests.mqtt.shipped import PASSWORD, ShippedMosquitto
 from tests.support.daemon import STORE, WEBHOOK_SECRET
+from tests.support.pgbouncer import pgbouncer
 from tests.support.roles import gone, made
-from tests.support.world import World
+from tests.support.world import World, until
 
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
 
@@ -198,3 +201,29 @@ async def test_bad_settings_are_all_named_and_end_with_78(at_world: Cli) -> None
     result = await at_world("check", BTCPAY_STORE_ID="", MQTT_PORT="many")
     assert result.code == 78
     assert result.out.count("✗ settings") == 2
+
+
+async def test_a_pooler_is_named_by_check_serve_and_readiness_and_so_is_a_read_only_database(
+    world: World, at_world: Cli, service_directory: Path
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    async with pgbouncer(service_directory, world.database_url, mode="transaction") as url:
+        (found,) = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=url))
+        assert "a connection pooler stands between; connect to PostgreSQL directly" in found
+        refused = await at_world("migrate", DATABASE_URL=url)
+        assert (refused.code != 0, "connect to PostgreSQL directly" in refused.err) == (True, True)
+        daemon = world.prepare(DATABASE_URL=url)
+        await daemon.start()
+
+        async def told() -> bool:
+            status, body = await world.ready(daemon)
+            return status == 503 and "directly" in body["checks"]["database"]["detail"]
+
+        await until(told, lambda: daemon.log)
+        assert "a connection pooler stands between" in daemon.log
+        assert await daemon.stop() == 0
+    name = urlsplit(world.database_url).path.lstrip("/")
+    await world.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    (found,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "nothing can be written" in found
+    assert "RESET default_transaction_read_only" in found
