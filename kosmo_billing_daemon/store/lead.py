@@ -6,7 +6,8 @@ from typing import Any
 import asyncpg
 
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, DatabaseAway, translated
+from kosmo_billing_daemon.store.errors import DatabaseAway, translated
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 from kosmo_billing_daemon.store.session_settings import POOLER, POOLER_ADVICE
 
 SILENT_FOR = 12.0

@@ -1,22 +1,30 @@
-"""The pool and the transaction: the one place where driver errors become ours."""
+"""The database, the pool and the transaction: where the driver's errors become ours."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import field
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
 
-import asyncpg
-
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import session_settings
 from kosmo_billing_daemon.store.commits import Commits
+from kosmo_billing_daemon.store.errors import (
+    REFUSED,
+    UNFIT,
+    WRITES_REFUSED,
+    DatabaseAway,
+    DatabaseUnfit,
+    ReadOnly,
+    RetryTransaction,
+    translate,
+    translated,
+)
 from kosmo_billing_daemon.store.opening import NoServer, Opener
 from kosmo_billing_daemon.store.sessions import Session, Sessions, is_read_only
 
@@ -36,126 +44,6 @@ REFUSAL_LASTS = 10.0
 
 CLOSED_WITHIN = 5.0
 """Seconds for who still has a connection at the end."""
-
-
-class DatabaseAway(Unavailable):
-    """The database cannot be reached, does not answer, or is no use as it is; wait and try again.
-
-    ``advice`` is for the operator, who may have to do something about it.
-    """
-
-    code = "database_unavailable"
-
-    def __init__(self, message: str, *, advice: str = "start PostgreSQL, or fix DATABASE_URL") -> None:
-        super().__init__(message)
-        self.advice = advice
-
-
-class ReadOnly(DatabaseAway):
-    """The database answers and takes no writes."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"database: nothing can be written: {reason}",
-            advice="name the primary in DATABASE_URL, or see why it was made read-only (a full disk?), and"
-            " ALTER DATABASE or ALTER ROLE … RESET default_transaction_read_only",
-        )
-
-
-class DatabaseUnfit(DatabaseAway):
-    """The database answers, but rights, schema or encoding are not what we need; an operator must act."""
-
-    def __init__(self, fact: str, advice: str) -> None:
-        super().__init__(f"{fact}; {advice}", advice=advice)
-        self.fact = fact
-
-
-class RetryTransaction(Unavailable):
-    """The transaction lost against another one and may be tried again at once."""
-
-    code = "database_conflict"
-
-
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InsufficientResourcesError,  # disk, memory, connections, its own file descriptors
-    asyncpg.PostgresSystemError,  # its disk fails
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
-_WRITES_REFUSED = (
-    asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresSystemError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-_UNFIT = (
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.InvalidSchemaNameError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.UndefinedFunctionError,
-    asyncpg.UndefinedObjectError,
-    asyncpg.UndefinedTableError,
-)
-"""Our statements are tested: what they lack, the database lacks. It may get it back while we run."""
-_REFUSED = (*_WRITES_REFUSED, asyncpg.InsufficientPrivilegeError)
-"""What the server may go on refusing while it answers every question of readiness."""
-_LOST = (
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.InvalidCachedStatementError,  # another daemon brought the schema forward meanwhile
-)
-_STATEMENT_OF_ANOTHER = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
-"""Prepared in another session than ours: several clients share this one."""
-
-
-def _ours(error: BaseException) -> Unavailable | None:
-    """Return what the driver's error means to us, if it is not the statement that is wrong."""
-    if isinstance(error, _LOST):
-        return RetryTransaction(f"database: {error}")
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        advice = "its owner or a superuser must allow it; kosmo-billing check says how"
-        return DatabaseUnfit(f"database: {error}", advice)
-    if isinstance(error, _UNFIT):
-        return DatabaseUnfit(f"database: {error}", "kosmo-billing migrate makes what is missing")
-    if isinstance(error, NoServer):
-        return DatabaseAway(f"database: {error}")
-    if isinstance(error, _STATEMENT_OF_ANOTHER):
-        return _pooler(str(error))
-    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
-        return _pooler(str(error))
-    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
-        return ReadOnly(str(error))
-    if isinstance(error, _AWAY):
-        return DatabaseAway(f"database: {type(error).__name__}: {error}")
-    return None
-
-
-def _pooler(detail: str) -> DatabaseAway:
-    return DatabaseAway(
-        f"database: {session_settings.POOLER} ({detail})", advice=session_settings.POOLER_ADVICE
-    )
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise our errors for the driver's."""
-    try:
-        yield
-    except Exception as error:
-        if (ours := _ours(error)) is None:
-            raise
-        raise ours from error
 
 
 @record(kw_only=True)
@@ -191,7 +79,7 @@ class Database:
             session = await self._open(name, pinned)
         except NoServer as error:
             # What the only server said has a meaning of its own; else all that was met is told.
-            if error.said is not None and _ours(error.said) is not None:
+            if error.said is not None and translate(error.said) is not None:
                 raise error.said from None
             raise
         try:
@@ -264,8 +152,8 @@ class Pool:
 
     def understand(self, error: BaseException | None) -> Unavailable | None:
         """Return what a driver's error means to us, and remember if the server would not write."""
-        ours = None if error is None else _ours(error)
-        if ours is not None and isinstance(error, _REFUSED):
+        ours = None if error is None else translate(error)
+        if ours is not None and isinstance(error, REFUSED):
             self._refusal = time.monotonic(), str(ours)
         return ours
 
@@ -313,7 +201,7 @@ class _Lent(AbstractAsyncContextManager[Connection]):
         ours = self._pool.understand(error)
         # Whoever is cancelled leaves a statement behind that a frozen server may never end; nor is it known
         # what else still comes from a server that was away.
-        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, _WRITES_REFUSED + _UNFIT)
+        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, WRITES_REFUSED + UNFIT)
         is_sound = isinstance(error, Exception | None) and not is_lost
         if isinstance(ours, ReadOnly):
             self._sessions.renew()

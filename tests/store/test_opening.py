@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kosmo_billing_daemon.store.postgres import Database, DatabaseAway
+from kosmo_billing_daemon.store.errors import DatabaseAway
+from kosmo_billing_daemon.store.postgres import Database
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
-from kosmo_billing_daemon.store.postgres import Connection, Database, Pool, ReadOnly
+from kosmo_billing_daemon.store.errors import ReadOnly
+from kosmo_billing_daemon.store.postgres import Connection, Database, Pool
 from tests.store.conftest import Rows
 
 MOST = 3

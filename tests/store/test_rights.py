@@ -6,8 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from kosmo_billing_daemon.store.errors import DatabaseUnfit
 from kosmo_billing_daemon.store.migrations import migrate, objects, pending
-from kosmo_billing_daemon.store.postgres import Database, DatabaseUnfit, Pool
+from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.store.conftest import SUBSCRIBE, Connector
 from tests.support.roles import Poor, gone, made
 

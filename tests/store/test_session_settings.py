@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from kosmo_billing_daemon.store import lead
-from kosmo_billing_daemon.store.postgres import Database, DatabaseAway, Pool
+from kosmo_billing_daemon.store.errors import DatabaseAway
+from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.store.session_settings import PINNED
 from tests.store.conftest import Rows
 from tests.support.pgbouncer import pgbouncer

@@ -7,7 +7,8 @@ from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.services.inspection import Finding
 from kosmo_billing_daemon.services.readiness import TOO_OLD, read_backlog
 from kosmo_billing_daemon.store import inspection, lead, migrations
-from kosmo_billing_daemon.store.postgres import DatabaseAway, DatabaseUnfit, Pool
+from kosmo_billing_daemon.store.errors import DatabaseAway, DatabaseUnfit
+from kosmo_billing_daemon.store.postgres import Pool
 
 PART = "database"
 OLDEST_VERSION = 140000  # functions with a SQL body and their dependencies

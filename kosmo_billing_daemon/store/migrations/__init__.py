@@ -13,7 +13,8 @@ from importlib import resources
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import rights
-from kosmo_billing_daemon.store.postgres import Connection, DatabaseUnfit, translated
+from kosmo_billing_daemon.store.errors import DatabaseUnfit, translated
+from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.rights import Lack
 
 LEDGER = "kosmo_billing_migrations"
