@@ -33,6 +33,7 @@ from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.live import Live
 from kosmo_billing_daemon.services.loops import Loop
 from kosmo_billing_daemon.services.metering import Metering
+from kosmo_billing_daemon.services.readiness import RightsWatch
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
 from kosmo_billing_daemon.services.whitelist import Whitelist
@@ -138,7 +139,7 @@ class Daemon:
             beat=settings.http.stream_beat,
             most=self._admission.most * STREAMS // 100,
         )
-        self._migrated = False
+        self._waits_for_schema: str | None = "waiting for the database"
         self._standing = Standing(
             pool=self._pool,
             clock=clock,
@@ -148,7 +149,8 @@ class Daemon:
             usage=self._usage,
             leadership=self._leadership,
             admission=self._admission,
-            migrated=lambda: self._migrated,
+            rights=RightsWatch(self._pool),
+            waits_for_schema=lambda: self._waits_for_schema,
         )
         inbox = Inbox(pool=self._pool, wake=self._wake_settlement)
         invoicing = Invoicing(
@@ -256,15 +258,17 @@ class Daemon:
                     with contextlib.suppress(Exception):
                         await connection.close(timeout=2)
             except Unavailable as error:
+                self._waits_for_schema = error.message
                 if quiet.allows("database"):
                     log.warning("waiting for the database: %s", error)
                 await asyncio.sleep(backoff.failed())
             else:
-                self._migrated = True
+                self._waits_for_schema = None
                 return
 
     async def _lead(self) -> None:
         await self._reconciliation.begin()
+        await self._leadership.working()
         with ungrouped(Unavailable):
             async with asyncio.TaskGroup() as group:
                 for loop in (self._settling, self._expiring, self._reconciling, self._cleaning):

@@ -10,21 +10,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-import asyncpg
+from typing import TypeVar
 
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.store import lead
-from kosmo_billing_daemon.store.postgres import Database
+from kosmo_billing_daemon.store.postgres import Connection, Database
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CANDIDATE_EVERY = 1.0  # seconds between a candidate's tries
 SIGN_OF_LIFE_EVERY = 2.0
 ANSWER_WITHIN = 5.0  # seconds for the database to answer a sign of life
-SILENT_FOR = 12.0  # seconds after which a leader counts as frozen; more than both together
+"""The two together must be less than ``lead.SILENT_FOR``."""
 
 
 class NotLeading(Unavailable):
@@ -41,13 +41,15 @@ class Leadership:
     """
 
     def __init__(
-        self, database: Database, notified: Callable[[str, int], None], *, silent_for: float = SILENT_FOR
+        self, database: Database, notified: Callable[[str, int], None], *, silent_for: float = lead.SILENT_FOR
     ) -> None:
         self._database = database
         self._notified = notified
         self._silent_for = silent_for
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._connection: Connection | None = None
         self._asking = asyncio.Lock()
+        self._backoff = Backoff(0.2, 3.0)
+        self._led_at = time.monotonic()
         self._quiet = Quiet()
         self.leads = False
         self.step_began: float | None = None  # monotonic; for the watchdog
@@ -59,18 +61,27 @@ class Leadership:
             return "leads"
         return None if self._connection is None else "stands by"
 
+    def unled_for(self, is_led: bool | None) -> float:
+        """Return the seconds since any daemon was seen to lead; None is told where nothing can be seen."""
+        now = time.monotonic()
+        if is_led is not False:
+            self._led_at = now
+        return now - self._led_at
+
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Seek the lock; run ``work`` while it is held, and cancel it when it is lost."""
-        backoff = Backoff(0.2, 3.0)
+        """Seek the lock; run ``work`` while it is held, and cancel it when it is lost.
+
+        ``work`` calls ``working`` once it has begun in earnest: a leader whose work fails before waits longer
+        and longer until the next try.
+        """
         while True:
             self.step_began = time.monotonic()
             try:
-                self._connection = await self._database.connect(name="kosmo-billing leader")
+                self._connection = await self._database.connect(name="kosmo-billing leader", writable=True)
                 try:
                     await lead.listen(self._connection, self._notified)
                     # Whatever was notified while nobody listened is looked for.
                     self._notified("", 0)
-                    backoff.succeeded()
                     await self._seek(self._connection)
                     await self._lead(work)
                 finally:
@@ -80,22 +91,30 @@ class Leadership:
             except Unavailable as error:
                 if self._quiet.allows("database"):
                     log.warning("no leadership without the database: %s", error)
-            await asyncio.sleep(backoff.failed())
+            await asyncio.sleep(self._backoff.failed())
+
+    async def working(self) -> None:
+        """Let everybody know that this daemon's work as leader has begun; raises ``NotLeading``."""
+        await self._ask(lead.show_work)
+        self._backoff.succeeded()
+        log.info("this daemon leads now")
 
     async def still_leading(self) -> None:
         """Make sure, by asking the database, that this daemon leads; raises ``NotLeading``."""
+        if not await self._ask(lead.holds):
+            raise NotLeading("another daemon leads")
+
+    async def _ask(self, question: Callable[[Connection, str], Awaitable[T]]) -> T:
         connection = self._connection
         if not self.leads or connection is None:
             raise NotLeading("this daemon does not lead")
         try:
             async with self._asking, asyncio.timeout(ANSWER_WITHIN):
-                held = await lead.holds(connection, self._database.schema)
+                return await question(connection, self._database.schema)
         except (Unavailable, TimeoutError) as error:
             raise NotLeading(f"leadership cannot be confirmed: {error}") from error
-        if not held:
-            raise NotLeading("another daemon leads")
 
-    async def _seek(self, connection: "asyncpg.Connection[Any]") -> None:
+    async def _seek(self, connection: Connection) -> None:
         waited = False
         while not await lead.try_lock(connection, self._database.schema):
             if not waited:
@@ -107,7 +126,7 @@ class Leadership:
                 )
             await asyncio.sleep(CANDIDATE_EVERY)
             self.step_began = time.monotonic()
-        log.info("this daemon leads now")
+            self._backoff.succeeded()  # the connection has lasted, and another daemon leads
 
     async def _lead(self, work: Callable[[], Awaitable[None]]) -> None:
         self.leads = True
@@ -125,7 +144,7 @@ class Leadership:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Unavailable):
             raise error
-        if error is not None:
+        if error is not None and self._quiet.allows("leading"):
             log.warning("leading ended: %s", error)
 
 

@@ -15,17 +15,20 @@ from kosmo_billing_daemon.mqtt.conversation import Conversation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, read_backlog
+from kosmo_billing_daemon.services.readiness import TOO_OLD, Backlog, RightsWatch, read_backlog
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.health import Check, Readiness
 
 VITAL = ("database", "deliveries", "publishing")
 
+UNLED_FOR = 30.0
+"""Seconds without a leader after which no daemon is ready: replacing a frozen one takes half of that."""
+
 
 @record(kw_only=True)
 class Standing:
-    """The parts that may ail. ``migrated`` says whether the schema is there to be asked."""
+    """The parts that may ail. ``waits_for_schema`` says why there is none to be asked yet."""
 
     pool: Pool
     clock: Clock
@@ -35,15 +38,19 @@ class Standing:
     usage: UsageIntake
     leadership: Leadership
     admission: Admission
-    migrated: Callable[[], bool]
+    rights: RightsWatch
+    waits_for_schema: Callable[[], str | None]
     descriptors: Watch = field(default_factory=Watch)
 
     async def readiness(self) -> Readiness:
         """Say how each part is."""
-        migrated = self.migrated()
-        backlog = await read_backlog(self.pool, self.clock) if migrated else Backlog()
+        waits = self.waits_for_schema()
+        if waits is None:
+            backlog, lacks = await read_backlog(self.pool, self.clock), await self.rights.look()
+        else:
+            backlog, lacks = Backlog(error=waits), None
         checks = {
-            "database": _database(backlog, migrated=migrated),
+            "database": _database(lacks or backlog.error),
             "commits": _commits(self.pool),
             "deliveries": Check(backlog.deliveries <= TOO_OLD, f"oldest waits {backlog.deliveries:.0f} s"),
             "publishing": self._publishing(backlog),
@@ -53,9 +60,16 @@ class Standing:
         }
         if self.leadership.leads:
             checks["broker"] = self._broker()
+        unled = self.leadership.unled_for(backlog.is_led)
+        checks["leadership"] = self._leadership(unled)
+        return Readiness(unled <= UNLED_FOR and all(checks[name].ok for name in VITAL), checks)
+
+    def _leadership(self, unled: float) -> Check:
         role = self.leadership.role
-        checks["leadership"] = Check(role is not None, role or "no connection to the database for it")
-        return Readiness(all(checks[name].ok for name in VITAL), checks)
+        told = role or "no connection to the database for it"
+        if unled > 0:
+            told += f"; no leader for {unled:.0f} s"
+        return Check(role is not None and unled <= UNLED_FOR, told)
 
     def _publishing(self, backlog: Backlog) -> Check:
         refusal = self.publisher.refusals.current
@@ -87,10 +101,8 @@ class Standing:
         return Check(not found.are_short, str(found))
 
 
-def _database(backlog: Backlog, *, migrated: bool) -> Check:
-    if not migrated:
-        return Check(False, "waiting for the database")
-    return Check(backlog.error is None, backlog.error or "answers")
+def _database(error: str | None) -> Check:
+    return Check(error is None, error or "answers")
 
 
 def _commits(pool: Pool) -> Check:

@@ -96,6 +96,8 @@ def _password(path: Path | None, given: str | None) -> str | None:
 
 async def _all(loaded: Settings, gateway: str | None, password: str | None) -> AsyncIterator[Finding]:
     yield Finding("settings", True, "the settings are complete")
+    for told in loaded.database.ignored:
+        yield Finding("settings", None, told)
     if loaded.webhook.trust is WebhookTrust.BODY:
         fact = "WEBHOOK_TRUST=body: whoever reaches the port can write paid invoices"
         yield Finding("settings", False, fact, "for anything but a trial set WEBHOOK_TRUST=btcpay")

@@ -2,11 +2,15 @@
 
 import asyncio
 import gc
+import logging
 
 import typer
 
 from kosmo_billing_daemon import __version__, descriptors, logs, settings, systemd_notify
 from kosmo_billing_daemon.cli.frame import EnvFile, run, stopped_by_signals
+from kosmo_billing_daemon.errors import Misconfigured
+
+log = logging.getLogger(__name__)
 
 
 def version() -> None:
@@ -19,6 +23,8 @@ def serve(env_file: EnvFile = None) -> None:
     gc.disable()  # what is made until everything stands is there to stay, and looking through it takes 0.1 s
     loaded = settings.load(env_file=env_file)
     logs.configure(loaded.log_format, loaded.log_level)
+    for told in loaded.database.ignored:
+        log.info("%s", told)
     descriptors.raise_limit()
     run(_serve(loaded))
 
@@ -57,9 +63,13 @@ def migrate(env_file: EnvFile = None) -> None:
 async def _migrate(loaded: settings.Settings) -> tuple[str, ...]:
     from kosmo_billing_daemon.connections import database_of  # noqa: PLC0415
     from kosmo_billing_daemon.store import migrations  # noqa: PLC0415
+    from kosmo_billing_daemon.store.errors import DatabaseUnfit  # noqa: PLC0415
 
-    connection = await database_of(loaded).connect(name="kosmo-billing migrate")
     try:
-        return await migrations.migrate(connection, loaded.database.schema)
-    finally:
-        await connection.close()
+        connection = await database_of(loaded).connect(name="kosmo-billing migrate")
+        try:
+            return await migrations.migrate(connection, loaded.database.schema)
+        finally:
+            await connection.close()
+    except DatabaseUnfit as error:
+        raise Misconfigured([error.message]) from error

@@ -249,7 +249,7 @@ class EmbeddedPostgres:
         except FileNotFoundError:
             return False
         # Line 1 is the owner (a killed server leaves its file behind), line 8 the state.
-        return len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() in {"ready", "standby"}
 
 
 def _readable_by_others(file: Path) -> bool:

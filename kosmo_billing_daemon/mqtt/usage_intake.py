@@ -19,7 +19,7 @@ from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services.metering import MOST_BYTES, Metering, Report
-from kosmo_billing_daemon.store.postgres import RetryTransaction
+from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.usage import Quarantined
 
 log = logging.getLogger(__name__)

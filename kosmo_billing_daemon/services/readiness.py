@@ -1,35 +1,43 @@
 """How far behind the daemon is, read from the rows that wait: age tells more than a lost connection."""
 
 import asyncio
+import time
 from datetime import datetime
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store import deliveries, entitlements, events
+from kosmo_billing_daemon.store import deliveries, entitlements, events, lead
+from kosmo_billing_daemon.store.migrations import load_lacking
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.sessions import is_read_only
 
 TOO_OLD = 60.0
 """Seconds that a hint, a change of rights or news may wait before the daemon is not ready."""
 
 ANSWER_WITHIN = 3.0
 
+RIGHTS_EVERY = 3.0
+"""Seconds between looks at our rights."""
+
 
 @record(kw_only=True)
 class Backlog:
     """Seconds that the oldest one waits, 0 when none does.
 
-    ``error`` when the database did not answer, refused to write a moment ago, or keeps nothing.
+    ``error`` when the database did not answer, takes no writes, refused one a moment ago, or keeps nothing.
+    ``is_led`` says whether any daemon leads and is at work; None where that cannot be seen.
     """
 
     deliveries: float = 0.0
     entitlements: float = 0.0
     events: float = 0.0
     error: str | None = None
+    is_led: bool | None = None
 
 
 async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
-    """Return how long the oldest delivery, document and event have been waiting."""
+    """Return how long the oldest delivery, document and event have been waiting, and for whom."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN), pool.connection(wait=ANSWER_WITHIN) as connection:
             ages = (
@@ -37,6 +45,8 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
                 await entitlements.oldest_waiting(connection),
                 await events.oldest_unpublished(connection),
             )
+            leader = await lead.look(connection, pool.database.schema)
+            refusal = "nothing can be written: it is read-only" if is_read_only(connection) else pool.refusal
     except (Unavailable, TimeoutError) as error:
         return Backlog(error=str(error) or "no answer in time")
     now = clock()
@@ -48,5 +58,33 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         deliveries=age(ages[0]),
         entitlements=age(ages[1]),
         events=age(ages[2]),
-        error=pool.refusal or pool.commits.stalled,
+        error=refusal or pool.commits.stalled,
+        is_led=leader.is_exercised,
     )
+
+
+class RightsWatch:
+    """Looks now and then whether our role may do all that it must; an operator can take it away."""
+
+    def __init__(self, pool: Pool, *, every: float = RIGHTS_EVERY) -> None:
+        self._pool = pool
+        self._every = every
+        self._looked: float | None = None
+        self._lacks: str | None = None
+
+    async def look(self) -> str | None:
+        """Return what our role lacks and what gives it, as it was at most some seconds ago."""
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked < self._every:
+            return self._lacks
+        self._looked = now
+        try:
+            async with (
+                asyncio.timeout(ANSWER_WITHIN),
+                self._pool.connection(wait=ANSWER_WITHIN) as connection,
+            ):
+                lacking = await load_lacking(connection, self._pool.database.schema)
+        except (Unavailable, TimeoutError):
+            return self._lacks  # that the database is away is told elsewhere
+        self._lacks = "; ".join(f"{lack.fact}: {lack.statement}" for lack in lacking) or None
+        return self._lacks

@@ -22,9 +22,13 @@ def host(text: str) -> str:
     """Read a host name or an address, with or without the brackets of IPv6."""
     name = text.strip().lower()
     bare = name[1:-1] if name.startswith("[") and name.endswith("]") else name
-    if not is_address(bare) and not _HOST_NAME.fullmatch(bare):
+    if not is_address(bare) and not is_host_name(bare):
         raise ValueError(f"{shown(name)} is no host; give a name or an address, without scheme and port")
     return bare
+
+
+def is_host_name(text: str) -> bool:
+    return _HOST_NAME.fullmatch(text) is not None
 
 
 def is_address(text: str) -> bool:
@@ -81,29 +85,6 @@ def jwks_url(text: str) -> str:
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
         raise ValueError("keys over plain http could be exchanged on the way; give an https:// address")
     return f"{url}?{parts.query}" if parts.query else url
-
-
-def database_url(text: str) -> SecretStr:
-    """Read a PostgreSQL URL; several hosts and unix sockets (``?host=/run/postgresql``) are fine."""
-    encoded = "percent-encode special characters of the password, or give it as DATABASE_PASSWORD"
-    text = text.strip()
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        raise ValueError(f"this is no URL; {encoded}") from None
-    if parts.scheme not in {"postgresql", "postgres"} or not text.startswith(f"{parts.scheme}://"):
-        raise ValueError("a PostgreSQL URL begins with postgresql:// (or postgres://)")
-    hosts = parts.netloc.rpartition("@")[2]
-    ports = re.fullmatch(r"((\[[0-9a-fA-F:.]+\]|[^:\[\],@]+)?(:[0-9]{1,5})?(,|\Z))*", hosts)
-    if (
-        parts.fragment
-        or parts.netloc.count("@") > 1
-        or "@" in parts.path
-        or not text.isprintable()
-        or not ports
-    ):
-        raise ValueError(f"host or port cannot be read; {encoded}")
-    return SecretStr(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

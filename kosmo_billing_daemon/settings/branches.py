@@ -5,13 +5,14 @@ problem is already told.
 """
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from kosmo_billing_daemon.settings import tree
+from pydantic import SecretStr
+
+from kosmo_billing_daemon.settings import postgres_url, tree
 from kosmo_billing_daemon.settings.addresses import is_loopback, proxies
 from kosmo_billing_daemon.settings.values import SYMMETRIC
 from kosmo_billing_daemon.settings.variables import Variables
@@ -36,12 +37,12 @@ class _Found:
 
 
 def build(
-    values: Variables, given: frozenset[str], problems: list[str], *, socket_activated: bool
+    values: Variables, given: frozenset[str], problems: list[str], environ: Mapping[str, str]
 ) -> tree.Settings | None:
     """Build the tree, or ``None`` if something it cannot do without is not there; appends to ``problems``."""
     found = _Found(values, given, problems)
-    btcpay, database, mqtt, http = _btcpay(found), _database(found), _mqtt(found), _http(found)
-    webhook = _webhook(found, http.host, socket_activated=socket_activated)
+    btcpay, database, mqtt, http = _btcpay(found), _database(found, environ), _mqtt(found), _http(found)
+    webhook = _webhook(found, http.host, socket_activated=bool(environ.get("LISTEN_FDS")))
     if btcpay is None or database is None:
         return None
     return tree.Settings(
@@ -112,7 +113,7 @@ def _webhook(found: _Found, host: str, *, socket_activated: bool) -> tree.Webhoo
     return tree.Webhook(**_set(secrets=v.webhook_secret, trust=v.webhook_trust), public_url=v.webhook_url)
 
 
-def _database(found: _Found) -> tree.Database | None:
+def _database(found: _Found, environ: Mapping[str, str]) -> tree.Database | None:
     v = found.values
     if found.missing("DATABASE_URL"):
         found.problems.append(
@@ -121,16 +122,27 @@ def _database(found: _Found) -> tree.Database | None:
         )
     if v.database_url is None:
         return None
-    parts = urlsplit(v.database_url.get_secret_value())
-    if v.database_password is not None and (parts.password or "password" in parse_qs(parts.query)):
+    separate = v.database_password
+    try:
+        # A password of its own stands before PGPASSWORD, as one in the URL does.
+        address = postgres_url.read(v.database_url.get_secret_value(), _without_password(environ, separate))
+    except postgres_url.BadUrl as error:
+        found.problems.extend(error.problems)
+        return None
+    if separate is not None and address.password is not None:
         found.problems.append(
             "DATABASE_PASSWORD: DATABASE_URL has a password in it too; give it in one place only"
         )
     return tree.Database(
         url=v.database_url,
-        password=v.database_password,
+        password=separate,
+        ignored=address.ignored,
         **_set(schema=v.database_schema, connections=v.database_connections),
     )
+
+
+def _without_password(environ: Mapping[str, str], separate: SecretStr | None) -> Mapping[str, str]:
+    return environ if separate is None else {name: environ[name] for name in environ if name != "PGPASSWORD"}
 
 
 def _mqtt(found: _Found) -> tree.Mqtt:

@@ -37,7 +37,7 @@ def load(
         layers.insert(0, sources.from_credentials(credentials_directory, KNOWN, FILES))
     problems = [problem for layer in reversed(layers) for problem in layer.problems]
     variables, given = _read(layers, problems)
-    settings = build(variables, given, problems, socket_activated=bool(environ.get("LISTEN_FDS")))
+    settings = build(variables, given, problems, environ)
     if problems or settings is None:
         raise Misconfigured(problems)
     return settings

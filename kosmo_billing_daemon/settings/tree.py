@@ -60,10 +60,11 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """``url`` as the operator wrote it; connect with ``dsn()``."""
+    """``url`` as the operator wrote it; connect with ``dsn()``. ``ignored`` says what of it has no effect."""
 
     url: SecretStr
     password: SecretStr | None = None
+    ignored: tuple[str, ...] = ()
     schema: str = "public"
     connections: int = 10
 

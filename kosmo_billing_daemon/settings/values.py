@@ -77,6 +77,11 @@ def secret(text: str) -> SecretStr:
     return SecretStr(text)
 
 
+def unread(text: str) -> SecretStr:
+    """Keep what is read later, together with other variables."""
+    return SecretStr(text.strip())
+
+
 def token(text: str) -> SecretStr:
     """Read a key that is sent in a header."""
     text = text.strip()

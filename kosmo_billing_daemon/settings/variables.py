@@ -48,7 +48,7 @@ class Variables(BaseSettings):
     webhook_trust: Annotated[WebhookTrust | None, PlainValidator(values.choice(WebhookTrust))] = None
     webhook_url: _WebUrl = None
 
-    database_url: Annotated[SecretStr | None, PlainValidator(addresses.database_url)] = None
+    database_url: Annotated[SecretStr | None, PlainValidator(values.unread)] = None
     database_password: _Secret = None
     database_schema: Annotated[str | None, PlainValidator(values.identifier)] = None
     # Below 3 the loops and the requests could wait for each other; PostgreSQL itself allows 100 by default.

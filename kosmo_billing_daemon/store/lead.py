@@ -5,13 +5,24 @@ from typing import Any
 
 import asyncpg
 
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, translated
+from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.store.errors import DatabaseAway, translated
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.session_settings import POOLER, POOLER_ADVICE
+
+SILENT_FOR = 12.0
+"""Seconds without a sign of life after which a leader counts as frozen."""
 
 _CLASS = 1802465133  # "kosm", as everywhere; the second key tells the schema
 
 
 def _key(schema: str) -> str:
     return f"leader of {schema}"
+
+
+def _work_key(schema: str) -> str:
+    """Of the lock by which a leader shows that its work has begun."""
+    return f"leader of {schema} at work"
 
 
 async def listen(connection: "asyncpg.Connection[Any]", notified: Callable[[str, int], None]) -> None:
@@ -31,18 +42,30 @@ async def try_lock(connection: "asyncpg.Connection[Any]", schema: str) -> bool:
         return taken
 
 
+async def show_work(connection: "asyncpg.Connection[Any]", schema: str) -> None:
+    """Let others see that the leader's work has begun, for as long as the connection lasts."""
+    with translated():
+        await connection.execute("SELECT pg_try_advisory_lock($1, hashtext($2))", _CLASS, _work_key(schema))
+
+
 _HOLDS = """
-SELECT EXISTS (
+SELECT pg_backend_pid() AS process_id, EXISTS (
     SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND granted
-        AND classid = $1::bigint::oid AND objid = (hashtext($2)::bigint & 4294967295)::oid AND objsubid = 2)
+        AND classid = $1::bigint::oid AND objid = (hashtext($2)::bigint & 4294967295)::oid AND objsubid = 2
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS held
 """
 
 
 async def holds(connection: "asyncpg.Connection[Any]", schema: str) -> bool:
-    """Say whether this connection holds the lock; asking is the sign of life others look for."""
+    """Say whether this connection holds the lock; asking is the sign of life others look for.
+
+    Raises ``DatabaseAway`` when another process of the server answers than the one that was connected to.
+    """
     with translated():
-        held: bool = await connection.fetchval(_HOLDS, _CLASS, _key(schema))
-        return held
+        row = await connection.fetchrow(_HOLDS, _CLASS, _key(schema))
+    if row is None or row["process_id"] != connection.get_server_pid():
+        raise DatabaseAway(f"database: {POOLER} (statements go to several sessions)", advice=POOLER_ADVICE)
+    return bool(row["held"])
 
 
 _END_SILENT = """
@@ -61,15 +84,32 @@ async def end_silent_leader(connection: "asyncpg.Connection[Any]", schema: str, 
         return ended > 0
 
 
-_HELD = """
-SELECT EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted
-        AND classid = $1::bigint::oid AND objid = (hashtext($2)::bigint & 4294967295)::oid AND objsubid = 2
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+@record
+class Lead:
+    """Whether any daemon holds the lock, and whether it is at work and gives signs of life."""
+
+    is_held: bool
+    is_exercised: bool
+
+
+_LOOK = """
+SELECT count(*) > 0 AS is_held, coalesce(bool_or(is_alive AND EXISTS (
+        SELECT FROM pg_locks AS w WHERE w.pid = holders.pid AND w.locktype = 'advisory' AND w.granted
+            AND w.classid = $1::bigint::oid AND w.objid = (hashtext($3)::bigint & 4294967295)::oid
+            AND w.objsubid = 2)), false) AS is_exercised
+FROM (
+    -- Of a session of another role the time may be hidden.
+    SELECT l.pid, coalesce(a.state_change > clock_timestamp() - make_interval(secs => $4), true) AS is_alive
+    FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid
+        AND l.objid = (hashtext($2)::bigint & 4294967295)::oid AND l.objsubid = 2
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+) AS holders
 """
 
 
-async def is_held(connection: Connection, schema: str) -> bool:
-    """Say whether any daemon leads now."""
-    held: bool = await connection.fetchval(_HELD, _CLASS, _key(schema))
-    return held
+async def look(connection: Connection, schema: str, *, silent_for: float = SILENT_FOR) -> Lead:
+    """Return what can be seen of whoever leads now."""
+    row = await connection.fetchrow(_LOOK, _CLASS, _key(schema), _work_key(schema), silent_for)
+    assert row is not None  # noqa: S101 - an aggregate has its row
+    return Lead(row["is_held"], row["is_exercised"])

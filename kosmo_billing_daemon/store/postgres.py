@@ -1,21 +1,32 @@
-"""The pool and the transaction: the one place where driver errors become ours."""
+"""The database, the pool and the transaction: where the driver's errors become ours."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import field
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
 
-import asyncpg
-
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.store import session_settings
 from kosmo_billing_daemon.store.commits import Commits
-from kosmo_billing_daemon.store.sessions import Session, Sessions
+from kosmo_billing_daemon.store.errors import (
+    REFUSED,
+    UNFIT,
+    WRITES_REFUSED,
+    DatabaseAway,
+    DatabaseUnfit,
+    ReadOnly,
+    RetryTransaction,
+    translate,
+    translated,
+)
+from kosmo_billing_daemon.store.opening import NoServer, Opener
+from kosmo_billing_daemon.store.sessions import Session, Sessions, is_read_only
 
 log = logging.getLogger(__name__)
 
@@ -25,68 +36,14 @@ T = TypeVar("T")
 CHANNEL = "kosmo_billing"
 """NOTIFY channel; the payload names what changed: ``entitlements`` or ``deliveries``."""
 
+ENCODING = "UTF8"
+"""Of the database; SQL_ASCII would keep bytes that are no text, and others lack characters."""
+
 REFUSAL_LASTS = 10.0
 """Seconds for which a refused write is told; whatever waits to be written tries again more often."""
 
 CLOSED_WITHIN = 5.0
 """Seconds for who still has a connection at the end."""
-
-
-class DatabaseAway(Unavailable):
-    """The database cannot be reached or does not answer; wait and try again."""
-
-    code = "database_unavailable"
-
-
-class RetryTransaction(Unavailable):
-    """The transaction lost against another one and may be tried again at once."""
-
-    code = "database_conflict"
-
-
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InsufficientResourcesError,  # disk, memory, connections, its own file descriptors
-    asyncpg.PostgresSystemError,  # its disk fails
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
-_WRITES_REFUSED = (
-    asyncpg.InsufficientResourcesError,
-    asyncpg.PostgresSystemError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-_LOST = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
-
-
-def _ours(error: BaseException) -> Unavailable | None:
-    """Return what the driver's error means to us, if it is not the statement that is wrong."""
-    if isinstance(error, _LOST):
-        return RetryTransaction(f"database: {error}")
-    if isinstance(error, _AWAY):
-        return DatabaseAway(f"database: {type(error).__name__}: {error}")
-    return None
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raise our errors for the driver's."""
-    try:
-        yield
-    except Exception as error:
-        if (ours := _ours(error)) is None:
-            raise
-        raise ours from error
 
 
 @record(kw_only=True)
@@ -98,36 +55,65 @@ class Database:
     most_connections: int = 10
     connect_timeout: float = 5.0
     statement_timeout: float = 30.0
+    opener: Opener = field(init=False, repr=False, compare=False)
 
-    async def connect(self, *, name: str = "kosmo-billing") -> Connection:
-        """Open one connection outside the pool; raises ``DatabaseAway``."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "opener", Opener(self.url))
+
+    async def connect(self, *, name: str = "kosmo-billing", writable: bool = False) -> Connection:
+        """Open one connection outside the pool; raises ``DatabaseAway``, also for one not ``writable``."""
         with translated():
-            return await self.open(name)
+            session = await self.open(name)
+        if writable and is_read_only(session):
+            session.terminate()
+            raise ReadOnly("it is a standby, or default_transaction_read_only is on")
+        return session
 
     async def open(self, name: str = "kosmo-billing") -> Session:
-        """Open a session; raises the driver's errors."""
-        session: Session = await asyncpg.connect(
-            self.url,
-            timeout=self.connect_timeout,
-            command_timeout=self.statement_timeout,
-            server_settings={
-                "search_path": '"' + self.schema.replace('"', '""') + '"',
+        """Open a session in which all we need is in force; raises the driver's errors or ours."""
+        pinned = {
+            **session_settings.PINNED,
+            "search_path": '"' + self.schema.replace('"', '""') + '"',
+        }
+        try:
+            session = await self._open(name, pinned)
+        except NoServer as error:
+            # What the only server said has a meaning of its own; else all that was met is told.
+            if error.said is not None and translate(error.said) is not None:
+                raise error.said from None
+            raise
+        try:
+            await self._verify(session, pinned)
+        except BaseException:
+            session.terminate()
+            raise
+        return session
+
+    async def _verify(self, session: Session, pinned: Mapping[str, str]) -> None:
+        wrong = await session_settings.find_difference(session, pinned, within=self.connect_timeout)
+        if wrong is not None:
+            fact, advice = wrong
+            raise DatabaseAway(f"database: {fact}", advice=advice)
+        encoding = getattr(session.get_settings(), "server_encoding", "something unknown")
+        if encoding != ENCODING:
+            raise DatabaseUnfit(
+                f"the database is encoded in {encoding}, which cannot keep every name",
+                "make one with createdb --encoding=UTF8 --template=template0, and move there what is in this",
+            )
+
+    async def _open(self, name: str, pinned: Mapping[str, str]) -> Session:
+        return await self.opener.open(
+            within=self.connect_timeout,
+            statement_within=self.statement_timeout,
+            settings={
+                **pinned,
                 "application_name": name,
-                "timezone": "UTC",
-                "idle_in_transaction_session_timeout": "60000",
                 # A peer that vanished without a word is noticed in about ten seconds.
                 "tcp_keepalives_idle": "4",
                 "tcp_keepalives_interval": "2",
                 "tcp_keepalives_count": "3",
-                # Planned once, since planning takes as long as most of our statements. So a plan must be good
-                # for any size of tables that may have been empty when it was made: row by row along an index.
-                # (A bitmap reads all of what waits, and never learns that it waits no more.)
-                "plan_cache_mode": "force_generic_plan",
-                "enable_seqscan": "off",
-                "enable_bitmapscan": "off",
             },
         )
-        return session
 
 
 class Pool:
@@ -166,8 +152,8 @@ class Pool:
 
     def understand(self, error: BaseException | None) -> Unavailable | None:
         """Return what a driver's error means to us, and remember if the server would not write."""
-        ours = None if error is None else _ours(error)
-        if ours is not None and isinstance(error, _WRITES_REFUSED):
+        ours = None if error is None else translate(error)
+        if ours is not None and isinstance(error, REFUSED):
             self._refusal = time.monotonic(), str(ours)
         return ours
 
@@ -215,8 +201,10 @@ class _Lent(AbstractAsyncContextManager[Connection]):
         ours = self._pool.understand(error)
         # Whoever is cancelled leaves a statement behind that a frozen server may never end; nor is it known
         # what else still comes from a server that was away.
-        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, _WRITES_REFUSED)
+        is_lost = isinstance(ours, DatabaseAway) and not isinstance(error, WRITES_REFUSED + UNFIT)
         is_sound = isinstance(error, Exception | None) and not is_lost
+        if isinstance(ours, ReadOnly):
+            self._sessions.renew()
         self._sessions.take_back(self._session, is_sound=is_sound)
         if ours is not None:
             raise ours from error

@@ -17,13 +17,28 @@ Session: TypeAlias = "asyncpg.Connection[Any]"
 IDLE = 300.0
 """Seconds after which a session that nobody needed is ended."""
 
+NEVER = float("-inf")
+
 LIFE = 3600.0
 """Seconds after which any is: whatever the server keeps for it stays bounded."""
 
 
+def is_read_only(session: Session) -> bool:
+    """Say whether the server takes no writes in this session, as it reported last; costs nothing.
+
+    It reports by itself when a standby is promoted, or when its configuration is read again.
+    """
+    reported = session.get_settings()
+    return "on" in (
+        getattr(reported, "in_hot_standby", "off"),
+        getattr(reported, "default_transaction_read_only", "off"),
+    )
+
+
 class Sessions:
     """At most so many; each is opened by ``open_one`` when none is idle, and ended after ``life`` seconds,
-    or ``idle`` ones without use.
+    or ``idle`` ones without use. One that was opened while the server took no writes is lent once: the server
+    may take them soon, and say so only to those who connect then.
     """
 
     def __init__(
@@ -40,6 +55,7 @@ class Sessions:
         self._free = asyncio.Semaphore(most)
         self._idle: deque[tuple[Session, float]] = deque()  # and since when, the longest first
         self._opened: dict[int, tuple[Session, float]] = {}  # by the server's process, and when
+        self._renewed = NEVER  # what was opened before is not kept
         self._is_closed = False
 
     def has(self, process_id: int) -> bool:
@@ -71,13 +87,19 @@ class Sessions:
             self._free.release()
             raise
         process_id = session.get_server_pid()
-        self._opened[process_id] = session, time.monotonic()
+        self._opened[process_id] = session, NEVER if is_read_only(session) else time.monotonic()
         session.add_termination_listener(lambda _: self._ended(process_id))
         return session
 
     def _is_young(self, session: Session) -> bool:
-        _, opened = self._opened.get(session.get_server_pid(), (session, float("-inf")))
-        return time.monotonic() - opened <= self._life_seconds
+        _, opened = self._opened.get(session.get_server_pid(), (session, NEVER))
+        return opened > self._renewed and time.monotonic() - opened <= self._life_seconds
+
+    def renew(self) -> None:
+        """Keep none of the sessions there are now: something has changed for new ones."""
+        self._renewed = time.monotonic()
+        while self._idle:
+            self._idle.pop()[0].terminate()
 
     def _require_open(self) -> None:
         if self._is_closed:

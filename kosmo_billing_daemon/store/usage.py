@@ -8,7 +8,8 @@ import asyncpg
 
 from kosmo_billing_daemon.domain.metering import Decision
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store.postgres import Connection, RetryTransaction
+from kosmo_billing_daemon.store.errors import RetryTransaction
+from kosmo_billing_daemon.store.postgres import Connection
 
 
 @record(kw_only=True)

@@ -1,17 +1,19 @@
 """``check`` says what is wrong in the surroundings, and how to mend each thing; never a secret."""
 
 import json
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import pytest
 
 from kosmo_billing_daemon.demo.btcpay import BILLING_PERMISSIONS
-from kosmo_billing_daemon.store.inspection import TABLES
 from tests.cli.conftest import Cli
 from tests.mqtt.shipped import PASSWORD, ShippedMosquitto
 from tests.support.daemon import STORE, WEBHOOK_SECRET
-from tests.support.world import World
+from tests.support.pgbouncer import pgbouncer
+from tests.support.roles import gone, made
+from tests.support.world import World, until
 
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
 
@@ -149,23 +151,50 @@ async def test_schema_of_another_version_is_named_and_not_called_up_to_date(
     assert "install the version that migrated" in found
 
 
-async def test_role_without_rights_is_given_the_statement_that_mends_it(world: World, at_world: Cli) -> None:
+async def test_role_without_rights_is_given_the_statements_that_fix_it(world: World, at_world: Cli) -> None:
     world.simulator.add_webhook(URL, WEBHOOK_SECRET)
-    role = f"poor_{world.database_url.rpartition('/')[2].partition('?')[0]}"
-    await world.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'password-of-the-database'")
+    async with world.sql() as owner:
+        poor = await made(world.database_url, owner)
+        try:
+            refused = await at_world("migrate", DATABASE_URL=poor.url)
+            assert refused.code == 78
+            assert "GRANT SELECT, INSERT, UPDATE, DELETE ON public." in refused.err
+            tables, sequences = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=poor.url))
+            for found in (tables, sequences):
+                await owner.execute(found.partition(" -> ")[2])
+            assert "public.observations" in sequences
+            assert wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=poor.url)) == []
+        finally:
+            await gone(poor)
+
+
+async def test_database_of_another_encoding_is_refused_with_what_to_do(world: World, at_world: Cli) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    server, _, name = world.database_url.rpartition("/")
+    await world.execute(f"CREATE DATABASE {name}_latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     try:
-        await world.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
-        await world.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
-        await world.execute(f"REVOKE UPDATE ON subscriptions FROM {role}")
-        parts = urlsplit(world.database_url)
-        url = urlunsplit(
-            parts._replace(netloc=f"{role}:password-of-the-database@{parts.netloc.rpartition('@')[2]}")
-        )
+        url = f"{server}/{name}_latin"
+        refused = await at_world("migrate", DATABASE_URL=url)
+        assert (refused.code, "encoded in LATIN1" in refused.err) == (78, True)
         (found,) = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=url))
-        assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON subscriptions TO {role}" in found
+        assert "encoded in LATIN1" in found.partition(" -> ")[0]
+        assert "createdb --encoding=UTF8" in found.partition(" -> ")[2]
     finally:
-        await world.execute(f"DROP OWNED BY {role}")
-        await world.execute(f"DROP ROLE {role}")
+        await world.execute(f"DROP DATABASE {name}_latin WITH (FORCE)")
+
+
+async def test_parameters_of_the_url_are_refused_by_name_or_ignored_with_a_reason(
+    world: World, at_world: Cli
+) -> None:
+    url = world.database_url
+    for command in ("check", "migrate", "serve"):
+        refused = await at_world(command, DATABASE_URL=f"{url}?channel_binding=require&schema=x")
+        assert refused.code == 78
+        assert "channel_binding" in refused.out + refused.err
+        assert "DATABASE_SCHEMA" in refused.out + refused.err
+    told = await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=f"{url}?keepalives_idle=30&connect_timeout=9")
+    (note,) = [f["fact"] for f in told["findings"] if f["part"] == "settings" and f["ok"] is None]
+    assert note.startswith("DATABASE_URL: keepalives_idle is ignored: ")
 
 
 async def test_bad_settings_are_all_named_and_end_with_78(at_world: Cli) -> None:
@@ -174,6 +203,27 @@ async def test_bad_settings_are_all_named_and_end_with_78(at_world: Cli) -> None
     assert result.out.count("✗ settings") == 2
 
 
-async def test_every_table_of_ours_is_among_those_whose_rights_are_checked(world: World) -> None:
-    tables = await world.value("SELECT array_agg(tablename::text) FROM pg_tables WHERE schemaname = 'public'")
-    assert set(tables) == set(TABLES)
+async def test_a_pooler_is_named_by_check_serve_and_readiness_and_so_is_a_read_only_database(
+    world: World, at_world: Cli, service_directory: Path
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    async with pgbouncer(service_directory, world.database_url, mode="transaction") as url:
+        (found,) = wrong(await look(at_world, WEBHOOK_URL=URL, DATABASE_URL=url))
+        assert "a connection pooler stands between; connect to PostgreSQL directly" in found
+        refused = await at_world("migrate", DATABASE_URL=url)
+        assert (refused.code != 0, "connect to PostgreSQL directly" in refused.err) == (True, True)
+        daemon = world.prepare(DATABASE_URL=url)
+        await daemon.start()
+
+        async def told() -> bool:
+            status, body = await world.ready(daemon)
+            return status == 503 and "directly" in body["checks"]["database"]["detail"]
+
+        await until(told, lambda: daemon.log)
+        assert "a connection pooler stands between" in daemon.log
+        assert await daemon.stop() == 0
+    name = urlsplit(world.database_url).path.lstrip("/")
+    await world.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    (found,) = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert "nothing can be written" in found
+    assert "RESET default_transaction_read_only" in found

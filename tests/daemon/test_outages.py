@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
+from tests.daemon.test_two_daemons import role
 from tests.support.daemon import WEBHOOK_SECRET, DaemonProcess
 from tests.support.mosquitto import Mosquitto
 from tests.support.observer import TOPICS
@@ -183,7 +185,7 @@ async def test_it_starts_without_postgresql_and_finds_it_later(
     await daemon.start()
     world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)
     status, body = await world.ready(daemon)
-    assert (status, body["checks"]["database"]["detail"]) == (503, "waiting for the database")
+    assert (status, body["checks"]["database"]["ok"]) == (503, False)
     async with world.http.post(
         f"{daemon.url}{API}/invoices", json={"plan_type": "wanderer"}, headers={"X-User-ID": str(uuid4())}
     ) as response:
@@ -191,3 +193,33 @@ async def test_it_starts_without_postgresql_and_finds_it_later(
     await own_postgres.start()
     await world.until_ready(daemon)
     await world.until_published(await world.buy(daemon))
+
+
+async def test_a_read_only_database_is_told_and_forgotten_as_soon_as_it_takes_writes(world: World) -> None:
+    """Seen: leadership won and lost seven times a second, and creations refused long after it was well."""
+    daemon = await world.daemon()
+    name = urlsplit(world.database_url).path.lstrip("/")
+    buyer = {"X-User-ID": str(uuid4())}
+
+    async def answers() -> tuple[int, int]:
+        async with world.http.get(f"{daemon.url}{API}/subscription", headers=buyer) as shown:
+            pass
+        invoices, wanted = f"{daemon.url}{API}/invoices", {"plan_type": "wanderer"}
+        async with world.http.post(invoices, json=wanted, headers=buyer) as made:
+            return shown.status, made.status
+
+    async def only_reads() -> bool:
+        return await answers() == (200, 503)
+
+    async with world.sql() as admin:
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'kosmo-billing%' AND datname = current_database()"
+        )
+        await until(only_reads, lambda: daemon.log)
+        await says(world, daemon, "unready", "database")
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert await answers() == (200, 201)
+    await until(lambda: role(world, daemon, "leads"), lambda: daemon.log)
+    assert daemon.log.count("this daemon leads now") == 2

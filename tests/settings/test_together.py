@@ -52,19 +52,6 @@ class TestWebhook:
 
 
 class TestDatabase:
-    @pytest.mark.parametrize(
-        "url",
-        [
-            "postgres://u:p@h:5432/db",
-            "postgresql:///db?host=/run/postgresql",
-            "postgresql://h1:5432,h2:5433/db?target_session_attrs=read-write",
-            "postgresql://[::1]:5432/db",
-            "postgresql://u:p%40q%23@h/db",
-        ],
-    )
-    def test_urls_of_every_kind_are_taken_as_they_are(self, url: str) -> None:
-        assert loaded(DATABASE_URL=url).database.dsn() == url
-
     def test_a_password_of_its_own_is_put_into_the_url(self) -> None:
         plain = loaded(DATABASE_PASSWORD="p@ss&word /?").database.dsn()
         assert plain == "postgresql://billing@db.example.org/kosmo?password=p%40ss%26word%20%2F%3F"

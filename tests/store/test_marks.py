@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kosmo_billing_daemon.store import unpublished, usage
-from kosmo_billing_daemon.store.postgres import RetryTransaction
+from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.usage import Columns
 from tests.store.conftest import Connector, Rows
 from tests.support.usage import NOW

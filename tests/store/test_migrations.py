@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.store.errors import DatabaseAway
 from kosmo_billing_daemon.store.migrations import LOCK, OURS, available, migrate, pending
-from kosmo_billing_daemon.store.postgres import Database, DatabaseAway
+from kosmo_billing_daemon.store.postgres import Database
 from tests.store.conftest import Connector, somebody_waits
 
 NAMES = tuple(migration.name for migration in available())

@@ -14,12 +14,12 @@ import asyncpg
 import pytest
 
 from kosmo_billing_daemon import store
-from kosmo_billing_daemon.store.inspection import TABLES
+from kosmo_billing_daemon.store.migrations import objects
 from tests.store.conftest import Connector
 from tests.store.test_statements import MODULES, statements
 from tests.support.shop import fill
 
-GROWING = frozenset(TABLES) - {"installation", "kosmo_billing_migrations"}
+GROWING = frozenset(objects("TABLE")) - {"installation", "kosmo_billing_migrations"}
 
 # What may read all of a table, and why: words that only this statement has, and the table.
 WHOLE = {

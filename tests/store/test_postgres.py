@@ -8,14 +8,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.store.postgres import (
-    Connection,
-    Database,
-    DatabaseAway,
-    Pool,
-    RetryTransaction,
-    locking_users,
-)
+from kosmo_billing_daemon.store.errors import DatabaseAway, RetryTransaction
+from kosmo_billing_daemon.store.postgres import Connection, Database, Pool, locking_users
 from tests.store.conftest import Connector, Rows, somebody_waits
 
 

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.services.inspection import Finding
 from kosmo_billing_daemon.services.readiness import TOO_OLD, read_backlog
 from kosmo_billing_daemon.store import inspection, lead, migrations
+from kosmo_billing_daemon.store.errors import DatabaseAway, DatabaseUnfit
 from kosmo_billing_daemon.store.postgres import Pool
 
 PART = "database"
@@ -20,19 +21,25 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
     try:
         async with pool.connection() as connection:
             before = clock()
-            server = await inspection.load_server(connection, schema)
+            server = await inspection.load_server(connection)
             after = clock()
-            lacking = await inspection.load_lacking(connection, schema)
-    except Unavailable as error:
-        yield Finding(
-            PART, False, error.message, "start PostgreSQL, or mend DATABASE_URL and DATABASE_PASSWORD"
-        )
+            lacking = await migrations.load_lacking(connection, schema)
+    except DatabaseUnfit as error:
+        yield Finding(PART, False, error.fact, error.advice)
+        return
+    except DatabaseAway as error:
+        yield Finding(PART, False, error.message, error.advice)
         return
     yield _version(server)
     if server.is_standby:
-        yield Finding(
-            PART, False, "this server is a standby: nothing can be written", "name the primary first"
+        advice = "name the primary in DATABASE_URL"
+        yield Finding(PART, False, "this server is a standby: nothing can be written", advice)
+    elif server.is_read_only:
+        fact = "default_transaction_read_only is on: nothing can be written"
+        advice = (
+            "see why (a full disk?), then ALTER DATABASE or ALTER ROLE … RESET default_transaction_read_only"
         )
+        yield Finding(PART, False, fact, advice)
     apart = max((before - server.now).total_seconds(), (server.now - after).total_seconds(), 0.0)
     yield Finding(
         "clock",
@@ -40,26 +47,28 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
         f"our clock and the database's differ by {apart:.1f} s",
         "" if apart <= CLOCKS_DIFFER else "have both hosts set by NTP (timedatectl)",
     )
+    for lack in lacking:
+        yield Finding(PART, False, lack.fact, lack.statement)
     if lacking:
-        names = ", ".join(lacking)
-        advice = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names} TO {server.role}"
-        yield Finding(PART, False, f"role {server.role} may not read and write {names}", advice)
         return
     try:
         async with pool.connection() as connection:
             pending = await migrations.pending(connection, schema)
             known = migrations.available()
             newest = await inspection.load_newest_migration(connection) if len(pending) < len(known) else 0
+            lacking = await migrations.load_lacking(connection, schema, to_migrate=True) if pending else []
+    except DatabaseUnfit as error:
+        yield Finding(PART, False, error.fact, error.advice)
+        return
     except Misconfigured as error:
         *facts, advice = error.problems
         yield Finding(PART, False, "; ".join(facts), advice)
         return
-    if pending and not server.may_migrate:
-        advice = f"GRANT CREATE ON SCHEMA {schema} TO {server.role}, then: kosmo-billing migrate"
-        yield Finding(PART, False, f"role {server.role} may not make tables in {schema}", advice)
-    elif pending:
+    for lack in lacking:
+        yield Finding(PART, False, lack.fact, f"{lack.statement}; then: kosmo-billing migrate")
+    if pending and not lacking:
         yield Finding(PART, False, f"to be migrated: {', '.join(pending)}", "run: kosmo-billing migrate")
-    else:
+    elif not pending:
         yield Finding(PART, True, f"the schema is up to date ({newest:04}), role {server.role} may use it")
         async for finding in _backlog(pool, clock):
             yield finding
@@ -88,4 +97,4 @@ async def _backlog(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
 async def is_led(pool: Pool) -> bool:
     """Say whether a daemon leads now."""
     async with pool.connection() as connection:
-        return await lead.is_held(connection, pool.database.schema)
+        return (await lead.look(connection, pool.database.schema)).is_held

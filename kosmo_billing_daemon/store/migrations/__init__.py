@@ -12,8 +12,12 @@ from importlib import resources
 
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store.postgres import Connection, translated
+from kosmo_billing_daemon.store import rights
+from kosmo_billing_daemon.store.errors import DatabaseUnfit, translated
+from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.rights import Lack
 
+LEDGER = "kosmo_billing_migrations"
 LOCK = 0x6B6F736D  # "kosm"; its second key below tells migrations from leadership
 
 OURS = (
@@ -51,12 +55,25 @@ def available() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.number))
 
 
+def objects(kinds: str = "TABLE|SEQUENCE|FUNCTION") -> tuple[str, ...]:
+    """Return the names of all tables, sequences and functions that the migrations make, or of some kinds."""
+    text = "\n".join(migration.sql for migration in available())
+    made = re.findall(rf"^CREATE (?:OR REPLACE )?(?:{kinds}) (\w+)", text, re.MULTILINE)
+    return (LEDGER, *dict.fromkeys(made))
+
+
+async def load_lacking(connection: Connection, schema: str, *, to_migrate: bool = False) -> list[Lack]:
+    """Return the rights that our role lacks, to run or to migrate."""
+    load = rights.load_lacking_to_migrate if to_migrate else rights.load_lacking
+    return await load(connection, schema, objects())
+
+
 async def migrate(connection: Connection, schema: str = "public") -> tuple[str, ...]:
     """Apply what is missing and return the names applied; a second call applies nothing.
 
     Waits for another daemon that is migrating. Raises ``Misconfigured`` and changes nothing when the
     schema holds tables of our names that are not ours, or migrations that this version does not know;
-    ``Unavailable`` when the database went away.
+    ``DatabaseUnfit`` when a right is missing; ``Unavailable`` when the database went away.
     """
     with translated():
         await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, f"migrations of {schema}")
@@ -73,7 +90,8 @@ async def pending(connection: Connection, schema: str = "public") -> tuple[str, 
 
     Raises ``Misconfigured`` for a schema that this version must not touch.
     """
-    applied = await _applied(connection, schema)
+    with translated():
+        applied = await _applied(connection, schema)
     _refuse_strange_history(applied or {})
     return tuple(migration.name for migration in available() if migration.number not in (applied or {}))
 
@@ -84,9 +102,10 @@ async def _migrate(connection: Connection, schema: str) -> tuple[str, ...]:
         await _refuse_foreign_tables(connection, schema)
     _refuse_strange_history(applied or {})
     done = []
-    for migration in available():
-        if migration.number in (applied or {}):
-            continue
+    missing = [migration for migration in available() if migration.number not in (applied or {})]
+    if missing:
+        await _require_rights(connection, schema, to_migrate=True)
+    for migration in missing:
         async with connection.transaction():
             await _enter(connection, schema)
             await connection.execute(
@@ -103,6 +122,13 @@ async def _migrate(connection: Connection, schema: str) -> tuple[str, ...]:
             )
         done.append(migration.name)
     return tuple(done)
+
+
+async def _require_rights(connection: Connection, schema: str, *, to_migrate: bool = False) -> None:
+    lacking = await load_lacking(connection, schema, to_migrate=to_migrate)
+    if lacking:
+        facts = ", ".join(lack.fact for lack in lacking)
+        raise DatabaseUnfit(facts, "; ".join(lack.statement for lack in lacking))
 
 
 def _refuse_strange_history(applied: Mapping[int, tuple[str, str]]) -> None:
@@ -129,12 +155,13 @@ async def _enter(connection: Connection, schema: str) -> None:
 
 async def _applied(connection: Connection, schema: str) -> dict[int, tuple[str, str]] | None:
     exists = await connection.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_tables"
-        " WHERE schemaname = $1 AND tablename = 'kosmo_billing_migrations')",
+        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = $2)",
         schema,
+        LEDGER,
     )
     if not exists:
         return None
+    await _require_rights(connection, schema)
     async with connection.transaction():
         await _enter(connection, schema)
         rows = await connection.fetch(

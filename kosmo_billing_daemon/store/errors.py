@@ -1,0 +1,128 @@
+"""The driver's errors as ours: what a caller can do about each, and what an operator can."""
+
+import contextlib
+from collections.abc import Iterator
+
+import asyncpg
+
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.store.opening import NoServer
+from kosmo_billing_daemon.store.session_settings import POOLER, POOLER_ADVICE
+
+
+class DatabaseAway(Unavailable):
+    """The database cannot be reached, does not answer, or is no use as it is; wait and try again.
+
+    ``advice`` is for the operator, who may have to do something about it.
+    """
+
+    code = "database_unavailable"
+
+    def __init__(self, message: str, *, advice: str = "start PostgreSQL, or fix DATABASE_URL") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class ReadOnly(DatabaseAway):
+    """The database answers and takes no writes."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"database: nothing can be written: {reason}",
+            advice="name the primary in DATABASE_URL, or see why it was made read-only (a full disk?), and"
+            " ALTER DATABASE or ALTER ROLE … RESET default_transaction_read_only",
+        )
+
+
+class DatabaseUnfit(DatabaseAway):
+    """The database answers, but rights, schema or encoding are not what we need; an operator must act."""
+
+    def __init__(self, fact: str, advice: str) -> None:
+        super().__init__(f"{fact}; {advice}", advice=advice)
+        self.fact = fact
+
+
+class RetryTransaction(Unavailable):
+    """The transaction lost against another one and may be tried again at once."""
+
+    code = "database_conflict"
+
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InsufficientResourcesError,  # disk, memory, connections, its own file descriptors
+    asyncpg.PostgresSystemError,  # its disk fails
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+WRITES_REFUSED = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+UNFIT = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.UndefinedTableError,
+)
+"""Our statements are tested: what they lack, the database lacks. It may get it back while we run."""
+REFUSED = (*WRITES_REFUSED, asyncpg.InsufficientPrivilegeError)
+"""What the server may go on refusing while it answers every question of readiness."""
+_LOST = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InvalidCachedStatementError,  # another daemon brought the schema forward meanwhile
+)
+_STATEMENT_OF_ANOTHER = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+"""Prepared in another session than ours: several clients share this one."""
+
+
+def translate(error: BaseException) -> Unavailable | None:
+    """Return what the driver's error means to us, if it is not the statement that is wrong."""
+    if isinstance(error, _LOST):
+        return RetryTransaction(f"database: {error}")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        advice = "its owner or a superuser must allow it; kosmo-billing check says how"
+        return DatabaseUnfit(f"database: {error}", advice)
+    if isinstance(error, UNFIT):
+        return DatabaseUnfit(f"database: {error}", "kosmo-billing migrate makes what is missing")
+    if isinstance(error, NoServer):
+        return DatabaseAway(f"database: {error}")
+    if isinstance(error, _STATEMENT_OF_ANOTHER):
+        return _pooler(str(error))
+    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
+        return _pooler(str(error))
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
+        return ReadOnly(str(error))
+    if isinstance(error, _AWAY):
+        return DatabaseAway(f"database: {type(error).__name__}: {error}")
+    return None
+
+
+def _pooler(detail: str) -> DatabaseAway:
+    return DatabaseAway(f"database: {POOLER} ({detail})", advice=POOLER_ADVICE)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise our errors for the driver's."""
+    try:
+        yield
+    except Exception as error:
+        if (ours := translate(error)) is None:
+            raise
+        raise ours from error
