@@ -85,6 +85,7 @@ class Measuring:
                 "publications_total": self.publisher.published,
                 "btcpay_up": state.reachable,
                 "btcpay_denies": state.denied is not None,
+                "btcpay_refuses": state.refused is not None,
                 "btcpay_errors_total": state.failures,
                 "http_connections": self.admission.held,
                 "http_displaced_total": self.admission.displaced,

@@ -86,10 +86,8 @@ class Standing:
         return Check(withheld is None, withheld or "connected")
 
     def _btcpay(self) -> Check:
-        state = self.btcpay.state
-        if state.denied:
-            return Check(False, state.denied)
-        return Check(state.reachable, "reachable" if state.reachable else state.last_error or "away")
+        problem = self.btcpay.state.problem
+        return Check(problem is None, problem or "reachable")
 
     def _connections(self) -> Check:
         crowded = self.admission.look()

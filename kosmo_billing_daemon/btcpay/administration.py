@@ -93,6 +93,12 @@ def store(document: Any) -> Store:
     )
 
 
+def payment_methods(document: Any) -> dict[str, bool]:
+    """Read which payment methods a store has, and whether each is enabled."""
+    entries = [mapping(entry, "paymentMethod") for entry in items(document, "paymentMethods")]
+    return {text(entry, "paymentMethodId"): entry.get("enabled") is True for entry in entries}
+
+
 def webhook(document: Any) -> Webhook:
     found = mapping(document, "webhook")
     events = mapping(found.get("authorizedEvents"), "authorizedEvents")

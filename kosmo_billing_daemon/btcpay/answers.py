@@ -17,6 +17,7 @@ _MOST_WAIT = 300.0  # seconds; a Retry-After beyond it is not believed
 _MOST_COMPLAINTS = 10
 _MOST_WORDS = 300
 _AWAY_STATUSES = (408, 425, 429)
+_DENIALS = {401: ("unauthenticated",), 403: ("missing-permission", "insufficient-api-permissions")}
 
 
 def document(status: int, content_type: str, body: bytes) -> Any:
@@ -24,65 +25,82 @@ def document(status: int, content_type: str, body: bytes) -> Any:
     try:
         return decode(body)
     except ValueError:
-        kind = words(content_type.partition(";")[0]) or "no content type"
         raise Garbled(
-            "body", f"status {status} with {kind} that is not JSON; does BTCPAY_URL lead to BTCPay itself?"
+            "body",
+            f"something in front of BTCPay answered: status {status} with {_kind(content_type)} that is not"
+            " JSON; does BTCPAY_URL lead to BTCPay itself?",
         ) from None
 
 
 def problem(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> KosmoError:
     """Return the error an unsuccessful answer stands for."""
-    said = _said(body)
+    complaints, said = _said(body)
     if status in _AWAY_STATUSES or status >= 500:
         retry_after = _retry_after(headers.get("retry-after"), now)
-        # A limiter in front did not pass the request on; every other one of these may have.
-        return BtcpayAway(f"BTCPay answered {status}", retry_after=retry_after, reached=status != 429)
-    if 300 <= status < 400:
-        target = words(headers.get("location", ""))
-        return BtcpayAway(f"BTCPay redirects to {target!r}; set BTCPAY_URL to where it is", reached=False)
+        told = f"BTCPay answered {status}" if complaints else _foreign(status, headers)
+        return BtcpayAway(told, retry_after=retry_after)
+    if not complaints or status < 400:
+        return BtcpayAway(f"{_foreign(status, headers)}; does BTCPAY_URL lead to BTCPay itself?")
+    code = words(said.get("code"))
+    if status in _DENIALS and code not in _DENIALS[status]:
+        return BtcpayAway(f"{_foreign(status, headers)}, and not in BTCPay's words: {complaints[0].message}")
     if status == 401:
         return BtcpayDenied(
             "BTCPay does not accept the key (401); set BTCPAY_API_KEY to a valid one", unauthenticated=True
         )
     if status == 403:
-        return _forbidden(said)
-    code = words(said.get("code")) if isinstance(said, dict) else ""
-    if status == 404 and not code:
-        return BtcpayAway("BTCPay answered 404 without its own words; is BTCPAY_URL right?", reached=False)
-    return BtcpayRefused(status, _complaints(said), btcpay_code=code or None)
+        return _forbidden(words(said.get("missingPermission")), complaints)
+    return BtcpayRefused(status, complaints, btcpay_code=code or None)
+
+
+def _foreign(status: int, headers: Mapping[str, str]) -> str:
+    """Say who answered in BTCPay's place, as far as one can tell."""
+    if 300 <= status < 400:
+        return f"something in front of BTCPay redirects to {words(headers.get('location', ''))!r} ({status})"
+    told = f"something in front of BTCPay answered {status} with {_kind(headers.get('content-type', ''))}"
+    scheme = words(headers.get("www-authenticate", "")).partition(" ")[0]
+    return f"{told} and wants a login of its own ({scheme})" if scheme and status == 401 else told
+
+
+def _kind(content_type: str) -> str:
+    return words(content_type.partition(";")[0]) or "no content type"
 
 
 def words(value: object) -> str:
     """Return what the other side wrote in a form fit for messages: short, printable, else nothing."""
     said = value if isinstance(value, str) else ""
-    return "".join(c if c.isprintable() else " " for c in said[:_MOST_WORDS])
+    return "".join(c if c.isprintable() else " " for c in said[:_MOST_WORDS]).strip()
 
 
-def _said(body: bytes) -> dict[str, Any] | list[Any] | None:
+def _said(body: bytes) -> tuple[list[Complaint], dict[str, Any]]:
+    """Return what BTCPay complains of and the object it did so in; nothing where it is not BTCPay's shape.
+
+    That is an object with a code and a message, or an array of objects with a path and a message.
+    """
     try:
         said = decode(body)
     except ValueError:
-        return None
-    return said if isinstance(said, dict | list) else None
+        return [], {}
+    if isinstance(said, dict):
+        is_ours = all(isinstance(said.get(name), str) and said[name] for name in ("code", "message"))
+        return ([Complaint("", words(said["message"]))], said) if is_ours else ([], {})
+    if not isinstance(said, list):
+        return [], {}
+    return [
+        Complaint(words(entry.get("path")), words(entry["message"]))
+        for entry in said[:_MOST_COMPLAINTS]
+        if isinstance(entry, dict)
+        and isinstance(entry.get("path"), str)
+        and isinstance(entry.get("message"), str)
+    ], {}
 
 
-def _forbidden(said: dict[str, Any] | list[Any] | None) -> BtcpayDenied:
-    permission = words(said.get("missingPermission")) if isinstance(said, dict) else ""
+def _forbidden(permission: str, complaints: list[Complaint]) -> BtcpayDenied:
     if permission:
         return BtcpayDenied(
             f"BTCPay says the key lacks {permission} for this store (403)", permission=permission
         )
-    return BtcpayDenied("BTCPay, or a proxy before it, forbids this (403) without naming a permission")
-
-
-def _complaints(said: dict[str, Any] | list[Any] | None) -> list[Complaint]:
-    entries = said if isinstance(said, list) else [said]
-    found = [
-        Complaint(words(entry.get("path")), words(entry.get("message")))
-        for entry in entries[:_MOST_COMPLAINTS]
-        if isinstance(entry, dict)
-    ]
-    return [complaint for complaint in found if complaint.message]
+    return BtcpayDenied(f"BTCPay forbids this (403): {complaints[0].message}")
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:

@@ -1,4 +1,4 @@
-"""The calls we make to BTCPay, named for what is called; the only place that knows httpx.
+"""The calls we make to BTCPay, named for what is called.
 
 The rule it keeps: every call ends within its deadline, in a value or in an error that says what to do, and
 the API key appears in the request header and nowhere else. Reads are tried twice; a creation never is,
@@ -14,12 +14,11 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 import httpx
-from aiohttp import ClientConnectorError, ClientError, ConnectionTimeoutError
 from httpx_aiohttp import AiohttpTransport
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.backoff import Backoff
-from kosmo_billing_daemon.btcpay import administration, answers, payloads
+from kosmo_billing_daemon.btcpay import administration, answers, payloads, wire
 from kosmo_billing_daemon.btcpay.addresses import MAX_BASE_URL, Links, is_opaque, opaque, require_usable
 from kosmo_billing_daemon.btcpay.administration import DeliveryAttempt, Server, Store, Webhook
 from kosmo_billing_daemon.btcpay.errors import (
@@ -29,7 +28,7 @@ from kosmo_billing_daemon.btcpay.errors import (
     CreationUnknown,
     Garbled,
 )
-from kosmo_billing_daemon.btcpay.health import Call, Health, State, Vigil
+from kosmo_billing_daemon.btcpay.health import Call, Health, Question, Scope, State, Vigil
 from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.domain.plans import Plan
@@ -39,7 +38,6 @@ ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-00
 """Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
 the base URL, store id and the rest of the line take their part of it."""
 
-MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 _TRIES, _CONNECTIONS = 2, 32
 _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
 
@@ -47,13 +45,17 @@ _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Ke
 @record(kw_only=True)
 class Timeouts:
     """Seconds: to connect, for a whole call with its retry, and for a creation (15 s ones are on record);
-    ``again`` is how long nobody asked a BTCPay that is away until it is asked whether it is back.
+    ``again`` is how long nobody read from a BTCPay with a problem until it is asked whether that is over,
+    ``idle`` the same for one without. ``lull`` is how long nobody bought after a creation that failed until
+    the creation of nothing is tried.
     """
 
     connect: float = 3.0
     call: float = 15.0
     create: float = 30.0
     again: float = 15.0
+    idle: float = 60.0
+    lull: float = 300.0
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
@@ -97,7 +99,9 @@ class BtcpayClient:
         self._parsed = {self._invoices: httpx.URL(self._url + self._invoices)}  # as dear as all of a call
         self._clock = clock
         self._health = Health(clock)
-        self._vigil = Vigil(self._health, self.server_info, timeouts.again)
+        reads = Question(ask=self.probe, every=timeouts.idle, again=timeouts.again)
+        creations = Question(ask=self.try_creation, every=None, again=timeouts.lull)
+        self._vigil = Vigil(self._health, {Scope.READ: reads, Scope.CREATE: creations})
         self._http: AiohttpTransport | None = None
         self._is_closed = False
 
@@ -112,6 +116,7 @@ class BtcpayClient:
             trust_env=False,
             limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE),
         )
+        self._vigil.begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -147,7 +152,7 @@ class BtcpayClient:
         """Create an invoice carrying our id; raises ``CreationUnknown`` if it may exist all the same."""
         body = payloads.creation(order_id, plan, redirect_url=redirect_url, expiration=expiration)
         try:
-            async with self._call("create_invoice", self._timeouts.create):
+            async with self._call("create_invoice", Scope.CREATE, seconds=self._timeouts.create):
                 created = await self._exchange("POST", self._invoices, body=body)
                 (seen,) = payloads.of_orders([payloads.observation(created, links=self._links)], [order_id])
                 return seen
@@ -155,6 +160,22 @@ class BtcpayClient:
             if not error.reached:
                 raise
             raise CreationUnknown(error.message, retry_after=error.retry_after) from error
+
+    async def try_creation(self) -> None:
+        """Ask for an invoice BTCPay must refuse: if it does, creations reach it and our key may create."""
+        async with self._call("try_creation", Scope.CREATE):
+            try:
+                await self._exchange("POST", self._invoices, body=payloads.IMPOSSIBLE_CREATION)
+            except BtcpayRefused as error:
+                if not any(complaint.path for complaint in error.complaints):
+                    raise
+                return
+            raise Garbled("body", "an invoice of less than nothing was accepted")
+
+    async def probe(self) -> None:
+        """Read one invoice of the store, or see that it has none."""
+        async with self._call("probe", Scope.READ):
+            payloads.sample(await self._read(self._invoices, httpx.QueryParams(take=1)), self._store_id)
 
     async def find_invoices(self, order_ids: Sequence[UUID]) -> list[Observation]:
         """Return every invoice that carries one of these order ids, archived ones too.
@@ -165,7 +186,7 @@ class BtcpayClient:
         chunks = [wanted[at : at + ORDERS_PER_CALL] for at in range(0, len(wanted), ORDERS_PER_CALL)]
         if not chunks:
             return []
-        async with self._call("find_invoices"):
+        async with self._call("find_invoices", Scope.READ):
             return payloads.joined(
                 await asyncio.gather(*(self._find(chunk) for chunk in chunks), return_exceptions=True)
             )
@@ -174,7 +195,7 @@ class BtcpayClient:
         """Return one invoice of our store, or ``None`` if it has none of that id."""
         if not is_opaque(btcpay_id):
             return None
-        async with self._call("fetch_invoice"):
+        async with self._call("fetch_invoice", Scope.READ_ONE):
             try:
                 document = await self._read(f"{self._invoices}/{btcpay_id}")
             except BtcpayRefused as error:
@@ -192,7 +213,7 @@ class BtcpayClient:
 
     async def fetch_confirmations(self, seen: Observation) -> Observation:
         """Return the observation with ``confirmed_amount`` and ``last_received_at`` from its payments."""
-        async with self._call("fetch_confirmations"):
+        async with self._call("fetch_confirmations", Scope.READ_ONE):
             methods = await self._read(
                 f"{self._invoices}/{opaque(seen.btcpay_invoice_id)}/payment-methods",
                 httpx.QueryParams(onlyAccountedPayments="true"),
@@ -219,6 +240,11 @@ class BtcpayClient:
         """Return our store; needs ``btcpay.store.canviewstoresettings``."""
         async with self._call("fetch_store"):
             return administration.store(await self._read(self._store))
+
+    async def payment_methods(self) -> dict[str, bool]:
+        """Return which payment methods the store has, and whether each is enabled."""
+        async with self._call("payment_methods"):
+            return administration.payment_methods(await self._read(f"{self._store}/payment-methods"))
 
     async def list_webhooks(self) -> list[Webhook]:
         async with self._call("list_webhooks"):
@@ -256,9 +282,8 @@ class BtcpayClient:
             path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
             return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
 
-    def _call(self, name: str, seconds: float | None = None) -> Call:
-        seconds = self._timeouts.call if seconds is None else seconds
-        return Call(name, seconds, self._health, self._vigil)
+    def _call(self, name: str, scope: Scope = Scope.OTHER, *, seconds: float | None = None) -> Call:
+        return Call(name, scope, seconds or self._timeouts.call, self._health)
 
     async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:
         wanted = "&".join(f"orderId={order_id}" for order_id in order_ids)  # nothing in them to be quoted
@@ -299,38 +324,14 @@ class BtcpayClient:
             )
             response = await self._http.handle_async_request(request)
             try:
-                answer = await _bounded(response)
+                answer = await wire.read(response)
             finally:
                 await response.aclose()
-        # httpx-aiohttp 0.2 lets through what it has no name for, so aiohttp's own errors are met here too.
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ClientError, OSError) as error:
-            raise _away(error) from error
+        except wire.BROKEN as error:
+            raise wire.away(error) from error
         if response.is_success:
             return answers.document(response.status_code, response.headers.get("content-type", ""), answer)
         # A proxy that echoes our request in its error page must not bring the key into a message.
         # Real keys have 40 characters; replacing a short one of a test would garble the words instead.
         safe = answer.replace(self._key.encode(), b"***") if len(self._key) >= 16 else answer
         raise answers.problem(response.status_code, response.headers, safe, self._clock())
-
-
-async def _bounded(response: httpx.Response) -> bytes:
-    answer = bytearray()
-    async for chunk in response.aiter_bytes():
-        answer += chunk
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise Garbled("body", f"more than {MAX_ANSWER_BYTES} bytes")
-    return bytes(answer)
-
-
-def _away(error: Exception) -> BtcpayAway:
-    """Say what happened on the wire, and whether the request was sent.
-
-    httpx-aiohttp 0.2 calls every lost connection a ``ConnectTimeout``; only the cause tells them apart.
-    """
-    cause = error.__cause__ or error
-    if isinstance(cause, ConnectionTimeoutError):
-        return BtcpayAway("could not connect to BTCPay in time", reached=False)
-    said = answers.words(str(cause)) or type(cause).__name__
-    if isinstance(cause, ClientConnectorError):
-        return BtcpayAway(f"could not connect to BTCPay: {said}", reached=False)
-    return BtcpayAway(f"the connection to BTCPay broke: {said}")

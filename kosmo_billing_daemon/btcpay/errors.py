@@ -18,8 +18,8 @@ from kosmo_billing_daemon.records import record
 
 
 class BtcpayAway(Unavailable):
-    """BTCPay gave no usable answer; ``reached`` is false when the request certainly did nothing there,
-    ``told_to_wait`` is true when ``retry_after`` is its own wish.
+    """BTCPay gave no usable answer; ``reached`` is false when no connection was made, so that the request
+    certainly did nothing there, ``told_to_wait`` is true when ``retry_after`` is its own wish.
     """
 
     code = "btcpay_away"

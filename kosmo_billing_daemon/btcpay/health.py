@@ -1,15 +1,17 @@
-"""Whether BTCPay answers, for operators: a state to show, and few lines in the log.
+"""Whether BTCPay does what we need of it, for operators: a state to show, and few lines in the log.
 
-The rule it keeps: while it is away one warning a minute, and one line when it is back, whatever the number
-of calls that fail; and it is found to be back although nobody has a reason to call.
+The rule it keeps: a problem stays until what failed works again, since another call that works proves
+nothing about it. There is one warning a minute, and one line when it is over, whatever the number of calls
+that fail; and BTCPay is asked although nobody has a reason to call.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from enum import StrEnum
 from types import TracebackType
 
 from kosmo_billing_daemon.backoff import Quiet
@@ -21,82 +23,119 @@ from kosmo_billing_daemon.records import record
 log = logging.getLogger(__name__)
 
 
+class Scope(StrEnum):
+    """What a call says something about: its failure, and that it works."""
+
+    CREATE = "create"
+    READ = "read"
+    READ_ONE = "read one"  # as READ, but a refusal concerns that one invoice
+    OTHER = "other"  # what each call by itself is about
+
+
 @record(kw_only=True)
 class State:
     """How the last calls went. ``since`` is when ``reachable`` last changed; nothing asked yet counts as
-    reachable. ``denied`` says what the operator must mend, ``last_error`` outlives its outage.
+    reachable. ``denied`` and ``refused`` say what the operator must do, ``last_error`` outlives its outage.
     """
 
     reachable: bool
     since: datetime
     last_error: str | None
     denied: str | None
-    failures: int = 0  # calls without a usable answer, or denied, since the start
+    refused: str | None = None
+    failures: int = 0  # calls without a usable answer, denied or refused, since the start
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong at present, if anything is."""
+        return self.denied or self.refused or (None if self.reachable else self.last_error)
 
 
 class Health:
-    """Collects the outcome of calls."""
+    """Collects the outcome of calls: the last failure of each scope that has not worked since."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._quiet = Quiet()
+        self._failing: dict[str, KosmoError] = {}
         self._reachable = True
         self._since = clock()
         self._last_error: str | None = None
-        self._denials: dict[str, BtcpayDenied] = {}
         self._told = False
         self._failures = 0
-        self.calls = 0  # of any outcome
+        self._asked: dict[str, float] = {}
 
     @property
     def state(self) -> State:
-        denied = next(iter(self._denials.values()), None)
+        away = self._first(BtcpayAway)
         return State(
             reachable=self._reachable,
             since=self._since,
-            last_error=self._last_error,
-            denied=None if denied is None else denied.message,
+            last_error=away or self._last_error,
+            denied=self._first(BtcpayDenied),
+            refused=self._first(BtcpayRefused),
             failures=self._failures,
         )
 
-    def answered(self, call: str) -> None:
-        """Note that a call worked, or was refused in BTCPay's own words."""
-        self.calls += 1
-        self._denials.pop(call, None)
-        for name in [name for name, denial in self._denials.items() if denial.unauthenticated]:
-            del self._denials[name]
-        self._reached()
+    def may_be_over(self, scope: Scope) -> bool:
+        """Say whether asking tells more: what BTCPay refuses it goes on to refuse until that works."""
+        return isinstance(self._failing.get(scope), BtcpayAway | BtcpayDenied)
 
-    def denied(self, call: str, error: BtcpayDenied) -> None:
-        """Note that BTCPay answered, but does not let us do this."""
-        self.calls += 1
-        self._reached()
-        self._denials[call] = error
+    def quiet_for(self, scope: Scope) -> float:
+        """Return for how many seconds nobody has called."""
+        asked = self._asked.get(scope)
+        return float("inf") if asked is None else asyncio.get_running_loop().time() - asked
+
+    def answered(self, call: str, scope: Scope) -> None:
+        """Note that a call worked, or was refused for reasons of its own."""
+        before = self._failing.pop(self._note(call, scope), None)
+        for key, error in list(self._failing.items()):
+            if isinstance(error, BtcpayAway):
+                # What failed together is taken to be over together; a lost connection is nobody's alone.
+                is_over = isinstance(before, BtcpayAway) or not error.reached
+            else:
+                is_over = isinstance(error, BtcpayDenied) and error.unauthenticated
+            if is_over:
+                del self._failing[key]
+        if not self._reachable and not self._first(BtcpayAway):
+            self._back()
+
+    def failed(self, call: str, scope: Scope, error: BtcpayAway | BtcpayDenied | BtcpayRefused) -> None:
+        """Note that no usable answer came, or that BTCPay does not let us do this."""
+        key = self._note(call, scope)
         self._failures += 1
         self._last_error = error.message
-        if self._quiet.allows("denied"):
-            log.warning("BTCPay denied a call", extra={"fields": {"call": call, "reason": error.message}})
+        self._failing[key] = error
+        if isinstance(error, BtcpayAway):
+            self._away(call, error)
+            return
+        what = "denied" if isinstance(error, BtcpayDenied) else "refused"
+        if self._quiet.allows(what):
+            log.warning("BTCPay %s a call", what, extra={"fields": {"call": call, "reason": error.message}})
+        if not self._reachable and not self._first(BtcpayAway):
+            self._back()
 
-    def away(self, call: str, error: BtcpayAway) -> None:
-        """Note that no usable answer came."""
-        self.calls += 1
-        self._failures += 1
-        self._last_error = error.message
+    def _note(self, call: str, scope: Scope) -> str:
+        if scope is Scope.OTHER:
+            return call
+        scope = Scope.READ if scope is Scope.READ_ONE else scope
+        self._asked[scope] = asyncio.get_running_loop().time()
+        return scope
+
+    def _first(self, kind: type[KosmoError]) -> str | None:
+        return next((error.message for error in self._failing.values() if isinstance(error, kind)), None)
+
+    def _away(self, call: str, error: BtcpayAway) -> None:
         if self._reachable:
             self._reachable = False
             self._since = self._clock()
         if self._quiet.allows("away"):
             self._told = True
-            log.warning(
-                "BTCPay is away",
-                extra={
-                    "fields": {"call": call, "reason": error.message, "since": self._since.isoformat("T")}
-                },
-            )
+            since = self._since.isoformat("T")
+            fields = {"call": call, "reason": error.message, "since": since}
+            log.warning("BTCPay is away", extra={"fields": fields})
 
-    def _reached(self) -> None:
-        if self._reachable:
-            return
+    def _back(self) -> None:
         before, self._since = self._since, self._clock()
         self._reachable = True
         if self._told:
@@ -105,47 +144,57 @@ class Health:
             log.info("BTCPay is back", extra={"fields": {"away_seconds": seconds}})
 
 
-class Vigil:
-    """Asks while BTCPay is away, whenever nobody else has for ``every`` seconds, until it is back.
-
-    A daemon that stands by calls it for purchases alone: it would say for hours that BTCPay is away.
+@record(kw_only=True)
+class Question:
+    """A call that shows whether a scope works: asked after ``again`` seconds without a call of that scope
+    while it fails, and after ``every`` seconds (``None``: never) while it does not.
     """
 
-    def __init__(self, health: Health, ask: Callable[[], Awaitable[object]], every: float) -> None:
+    ask: Callable[[], Awaitable[object]]
+    every: float | None
+    again: float
+
+
+class Vigil:
+    """Asks BTCPay when nobody else does.
+
+    An idle daemon, or one that stands by, would say for hours what the last purchase met.
+    """
+
+    def __init__(self, health: Health, questions: Mapping[Scope, Question]) -> None:
         self._health = health
-        self._ask = ask
-        self._every = every
+        self._questions = questions
         self._task: asyncio.Task[None] | None = None
-        self._is_over = False
 
     def begin(self) -> None:
-        """Keep asking from now on, if that is not done already."""
-        if not self._is_over and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._keep())
+        """Keep asking from now on."""
+        self._task = asyncio.create_task(self._keep())
 
     async def end(self) -> None:
         """Ask no more."""
-        self._is_over = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     async def _keep(self) -> None:
-        while not self._health.state.reachable:
-            calls = self._health.calls
-            await asyncio.sleep(self._every)
-            if calls == self._health.calls:
-                with contextlib.suppress(KosmoError):
-                    await self._ask()
+        tick = min(question.again for question in self._questions.values())
+        while True:
+            await asyncio.sleep(tick)
+            for scope, question in self._questions.items():
+                wait = question.again if self._health.may_be_over(scope) else question.every
+                # Half a tick less, or the time a call takes would put each off by a whole one.
+                if wait is not None and self._health.quiet_for(scope) > wait - tick / 2:
+                    with contextlib.suppress(KosmoError):
+                        await question.ask()
 
 
 class Call(AbstractAsyncContextManager[None]):
     """Bounds a call by its deadline, as long as one ``async with``, and notes how it went; no generator."""
 
-    __slots__ = ("_deadline", "_health", "_name", "_seconds", "_vigil")
+    __slots__ = ("_deadline", "_health", "_name", "_scope", "_seconds")
 
-    def __init__(self, name: str, seconds: float, health: Health, vigil: Vigil) -> None:
-        self._name, self._seconds, self._health, self._vigil = name, seconds, health, vigil
+    def __init__(self, name: str, scope: Scope, seconds: float, health: Health) -> None:
+        self._name, self._scope, self._seconds, self._health = name, scope, seconds, health
         self._deadline = asyncio.timeout(seconds)
 
     async def __aenter__(self) -> None:
@@ -166,10 +215,9 @@ class Call(AbstractAsyncContextManager[None]):
 
     def _note(self, error: BaseException | None) -> None:
         match error:
-            case BtcpayAway():
-                self._health.away(self._name, error)
-                self._vigil.begin()
-            case BtcpayDenied():
-                self._health.denied(self._name, error)
+            case BtcpayRefused() if self._scope in (Scope.CREATE, Scope.READ):
+                self._health.failed(self._name, self._scope, error)
+            case BtcpayAway() | BtcpayDenied():
+                self._health.failed(self._name, self._scope, error)
             case None | BtcpayRefused():
-                self._health.answered(self._name)
+                self._health.answered(self._name, self._scope)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -137,6 +137,13 @@ def observations(document: Any, *, links: Links | None = None) -> list[Observati
     return readable
 
 
+def sample(document: Any, store_id: str) -> None:
+    """Make sure that these are invoices of our store; ``Garbled`` if not."""
+    for entry in items(document, "invoices"):
+        if text(mapping(entry, "invoice"), "storeId") != store_id:
+            raise Garbled("storeId", "not our store; does BTCPAY_URL lead to BTCPay itself?")
+
+
 def of_orders(seen: list[Observation], order_ids: Sequence[UUID]) -> list[Observation]:
     """Return what was seen; ``Garbled`` if any of it is of an order that was not asked for."""
     if not {observation.order_id for observation in seen} <= {str(order_id) for order_id in order_ids}:
@@ -195,6 +202,10 @@ def creation(
         },
         "checkout": checkout,
     }
+
+
+IMPOSSIBLE_CREATION: Final = {"amount": "-1", "currency": "USD", "checkout": {"paymentTolerance": -1}}
+"""What BTCPay refuses for two reasons before it does anything."""
 
 
 def confirmed(seen: Observation, payment_methods: Any, now: datetime) -> Observation:

@@ -1,7 +1,10 @@
 """Opens an invoice: reserve a row with our id, create at BTCPay carrying that id, attach.
 
-BTCPay knows no idempotency: whoever repeats a creation looks it up by the order id first. A crash or
-a timeout in between leaves a reservation, which the next request or reconciliation completes.
+BTCPay knows no idempotency: whoever repeats a creation looks it up by the order id first.
+
+The rule it keeps: a reservation is given up only where BTCPay itself said no, or no connection to it was
+made. After anything else an invoice may exist: the reservation stays, and the next request or reconciliation
+looks for its invoice until BTCPay has shown it, or has been asked long enough.
 """
 
 import asyncio
@@ -12,7 +15,12 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
-from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayRefused, CreationUnknown
+from kosmo_billing_daemon.btcpay.errors import (
+    BtcpayAway,
+    BtcpayDenied,
+    BtcpayRefused,
+    CreationUnknown,
+)
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
 from kosmo_billing_daemon.domain.plans import Catalogue
@@ -89,7 +97,7 @@ class Invoicing:
             return opened
         reserved = opened.invoice
         try:
-            attached = await _shared(self._in_progress, reserved.id, lambda: self._complete(reserved))
+            attached = await _shared(self._in_progress, reserved.id, lambda: self._try(reserved))
         finally:
             self._reservations.unsent.discard(reserved.id)
         return Opened(attached, opened.is_new)
@@ -105,6 +113,15 @@ class Invoicing:
                 invoice_id=invoice.id,
                 reply=reply,
             )
+
+    async def _try(self, reserved: Invoice) -> Invoice:
+        """Complete a reservation; one whose outcome is not known afterwards is nobody's work any more."""
+        try:
+            return await self._complete(reserved)
+        except Unavailable:
+            async with self.pool.connection() as connection:
+                await invoices.release(connection, reserved.id, self.clock())
+            raise
 
     async def _complete(self, reserved: Invoice) -> Invoice:
         """Create at BTCPay, unless an earlier try already did, and attach."""
@@ -132,11 +149,13 @@ class Invoicing:
                 return found[0]
             raise
         except BtcpayAway as error:
-            if not error.reached:  # certainly not created: the next try need not look for it first
+            if not error.reached:
                 await self._abandon(reserved)
             raise
+        except BtcpayDenied:
+            await self._abandon(reserved)
+            raise
         except BtcpayRefused as error:
-            log.error("BTCPay refused to create an invoice: %s", error)  # noqa: TRY400 - no bug of ours
             await self._abandon(reserved)
             raise Unavailable(
                 "the payment server refuses to create invoices at the moment", code="btcpay_refused"
@@ -153,7 +172,7 @@ class Invoicing:
             await invoices.abandon(connection, [reserved.id])
 
     async def _wait_until_attached(self, reserved: Invoice) -> Invoice | None:
-        """Let another daemon finish the same reservation; ``None`` when it seems to be nobody's.
+        """Let another daemon finish the same reservation; ``None`` when it is, or seems to be, nobody's.
 
         Raises ``Unavailable`` when the other one gives it up.
         """
@@ -161,6 +180,8 @@ class Invoicing:
         deadline = loop.time() + ATTACHED_WITHIN
         while loop.time() < deadline:
             async with self.pool.connection() as connection:
+                if await invoices.take_over(connection, reserved.id, ORPHANED_AFTER):
+                    return None
                 row = (await invoices.load(connection, [reserved.id])).get(reserved.id)
             if row is not None and row.status is InvoiceStatus.ABANDONED:  # it found BTCPay away
                 raise Unavailable("the payment server cannot be reached at the moment", code="btcpay_away")

@@ -216,6 +216,25 @@ async def abandon(connection: Connection, ids: Iterable[UUID]) -> None:
     )
 
 
+async def release(connection: Connection, invoice_id: UUID, at: datetime) -> None:
+    """Let a reservation be looked at from ``at`` on: whoever made it does not know what became of it."""
+    await connection.execute(
+        "UPDATE btcpay_invoices SET next_check_at = $2 WHERE id = $1 AND status = 'reserved'", invoice_id, at
+    )
+
+
+_TAKE_OVER = """
+UPDATE btcpay_invoices SET next_check_at = created_at + $2::interval
+WHERE id = $1 AND status = 'reserved' AND next_check_at <> created_at + $2::interval
+"""
+
+
+async def take_over(connection: Connection, invoice_id: UUID, orphaned_after: timedelta) -> bool:
+    """Say whether a reservation was released, and hold it again: of several who ask, one gets it."""
+    result = await connection.execute(_TAKE_OVER, invoice_id, orphaned_after)
+    return bool(result == "UPDATE 1")
+
+
 async def claim_refresh(connection: Connection, invoice_id: UUID, now: datetime, interval: timedelta) -> bool:
     """Say whether the invoice was last observed longer ago than ``interval``, and note that it is now."""
     result = await connection.execute(

@@ -19,6 +19,7 @@ TABLE = Path(__file__).with_name("points.txt")
 
 SHARED = {
     "btcpay.client",
+    "btcpay.wire",
     "services.fulfilment",
     "services.idempotency",
     "services.observations",

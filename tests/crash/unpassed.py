@@ -11,6 +11,7 @@ AT_THE_END = "in an orderly end"
 RARE_LOOK = "another look at BTCPay, which changes nothing there"
 NARROW = "waits for room within this process"
 POSTPONES = "says when to look again; a start looks at once"
+ASKS = "a question of the vigil, which creates nothing"
 RESTORED = "raises versions, in one statement that a repeat only raises further"
 
 UNPASSED = {
@@ -24,7 +25,10 @@ UNPASSED = {
     "btcpay.client.BtcpayClient.list_deliveries": BY_HAND,
     "btcpay.client.BtcpayClient.list_webhooks": BY_HAND,
     "btcpay.client.BtcpayClient.mark": BY_HAND,
+    "btcpay.client.BtcpayClient.payment_methods": BY_HAND,
+    "btcpay.client.BtcpayClient.probe": ASKS,
     "btcpay.client.BtcpayClient.server_info": BY_HAND,
+    "btcpay.client.BtcpayClient.try_creation": ASKS,
     "btcpay.client.BtcpayClient.update_webhook": BY_HAND,
     "mqtt.conversation.Conversation._keep_saying_hello": AFTER_A_FAILURE,
     "mqtt.conversation.Conversation._position: entitlements.raise_versions()": RESTORED,
@@ -47,6 +51,8 @@ UNPASSED = {
     "services.invoicing.Invoicing._find": AFTER_A_FAILURE,
     "services.invoicing.Invoicing._refresh: self.settlement.look_up()": RARE_LOOK,
     "services.invoicing.Invoicing._refresh: self.settlement.settle()": "settles as a webhook does",
+    "services.invoicing.Invoicing._try: invoices.release()": AFTER_A_FAILURE,
+    "services.invoicing.Invoicing._try: self.pool.connection()": AFTER_A_FAILURE,
     "services.invoicing.Invoicing._wait_until_attached": AFTER_A_FAILURE,
     "services.invoicing.Invoicing.open: ": "for callers without a key; the same way",
     "services.metering.Metering._count_alone": AFTER_A_FAILURE,
@@ -76,6 +82,8 @@ UNPASSED = {
     "store.invoices.load: ": READS,
     "store.invoices.load_page": READS,
     "store.invoices.postpone": POSTPONES,
+    "store.invoices.release": AFTER_A_FAILURE,
+    "store.invoices.take_over": AFTER_A_FAILURE,
     "store.postgres.Database.": "opens a connection",
     "store.postgres.Pool.__aexit__": AT_THE_END,
     "store.postgres._Transaction.__aexit__: self._session.execute()": AFTER_A_FAILURE,

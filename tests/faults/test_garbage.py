@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.btcpay.client import MAX_ANSWER_BYTES
+from kosmo_billing_daemon.btcpay.wire import MAX_ANSWER_BYTES
 from tests.faults.signs import measures, metrics, says
 from tests.services.relay import Relay, relay
 from tests.support.daemon import STORE, WEBHOOK_SECRET, DaemonProcess
@@ -68,7 +68,7 @@ FOREIGN = {
     "expirationTime": int(datetime.now(UTC).timestamp()) + 900,
 }
 VARIANTS = {
-    page: "text/html that is not JSON; does BTCPAY_URL lead to BTCPay itself?",
+    page: "something in front of BTCPay answered: status 200 with text/html that is not JSON",
     cut_short: "application/json that is not JSON",
     another_shape: "invoices: an array is needed",
     strange_entries: "is not understood",

@@ -14,7 +14,10 @@ Spoil = Callable[[str, Any], Any]
 
 @dataclass
 class Relay:
-    """``asked`` holds the method and path of every request, without its query."""
+    """``asked`` holds the method and path of every request, without its query.
+
+    ``answer`` keeps a request from BTCPay; ``instead`` lets it pass and keeps back what BTCPay answers.
+    """
 
     target: str
     url: str = ""
@@ -22,6 +25,7 @@ class Relay:
     spoil: Spoil | None = None
     refuse: Callable[[str, str], bool] | None = None
     answer: Callable[[web.Request], web.Response] | None = None
+    instead: Callable[[web.Request], web.Response] | None = None
 
     @property
     def lists(self) -> int:
@@ -42,6 +46,8 @@ class Relay:
         url = self.target + request.path_qs
         async with session.request(request.method, url, headers=headers, data=await request.read()) as answer:
             body = await answer.read()
+            if self.instead is not None:
+                return self.instead(request)
             if self.spoil is not None and answer.status == 200:
                 body = json.dumps(self.spoil(request.path, json.loads(body))).encode()
             return web.Response(status=answer.status, body=body, content_type=answer.content_type)

@@ -1,7 +1,9 @@
 """Opening an invoice: double clicks (R10), and what fails or dies between reserve, create and attach."""
 
 import asyncio
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -9,6 +11,7 @@ from uuid import uuid4
 import aiohttp
 import asyncpg
 import pytest
+from aiohttp import web
 
 from kosmo_billing_daemon.btcpay.client import Timeouts
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
@@ -17,6 +20,7 @@ from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import NotFound, Unavailable
 from kosmo_billing_daemon.store.postgres import locking_users
 from tests.services.conftest import KEY, STORE, Shop, reserve, until
+from tests.services.relay import relay
 
 CREATED, SETTLED, ACTIVATED = "invoice.created", "invoice.settled", "subscription.activated"
 
@@ -42,6 +46,80 @@ async def test_what_certainly_was_not_created_is_given_up_at_once(shop: Shop, us
     rows = await shop.front.rows("SELECT status FROM btcpay_invoices ORDER BY created_at, status")
     assert sorted(row["status"] for row in rows) == ["abandoned", "new"]
     assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
+
+
+@pytest.mark.parametrize("fault", ["401", "403", "no wallet", "no connection"])
+async def test_what_btcpay_refuses_is_given_up_at_once_each_time(
+    shop: Shop, user: UserId, fault: str
+) -> None:
+    """Seen failing: after a 401 or 403 the reservation stayed, and each repeat waited 3 s for nobody."""
+    match fault:
+        case "401":
+            shop.simulator.set_faults(unauthorized=True)
+        case "403":
+            shop.simulator.add_key(KEY, ("btcpay.store.canviewinvoices",))
+        case "no wallet":
+            shop.simulator.set_faults(no_wallet=True)
+        case _:
+            await shop.simulator.go_away()
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await shop.front.invoicing.open(user, "wanderer", None)
+    assert time.monotonic() - began < 5
+    rows = await shop.front.rows("SELECT status, next_check_at FROM btcpay_invoices")
+    assert [tuple(row) for row in rows] == [("abandoned", None)] * 3
+    assert shop.simulator.invoices == {}
+
+
+def page(status: int, **headers: str) -> Callable[[web.Request], web.Response]:
+    return lambda _: web.Response(status=status, headers=headers, text="<h1>x</h1>", content_type="text/html")
+
+
+UNCERTAIN = {
+    **{str(status): page(status) for status in (200, 401, 404, 429)},
+    "redirect": page(302, Location="https://login.example/"),
+    "another invoice": lambda _: web.json_response({"id": "x"}),
+}
+
+
+@pytest.mark.parametrize("name", UNCERTAIN)
+async def test_what_may_exist_is_looked_for_until_it_is_known(shop: Shop, user: UserId, name: str) -> None:
+    """BTCPay creates the invoice, and what stands in front of it answers something else.
+
+    Seen failing: after a 404 or a redirect the reservation was given up, and only a webhook could find it.
+    """
+    shop.simulator.set_faults(webhooks={"drop": 1.0})
+    other = UserId(uuid4())
+    async with relay(shop.simulator.url) as front:
+        one = await shop.start(btcpay_url=front.url)
+        two = await shop.start(btcpay_url=front.url)
+        front.instead = UNCERTAIN[name]
+        began = time.monotonic()
+        for daemon, who in ((one, user), (one, other), (one, user), (two, user)):
+            with pytest.raises(Unavailable):
+                await daemon.invoicing.open(who, "wanderer", None)
+        assert time.monotonic() - began < 5, "nobody waits for who has given up"
+        front.instead = None
+        assert len(shop.simulator.invoices) == 2
+        invoice, is_new = await two.invoicing.open(user, "wanderer", None)
+        assert (invoice.status, is_new) == (InvoiceStatus.NEW, False)
+        await two.reconcile()
+    (row,) = await shop.front.rows("SELECT status FROM btcpay_invoices WHERE user_id = $1", other)
+    assert row["status"] == "new", "the one nobody asked for again is found as well"
+    assert len(shop.simulator.invoices) == 2
+
+
+async def test_a_released_reservation_is_taken_over_by_one(shop: Shop, user: UserId) -> None:
+    """Two daemons are asked at once for what a third gave up: one creates, the other waits for it."""
+    one, two = shop.front, await shop.start()
+    async with relay(shop.simulator.url) as front:
+        front.answer = page(502)
+        with pytest.raises(Unavailable):
+            await (await shop.start(btcpay_url=front.url)).invoicing.open(user, "wanderer", None)
+    opened = await asyncio.gather(*(each.invoicing.open(user, "wanderer", None) for each in (one, two) * 4))
+    assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
+    assert len(shop.simulator.invoices) == 1
 
 
 async def test_parallel_requests_get_one_invoice(shop: Shop, user: UserId) -> None:

@@ -21,6 +21,10 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
 )
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore
 
+NO_WALLET = (
+    "No wallet has been linked to your BTCPay Store. See the following link for more information on how to"
+    " connect your store and wallet. (https://docs.btcpayserver.org/WalletSetup/)\n"
+)
 _MAX_AMOUNT = Decimal(2**64 - 1)
 _SMALLEST = Decimal("1e-28")  # the scale of a .NET decimal
 _MIN_EXPIRATION_SECONDS = 30

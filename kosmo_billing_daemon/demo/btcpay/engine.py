@@ -15,7 +15,8 @@ from typing import Any
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.demo.btcpay import state
-from kosmo_billing_daemon.demo.btcpay.creation import build_invoice
+from kosmo_billing_daemon.demo.btcpay.answers import business_refusal
+from kosmo_billing_daemon.demo.btcpay.creation import NO_WALLET, build_invoice
 from kosmo_billing_daemon.demo.btcpay.faults import Faults, merge
 from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus, Payment
 from kosmo_billing_daemon.demo.btcpay.ledger import Ledger
@@ -76,6 +77,8 @@ class Engine:
     def create(self, body: dict[str, Any], text: str, store: SimulatedStore, base_url: str) -> dict[str, Any]:
         """Create an invoice and return it as it was at that moment, before the watcher looked at it."""
         invoice = build_invoice(body, text, store, self.clock())
+        if self.faults.no_wallet:
+            raise business_refusal("generic-error", NO_WALLET)
         self.ledger.add(invoice)
         answer = invoice_json(invoice, base_url)
         self.publish(

@@ -25,7 +25,10 @@ class WebhookFaults:
 
 @record(kw_only=True)
 class Faults:
-    """What goes wrong with the HTTP API; ``error_rate`` is the probability of a 500."""
+    """What goes wrong with the HTTP API; ``error_rate`` is the probability of a 500.
+
+    A proxy in front answers ``proxy_status`` (0: it is none) in HTML, to creations alone if it blocks those.
+    """
 
     down: bool = False
     slow_ms: int = 0
@@ -34,6 +37,9 @@ class Faults:
     create_times_out: bool = False
     garbage: bool = False
     unauthorized: bool = False
+    no_wallet: bool = False
+    proxy_status: int = 0
+    proxy_blocks_creations: bool = False
     webhooks: WebhookFaults = field(default_factory=WebhookFaults)
 
 

@@ -26,7 +26,7 @@ from kosmo_billing_daemon.demo.btcpay.answers import (
     validation_refusal,
 )
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
-from kosmo_billing_daemon.demo.btcpay.invoices import InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import InvoiceStatus, PaymentMethod
 from kosmo_billing_daemon.demo.btcpay.ledger import Search
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json, payment_methods_json
 from kosmo_billing_daemon.demo.btcpay.stores import Permission, key_json, store_json
@@ -43,6 +43,7 @@ def routes(*, store_less: bool) -> list[web.RouteDef]:
         web.get("/api/v1/api-keys/current", _current_key),
         web.delete("/api/v1/api-keys/current", _revoke_current_key),
         web.get("/api/v1/stores/{store_id}", _store),
+        web.get("/api/v1/stores/{store_id}/payment-methods", _store_payment_methods),
         web.post("/api/v1/stores/{store_id}/invoices", _create),
         web.get("/api/v1/stores/{store_id}/invoices", _list),
     ]
@@ -92,6 +93,12 @@ async def _revoke_current_key(request: web.Request) -> web.Response:
 
 async def _store(request: web.Request) -> web.Response:
     return json_response(store_json(require_store(request, Permission.VIEW_STORE)))
+
+
+async def _store_payment_methods(request: web.Request) -> web.Response:
+    require_store(request, Permission.VIEW_STORE)
+    methods = () if request.app[ENGINE].faults.no_wallet else PaymentMethod
+    return json_response([{"paymentMethodId": str(method), "enabled": True} for method in methods])
 
 
 async def _create(request: web.Request) -> web.Response:

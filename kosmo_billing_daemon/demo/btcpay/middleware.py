@@ -17,6 +17,7 @@ from kosmo_billing_daemon.demo.btcpay.engine import Engine
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _UNTOUCHED = ("/simulate/", "/static/")
 _GARBAGE = "<!doctype html><title>Welcome</title><h1>It works!</h1>"
+_BLOCKED = "<!doctype html><title>Blocked</title><h1>This request was blocked</h1>"
 
 
 @web.middleware
@@ -44,6 +45,8 @@ async def _fault(request: web.Request, engine: Engine) -> web.Response | None:
         return web.Response()
     if not request.path.startswith("/api/"):
         return None
+    if faults.proxy_status and (_creates(request) or not faults.proxy_blocks_creations):
+        return web.Response(status=faults.proxy_status, text=_BLOCKED, content_type="text/html")
     if faults.slow_ms:
         await asyncio.sleep(faults.slow_ms / 1000)
     if faults.error_rate and engine.chance.random() < faults.error_rate:
@@ -53,3 +56,7 @@ async def _fault(request: web.Request, engine: Engine) -> web.Response | None:
     if faults.garbage:
         return web.Response(text=_GARBAGE, content_type="text/html")
     return None
+
+
+def _creates(request: web.Request) -> bool:
+    return request.method == "POST" and request.path.endswith("/invoices")

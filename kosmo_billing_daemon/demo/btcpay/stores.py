@@ -31,6 +31,7 @@ _INCLUDED: dict[str, frozenset[Permission]] = {
     Permission.MODIFY_INVOICES: frozenset(
         {Permission.MODIFY_INVOICES, Permission.CREATE_INVOICE, Permission.VIEW_INVOICES}
     ),
+    Permission.VIEW_STORE: frozenset({Permission.VIEW_STORE, Permission.VIEW_INVOICES}),
 }
 
 BILLING_PERMISSIONS: tuple[str, ...] = (
@@ -68,8 +69,8 @@ class ApiKey:
     def allows(self, permission: Permission, store_id: str) -> bool:
         """Tell whether the key carries ``permission``, itself or within a wider one, in that store."""
         for granted in self.permissions.get(store_id, ()):
-            name, _, store = granted.partition(":")
-            if store in ("", store_id) and permission in _INCLUDED.get(name, (name,)):
+            name, colon, store = granted.partition(":")
+            if (not colon or store == store_id) and permission in _INCLUDED.get(name, (name,)):
                 return True
         return False
 
