@@ -54,11 +54,17 @@ class Payment(StrEnum):
 
 
 class Effect(StrEnum):
-    """What this invoice did to the user's subscriptions (R1)."""
+    """What this invoice did to the user's subscriptions (R1).
+
+    WITHDRAWN and DECLINED are an operator's decision: what was given was taken back, or its case was closed
+    and nothing was given. Until an operator decides otherwise, nothing at BTCPay changes that.
+    """
 
     NONE = "none"
     FULFILLED = "fulfilled"
     REVOKED = "revoked"
+    WITHDRAWN = "withdrawn"
+    DECLINED = "declined"
 
 
 class CaseKind(StrEnum):
@@ -201,6 +207,8 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
 
 def settle_by_hand(invoice: Invoice, now: datetime) -> Verdict:
     """Fulfil an invoice because the operator says so (R6); repeats change nothing."""
+    lifted = {Effect.WITHDRAWN: Effect.REVOKED, Effect.DECLINED: Effect.NONE}
+    invoice = replace(invoice, effect=lifted.get(invoice.effect, invoice.effect))
     closes = tuple(kind for kind in CaseKind if kind is not CaseKind.OVERPAID)
     verdict = _fulfil(invoice, invoice.settled_at or now, source=Source.MANUAL, closes=closes)
     return replace(verdict, events=_effects(verdict))
@@ -257,6 +265,11 @@ def _fulfil(
             action = Action.REINSTATE
         case Effect.FULFILLED:
             action = Action.NOTHING
+        case Effect.WITHDRAWN:
+            return Verdict(invoice, cases=cases)
+        case Effect.DECLINED:
+            detail = f"paid {invoice.paid_amount} after its case was closed without giving any rights"
+            return Verdict(invoice, cases=(*cases, Case(CaseKind.LATE_PAYMENT, detail, invoice.paid_amount)))
         case _:
             assert_never(invoice.effect)
     settled = replace(invoice, effect=Effect.FULFILLED, settled_at=settled_at)
@@ -283,7 +296,7 @@ def _overpaid(invoice: Invoice) -> tuple[Case, ...]:
 
 def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
     paid = invoice.paid_amount
-    if invoice.effect is not Effect.NONE:
+    if invoice.effect not in (Effect.NONE, Effect.DECLINED):
         return Verdict(invoice)
     if invoice.payment is Payment.PARTIAL:
         detail = f"paid {paid} of {invoice.plan.price.amount} {invoice.plan.price.currency}, then it expired"
@@ -314,7 +327,7 @@ def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
         if known:  # fulfilled by hand although invalid: the operator has decided
             return Verdict(invoice)
         return Verdict(replace(invoice, effect=Effect.REVOKED), action=Action.REVOKE)
-    if invoice.effect is Effect.NONE and seen.confirmed_amount:
+    if invoice.effect in (Effect.NONE, Effect.DECLINED) and seen.confirmed_amount:
         currency = invoice.plan.price.currency
         detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"
         return Verdict(invoice, cases=(Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount),))

@@ -29,7 +29,7 @@ def next_check(invoice: Invoice, now: datetime) -> datetime | None:
         return due if now < since + Patience.MARKED else None
     if invoice.status in (InvoiceStatus.SETTLED, InvoiceStatus.ABANDONED):
         return None
-    if invoice.effect is not Effect.NONE:
+    if invoice.effect not in (Effect.NONE, Effect.DECLINED):
         return None
     if invoice.status is InvoiceStatus.INVALID and not invoice.paid_amount:
         return None

@@ -4,13 +4,14 @@ The rule it keeps: nothing is done without somebody's name and reason, written d
 does it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain import subscriptions as periods
-from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
+from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
 from kosmo_billing_daemon.domain.subscriptions import (
@@ -35,11 +36,14 @@ from kosmo_billing_daemon.store import (
 )
 from kosmo_billing_daemon.store.audit import Entry
 from kosmo_billing_daemon.store.listings import ListedCase
-from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners, locking_users
 from kosmo_billing_daemon.store.together import together
 
 BATCH = 1000
 LONGEST_REASON = 500
+
+_OF_NO_EFFECT_YET: Final = frozenset(CaseKind) - {CaseKind.OVERPAID, CaseKind.PAID_TWICE}
+"""Closing one of these decides that the money gives no rights; the others are beside a fulfilment."""
 
 
 @record
@@ -89,36 +93,50 @@ class Operations:
                 holding=holding,
             )
 
-        return (await self._change(user_id, "user.grant", deed, granted))[-1]
+        async def work(connection: Connection) -> Subscription:
+            now = self.clock()
+            before = await subscriptions.lock_history(connection, user_id)
+            rows = await self._apply(connection, user_id, before, granted, now)
+            subject = f"subscription {rows[-1].id}"
+            await audit.append(connection, deed.entry("user.grant", user_id, subject, now))
+            return rows[-1]
+
+        return await self.pool.retrying(work, locking_users([user_id]))
 
     async def revoke(
         self, user_id: UserId, subscription_id: SubscriptionId | None, deed: Deed
     ) -> Subscription:
         """Take a purchase back as if it had never been, by default the current one; a repeat is refused.
 
-        What had been paid before it counts again. No webhook undoes it: its invoice stays fulfilled.
+        What had been paid before it counts again. No mark at BTCPay undoes it; what such a mark revoked
+        before can be revoked here too, so that it stays revoked.
         """
 
-        def revoked(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+        async def revoked(connection: Connection, history: Sequence[Subscription]) -> Subscription:
             row = _chosen(history, subscription_id)
-            if row.revoked_at is not None:
+            is_new = row.revoked_at is None
+            if row.invoice_id is not None:
+                given = (Effect.FULFILLED, Effect.REVOKED)
+                is_new |= await invoices.decide(connection, row.invoice_id, Effect.WITHDRAWN, given)
+            if not is_new:
                 raise Conflict(f"subscription {row.id} was revoked before", code="revoked_before")
-            return periods.revoke(history, row.id, now, reason="operator", holding=holding)
+            return row
 
-        before, after = await self._changed(user_id, "user.revoke", deed, revoked)
-        return _differing(before, after, lambda row: row.revoked_at is not None)
+        return await self._decide(user_id, "user.revoke", deed, revoked, periods.revoke)
 
     async def reinstate(self, user_id: UserId, subscription_id: SubscriptionId, deed: Deed) -> Subscription:
         """Give a revoked purchase back with the same period, no extra time (R8)."""
 
-        def reinstated(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+        async def reinstated(connection: Connection, history: Sequence[Subscription]) -> Subscription:
             row = _chosen(history, subscription_id)
             if row.revoked_at is None:
                 raise Conflict(f"subscription {row.id} is not revoked", code="not_revoked")
-            return periods.reinstate(history, row.id, now, reason="operator", holding=holding)
+            if row.invoice_id is not None:
+                taken = (Effect.WITHDRAWN, Effect.REVOKED)
+                await invoices.decide(connection, row.invoice_id, Effect.FULFILLED, taken)
+            return row
 
-        rows = await self._change(user_id, "user.reinstate", deed, reinstated)
-        return _chosen(rows, subscription_id)
+        return await self._decide(user_id, "user.reinstate", deed, reinstated, periods.reinstate)
 
     async def settle(self, name: str, deed: Deed, *, unpaid: bool = False) -> tuple[Invoice, bool]:
         """Fulfil an invoice by hand (R6); returns it and whether that changed anything.
@@ -150,7 +168,11 @@ class Operations:
         return settled, found.effect is not Effect.FULFILLED
 
     async def close_case(self, number: int, deed: Deed) -> ListedCase:
-        """Close a case without giving any rights, as after a refund."""
+        """Close a case without giving any rights, as after a refund; what comes in later is listed anew."""
+        async with self.pool.connection() as connection:
+            asked = await listings.lock_case(connection, number)
+        if asked is None:
+            raise NotFound(f"there is no case {number}")
 
         async def work(connection: Connection) -> ListedCase:
             case = await listings.lock_case(connection, number)
@@ -162,11 +184,13 @@ class Operations:
             resolution = f"closed by {deed.who}: {deed.reason}"
             closing = attention.closing([(case.invoice.id, case.kind)], resolution, now)
             await together(connection, [closing])
+            if case.kind in _OF_NO_EFFECT_YET:
+                await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])
             subject = f"case {number} ({case.kind}) of {_named(case.invoice)}"
             await audit.append(connection, deed.entry("attention.close", case.invoice.user_id, subject, now))
             return case
 
-        return await self.pool.retrying(work)
+        return await self.pool.retrying(work, locking_owners([asked.invoice.id]))
 
     async def republish(self, user_id: UserId | None, progress: Callable[[int], None]) -> int:
         """Have one document, or all, published again, the same versions; returns how many.
@@ -191,32 +215,58 @@ class Operations:
                 return marked
             after = users[-1]
 
-    async def _change(
-        self, user_id: UserId, action: str, deed: Deed, rule: "Rule"
-    ) -> tuple[Subscription, ...]:
-        return (await self._changed(user_id, action, deed, rule))[1]
+    async def _decide(
+        self, user_id: UserId, action: str, deed: Deed, choose: "Choose", rule: "Decision"
+    ) -> Subscription:
+        """Apply a decision to the subscription that is chosen, and return it as it is afterwards."""
 
-    async def _changed(
-        self, user_id: UserId, action: str, deed: Deed, rule: "Rule"
-    ) -> tuple[tuple[Subscription, ...], tuple[Subscription, ...]]:
-        """Apply a rule to the user's whole history; returns it as it was and as it is."""
-
-        async def work(connection: Connection) -> tuple[tuple[Subscription, ...], tuple[Subscription, ...]]:
+        async def work(connection: Connection) -> Subscription:
             now = self.clock()
             before = await subscriptions.lock_history(connection, user_id)
-            holding = bool(await invoices.load_processing(connection, [user_id]))
-            outcome = rule(before, now, holding)
-            news = [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
-            news += fulfilment.quota_news(before, outcome.history, now)
-            await fulfilment.write(connection, [Change(before, outcome.history)], news)
-            named = outcome.happenings[-1].subscription_id if outcome.happenings else "nothing"
-            await audit.append(connection, deed.entry(action, user_id, f"subscription {named}", now))
-            return before, outcome.history
+            row = await choose(connection, before)
+
+            def decided(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+                return rule(history, row.id, now, reason="operator", holding=holding)
+
+            rows = await self._apply(connection, user_id, before, decided, now)
+            await audit.append(connection, deed.entry(action, user_id, f"subscription {row.id}", now))
+            return _chosen(rows, row.id)
 
         return await self.pool.retrying(work, locking_users([user_id]))
 
+    async def _apply(
+        self,
+        connection: Connection,
+        user_id: UserId,
+        before: tuple[Subscription, ...],
+        rule: "Rule",
+        now: datetime,
+    ) -> tuple[Subscription, ...]:
+        """Apply a rule to the user's whole history, which is locked; returns it as it is afterwards."""
+        holding = bool(await invoices.load_processing(connection, [user_id]))
+        outcome = rule(before, now, holding)
+        news = [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
+        news += fulfilment.quota_news(before, outcome.history, now)
+        await fulfilment.write(connection, [Change(before, outcome.history)], news)
+        return outcome.history
 
+
+Choose = Callable[[Connection, Sequence[Subscription]], Awaitable[Subscription]]
 Rule = Callable[[Sequence[Subscription], datetime, bool], Outcome]
+
+
+class Decision(Protocol):
+    """``periods.revoke`` or ``periods.reinstate``."""
+
+    def __call__(
+        self,
+        history: Sequence[Subscription],
+        subscription_id: SubscriptionId,
+        now: datetime,
+        *,
+        reason: str,
+        holding: bool,
+    ) -> Outcome: ...
 
 
 def _chosen(history: Sequence[Subscription], subscription_id: SubscriptionId | None) -> Subscription:
@@ -230,13 +280,6 @@ def _chosen(history: Sequence[Subscription], subscription_id: SubscriptionId | N
     if row is None:
         raise NotFound(f"this user has no subscription {subscription_id}")
     return row
-
-
-def _differing(
-    before: Sequence[Subscription], after: Sequence[Subscription], fact: Callable[[Subscription], bool]
-) -> Subscription:
-    had = {row.id for row in before if fact(row)}
-    return next(row for row in after if fact(row) and row.id not in had)
 
 
 def _named(invoice: Invoice) -> str:

@@ -235,6 +235,19 @@ async def take_over(connection: Connection, invoice_id: UUID, orphaned_after: ti
     return bool(result == "UPDATE 1")
 
 
+async def decide(
+    connection: Connection, invoice_id: UUID, effect: Effect, instead_of: Iterable[Effect]
+) -> bool:
+    """Write an operator's decision on an invoice; say whether that changed anything."""
+    result = await connection.execute(
+        "UPDATE btcpay_invoices SET effect = $2 WHERE id = $1 AND effect = ANY ($3::text[])",
+        invoice_id,
+        effect,
+        list(instead_of),
+    )
+    return bool(result == "UPDATE 1")
+
+
 async def claim_refresh(connection: Connection, invoice_id: UUID, now: datetime, interval: timedelta) -> bool:
     """Say whether the invoice was last observed longer ago than ``interval``, and note that it is now."""
     result = await connection.execute(

@@ -79,6 +79,7 @@ UNPASSED = {
     "store.events.oldest_unpublished": READS,
     "store.idempotency.remove": CLEANS,
     "store.invoices.abandon": AFTER_A_FAILURE,
+    "store.invoices.decide": BY_HAND,
     "store.invoices.load: ": READS,
     "store.invoices.load_page": READS,
     "store.invoices.postpone": POSTPONES,
