@@ -28,16 +28,17 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
             return await client.list_webhooks()
 
     found = run(work())
-    mine = {hook.id for hook in webhooks.ours(found, loaded.webhook.public_url)}
+    address = loaded.webhook.public_url
+    mine = {hook.id for hook in webhooks.ours(found, address)}
     if as_json:
-        print_json([_webhook_json(hook, ours=hook.id in mine) for hook in found])
+        print_json([_webhook_json(hook, address, ours=hook.id in mine) for hook in found])
         return
     rows = [
         (
             hook.id,
             hook.url,
             "ours" if hook.id in mine else "another's",
-            ("; ".join(webhooks.defects(hook)) or "as it should be") if hook.id in mine else "-",
+            ("; ".join(webhooks.defects(hook, address)) or "as it should be") if hook.id in mine else "-",
         )
         for hook in found
     ]
@@ -80,7 +81,7 @@ def register(
     shown = None if secret_file is not None else done.secret
     if as_json:
         told = {
-            **_webhook_json(done.webhook, ours=True),
+            **_webhook_json(done.webhook, address, ours=True),
             "created": done.is_new,
             "mended": done.mended,
             "surplus": done.surplus,
@@ -123,7 +124,7 @@ def _kept(secret: str | None, path: Path | None) -> Iterator[None]:
         raise
 
 
-def _webhook_json(hook: Webhook, *, ours: bool) -> dict[str, Any]:
+def _webhook_json(hook: Webhook, address: str | None, *, ours: bool) -> dict[str, Any]:
     return {
         "id": hook.id,
         "url": hook.url,
@@ -131,7 +132,7 @@ def _webhook_json(hook: Webhook, *, ours: bool) -> dict[str, Any]:
         "enabled": hook.enabled,
         "automatic_redelivery": hook.automatic_redelivery,
         "events": "all" if hook.everything else list(hook.events),
-        "defects": list(webhooks.defects(hook)) if ours else [],
+        "defects": list(webhooks.defects(hook, address)) if ours else [],
     }
 
 

@@ -19,13 +19,18 @@ NEEDED: Final = {
     "btcpay.store.canviewstoresettings": "check the store",
     "btcpay.store.webhooks.canmodifywebhooks": "register the webhook",
 }
-_WIDER: Final = {
-    "unrestricted": frozenset(NEEDED),
-    "btcpay.store.canmodifystoresettings": frozenset(NEEDED),
-    "btcpay.store.canmodifyinvoices": frozenset(
-        {"btcpay.store.cancreateinvoice", "btcpay.store.canviewinvoices"}
+_INCLUDES: Final = {
+    "unrestricted": ("btcpay.store.canmodifystoresettings",),
+    "btcpay.store.canmodifystoresettings": (
+        "btcpay.store.canmodifyinvoices",
+        "btcpay.store.canviewstoresettings",
+        "btcpay.store.webhooks.canmodifywebhooks",
     ),
+    "btcpay.store.canmodifyinvoices": ("btcpay.store.canviewinvoices", "btcpay.store.cancreateinvoice"),
+    "btcpay.store.canviewstoresettings": ("btcpay.store.canviewinvoices",),
 }
+"""Which permission brings which, as far as any of ours is concerned (BTCPay 2.4.1, AddPolicyDefinitions in
+BTCPayServerServices.cs)."""
 
 
 async def inspect(client: BtcpayClient, webhook_url: str | None, *, signed: bool) -> AsyncIterator[Finding]:
@@ -53,6 +58,8 @@ async def inspect(client: BtcpayClient, webhook_url: str | None, *, signed: bool
             yield finding
         async for finding in _store(client):
             yield finding
+        async for finding in _selling(client):
+            yield finding
         async for finding in _webhook(client, webhook_url, signed=signed):
             yield finding
     except (Unavailable, BtcpayRefused) as error:
@@ -60,11 +67,12 @@ async def inspect(client: BtcpayClient, webhook_url: str | None, *, signed: bool
 
 
 def _permissions(granted: frozenset[str], store_id: str) -> list[Finding]:
+    named = [permission.partition(":") for permission in granted]
+    waiting = [name.strip().lower() for name, colon, store in named if not colon or store == store_id]
     have: set[str] = set()
-    for permission in granted:
-        name, _, store = permission.partition(":")
-        if store in ("", store_id):
-            have |= _WIDER.get(name, frozenset({name}))
+    while waiting:
+        have.add(name := waiting.pop())
+        waiting += _INCLUDES.get(name, ())
     findings = []
     for name, use in NEEDED.items():
         if name in have:
@@ -88,6 +96,37 @@ async def _store(client: BtcpayClient) -> AsyncIterator[Finding]:
         yield Finding(PART, None, fact, "set its payment tolerance to 0 if that is not meant")
 
 
+async def _selling(client: BtcpayClient) -> AsyncIterator[Finding]:
+    """Try what a purchase needs, without creating anything."""
+    for call, fact, name in (
+        (client.probe, "its invoices can be read", "reading invoices"),
+        (client.try_creation, "a request to create an invoice reaches it", "creating an invoice"),
+    ):
+        try:
+            await call()
+        except (Unavailable, BtcpayRefused) as error:
+            advice = (
+                "every request below /api/v1/ must reach BTCPay unchanged, and the key must have the right"
+            )
+            yield Finding(PART, False, f"{name}: {error}", advice)
+        else:
+            yield Finding(PART, True, fact)
+    advice = "set up a wallet for it in BTCPay: Wallets, or Lightning"
+    try:
+        methods = await client.payment_methods()
+    except BtcpayDenied as error:
+        yield Finding(PART, None, f"its payment methods cannot be seen: {error}")
+        return
+    enabled = [name for name, is_enabled in sorted(methods.items()) if is_enabled]
+    if enabled:
+        yield Finding(PART, True, f"the store takes {', '.join(enabled)}")
+    elif methods:
+        fact = f"each payment method of the store is disabled ({', '.join(sorted(methods))}): nobody can buy"
+        yield Finding(PART, False, fact, "enable one in the store's settings")
+    else:
+        yield Finding(PART, False, "the store has no payment method: nobody can buy", advice)
+
+
 async def _webhook(client: BtcpayClient, url: str | None, *, signed: bool) -> AsyncIterator[Finding]:
     try:
         hooks = await client.list_webhooks()
@@ -101,7 +140,7 @@ async def _webhook(client: BtcpayClient, url: str | None, *, signed: bool) -> As
         yield Finding(PART, False, fact, REGISTER if url else f"set WEBHOOK_URL and {REGISTER}")
         return
     for hook in found:
-        wrong = defects(hook)
+        wrong = defects(hook, url)
         fact = f"webhook {hook.id} to {hook.url}"
         yield Finding(
             PART, not wrong, f"{fact}: {'; '.join(wrong) or 'as it should be'}", REGISTER if wrong else ""
