@@ -98,6 +98,8 @@ async def _all(loaded: Settings, gateway: str | None, password: str | None) -> A
     yield Finding("settings", True, "the settings are complete")
     for told in loaded.database.ignored:
         yield Finding("settings", None, told)
+    for warning in loaded.warnings:
+        yield Finding("settings", None, warning)
     if loaded.webhook.trust is WebhookTrust.BODY:
         fact = "WEBHOOK_TRUST=body: whoever reaches the port can write paid invoices"
         yield Finding("settings", False, fact, "for anything but a trial set WEBHOOK_TRUST=btcpay")

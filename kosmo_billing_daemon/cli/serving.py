@@ -25,6 +25,8 @@ def serve(env_file: EnvFile = None) -> None:
     logs.configure(loaded.log_format, loaded.log_level)
     for told in loaded.database.ignored:
         log.info("%s", told)
+    for warning in loaded.warnings:
+        log.warning("%s", warning)
     descriptors.raise_limit()
     run(_serve(loaded))
 

@@ -6,14 +6,16 @@ A value that cannot be read is set aside, so that what does not depend on it is 
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.settings import sources
+from kosmo_billing_daemon.settings import pasting, sources
 from kosmo_billing_daemon.settings.branches import build
 from kosmo_billing_daemon.settings.tree import Settings
+from kosmo_billing_daemon.settings.values import SYMMETRIC
 from kosmo_billing_daemon.settings.variables import FILES, KNOWN, SECRETS, Variables, read
 
 
@@ -40,7 +42,11 @@ def load(
     settings = build(variables, given, problems, environ)
     if problems or settings is None:
         raise Misconfigured(problems)
-    return settings
+    warnings = pasting.warnings(layers, SECRETS)
+    jwt = settings.http.jwt
+    if jwt is not None and jwt.key_file is not None and SYMMETRIC & set(jwt.algorithms):
+        warnings += pasting.of_key_file(jwt.key_file)
+    return replace(settings, warnings=warnings)
 
 
 def _path(environ: Mapping[str, str], name: str) -> Path | None:

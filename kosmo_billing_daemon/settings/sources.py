@@ -26,6 +26,7 @@ class Layer:
     origin: str  # ends a sentence; empty for the process environment
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     problems: tuple[str, ...] = ()
+    doubts: Mapping[str, str] = field(default_factory=dict)  # by setting, what was taken off its value
 
 
 class LayerSource(PydanticBaseSettingsSource):
@@ -113,6 +114,7 @@ def _unquote(raw: str) -> str | None:
 def from_credentials(directory: Path, known: Collection[str], files: Collection[str]) -> Layer:
     """Read one value per file; for ``files`` (variables that name a file) the path itself is the value."""
     values: dict[str, str] = {}
+    doubts: dict[str, str] = {}
     problems: list[str] = []
     try:
         entries = sorted(entry for entry in directory.iterdir() if entry.is_file() and entry.name[0] != ".")
@@ -125,22 +127,25 @@ def from_credentials(directory: Path, known: Collection[str], files: Collection[
             problems += _slip(name, known, own=own, shown=entry.name, origin=f" ({directory})")
             continue
         try:
-            value = str(entry) if name in files else _content(entry)
+            raw = str(entry) if name in files else _content(entry)
         except OSError as error:
             problems.append(f"{name}: the credential {entry} cannot be read ({_why(error)})")
             continue
         except UnicodeDecodeError:
             problems.append(f"{name}: the credential {entry} is not UTF-8 text")
             continue
+        value = raw.rstrip("\r\n")
+        if value != raw.removesuffix("\n"):  # one line end is how a text file ends
+            doubts[name] = f"{name}: more line ends than one after it are ignored; remove them ({entry})"
         if values.setdefault(name, value) != value and name not in files:
             problems.append(f"{name}: two credentials of this name differ in {directory}; remove one")
     layer = _layer(f" (credential in {directory})", values, known)
-    return Layer(layer.origin, layer.values, (*problems, *layer.problems))
+    return Layer(layer.origin, layer.values, (*problems, *layer.problems), doubts)
 
 
 def _content(entry: Path) -> str:
     with entry.open("rb") as opened:
-        return opened.read(_LONGEST).decode().rstrip("\r\n")
+        return opened.read(_LONGEST).decode()
 
 
 def _layer(origin: str, values: Mapping[str, str], known: Collection[str], *, own: bool = False) -> Layer:

@@ -163,3 +163,4 @@ class Settings:
     expiring_notice: timedelta = timedelta(hours=72)
     log_format: Format = Format.AUTO
     log_level: Level = Level.INFO
+    warnings: tuple[str, ...] = ()  # what is read, but probably not as it was meant
