@@ -8,6 +8,7 @@ looks for its invoice until BTCPay has shown it, or has been asked long enough.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 ATTACHED_WITHIN = 3.0
 """Seconds to wait for another daemon's creation; most take less than one."""
+
+RELEASED_WITHIN = 1.0
+"""Seconds to wait for a connection to release a reservation."""
 
 REFRESH_AFTER = timedelta(seconds=2)
 """An open invoice is asked for at BTCPay at most this often by front ends."""
@@ -119,8 +123,9 @@ class Invoicing:
         try:
             return await self._complete(reserved)
         except Unavailable:
-            async with self.pool.connection() as connection:
-                await invoices.release(connection, reserved.id, self.clock())
+            with contextlib.suppress(Unavailable):  # then the next one waits for nobody, no worse
+                async with self.pool.connection(wait=RELEASED_WITHIN) as connection:
+                    await invoices.release(connection, reserved.id, self.clock())
             raise
 
     async def _complete(self, reserved: Invoice) -> Invoice:
