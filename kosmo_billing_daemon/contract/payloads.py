@@ -191,12 +191,16 @@ def usage_event(message_id: str, fields: "Fields") -> UsageEvent:
 
 @record(kw_only=True)
 class UsageAck:
-    """What became of a report; published after COMMIT on ``usage-acks/{reporter}``."""
+    """What became of a report; published after COMMIT on ``usage-acks/{reporter}``.
+
+    ``at`` is the daemon's time when it counted the report; older daemons say none.
+    """
 
     report_id: str
     accepted: int
     duplicates: int
     rejected: tuple[Rejection, ...] = ()
+    at: datetime | None = None
 
     def encode(self) -> bytes:
         return dumps(
@@ -205,6 +209,7 @@ class UsageAck:
                 "accepted": self.accepted,
                 "duplicates": self.duplicates,
                 "rejected": [{"message_id": r.message_id, "reason": r.reason} for r in self.rejected],
+                **({} if self.at is None else {"at": rfc3339(self.at)}),
             }
         )
 
@@ -221,7 +226,38 @@ class UsageAck:
             accepted=fields.whole("accepted"),
             duplicates=fields.whole("duplicates"),
             rejected=tuple(Rejection(e.text("message_id"), e.text("reason", most=1000)) for e in each),
+            at=fields.time("at") if fields.has("at") else None,
         )
+
+
+@record
+class TimeRequest:
+    """Asks on ``time-requests/{name}`` what time it is; ``nonce`` is never used twice."""
+
+    nonce: str
+
+    def encode(self) -> bytes:
+        return dumps({"nonce": self.nonce})
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "TimeRequest":
+        return cls(Fields(loads(payload)).text("nonce"))
+
+
+@record
+class TimeAnswer:
+    """The daemon's time when it read the request with this nonce; on ``time-answers/{name}``."""
+
+    nonce: str
+    at: datetime
+
+    def encode(self) -> bytes:
+        return dumps({"nonce": self.nonce, "at": rfc3339(self.at)})
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "TimeAnswer":
+        fields = Fields(loads(payload))
+        return cls(fields.text("nonce"), fields.time("at"))
 
 
 @record(kw_only=True)

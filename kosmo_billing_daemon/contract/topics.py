@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
 from kosmo_billing_daemon.records import record
 
 DEFAULT_PREFIX = "kosmo/billing/v1"
@@ -13,6 +14,11 @@ broker with default limits (Mosquitto: 1,000 queued messages); one shard after a
 
 _UNFIT = frozenset("/+#\x00")
 """Never inside one level of a topic: a name with one of them could not be answered."""
+
+
+def is_name(name: str) -> bool:
+    """Say whether somebody called so has topics of their own."""
+    return 1 <= len(name) <= MAX_ID_LENGTH and not _UNFIT.intersection(name)
 
 
 @record
@@ -52,6 +58,16 @@ class Topics:
     def usage_ack(self, reporter: str) -> str:
         return f"{self.prefix}/usage-acks/{reporter}"
 
+    @property
+    def time_requests_filter(self) -> str:
+        return f"{self.prefix}/time-requests/+"
+
+    def time_request(self, name: str) -> str:
+        return f"{self.prefix}/time-requests/{name}"
+
+    def time_answer(self, name: str) -> str:
+        return f"{self.prefix}/time-answers/{name}"
+
     def entitlement_user(self, topic: str) -> UUID | None:
         """Return the user of a well-formed entitlement topic; the shard must be the user's own."""
         head = f"{self.prefix}/entitlements/"
@@ -66,6 +82,13 @@ class Topics:
 
     def usage_reporter(self, topic: str) -> str | None:
         """Return the reporter of a usage topic."""
-        head = f"{self.prefix}/usage/"
-        reporter = topic.removeprefix(head) if topic.startswith(head) else ""
-        return reporter if reporter and not _UNFIT.intersection(reporter) else None
+        return self._name(f"{self.prefix}/usage/", topic)
+
+    def time_requester(self, topic: str) -> str | None:
+        """Return who asks for the time."""
+        return self._name(f"{self.prefix}/time-requests/", topic)
+
+    @staticmethod
+    def _name(head: str, topic: str) -> str | None:
+        name = topic.removeprefix(head) if topic.startswith(head) else ""
+        return name if name and not _UNFIT.intersection(name) else None

@@ -5,17 +5,18 @@ arrival.
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.contract.encoding import Malformed, loads
-from kosmo_billing_daemon.contract.payloads import UsageAck
+from kosmo_billing_daemon.contract.payloads import TimeAnswer, UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Refused, Unavailable
 from kosmo_billing_daemon.gate.documents import Arrival, Documents
 from kosmo_billing_daemon.gate.replay import Replay
 from kosmo_billing_daemon.gate.reports import Reporter
+from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.link import Broker, ConnectRefused, Link, Message, connect
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Connection:
         topics: Topics,
         *,
         documents: Documents,
+        times: TimeRequests | None,
         reporter: Reporter | None,
         ack_topic: str | None,
         refresh: float,
@@ -56,12 +58,14 @@ class Connection:
         )
         self._topics = topics
         self._documents = documents
+        self._times = times
         self._reporter = reporter
         self._ack_topic = ack_topic
         self._refresh = refresh
         self._monotonic = monotonic
         self._replay = Replay(topics, [topics.status, *([ack_topic] if ack_topic else [])])
         self._steady_since: float | None = None
+        self._heard_status = False
         self._quiet = Quiet()
 
     @property
@@ -70,6 +74,32 @@ class Connection:
         stands.
         """
         return None if self.daemon_online is False else self._steady_since
+
+    def problems(self) -> Iterator[str]:
+        """Say what is wrong while connected; a broker that denies something may grant it and keep silent."""
+        if self._steady_since is None:
+            return
+        silent = [
+            topic
+            for topic, heard in (
+                (self._topics.status, self._heard_status),
+                (self._topics.watermark, self._documents.expected is not None),
+            )
+            if not heard
+        ]
+        if silent:
+            yield (
+                f"nothing came from {' and '.join(silent)}: no daemon ever published to this broker,"
+                f" or its ACL does not let {self._broker.username or 'anonymous'} read it"
+            )
+        if (problem := self._documents.problem()) is not None:
+            yield problem
+        if self.daemon_online is False:
+            return
+        if self._reporter is not None and (problem := self._reporter.problem()) is not None:
+            yield problem
+        if self._times is not None and (problem := self._times.problem()) is not None:
+            yield problem
 
     async def run(self) -> None:
         """Connect, listen and report, for ever."""
@@ -87,6 +117,7 @@ class Connection:
                 self.connected = False
                 self._steady_since = None
                 self.daemon_online = None
+                self._heard_status = False
             pause = self._failed(cause, backoff)
             await asyncio.sleep(pause)
 
@@ -111,6 +142,8 @@ class Connection:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link))
             tasks.create_task(self._read(link))
+            if self._times is not None:
+                tasks.create_task(self._times.run(link))
             if self._reporter is not None:
                 tasks.create_task(self._reporter.run(link))
 
@@ -165,14 +198,17 @@ class Connection:
             elif message.topic == self._ack_topic:
                 apply()  # the ledger goes by the order of arrival
                 self._heed_ack(message)
+            elif self._times is not None and message.topic == self._times.answers:
+                self._heed_time(self._times, message)
             elif (user_id := self._topics.entitlement_user(message.topic)) is not None:
-                arrivals.append((user_id, message.payload, not message.retain))
+                arrivals.append((user_id, message.payload))
             else:
                 self._documents.reject(message.topic, Malformed("not a topic of the contract"))
         apply()
 
     def _heed_status(self, message: Message) -> None:
         try:
+            self._heard_status |= bool(message.payload)
             online = loads(message.payload).get("state") == "online" if message.payload else None
         except Malformed as error:
             self._documents.reject(message.topic, error)
@@ -183,6 +219,8 @@ class Connection:
                 self._steady_since = self._monotonic()
             if self._reporter is not None and not self.daemon_online:
                 self._reporter.start_again()
+            if self._times is not None:
+                self._times.ask_again()
         self.daemon_online = online
 
     def _heed_ack(self, message: Message) -> None:
@@ -190,6 +228,12 @@ class Connection:
             return
         try:
             self._reporter.receive(UsageAck.decode(message.payload))
+        except Malformed as error:
+            self._documents.reject(message.topic, error)
+
+    def _heed_time(self, times: TimeRequests, message: Message) -> None:
+        try:
+            times.receive(TimeAnswer.decode(message.payload))
         except Malformed as error:
             self._documents.reject(message.topic, error)
 

@@ -24,8 +24,10 @@ from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 
 log = logging.getLogger(__name__)
 
-Arrival = tuple[UUID, bytes, bool]
-"""User of the topic, payload, and whether it was published while we listened."""
+Arrival = tuple[UUID, bytes]
+"""User of the topic, and payload."""
+
+LAG = 10.0  # seconds the watermark gets to count a document that is new
 
 
 class Documents:
@@ -48,6 +50,7 @@ class Documents:
         self._through = False
         self._sequence = state.loaded.sequence
         self._rolled_back = False
+        self._excess_since: float | None = None  # more documents are seen than the watermark counts
         self._unsaved: set[int] = set()
         self._quiet = Quiet()
 
@@ -87,7 +90,7 @@ class Documents:
         With a full or broken disk they count in memory alone and are written down later.
         """
         newer: dict[int, Entry | None] = {}
-        for user_id, payload, live in arrivals:
+        for user_id, payload in arrivals:
             user = user_id.int
             held = newer[user] if user in newer else self.entries.get(user)
             if not payload:
@@ -105,7 +108,7 @@ class Documents:
                 continue
             if held is not None and held.version > entry.version:
                 continue
-            self._time.witness(document.issued_at.timestamp(), live=live)
+            self._time.witness(document.issued_at.timestamp())
             if held is not None and held.version == entry.version:
                 self._see(held)
                 continue
@@ -163,10 +166,29 @@ class Documents:
             log.info("documents no longer exist and were forgotten: number=%d", len(users))
             self._save(dict.fromkeys(users))
 
+    def problem(self) -> str | None:
+        """Say what is wrong with the number of documents, once everything was read."""
+        if self._excess_since is not None and self._time.elapsed() - self._excess_since > LAG:
+            return (
+                f"the broker holds {self._seen} documents, the daemon's watermark counts {self.expected}:"
+                " some belong to users the daemon does not know; each ends at its time"
+            )
+        if self._through and self.expected is not None and not self.complete:
+            return (
+                f"{self._seen} of {self.expected} documents arrived: the broker lost some,"
+                " or its ACL does not let us read entitlements/#"
+            )
+        return None
+
     def _judge(self) -> None:
         if not self._through or self.expected is None:
+            self._excess_since = None
             return
         complete = self._seen >= self.expected
+        if self._seen <= self.expected:
+            self._excess_since = None
+        elif self._excess_since is None:
+            self._excess_since = self._time.elapsed()
         if complete and not self.complete:
             try:
                 self._state.save_fact("complete", 1.0)

@@ -22,7 +22,7 @@ from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT
-from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.contract.topics import Topics, is_name
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate.connection import Connection
 from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Entry, user_key
@@ -33,7 +33,8 @@ from kosmo_billing_daemon.gate.ledger import Ledger
 from kosmo_billing_daemon.gate.reports import MessageIds, Reporter
 from kosmo_billing_daemon.gate.state import Row, State
 from kosmo_billing_daemon.gate.status import GateStatus
-from kosmo_billing_daemon.gate.timekeeping import Timekeeper
+from kosmo_billing_daemon.gate.time_requests import TimeRequests
+from kosmo_billing_daemon.gate.timekeeping import Timekeeper, since_boot
 from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.records import record
 
@@ -92,7 +93,8 @@ class Gate:
         self._refresh = refresh
         self._ids = MessageIds()
         self._entries: dict[int, Entry] = {}
-        self._time = Timekeeper(0.0, clock, monotonic)
+        self._elapsed = since_boot if monotonic is time.monotonic else monotonic
+        self._time = Timekeeper(0.0, clock, self._elapsed)
         self._open: _Parts | None = None
         self._closing = AsyncExitStack()
 
@@ -104,7 +106,7 @@ class Gate:
             loop = asyncio.get_running_loop()
             state = await loop.run_in_executor(threads, State, self._path)
             stack.push_async_callback(_in, threads, state.close)
-            self._time = Timekeeper(state.loaded.mark, self._clock, self._monotonic)
+            self._time = Timekeeper(state.loaded.mark, self._clock, self._elapsed)
             parts = self._open = self._build(state, threads)
             stack.callback(self._forget)
             self._entries = parts.documents.entries
@@ -176,12 +178,25 @@ class Gate:
     def status(self) -> GateStatus:
         """How it stands; reads the file, so not for the hot path."""
         parts = self._parts
-        refusal = None if parts.reporter is None else parts.reporter.refusal
+        unread = refused = oldest = None
+        rejected = 0
         try:
             oldest = parts.journal.oldest_waiting()
             rejected = parts.journal.rejected()
+            refused = parts.journal.refused()
         except sqlite3.Error as error:
-            oldest, rejected, refusal = None, 0, f"the state file could not be read: {error}"
+            unread = f"the state file could not be read: {error}"
+        problems = (
+            unread,
+            None if parts.reporter is None else parts.reporter.refusal,
+            parts.documents.disk_error,
+            parts.disk.error,
+            parts.connection.error,
+            *parts.connection.problems(),
+            refused,
+            self._time.problem(),
+        )
+        proven_at = self._time.proven_at
         return GateStatus(
             connected=parts.connection.connected,
             documents=len(self._entries),
@@ -189,10 +204,13 @@ class Gate:
             unacknowledged=parts.journal.waiting_rows,
             oldest_unacknowledged=None if oldest is None else datetime.fromtimestamp(oldest, UTC),
             clock_trusted=self._time.trusted,
+            clock_ahead=self._time.ahead,
+            clock_proven_at=None if proven_at is None else datetime.fromtimestamp(proven_at, UTC),
+            clock_corrected_by=self._time.corrected_by,
             daemon_online=parts.connection.daemon_online,
             malformed=parts.documents.malformed,
             rejected=rejected,
-            last_error=refusal or parts.documents.disk_error or parts.disk.error or parts.connection.error,
+            problems=tuple(problem for problem in problems if problem is not None),
         )
 
     @property
@@ -207,12 +225,16 @@ class Gate:
         documents = Documents(state, ledger, self._time)
         disk = Disk(state, threads)
         reporter = ack_topic = None
+        name = self._reporter_name or self._broker.username or self._broker.client_id
+        times = TimeRequests(self._time, self._topics, name) if is_name(name) else None
         if self._reporter_name is not None:
             ack_topic = self._topics.usage_ack(self._reporter_name)
             reporter = Reporter(
                 journal,
                 ledger,
+                self._time,
                 self._topics.usage(self._reporter_name),
+                ack_topic,
                 ack_timeout=self._ack_timeout,
                 monotonic=self._monotonic,
             )
@@ -220,6 +242,7 @@ class Gate:
             self._broker,
             self._topics,
             documents=documents,
+            times=times,
             reporter=reporter,
             ack_topic=ack_topic,
             refresh=self._refresh,
@@ -228,14 +251,15 @@ class Gate:
         return _Parts(state, journal, ledger, documents, reporter, disk, connection, threads)
 
     async def _keep_house(self, parts: _Parts) -> None:
-        turn, quiet = 0, Quiet()
+        turn, quiet, saved = 0, Quiet(), 0.0
         while True:
             self._time.look()
             try:
                 with parts.state.transaction():
                     if (steady_since := parts.connection.steady_since) is not None:
                         parts.ledger.settle(self._monotonic(), steady_since)
-                    if turn % MARK_SAVED == 0:
+                    if turn % MARK_SAVED == 0 or self._time.mark < saved:
+                        saved = self._time.mark
                         parts.state.save_fact("mark", self._time.mark)
                         parts.journal.forget_done()
                         parts.disk.wrote()

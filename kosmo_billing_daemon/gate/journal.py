@@ -2,7 +2,8 @@
 document.
 
 A row goes WAITING (to be acknowledged) → COUNTED (acknowledged, maybe not in the document yet) → DONE, which
-only remembers the id so that recording it again changes nothing.
+only remembers the id so that recording it again changes nothing. One that the daemon refused to count goes
+WAITING → REFUSED and weighs here as long as its user has that plan: it happened.
 """
 
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ REJECTED_KEPT = 1000
 
 
 class Stage(IntEnum):
+    REFUSED = -1
     WAITING = 0
     COUNTED = 1
     DONE = 2
@@ -67,7 +69,7 @@ class Journal:
         )
 
     def own(self, user: int, since: float) -> int:
-        """How many messages of a user, sent from ``since`` on, are WAITING or COUNTED."""
+        """How many messages of a user, sent from ``since`` on, are WAITING, COUNTED or REFUSED."""
         query = (
             "SELECT coalesce(sum(count), 0) FROM journal INDEXED BY journal_open"
             " WHERE user = ? AND stage < 2 AND sent_at >= ?"
@@ -75,7 +77,7 @@ class Journal:
         return int(self._one(query, blob(user), since)[0])
 
     def open_users(self) -> set[int]:
-        """Every user with rows that are WAITING or COUNTED."""
+        """Every user with rows that are WAITING, COUNTED or REFUSED."""
         query = "SELECT DISTINCT user FROM journal INDEXED BY journal_open WHERE stage < 2"
         return {int.from_bytes(user) for (user,) in self._sql.execute(query)}
 
@@ -94,13 +96,30 @@ class Journal:
         self._sql.executemany(query, ((row.seq,) for row in rows))
 
     def reject(self, row: Row, reason: str) -> None:
-        """Give a message up that the daemon will never count, and keep its name for the operator."""
+        """Keep the name of a message that the daemon will never count, for the operator."""
         self._sql.execute(
             "INSERT INTO rejected (user, message_id, reason) VALUES (?, ?, ?)",
             (blob(row.user), row.message_id, reason),
         )
         last = "DELETE FROM rejected WHERE seq <= (SELECT max(seq) FROM rejected) - ?"
         self._sql.execute(last, (REJECTED_KEPT,))
+
+    def release_refused(self, user: int, before: float) -> None:
+        """Let refused messages weigh no more that were sent before the user's plan began."""
+        query = "UPDATE journal SET stage = 2 WHERE user = ? AND stage < 2 AND stage = -1 AND sent_at < ?"
+        self._sql.execute(query, (blob(user), before))
+
+    def refused(self) -> str | None:
+        """Say which messages the daemon refused that still weigh here."""
+        query = "SELECT count(*) FROM journal INDEXED BY journal_open WHERE stage < 2 AND stage = -1"
+        (number,) = self._one(query)
+        if not number:
+            return None
+        query = "SELECT message_id, reason FROM rejected ORDER BY seq DESC LIMIT 1"
+        message_id, reason = self._sql.execute(query).fetchone() or ("", "")
+        return (
+            f"the daemon did not count {number} messages, which count here; the last: {message_id} {reason}"
+        )
 
     def rejected(self) -> int:
         """How many rejected messages are kept."""

@@ -14,6 +14,7 @@ usage-ack says that messages are committed, and may come before or after the doc
 - What nothing paid for (a message reported twice because a crash hid the first answer) is settled after 30
   s of unbroken connection with the daemon not offline: it publishes within a second, so the document has it
   by then.
+- One that the daemon refuses to count (its time is too far back) stays added: it happened.
 - A document of another subscription starts anew: the daemon counts a message for the subscription valid at
   its ``sent_at``, so messages sent before ``valid_from`` are the former one's and are added no more.
 
@@ -86,7 +87,7 @@ class Ledger:
         """Apply a usage-ack, which arrived ``at`` (monotonic): message id → reason for those not counted."""
         users = {row.user for row in rows}
         rows = self._journal.still_waiting(rows)
-        counted, done = [], []
+        counted, done, refused = [], [], []
         for row in rows:
             credit = self._credit.get(row.user, 0)
             self._under_way[row.user] -= row.number
@@ -94,7 +95,7 @@ class Ledger:
                 del self._under_way[row.user]
             if row.message_id in rejected:
                 self._journal.reject(row, rejected[row.message_id])
-                done.append(row)
+                refused.append(row)
             elif credit >= row.number:
                 self._credit[row.user] = credit - row.number
                 done.append(row)
@@ -103,6 +104,7 @@ class Ledger:
                 self._counted_at[row.user] = at
         self._journal.acknowledged(done, Stage.DONE)
         self._journal.acknowledged(counted, Stage.COUNTED)
+        self._journal.acknowledged(refused, Stage.REFUSED)
         for user in users:
             if user not in self._under_way:
                 self._credit.pop(user, None)
@@ -117,6 +119,7 @@ class Ledger:
             growth = max(0, new.used - old.used)
         else:
             self._unwritten.pop(user, None)
+            self._journal.release_refused(user, new.valid_from)
         paid = []
         for row in self._journal.counted(user) if user in self._counted_at else ():
             if row.sent_at < new.valid_from:

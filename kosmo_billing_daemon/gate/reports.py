@@ -18,6 +18,7 @@ from kosmo_billing_daemon.contract.payloads import MAX_EVENTS_PER_REPORT, UsageA
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import Ledger
 from kosmo_billing_daemon.gate.state import Row
+from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Link, PublishRefused
 
 log = logging.getLogger(__name__)
@@ -31,13 +32,17 @@ REFUSED_PAUSE = 60.0  # after a publication that the broker's rights forbid
 
 
 class Reporter:
-    """Sends what waits in the journal to ``topic``; one per gate, one ``run`` per connection."""
+    """Sends what waits in the journal to ``topic`` and is answered on ``acks``; one per gate, one ``run`` per
+    connection.
+    """
 
     def __init__(
         self,
         journal: Journal,
         ledger: Ledger,
+        timekeeper: Timekeeper,
         topic: str,
+        acks: str,
         *,
         ack_timeout: float,
         monotonic: Callable[[], float] = time.monotonic,
@@ -45,14 +50,18 @@ class Reporter:
         self.refusal: str | None = None
         self._journal = journal
         self._ledger = ledger
+        self._time = timekeeper
         self._topic = topic
+        self._acks = acks
         self._ack_timeout = ack_timeout
         self._monotonic = monotonic
         self._timeout = ack_timeout
         self._wake = asyncio.Event()
         self._cursor = 0
         self._sent: dict[str, list[Row]] = {}  # by report id, newest last; late acknowledgements count too
+        self._asked: dict[str, float] = {}  # when reports of this connection left, by the timekeeper
         self._under_way: set[str] = set()
+        self._repeats = 0  # since the last usage-ack
         self._last_sent = 0.0
         self._quiet = Quiet()
 
@@ -88,13 +97,29 @@ class Reporter:
             if self._under_way and loop.time() >= self._last_sent + self._timeout:
                 log.info("usage reports were not acknowledged in time: seconds=%.0f", self._timeout)
                 self._timeout = min(self._timeout * 2, LONGEST_TIMEOUT)
+                self._repeats += 1
                 self._rewind()
+
+    def problem(self) -> str | None:
+        """Say that reports are taken by the broker and never acknowledged by the daemon; ask only while it is
+        not known to be offline.
+        """
+        if not self._repeats or not self._journal.waiting_rows:
+            return None
+        return (
+            f"reports were sent {self._repeats + 1} times and no usage-ack came: the broker's ACL does not"
+            f" let us read {self._acks} or the daemon {self._topic}, or the daemon cannot count (see its log)"
+        )
 
     def receive(self, ack: UsageAck) -> None:
         """Apply a usage-ack; one for a report nobody remembers changes nothing, for that is sent again."""
         rows = self._sent.pop(ack.report_id, None)
         if rows is None:
             return
+        self._repeats = 0
+        asked = self._asked.pop(ack.report_id, None)
+        if ack.at is not None and asked is not None:
+            self._time.prove(ack.at.timestamp(), asked)
         reasons = {rejection.message_id: rejection.reason for rejection in ack.rejected}
         for row in rows:
             if row.message_id in reasons:
@@ -112,6 +137,7 @@ class Reporter:
 
     def _rewind(self) -> None:
         self._cursor = 0
+        self._asked.clear()
         self._under_way.clear()
         self._ledger.landed()
         while len(self._sent) > 8 * UNDER_WAY:
@@ -123,6 +149,7 @@ class Reporter:
         rows, payload = _fitting(report_id, rows)
         self._cursor = rows[-1].seq
         self._sent[report_id] = rows
+        self._asked[report_id] = self._time.elapsed()
         self._under_way.add(report_id)
         self._ledger.sent(rows)
         self._last_sent = asyncio.get_running_loop().time()

@@ -28,6 +28,7 @@ from kosmo_billing_daemon.link import (
 from kosmo_billing_daemon.mqtt import repair
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT
+from kosmo_billing_daemon.mqtt.time_answers import TimeAnswers
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake, UsageSession
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Position
@@ -70,6 +71,7 @@ class Conversation:
         self._pool = pool
         self._publisher = publisher
         self._usage = usage
+        self._times = TimeAnswers(topics, clock)
         self._clock = clock
         self._instance = instance
         self._version = version
@@ -118,6 +120,7 @@ class Conversation:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_together(listening))
                     group.create_task(usage.run())
+                    group.create_task(self._times.run(link))
                     if not replay.is_ended:
                         group.create_task(self._keep_saying_hello(link, replay))
                     group.create_task(self._speak(link, replay))
@@ -219,7 +222,7 @@ class Conversation:
     async def _listen(self, link: Link, replay: repair.Replay, usage: UsageSession) -> None:
         while True:
             for message in await link.receive():
-                if not usage.take(message):
+                if not usage.take(message) and not self._times.take(message):
                     replay.take(message)
                     link.acknowledge(message)
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
+from dataclasses import replace
 
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.contract.payloads import UsageAck
@@ -266,10 +267,5 @@ def encoded(answer: UsageAck) -> bytes:
     named = answer.rejected
     while len(payload) > MOST_ACK:
         named = named[: len(named) // 2]
-        payload = UsageAck(
-            report_id=answer.report_id,
-            accepted=answer.accepted,
-            duplicates=answer.duplicates,
-            rejected=named,
-        ).encode()
+        payload = replace(answer, rejected=named).encode()
     return payload

@@ -122,6 +122,7 @@ class Metering:
                     accepted=counted,
                     duplicates=len(columns) - counted,
                     rejected=tuple(columns.rejected),
+                    at=now,
                 )
                 for columns, counted in zip(read, accepted, strict=True)
             ]

@@ -25,6 +25,8 @@ from kosmo_billing_daemon.contract.payloads import (
     Scope,
     Standing,
     StatusDocument,
+    TimeAnswer,
+    TimeRequest,
     UsageAck,
     UsageEvent,
     UsageReport,
@@ -37,7 +39,13 @@ from kosmo_billing_daemon.gate import Decision, Reason
 from tests.contract.schemas import DOCUMENT, SCHEMAS, errors, schema_of
 
 USER = UUID("7b1d6f3e-3f0c-4f55-9d7e-0a4c1f6a2b90")
-PARAMETERS = {"shard": "7b", "user_id": str(USER), "type": "quota.warning", "reporter": "gateway-1"}
+PARAMETERS = {
+    "shard": "7b",
+    "user_id": str(USER),
+    "type": "quota.warning",
+    "reporter": "gateway-1",
+    "name": "bridge-1",
+}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RETAINED = {"publishEntitlement", "publishStatus", "publishWatermark"}
 
@@ -85,15 +93,25 @@ acks = some.builds(
     accepted=whole,
     duplicates=whole,
     rejected=some.lists(rejections, max_size=3).map(tuple),
+    at=some.none() | times,
 )
 watermarks = some.builds(Watermark, sequence=whole, entitlements=whole, greatest_version=whole, database=ids)
 
-MESSAGES = {"Entitlement": entitlements, "UsageReport": reports, "UsageAck": acks, "Watermark": watermarks}
+MESSAGES = {
+    "Entitlement": entitlements,
+    "UsageReport": reports,
+    "UsageAck": acks,
+    "Watermark": watermarks,
+    "TimeRequest": some.builds(TimeRequest, ids),
+    "TimeAnswer": some.builds(TimeAnswer, ids, times),
+}
 DECODERS: dict[str, Any] = {
     "Entitlement": EntitlementDocument,
     "UsageReport": UsageReport,
     "UsageAck": UsageAck,
     "Watermark": Watermark,
+    "TimeRequest": TimeRequest,
+    "TimeAnswer": TimeAnswer,
 }
 
 
@@ -159,6 +177,8 @@ def test_the_addresses_are_the_topics(topics: Topics) -> None:
         "usageAcks": topics.usage_ack("gateway-1"),
         "status": topics.status,
         "watermark": topics.watermark,
+        "timeRequests": topics.time_request("bridge-1"),
+        "timeAnswers": topics.time_answer("bridge-1"),
     }
     assert PARAMETERS["shard"] in SHARDS
 
@@ -189,6 +209,8 @@ def test_every_message_has_an_example_that_fits(name: str) -> None:
         ("UsageEvent", UsageEvent, set[str]()),
         ("UsageReport", UsageReport, {"rejected"}),
         ("UsageAck", UsageAck, set[str]()),
+        ("TimeRequest", TimeRequest, set[str]()),
+        ("TimeAnswer", TimeAnswer, set[str]()),
         ("Rejection", Rejection, set[str]()),
         ("Decision", Decision, set[str]()),
     ],
@@ -343,4 +365,5 @@ def test_the_module_of_payloads_has_no_message_that_the_document_lacks() -> None
     encodable = {
         name for name, thing in vars(payloads).items() if is_dataclass(thing) and hasattr(thing, "encode")
     }
-    assert encodable == {"EntitlementDocument", "StatusDocument", "UsageAck", "UsageReport", "Watermark"}
+    described = {"EntitlementDocument", "StatusDocument", *(MESSAGES.keys() - {"Entitlement"})}
+    assert encodable == described

@@ -10,14 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kosmo_billing_daemon.contract.encoding import Malformed, dumps, loads, rfc3339
-from kosmo_billing_daemon.contract.payloads import EntitlementDocument, UsageAck, UsageReport, Watermark
+from kosmo_billing_daemon.contract.payloads import (
+    EntitlementDocument,
+    TimeAnswer,
+    TimeRequest,
+    UsageAck,
+    UsageReport,
+    Watermark,
+)
 from tests.contract.test_payloads import ACK, DOCUMENT, EVENT, REPORT, WATERMARK, refusal
 
-DECODERS: list[Callable[[bytes], EntitlementDocument | UsageReport | UsageAck | Watermark]] = [
+Payload = EntitlementDocument | UsageAck | UsageReport | Watermark | TimeRequest | TimeAnswer
+DECODERS: list[Callable[[bytes], Payload]] = [
     EntitlementDocument.decode,
     UsageReport.decode,
     UsageAck.decode,
     Watermark.decode,
+    TimeRequest.decode,
+    TimeAnswer.decode,
 ]
 
 

@@ -66,6 +66,7 @@ ACKS = st.builds(
     accepted=WHOLE,
     duplicates=WHOLE,
     rejected=st.lists(st.builds(Rejection, TEXT, TEXT), max_size=3).map(tuple),
+    at=st.none() | TIMES,
 )
 WATERMARKS = st.builds(Watermark, sequence=WHOLE, entitlements=WHOLE, greatest_version=WHOLE, database=TEXT)
 

@@ -20,6 +20,7 @@ from kosmo_billing_daemon.contract.payloads import (
     QuotaState,
     Scope,
     Standing,
+    TimeAnswer,
     UsageAck,
     Watermark,
 )
@@ -31,6 +32,7 @@ from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import Ledger
 from kosmo_billing_daemon.gate.reports import Reporter
 from kosmo_billing_daemon.gate.state import Row, State
+from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Broker, Message
 
@@ -38,6 +40,7 @@ USER = UUID("ab111111-1111-1111-1111-111111111111")
 NODE = "!00000001"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TOPICS = Topics()
+ACK_TOPIC = TOPICS.usage_ack("gateway")
 REPORT = "r1"
 _T = TypeVar("_T")
 _HELD = EntitlementDocument(
@@ -69,13 +72,17 @@ class _Edge:
         self.journal = Journal(self.state)
         self.ledger = Ledger(self.journal, self.state.loaded.entries, 1000)
         self.documents = Documents(self.state, self.ledger, self.time)
-        self.reporter = Reporter(self.journal, self.ledger, "", ack_timeout=1.0, monotonic=lambda: 0.0)
+        self.reporter = Reporter(
+            self.journal, self.ledger, self.time, "", ACK_TOPIC, ack_timeout=1.0, monotonic=lambda: 0.0
+        )
+        self.times = TimeRequests(self.time, TOPICS, "gateway")
         self.connection = Connection(
             Broker(host="nowhere", client_id="gateway"),
             TOPICS,
             documents=self.documents,
+            times=self.times,
             reporter=self.reporter,
-            ack_topic=TOPICS.usage_ack("gateway"),
+            ack_topic=ACK_TOPIC,
             refresh=1.0,
             monotonic=lambda: 0.0,
         )
@@ -109,7 +116,7 @@ class _Bench:
         self._directory = TemporaryDirectory(prefix="kosmo-fuzz-", dir=memory if memory.is_dir() else None)
         self._path = Path(self._directory.name, "gate.db")
         edge = _Edge(self._path)
-        edge.documents.apply([(USER, _HELD.encode(), True)])
+        edge.documents.apply([(USER, _HELD.encode())])
         edge.ledger.record(Row(0, USER.int, "m1", NODE, 1, NOW.timestamp()))
         edge.state.close()  # folds the log into the file
         self._prepared = self._path.read_bytes()
@@ -152,7 +159,7 @@ async def _gate(data: bytes, bench: _Bench) -> None:
         _documents(edge, data)
         _acknowledgements(edge, data)
         _news(edge, data)
-        if edge.documents.malformed == malformed + 4:  # as a document, acknowledgement, watermark and state
+        if edge.documents.malformed == malformed + 5:  # as document, acknowledgement, watermark, state, time
             assert edge.answer == answer
             return
         answer, time = edge.answer, edge.time
@@ -216,6 +223,10 @@ def _news(edge: _Edge, data: bytes) -> None:
     edge.receive(TOPICS.status, data)
     said = _readable(lambda: loads(data)) if data else None
     assert edge.connection.daemon_online is (None if said is None else said.get("state") == "online")
+    malformed, time = edge.documents.malformed, edge.time.now()
+    edge.receive(TOPICS.time_answer("gateway"), data)
+    assert edge.documents.malformed == malformed + (_readable(lambda: TimeAnswer.decode(data)) is None)
+    assert edge.time.now() == time, "nobody asked"
 
 
 def _readable(read: Callable[[], _T]) -> _T | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.payloads import (
     EntitlementDocument,
     QuotaState,
@@ -16,6 +17,8 @@ from kosmo_billing_daemon.contract.payloads import (
     Scope,
     Standing,
     StatusDocument,
+    TimeAnswer,
+    TimeRequest,
     UsageAck,
     UsageReport,
     Watermark,
@@ -75,7 +78,10 @@ class Ledger:
 
 
 class Daemon:
-    """Publishes documents and counts, acknowledges and republishes usage as the real one does."""
+    """Publishes documents and counts, acknowledges and republishes usage as the real one does.
+
+    Without ``clock`` it is an older one, which tells nobody what time it is.
+    """
 
     def __init__(self, link: Link, ledger: Ledger) -> None:
         self.link = link
@@ -83,6 +89,7 @@ class Daemon:
         self.acknowledging = True
         self.publishing = True
         self.refusing: set[str] = set()
+        self.clock: Clock | None = utc_now
 
     async def publish(self, entitlement: EntitlementDocument) -> None:
         self.ledger.documents[entitlement.user_id] = entitlement
@@ -118,12 +125,21 @@ class Daemon:
 
     async def run(self) -> None:
         await self.link.subscribe([TOPICS.usage_filter])
+        await self.link.subscribe([TOPICS.time_requests_filter], qos=0)
         while True:
             for message in await self.link.receive():
+                if (name := TOPICS.time_requester(message.topic)) is not None:
+                    await self._tell_the_time(name, TimeRequest.decode(message.payload))
+                    continue
                 reporter = TOPICS.usage_reporter(message.topic)
                 assert reporter is not None
                 await self._count(reporter, UsageReport.decode(message.payload))
                 self.link.acknowledge(message)
+
+    async def _tell_the_time(self, name: str, request: TimeRequest) -> None:
+        if self.clock is not None:
+            answer = TimeAnswer(request.nonce, self.clock()).encode()
+            await self.link.publish(TOPICS.time_answer(name), answer)
 
     async def _count(self, reporter: str, report: UsageReport) -> None:
         self.ledger.reports += 1
@@ -140,7 +156,11 @@ class Daemon:
                 accepted += 1
         if self.acknowledging:
             ack = UsageAck(
-                report_id=report.report_id, accepted=accepted, duplicates=duplicates, rejected=tuple(rejected)
+                report_id=report.report_id,
+                accepted=accepted,
+                duplicates=duplicates,
+                rejected=tuple(rejected),
+                at=None if self.clock is None else self.clock(),
             )
             await self.link.publish(TOPICS.usage_ack(reporter), ack.encode())
         if self.publishing:
@@ -154,11 +174,14 @@ class Daemon:
 
 
 @asynccontextmanager
-async def daemon(mosquitto: Mosquitto, ledger: Ledger | None = None) -> AsyncIterator[Daemon]:
+async def daemon(
+    mosquitto: Mosquitto, ledger: Ledger | None = None, clock: Clock | None = utc_now
+) -> AsyncIterator[Daemon]:
     """A running stand-in; leaving it is its end without a word, its session stays."""
     broker = Broker(host=mosquitto.host, port=mosquitto.port, client_id="daemon")
     async with connect(broker) as link:
         one = Daemon(link, ledger or Ledger())
+        one.clock = clock
         running = asyncio.create_task(one.run())
         try:
             await one.status("online")

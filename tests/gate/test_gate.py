@@ -157,7 +157,9 @@ async def test_the_same_message_counts_once_also_after_it_was_acknowledged(
         assert one.ledger.used(user) == 1
 
 
-async def test_a_message_the_daemon_refuses_is_given_up(mosquitto: Mosquitto, state: Path) -> None:
+async def test_a_message_the_daemon_refuses_still_weighs_and_is_an_error(
+    mosquitto: Mosquitto, state: Path
+) -> None:
     user = uuid4()
     async with daemon(mosquitto) as one, gate(mosquitto, state) as edge:
         one.refusing.add("old")
@@ -167,7 +169,16 @@ async def test_a_message_the_daemon_refuses_is_given_up(mosquitto: Mosquitto, st
         edge.record(user, NODE, "new")
         await eventually(lambda: edge.status.unacknowledged == 0, "the acknowledgement")
         assert edge.status.rejected == 1
-        assert edge.check(user, NODE).remaining == 49
+        assert edge.check(user, NODE).remaining == 48
+        await one.change(user, messages_used=2)  # another gate's message pays for nothing that was refused
+        await eventually(lambda: edge.check(user, NODE).remaining == 47, "the growth")
+    async with daemon(mosquitto, one.ledger) as one, gate(mosquitto, state) as edge:
+        assert edge.check(user, NODE).remaining == 47
+        assert "did not count 1 messages" in str(edge.status.last_error)
+        now = datetime.now(UTC)
+        await one.change(user, subscription_id=uuid4(), messages_used=0, valid_from=now)
+        await eventually(lambda: edge.check(user, NODE).remaining == 50, "the next plan")
+        assert edge.status.last_error is None
 
 
 async def test_unacknowledged_reports_are_sent_again(mosquitto: Mosquitto, state: Path) -> None:

@@ -171,14 +171,21 @@ def test_a_restart_changes_no_answer(path: Path) -> None:
     again.state.close()
 
 
-def test_a_rejected_message_counts_no_more_and_is_remembered(book: Book) -> None:
+def test_a_rejected_message_weighs_until_the_next_plan_and_is_remembered(book: Book) -> None:
     book.document(used=0)
     book.record(2)
     book.acknowledge(book.send(), message_1="too old")
-    assert book.used == 1
+    assert book.used == 2
     assert book.journal.rejected() == 1
+    assert "message-1 too old" in str(book.journal.refused())
     book.document(used=1)
-    assert book.used == 1
+    assert book.used == 2
+    book.document(used=9)  # growth by others pays for nothing that was never counted
+    book.ledger.settle(SETTLED + 1.0, steady_since=0.0)
+    assert book.used == 10
+    book.document(used=0, subscription=SECOND, valid_from=START + 20.0)
+    assert book.used == 0
+    assert book.journal.refused() is None
 
 
 def test_what_nothing_paid_for_is_settled_after_a_steady_while(book: Book) -> None:

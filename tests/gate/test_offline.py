@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.gate import Reason
 from tests.gate.stand_in import ISSUED, NODE, Ledger, daemon, document, gate
 from tests.support.mosquitto import Mosquitto
@@ -106,17 +107,63 @@ async def test_a_clock_ahead_for_a_moment_takes_no_plan_for_good(mosquitto: Mosq
             assert edge.check(user, NODE)
 
 
-async def test_a_live_document_overrules_a_clock_that_is_ahead(mosquitto: Mosquitto, state: Path) -> None:
-    clocks, user, other = Clocks(), uuid4(), uuid4()
-    async with daemon(mosquitto) as one:
-        await one.publish_all([document(user, **lasting(30)), document(other, **lasting(30))])
+async def test_the_daemon_overrules_a_clock_that_is_ahead_and_the_status_says_so(
+    mosquitto: Mosquitto, state: Path
+) -> None:
+    clocks, user = Clocks(), uuid4()
+    async with daemon(mosquitto, clock=lambda: ISSUED) as one:
+        await one.publish_all([document(user, **lasting(30))])
+        clocks.wall += timedelta(days=3652)
+        async with gate(mosquitto, state, reporter=None, **clocks.settings) as edge:  # a bridge: it only asks
+            await eventually(lambda: edge.check(user, NODE).allowed, "the right time")
+            status = edge.status
+            assert status.clock_corrected_by == -3652 * 86_400
+            assert (status.clock_trusted, status.clock_ahead) == (False, 3652 * 86_400)
+            assert status.clock_proven_at == ISSUED
+            assert "ahead of the daemon's time" in str(status.last_error)
+        clocks.wall -= timedelta(days=3652)
+        async with gate(mosquitto, state, **clocks.settings) as edge:
+            await edge.ready(0)
+            assert edge.check(user, NODE)
+            await eventually(lambda: edge.status.clock_proven_at is not None, "the answer")
+            assert edge.status.problems == ()
+
+
+async def test_documents_of_weeks_ago_that_arrive_as_if_they_were_new_take_no_time_back(
+    mosquitto: Mosquitto, state: Path
+) -> None:
+    now, user = datetime.now(UTC), uuid4()
+    old = {"valid_from": now - timedelta(days=20), "issued_at": now - timedelta(days=10), "messages_used": 0}
+    for clock in (None, utc_now):  # of an older daemon, which proves nothing, and of ours
+        async with daemon(mosquitto, clock=clock) as one, gate(mosquitto, state) as edge:
+            await one.publish(document(user, version=1 if clock is None else 9, **old))
+            await eventually(lambda: edge.check(user, NODE).allowed, "the first")
+            for version in range(2, 6):
+                await one.change(user, issued_at=now - timedelta(days=version * 5))
+            sent = edge.record(user, NODE)
+            await eventually(lambda: edge.status.unacknowledged == 0, "the acknowledgement")
+            assert abs(edge._time.now() - datetime.now(UTC).timestamp()) < 5.0
+            assert (user, sent) in one.ledger.counted
+
+
+async def test_a_machine_in_1970_is_told_the_time_before_it_decides_for_long(
+    mosquitto: Mosquitto, state: Path
+) -> None:
+    """Its newest document is ten days old, and the plan it names has ended since."""
+    clocks, user = Clocks(), uuid4()
+    clocks.wall = datetime(1970, 1, 1, tzinfo=UTC)
+    later = ISSUED + timedelta(days=10)
+    async with daemon(mosquitto, clock=None) as one:
+        await one.publish_all([document(user, **lasting(5))])
         async with gate(mosquitto, state, **clocks.settings) as edge:
             await edge.ready(10)
-            clocks.wall += timedelta(days=5000)
-            assert edge.check(user, NODE).reason is Reason.EXPIRED
-            await one.change(other, issued_at=ISSUED + timedelta(seconds=30))
-            await eventually(lambda: edge.check(user, NODE).allowed, "the right time")
-            assert not edge.status.clock_trusted
+            assert edge.check(user, NODE)  # it cannot know better
+            one.clock = lambda: later
+            await one.status("online")  # a daemon of today
+            await eventually(lambda: edge.check(user, NODE).reason is Reason.EXPIRED, "the time")
+            assert edge.status.clock_proven_at == later
+    async with gate(mosquitto, state, **clocks.settings) as edge:
+        assert edge.check(user, NODE).reason is Reason.EXPIRED
 
 
 async def test_a_broker_killed_again_and_again_loses_and_doubles_nothing(state: Path) -> None:

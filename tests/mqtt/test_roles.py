@@ -37,7 +37,16 @@ ENTITLEMENT = TOPICS.entitlement(UUID("a1b2c3d4-0000-4000-8000-000000000000"))
 EVENT = TOPICS.event("subscription.activated")
 USAGE, OTHER_USAGE = TOPICS.usage(GATEWAY), TOPICS.usage("gateway-2")
 ACK, OTHER_ACK = TOPICS.usage_ack(GATEWAY), TOPICS.usage_ack("gateway-2")
-CONTRACT = (ENTITLEMENT, TOPICS.watermark, TOPICS.status, EVENT, USAGE, OTHER_USAGE, ACK, OTHER_ACK)
+ASK, OTHER_ASK, BRIDGE_ASK = map(TOPICS.time_request, (GATEWAY, "gateway-2", BRIDGE))
+TIME, OTHER_TIME, BRIDGE_TIME = map(TOPICS.time_answer, (GATEWAY, "gateway-2", BRIDGE))
+CONTRACT = (
+    ENTITLEMENT,
+    TOPICS.watermark,
+    TOPICS.status,
+    EVENT,
+    *(USAGE, OTHER_USAGE, ACK, OTHER_ACK),
+    *(ASK, OTHER_ASK, BRIDGE_ASK, TIME, OTHER_TIME, BRIDGE_TIME),
+)
 ELSEWHERE = (
     TOPICS.usage(DAEMON),
     TOPICS.usage(BRIDGE),
@@ -51,19 +60,25 @@ NOT_AUTHORIZED = 135  # the reason code of MQTT 5
 EVERYTHING = ("#", "$SYS/#", "$share/thieves/kosmo/billing/v1/usage/+", *CONTRACT)
 
 MAY_WRITE = {
-    DAEMON: {ENTITLEMENT, TOPICS.watermark, TOPICS.status, EVENT, ACK, OTHER_ACK},
+    DAEMON: {
+        ENTITLEMENT,
+        TOPICS.watermark,
+        TOPICS.status,
+        EVENT,
+        *(ACK, OTHER_ACK, TIME, OTHER_TIME, BRIDGE_TIME),
+    },
     OPERATOR: set[str](),
-    GATEWAY: {USAGE},
-    BRIDGE: set[str](),
+    GATEWAY: {USAGE, ASK},
+    BRIDGE: {BRIDGE_ASK},
     NAMELESS: set[str](),
 }
 _STATE = {ENTITLEMENT, TOPICS.watermark, TOPICS.status}
 MAY_READ = {
-    DAEMON: {*_STATE, USAGE, OTHER_USAGE},
+    DAEMON: {*_STATE, USAGE, OTHER_USAGE, ASK, OTHER_ASK, BRIDGE_ASK},
     OPERATOR: set(CONTRACT),
-    GATEWAY: {*_STATE, ACK},
-    "gateway-2": {*_STATE, OTHER_ACK},
-    BRIDGE: _STATE,
+    GATEWAY: {*_STATE, ACK, TIME},
+    "gateway-2": {*_STATE, OTHER_ACK, OTHER_TIME},
+    BRIDGE: {*_STATE, BRIDGE_TIME},
     NAMELESS: set[str](),
 }
 
@@ -112,7 +127,8 @@ async def test_each_role_reads_what_it_may_and_nothing_else(mosquitto: ShippedMo
     await mosquitto.reload()
     async with everybody(mosquitto, MAY_READ, tls=tls) as links:
         for topic in CONTRACT:
-            author = {USAGE: GATEWAY, OTHER_USAGE: "gateway-2"}.get(topic, DAEMON)
+            authors = (user for user in MAY_WRITE if topic in MAY_WRITE[user])
+            author = "gateway-2" if topic in {OTHER_USAGE, OTHER_ASK} else next(authors)
             await links[author].publish(topic, b"a secret")
         # Retained as well, so that whoever subscribes now is given it, or not.
         await links[DAEMON].publish(ENTITLEMENT, b"a secret", retain=True)

@@ -1,0 +1,85 @@
+"""What time it is, for gates and bridges that ask: the answer to a nonce cannot be older than the question.
+
+Requests come with QoS 0, so none waits at the broker for a daemon that is away: a late answer is worthless
+to who asked, and asked again long before. For the same reason a request beyond the limits is dropped.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
+from kosmo_billing_daemon.contract.payloads import TimeAnswer, TimeRequest
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
+
+log = logging.getLogger(__name__)
+
+PER_NAME = 10  # answers a minute: a gate asks five times in its first minute at most, then every ten minutes
+IN_ALL = 6000  # answers a minute, 2 % of a core: so many gates may come back at once
+MOST_WAITING = 1000  # requests; the sender has given up those behind them
+
+
+class TimeAnswers:
+    """Answers over one link at a time; the limits outlive the connections."""
+
+    def __init__(self, topics: Topics, clock: Clock) -> None:
+        self._topics = topics
+        self._clock = clock
+        self._minute = 0.0
+        self._answered: Counter[str] = Counter()
+        self._answered_in_all = 0
+        self._waiting: deque[tuple[str, str]] = deque(maxlen=MOST_WAITING)  # name, nonce
+        self._arrived = asyncio.Event()
+        self._quiet = Quiet()
+
+    def take(self, message: Message) -> bool:
+        """Be given every message; returns whether it was a time request."""
+        name = self._topics.time_requester(message.topic)
+        if name is None:
+            return False
+        if not message.retain and len(name) <= MAX_ID_LENGTH and self._allows(name):
+            try:
+                self._waiting.append((name, TimeRequest.decode(message.payload).nonce))
+            except Malformed as error:
+                log.debug("time request was malformed and ignored: name=%r error=%s", name, error)
+            else:
+                self._arrived.set()
+        return True
+
+    async def run(self, link: Link) -> None:
+        """Answer until the link is lost."""
+        try:
+            await link.subscribe([self._topics.time_requests_filter], qos=0)
+        except SubscribeRefused as error:
+            self._refused(error)
+            return
+        while True:
+            while self._waiting:
+                name, nonce = self._waiting.popleft()
+                try:
+                    answer = TimeAnswer(nonce, self._clock())
+                    await link.publish(self._topics.time_answer(name), answer.encode())
+                except PublishRefused as error:
+                    self._refused(error)
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _refused(self, error: PublishRefused | SubscribeRefused) -> None:
+        if self._quiet.allows("refused"):
+            log.error("time requests are not answered: %s; fix the broker's ACL", error)
+
+    def _allows(self, name: str) -> bool:
+        now = time.monotonic()
+        if now - self._minute >= 60:
+            self._minute = now
+            self._answered.clear()
+            self._answered_in_all = 0
+        if self._answered[name] >= PER_NAME or self._answered_in_all >= IN_ALL:
+            return False
+        self._answered[name] += 1
+        self._answered_in_all += 1
+        return True
