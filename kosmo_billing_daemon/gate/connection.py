@@ -65,6 +65,7 @@ class Connection:
         self._monotonic = monotonic
         self._replay = Replay(topics, [topics.status, *([ack_topic] if ack_topic else [])])
         self._steady_since: float | None = None
+        self._looked = False  # what is retained outside the documents is here by now
         self._heard_status = False
         self._quiet = Quiet()
 
@@ -77,7 +78,7 @@ class Connection:
 
     def problems(self) -> Iterator[str]:
         """Say what is wrong while connected; a broker that denies something may grant it and keep silent."""
-        if self._steady_since is None:
+        if not self._looked:
             return
         silent = [
             topic
@@ -117,7 +118,7 @@ class Connection:
                 self.connected = False
                 self._steady_since = None
                 self.daemon_online = None
-                self._heard_status = False
+                self._looked = self._heard_status = False
             pause = self._failed(cause, backoff)
             await asyncio.sleep(pause)
 
@@ -163,6 +164,7 @@ class Connection:
         """Read all documents; again while some are missing, and now and then: a slow link loses changes."""
         retry = FIRST_REREAD
         marked = await self._replay.start(link)
+        self._looked = True
         while True:
             whole = await self._replay.read(link, self._documents.expected if marked else None)
             self._documents.finish(whole=whole)

@@ -36,6 +36,9 @@ def test_parsing_is_the_inverse_of_building(prefix: str, user_id: UUID, reporter
     assert topics.entitlement(user_id).split("/")[-2] in SHARDS
     assert topics.usage_reporter(topics.usage(reporter)) == reporter
     assert topics.usage_reporter(topics.usage_ack(reporter)) is None
+    assert topics.time_requester(topics.time_request(reporter)) == reporter
+    assert topics.time_requester(topics.time_answer(reporter)) is None
+    assert topics.usage_reporter(topics.time_request(reporter)) is None
     assert topics.usage_reporter(topics.entitlement(user_id)) is None
     assert topics.entitlement_user(topics.usage(reporter)) is None
 

@@ -41,7 +41,7 @@ def lasting(days: int, **changes: Any) -> dict[str, Any]:
 async def test_a_day_offline_and_a_restart_lose_nothing(mosquitto: Mosquitto, state: Path) -> None:
     clocks, ledger = Clocks(), Ledger()
     short, long = uuid4(), uuid4()
-    async with daemon(mosquitto, ledger) as one:
+    async with daemon(mosquitto, ledger, lambda: clocks.wall) as one:
         await one.publish_all([document(short, **lasting(1)), document(long, **lasting(9))])
         async with gate(mosquitto, state, **clocks.settings) as edge:
             await edge.ready(10)
@@ -56,7 +56,7 @@ async def test_a_day_offline_and_a_restart_lose_nothing(mosquitto: Mosquitto, st
         edge.record(long, NODE, "after the night")
         assert edge.check(long, NODE).remaining == 48
         await mosquitto.start()
-        async with daemon(mosquitto, ledger):
+        async with daemon(mosquitto, ledger, lambda: clocks.wall):
             await eventually(lambda: edge.status.unacknowledged == 0, "the reports", 30.0)
             assert set(ledger.counted) == {(long, "before the night"), (long, "after the night")}
 
@@ -79,7 +79,7 @@ async def test_nothing_is_asked_of_the_network_to_decide(mosquitto: Mosquitto, s
 
 async def test_a_clock_set_back_extends_no_plan(mosquitto: Mosquitto, state: Path) -> None:
     clocks, user = Clocks(), uuid4()
-    async with daemon(mosquitto) as one:
+    async with daemon(mosquitto, clock=None) as one:
         await one.publish_all([document(user, **lasting(1))])
         async with gate(mosquitto, state, **clocks.settings) as edge:
             await edge.ready(10)
@@ -96,7 +96,7 @@ async def test_a_clock_set_back_extends_no_plan(mosquitto: Mosquitto, state: Pat
 
 async def test_a_clock_ahead_for_a_moment_takes_no_plan_for_good(mosquitto: Mosquitto, state: Path) -> None:
     clocks, user = Clocks(), uuid4()
-    async with daemon(mosquitto) as one:
+    async with daemon(mosquitto, clock=None) as one:
         await one.publish_all([document(user, **lasting(30))])
         async with gate(mosquitto, state, **clocks.settings) as edge:
             await edge.ready(10)

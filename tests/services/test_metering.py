@@ -57,7 +57,8 @@ async def test_late_messages_count_for_seven_days(pool: Pool, metering: Metering
     late = event(row.user_id, "late", NOW - timedelta(days=6.9))
     later = event(row.user_id, "later", NOW - timedelta(days=7.1))
     ack = await count(metering, [late, later])
-    assert ack == UsageAck(report_id="r", accepted=1, duplicates=0, rejected=(Rejection("later", "too_old"),))
+    rejected = (Rejection("later", "too_old"),)
+    assert ack == UsageAck(report_id="r", accepted=1, duplicates=0, rejected=rejected, at=NOW)
     async with pool.connection() as connection:
         assert await used(connection, row) == 1
 
@@ -153,7 +154,7 @@ async def test_what_breaks_the_transaction_is_put_aside_alone(
     assert isinstance(malformed, Quarantined)
     with caplog.at_level(logging.CRITICAL):
         acks = await metering.count([read(metering, one) for one in sent], [malformed])
-    assert acks == [UsageAck(report_id="r-0", accepted=1, duplicates=0), None]
+    assert acks == [UsageAck(report_id="r-0", accepted=1, duplicates=0, at=NOW), None]
     kept = await rows(pool, "SELECT reporter, reason FROM usage_quarantine ORDER BY id")
     assert [tuple(r) for r in kept] == [
         ("other", malformed.reason),

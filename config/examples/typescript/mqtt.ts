@@ -51,7 +51,10 @@ export interface Entitlement {
   features: readonly string[];
   /** Messages in the whole period; null is unlimited. */
   messages_limit: number | null;
-  /** Counted so far, by all reporters. It may exceed the limit: what happened is counted. */
+  /**
+   * Counted so far, by all reporters. It may exceed the limit: what happened is counted. Which of your
+   * own messages are in it: see Own messages above.
+   */
   messages_used: number;
   quota_state: QuotaState;
   /** The purchase that messages count on; another id is a new period with a count of its own. */
@@ -134,7 +137,10 @@ export interface UsageAck {
   accepted: number;
   /** Counted before. */
   duplicates: number;
+  /** Not counted, and they never will be: they stay own messages, see above. */
   rejected?: readonly Rejection[];
+  /** The daemon's time when it counted the report; older daemons do not say it. See Time above. */
+  at?: string;
 }
 
 /** The purchase it is about. */
@@ -250,6 +256,20 @@ export interface InvoiceEvent {
   data: InvoiceFacts;
 }
 
+/** Asks what time it is. */
+export interface TimeRequest {
+  /** Comes back in the answer; random, never used twice. */
+  nonce: string;
+}
+
+/** The daemon's time. */
+export interface TimeAnswer {
+  /** As in the request. */
+  nonce: string;
+  /** The daemon's time when it answered. */
+  at: string;
+}
+
 /** Where they are published, with the default prefix. */
 export const topics = {
   entitlements: "kosmo/billing/v1/entitlements/{shard}/{user_id}",
@@ -258,4 +278,6 @@ export const topics = {
   usageAcks: "kosmo/billing/v1/usage-acks/{reporter}",
   status: "kosmo/billing/v1/status",
   watermark: "kosmo/billing/v1/watermark",
+  timeRequests: "kosmo/billing/v1/time-requests/{name}",
+  timeAnswers: "kosmo/billing/v1/time-answers/{name}",
 } as const;
