@@ -11,7 +11,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.contract.payloads import StatusDocument, UsageAck, cloud_event
+from kosmo_billing_daemon.contract.payloads import StatusDocument, TimeAnswer, UsageAck, cloud_event
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import (
@@ -53,6 +53,8 @@ async def inspect_as_daemon(
             yield await _written(link, topics.event(PROBE), news, retain=False)
             ack = UsageAck(report_id=PROBE, accepted=0, duplicates=0).encode()
             yield await _written(link, topics.usage_ack(f"kosmo-billing-{PROBE}"), ack, retain=False)
+            answer = TimeAnswer(PROBE, clock()).encode()
+            yield await _written(link, topics.time_answer(f"kosmo-billing-{PROBE}"), answer, retain=False)
             if broker.protocol is Protocol.V311:
                 yield Finding(PART, None, _UNREADABLE, "use MQTT_PROTOCOL=5 where the broker knows it")
     except Unavailable as error:
@@ -95,6 +97,7 @@ async def inspect_as_gateway(broker: Broker, topics: Topics) -> AsyncIterator[Fi
         topics.event(PROBE),
         topics.usage_ack(f"kosmo-billing-{PROBE}"),
         topics.usage(f"kosmo-billing-{PROBE}"),
+        topics.time_answer(f"kosmo-billing-{PROBE}"),
     )
     account = _account(broker)
     try:
