@@ -10,6 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -28,6 +29,9 @@ LONGEST_TIMEOUT = 300.0  # between repeats while the daemon is away, for its rep
 # Below max_packet_size as shipped (131,072), topic and header included. A usage-ack that names every message
 # is smaller than its report.
 MOST_BYTES = 120_000
+# Seconds the daemon gets to say what time it is before the first report: a machine without a clock that was
+# off for a week noted times that are too old to be counted.
+PROOF_PATIENCE = 2.0
 REFUSED_PAUSE = 60.0  # after a publication that the broker's rights forbid
 
 
@@ -77,6 +81,9 @@ class Reporter:
     async def run(self, link: Link) -> None:
         """Report until the link is lost."""
         self._rewind()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROOF_PATIENCE):
+                await self._time.proven.wait()
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
@@ -146,7 +153,7 @@ class Reporter:
 
     async def _send(self, link: Link, rows: list[Row]) -> None:
         report_id = uuid4().hex
-        rows, payload = _fitting(report_id, rows)
+        rows, payload = self._fitting(report_id, rows)
         self._cursor = rows[-1].seq
         self._sent[report_id] = rows
         self._asked[report_id] = self._time.elapsed()
@@ -165,24 +172,22 @@ class Reporter:
         else:
             self.refusal = None
 
+    def _fitting(self, report_id: str, rows: list[Row]) -> tuple[list[Row], bytes]:
+        """Encode as many of the first rows as one packet takes; message ids may be long."""
+        while True:
+            payload = UsageReport(report_id=report_id, events=tuple(map(self._event, rows))).encode()
+            if len(payload) <= MOST_BYTES or len(rows) == 1:
+                return rows, payload
+            rows = rows[: len(rows) // 2]
 
-def _fitting(report_id: str, rows: list[Row]) -> tuple[list[Row], bytes]:
-    """Encode as many of the first rows as one packet takes; message ids may be long."""
-    while True:
-        payload = UsageReport(report_id=report_id, events=tuple(map(_event, rows))).encode()
-        if len(payload) <= MOST_BYTES or len(rows) == 1:
-            return rows, payload
-        rows = rows[: len(rows) // 2]
-
-
-def _event(row: Row) -> UsageEvent:
-    return UsageEvent(
-        message_id=row.message_id,
-        user_id=UUID(int=row.user),
-        node_id=row.node,
-        sent_at=datetime.fromtimestamp(row.sent_at, UTC),
-        count=row.number,
-    )
+    def _event(self, row: Row) -> UsageEvent:
+        return UsageEvent(
+            message_id=row.message_id,
+            user_id=UUID(int=row.user),
+            node_id=row.node,
+            sent_at=datetime.fromtimestamp(self._time.corrected(row.sent_at), UTC),
+            count=row.number,
+        )
 
 
 class MessageIds:

@@ -15,6 +15,7 @@ what is old, also without the retain flag. The rule:
   back changes nothing, and a clock that was ahead for a moment leaves no trace.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class Timekeeper:
         self._drift = self._system() - passed
         self._steady_since = passed
         self.proven_since: float | None = None  # by ``elapsed``: when the last proof came
+        self.proven = asyncio.Event()
+        self._behind = (self.now(), 0.0, 0.0)  # from, until, by how many seconds the clock was behind
         self.corrected_by: float | None = None
 
     @property
@@ -91,6 +94,11 @@ class Timekeeper:
         system = self._system()
         return system if system > mark else mark  # noqa: FURB136  max() costs a third of a check
 
+    def corrected(self, noted: float) -> float:
+        """A time noted since the gate was opened, as far as the first proof showed the clock to be behind."""
+        since, until, by = self._behind
+        return noted + by if since <= noted <= until else noted
+
     def look(self) -> None:
         """Compare the clocks; to be called every few seconds to a minute, or the rule above is coarser."""
         if self.proven_since is not None:
@@ -116,7 +124,10 @@ class Timekeeper:
             return
         right = min(max(now, at), at + passed - asked)
         self._offset = right - passed
+        if self.proven_since is None and right > now:
+            self._behind = (self._behind[0], now, right - now)
         self.proven_since = passed
+        self.proven.set()
         if abs(right - now) > TOLERANCE:
             self.corrected_by = right - now
             log.warning("clock was wrong and corrected by the daemon's time: seconds=%+.0f", right - now)

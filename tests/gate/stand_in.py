@@ -71,6 +71,7 @@ class Ledger:
 
     documents: dict[UUID, EntitlementDocument] = field(default_factory=dict)
     counted: dict[tuple[UUID, str], int] = field(default_factory=dict)
+    sent_at: dict[str, datetime] = field(default_factory=dict)
     reports: int = 0
 
     def used(self, user_id: UUID) -> int:
@@ -153,6 +154,7 @@ class Daemon:
                 duplicates += 1
             else:
                 self.ledger.counted[key] = event.count
+                self.ledger.sent_at[event.message_id] = event.sent_at
                 accepted += 1
         if self.acknowledging:
             ack = UsageAck(
