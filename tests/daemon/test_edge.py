@@ -217,6 +217,8 @@ async def test_everything_said_in_a_subscriber_s_life_fits_the_contract_s_docume
         "Watermark",
         "UsageReport",
         "UsageAck",
+        "TimeRequest",
+        "TimeAnswer",
         "SubscriptionEvent",
         "QuotaEvent",
         "InvoiceEvent",
