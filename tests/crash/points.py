@@ -60,6 +60,7 @@ WATCHED = {"batching", "btcpay", "mqtt", "services", "store", "web"}
 OFF_THE_PATHS = {
     "batching": "gathers; what it writes are points",
     "btcpay.health": "deadlines, and asking whether BTCPay is back, which changes nothing",
+    "mqtt.time_answers": "changes nothing; who asked asks again",
     "services.entitlements": "only reads",
     "services.history": "only reads",
     "services.housekeeping": "removes what is past its time; the next round removes the rest",
