@@ -115,6 +115,7 @@ async def test_the_daemon_overrules_a_clock_that_is_ahead_and_the_status_says_so
         await one.publish_all([document(user, **lasting(30))])
         clocks.wall += timedelta(days=3652)
         async with gate(mosquitto, state, reporter=None, **clocks.settings) as edge:  # a bridge: it only asks
+            await edge.ready(10)
             await eventually(lambda: edge.check(user, NODE).allowed, "the right time")
             status = edge.status
             assert status.clock_corrected_by == -3652 * 86_400
