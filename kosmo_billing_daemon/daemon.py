@@ -300,13 +300,19 @@ class Daemon:
         return self._leadership.leads
 
     async def _tell_status(self, status: Callable[[str], None]) -> None:
-        told = ""
+        told, backoff = "", Backoff(0.05, STATUS_EVERY)
         while True:
-            line = describe(await self.readiness(), leads=self._leadership.leads)
+            readiness = await self.readiness()
+            line = describe(readiness, leads=self._leadership.leads)
             if line != told:
                 status(line)
                 told = line
-            await asyncio.sleep(STATUS_EVERY)
+            # Looked at often after a start and a change for the worse, so that "unready" ends when it ends.
+            if readiness.status == "ready":
+                backoff.succeeded()
+                await asyncio.sleep(STATUS_EVERY)
+            else:
+                await asyncio.sleep(backoff.failed())
 
     async def readiness(self) -> Readiness:
         """Say how each part is."""

@@ -72,10 +72,11 @@ class Unavailable(KosmoError):
 
 
 class Misconfigured(KosmoError):
-    """The operator must act; ``problems`` holds every one found, each in a sentence."""
+    """The operator must act; ``problems`` holds every one found, each in a sentence; ``advice`` fixes all."""
 
     code = "misconfigured"
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
+    def __init__(self, problems: Sequence[str], advice: str = "") -> None:
+        super().__init__("; ".join((*problems, advice) if advice else problems))
         self.problems = tuple(problems)
+        self.advice = advice

@@ -37,7 +37,7 @@ def list_(
 
 
 def close(
-    case: Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1)],
+    case: Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1, max=2**63 - 1)],
     reason: Reason,
     as_json: AsJson = False,
     env_file: EnvFile = None,

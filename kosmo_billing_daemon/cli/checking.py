@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from kosmo_billing_daemon import __version__
-from kosmo_billing_daemon.cli.frame import EX_CONFIG, EX_FAILED, AsJson, EnvFile, run
+from kosmo_billing_daemon.cli.frame import (
+    EX_CONFIG,
+    EX_FAILED,
+    AsJson,
+    EnvFile,
+    own_path,
+    read_password,
+    run,
+)
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, print_json, printable
 from kosmo_billing_daemon.clock import utc_now
@@ -36,7 +44,12 @@ GatewayUser = Annotated[
     ),
 ]
 GatewayPassword = Annotated[
-    Path | None, typer.Option("--gateway-password-file", help="Its password; else CHECK_GATEWAY_PASSWORD.")
+    Path | None,
+    typer.Option(
+        "--gateway-password-file",
+        callback=own_path,
+        help="Its password (- reads it here); else CHECK_GATEWAY_PASSWORD.",
+    ),
 ]
 
 
@@ -62,10 +75,10 @@ def check(
         read_catalogue(loaded.plans_file)
         broker_of(loaded.mqtt)
     except Misconfigured as error:
-        findings = [Finding("settings", False, problem) for problem in error.problems]
+        findings = [Finding("settings", False, problem, error.advice) for problem in error.problems]
         _show(findings, out, as_json=as_json)
         raise typer.Exit(EX_CONFIG) from error
-    password = _password(gateway_password_file, gateway_password)
+    password = gateway_password if gateway_password_file is None else read_password(gateway_password_file)
 
     async def work() -> list[Finding]:
         found = []
@@ -80,18 +93,14 @@ def check(
     if as_json:
         _show(findings, out, as_json=True)
     else:
-        out.print(Text(f"{len(wrong)} to mend" if wrong else "all is well", style="bold"))
+        out.print(
+            Text(
+                f"{len(wrong)} problem{'s' if len(wrong) > 1 else ''} found" if wrong else "all is well",
+                style="bold",
+            )
+        )
     if wrong:
         context.exit(EX_FAILED)
-
-
-def _password(path: Path | None, given: str | None) -> str | None:
-    if path is None:
-        return given
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read") from error
 
 
 async def _all(loaded: Settings, gateway: str | None, password: str | None) -> AsyncIterator[Finding]:
@@ -172,9 +181,19 @@ def _show(findings: list[Finding], out: Console, *, as_json: bool) -> None:
         _print(out, finding)
 
 
+def _writes_signs(out: Console) -> bool:
+    """Say whether the terminal has our signs; one of latin-1 or ASCII has not."""
+    try:
+        "✓✗·→".encode(out.encoding)
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
 def _print(out: Console, finding: Finding) -> None:
-    sign, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("·", "yellow")}[finding.ok]
+    right, wrong, note, arrow = ("✓", "✗", "·", "→") if _writes_signs(out) else ("ok", "NO", "--", "->")
+    sign, style = {True: (right, "green"), False: (wrong, "bold red"), None: (note, "yellow")}[finding.ok]
     text = Text.assemble((sign, style), f" {finding.part:<8} {printable(finding.fact)}")
     out.print(text, soft_wrap=True)
     if finding.advice:
-        out.print(Text(f"    → {printable(finding.advice)}"), soft_wrap=True)
+        out.print(Text(f"    {arrow} {printable(finding.advice)}"), soft_wrap=True)

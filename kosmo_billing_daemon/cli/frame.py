@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
@@ -10,16 +11,39 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.errors import Invalid, Misconfigured
 
 T = TypeVar("T")
 
 EX_FAILED = 1
+EX_USAGE = 2
 EX_UNAVAILABLE = 69
 EX_CONFIG = 78
 
+_LONGEST_PASSWORD = 64 * 1024
+
+
+def caller() -> str | None:
+    """Return who ran the installed command with sudo; ``None`` if the process runs with its caller's rights.
+
+    The installed command sets the variable when it hands the service's secrets to us. Then a path that the
+    caller gives would be read or written with rights that are not the caller's, so no option takes one.
+    """
+    return os.environ.get("KOSMO_BILLING_CALLER") or None
+
+
+def own_path(path: Path | None) -> Path | None:
+    """Refuse a path under sudo; ``-`` is standard input, which the caller opened."""
+    if path is not None and str(path) != "-" and caller() is not None:
+        raise typer.BadParameter("under sudo only the service's own settings and files count")
+    return path
+
+
 EnvFile = Annotated[
-    Path | None, typer.Option("--env-file", help="File of KEY=VALUE lines; the environment wins over it.")
+    Path | None,
+    typer.Option(
+        "--env-file", callback=own_path, help="File of KEY=VALUE lines; the environment wins over it."
+    ),
 ]
 
 
@@ -30,12 +54,32 @@ Reason = Annotated[
 ]
 
 
+def read_password(path: Path) -> str:
+    """Return the password in a file, or on standard input if the path is ``-``."""
+    try:
+        if str(path) == "-":
+            return sys.stdin.buffer.readline(_LONGEST_PASSWORD).decode().rstrip("\r\n")
+        with path.open("rb") as file:
+            return file.read(_LONGEST_PASSWORD).decode().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise Invalid(f"{path} cannot be read: {why}") from error
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print one message and end with ``code``."""
+    typer.echo(f"kosmo-billing: {message}", err=True)
+    sys.exit(code)
+
+
 def fail_with_problems(error: Misconfigured) -> NoReturn:
-    """Print every problem and exit 78."""
+    """Print every problem, what fixes them, and exit 78."""
     count = len(error.problems)
     typer.echo(f"kosmo-billing: {count} problem{'s' if count > 1 else ''} with the settings:", err=True)
     for problem in error.problems:
         typer.echo(f"  - {problem}", err=True)
+    if error.advice:
+        typer.echo(f"  {error.advice}", err=True)
     sys.exit(EX_CONFIG)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kosmo_billing_daemon import logs, settings
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.cli.frame import caller
 from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.errors import Conflict
@@ -65,7 +66,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[Opened]:
 
 def deed(reason: str) -> Deed:
     """Return a deed in the operator's name: who called sudo, or the account of this process."""
-    asked = os.environ.get("SUDO_USER", "").strip() if os.getuid() == 0 else ""
+    asked = caller() or (os.environ.get("SUDO_USER", "").strip() if os.getuid() == 0 else "")
     if asked:
         return Deed(asked, reason)
     try:

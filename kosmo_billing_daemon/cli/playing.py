@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon import logs
-from kosmo_billing_daemon.cli.frame import run, stopped_by_signals
+from kosmo_billing_daemon.cli.frame import caller, run, stopped_by_signals
+from kosmo_billing_daemon.errors import Invalid, Unavailable
 
 
 class BrokerKind(StrEnum):
@@ -34,13 +35,14 @@ def demo(
     ] = False,
 ) -> None:
     """Run everything on this machine, with a page to see it. No root needed."""
+    if caller() is not None:
+        raise Invalid("the demo is not for the service's account: run it without sudo")
     try:
         from kosmo_billing_daemon.demo.stage import Stage  # noqa: PLC0415 - needs the extra "demo"
     except ImportError as error:
-        typer.echo(
-            f"kosmo-billing: {error.name} is missing: pip install 'kosmo-billing-daemon[demo]'", err=True
-        )
-        sys.exit(1)
+        raise Unavailable(
+            f"{error.name} is missing; the demo needs its extra: pip install 'kosmo-billing-daemon[demo]'"
+        ) from None
     logs.configure(logs.Format.TEXT, logs.Level.WARNING if as_json else logs.Level.INFO)
 
     async def play() -> None:

@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kosmo_billing_daemon.contract.encoding import rfc3339
@@ -91,14 +91,15 @@ def quota(used: int, limit: int | None) -> str:
 
 
 def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings; cells are never cut."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(column, no_wrap=True, overflow="ignore")
-    for row in rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
-    needed = out.measure(drawn).maximum
-    out.print(drawn, width=max(out.width, needed), crop=False, no_wrap=True)
+    """Print rows under headings, each on one line; cells are never cut, whatever the width.
+
+    Not with rich's ``Table``, which shortens cells without a sign until they fit.
+    """
+    cells = [tuple(columns), *(tuple(printable(cell) for cell in row) for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    for number, row in enumerate(cells):
+        padded = (set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True))
+        out.print(Text("  ".join(padded).rstrip(), style="bold" if number == 0 else ""), soft_wrap=True)
 
 
 def heading(out: Console, text: str) -> None:

@@ -18,7 +18,7 @@ import typer
 from rich.text import Text
 
 from kosmo_billing_daemon.backoff import Backoff
-from kosmo_billing_daemon.cli.frame import EnvFile, run, stopped_by_signals
+from kosmo_billing_daemon.cli.frame import EnvFile, own_path, read_password, run, stopped_by_signals
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import aside, console, plain, printable
 from kosmo_billing_daemon.clock import utc_now
@@ -40,7 +40,10 @@ def watch(
         typer.Option(envvar="WATCH_USERNAME", help="An account of the broker that may read our topics."),
     ] = None,
     password_file: Annotated[
-        Path | None, typer.Option("--password-file", help="Its password; else WATCH_PASSWORD.")
+        Path | None,
+        typer.Option(
+            "--password-file", callback=own_path, help="Its password (- reads it here); else WATCH_PASSWORD."
+        ),
     ] = None,
     retained: Annotated[bool, typer.Option(help="Begin with what is retained now.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
@@ -89,10 +92,7 @@ def _account(loaded: Settings, username: str | None, password_file: Path | None)
         )
     password = os.environ.get("WATCH_PASSWORD")
     if password_file is not None:
-        try:
-            password = password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Invalid(f"{password_file} cannot be read") from error
+        password = read_password(password_file)
     # A clean session under a client id of its own: nothing is kept for us while we are away.
     client_id = f"{loaded.mqtt.client_id}-watch-{os.getpid()}"
     return replace(

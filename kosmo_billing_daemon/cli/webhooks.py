@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kosmo_billing_daemon.btcpay.administration import Webhook
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
 from kosmo_billing_daemon.connections import btcpay_of
@@ -52,7 +52,9 @@ def register(
     secret_file: Annotated[
         Path | None,
         typer.Option(
-            "--secret-file", help="Write a new secret to this new file (mode 0600), not to the screen."
+            "--secret-file",
+            callback=own_path,
+            help="Write a new secret to this new file (mode 0600), not to the screen.",
         ),
     ] = None,
     renew: Annotated[

@@ -10,6 +10,7 @@ import pwd
 import random
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kosmo_billing_daemon.demo import tied_exec
-from kosmo_billing_daemon.errors import KosmoError
+from kosmo_billing_daemon.errors import Invalid, KosmoError
 from kosmo_billing_daemon.records import record
 
 POLL_SECONDS = 0.01
@@ -52,6 +53,32 @@ def unprivileged_account() -> Account | None:
         return None
     entry = pwd.getpwnam("nobody")
     return Account(entry.pw_uid, entry.pw_gid)
+
+
+def private_directory(path: Path) -> Path:
+    """Return the directory for the demo's data, made if need be; raises ``Invalid`` if it may be prepared.
+
+    Files in it say what is started, so nobody else may have written there, nor be able to swap a directory
+    on the way. Its name stands in settings of the services, where a line break would begin another setting.
+    """
+    if not str(path).isprintable() or '"' in str(path):
+        raise Invalid(f"{str(path)!r}: a data directory has a name that can be printed, without quotes")
+    try:
+        path = path.expanduser().resolve()
+        path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        for step in (path, *path.parents):
+            found = step.stat()
+            if found.st_uid not in (0, os.geteuid()):
+                raise Invalid(f"{step} belongs to somebody else: choose a data directory of your own")
+            sticky = found.st_mode & stat.S_ISVTX and step != path
+            if found.st_mode & stat.S_IWOTH and not sticky:
+                raise Invalid(f"{step} can be written by everybody: choose a data directory of your own")
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise Invalid(f"{path} cannot be written: choose another data directory")
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise Invalid(f"{path} cannot be the data directory: {why}") from error
+    return path
 
 
 def prepare_data_dir(path: Path, account: Account | None) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from kosmo_billing_daemon.daemon import Daemon, Started, ungrouped
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker
 from kosmo_billing_daemon.demo.btcpay import Simulator
-from kosmo_billing_daemon.demo.children import temporary_directory
+from kosmo_billing_daemon.demo.children import private_directory, temporary_directory
 from kosmo_billing_daemon.demo.console import Console
 from kosmo_billing_daemon.demo.gateway import Gateway
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
@@ -64,7 +64,7 @@ class Stage:
         if directory is None:
             directory = self._resources.enter_context(temporary_directory("kosmo-demo-"))
         else:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory = private_directory(directory)
         postgres = EmbeddedPostgres(directory / "postgres", durable=self._data_dir is not None)
         broker = EmbeddedBroker(directory / "broker", kind=self._broker)
         simulator = Simulator(store_id=STORE_ID, api_key=secrets.token_hex(20))

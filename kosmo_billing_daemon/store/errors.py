@@ -117,6 +117,13 @@ def _pooler(detail: str) -> DatabaseAway:
     return DatabaseAway(f"database: {POOLER} ({detail})", advice=POOLER_ADVICE)
 
 
+def described(error: BaseException) -> str | None:
+    """Return what PostgreSQL or its driver refused, in one line; ``None`` for what is no error of theirs."""
+    if not isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
+        return None
+    return f"the database refused it: {' '.join(str(error).split())} ({type(error).__name__})"
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """Raise our errors for the driver's."""

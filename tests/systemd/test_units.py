@@ -112,7 +112,7 @@ def test_the_parts_name_the_same_things() -> None:
     assert "config/kosmo-billing.env usr/share/kosmo-billing/kosmo-billing.env" in builder
     assert "etc=/etc/kosmo-billing\n" in command
     assert f"--reuid={user} --regid={user}" in command
-    assert "/opt/kosmo-billing/venv/bin/kosmo-billing" in command
+    assert f"program={PYTHON}\n" in command
     for name in ("service", "socket", "sysusers.conf", "tmpfiles.conf"):
         assert f"systemd/kosmo-billing.{name} usr/lib/" in builder
 

@@ -61,8 +61,7 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
         yield Finding(PART, False, error.fact, error.advice)
         return
     except Misconfigured as error:
-        *facts, advice = error.problems
-        yield Finding(PART, False, "; ".join(facts), advice)
+        yield Finding(PART, False, "; ".join(error.problems), error.advice)
         return
     for lack in lacking:
         yield Finding(PART, False, lack.fact, f"{lack.statement}; then: kosmo-billing migrate")

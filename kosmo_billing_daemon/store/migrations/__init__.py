@@ -142,7 +142,7 @@ def _refuse_strange_history(applied: Mapping[int, tuple[str, str]]) -> None:
         elif known[number].checksum != checksum:
             problems.append(f"migration {number:04} {name} was applied with another text")
     if problems:
-        raise Misconfigured([*problems, "install the version that migrated this database, or a newer one"])
+        raise Misconfigured(problems, "install the version that migrated this database, or a newer one")
 
 
 async def _enter(connection: Connection, schema: str) -> None:
