@@ -28,10 +28,15 @@ from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.services.inspection import Finding, broker, btcpay, database
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Pool
 
+START = (
+    "journalctl -u kosmo-billing says why; then: systemctl reset-failed kosmo-billing.socket"
+    " kosmo-billing.service; systemctl enable --now kosmo-billing"
+)
 ANSWER_WITHIN = 5.0  # seconds for the daemon's own health
 _SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")  # made by systemd-timesyncd, if it runs
 
@@ -112,20 +117,25 @@ async def _all(loaded: Settings, gateway: str | None, password: str | None) -> A
     if loaded.webhook.trust is WebhookTrust.BODY:
         fact = "WEBHOOK_TRUST=body: whoever reaches the port can write paid invoices"
         yield Finding("settings", False, fact, "for anything but a trial set WEBHOOK_TRUST=btcpay")
-    leads = False
+    leads: bool | None = None
     async with Pool(database_of(loaded)) as pool:
         async for finding in database.inspect(pool, utc_now):
             yield finding
         try:
             leads = await database.is_led(pool)
         except Unavailable:
-            leads = False
-        async for finding in _broker(loaded, pool, leads=leads):
+            leads = None
+        account = None if gateway is None else broker.as_account(broker_of(loaded.mqtt), gateway, password)
+        async for finding in _broker(loaded, pool, account, leads=leads):
             yield finding
-    if gateway is not None:
-        account = broker.as_account(broker_of(loaded.mqtt), gateway, password)
-        async for finding in broker.inspect_as_gateway(account, Topics(loaded.mqtt.prefix)):
+    if account is not None:
+        topics = Topics(loaded.mqtt.prefix)
+        async for finding in broker.inspect_as_gateway(account, topics, leads=bool(leads)):
             yield finding
+    else:
+        fact = "whether the daemon gets the reports of gateways was not tried"
+        advice = "set CHECK_GATEWAY_USERNAME and CHECK_GATEWAY_PASSWORD to a gateway's account"
+        yield Finding(broker.PART, None, fact, advice)
     async with btcpay_of(loaded) as client:
         signed = bool(loaded.webhook.secrets)
         async for finding in btcpay.inspect(client, loaded.webhook.public_url, signed=signed):
@@ -139,16 +149,23 @@ def _is_synchronized() -> bool:
     return _SYNCHRONIZED.exists() or not _SYNCHRONIZED.parent.is_dir()
 
 
-async def _broker(loaded: Settings, pool: Pool, *, leads: bool) -> AsyncIterator[Finding]:
-    if not leads:
-        yield Finding("daemon", None, "no daemon leads at present", "systemctl enable --now kosmo-billing")
-        connection, topics = broker_of(loaded.mqtt), Topics(loaded.mqtt.prefix)
-        async for finding in broker.inspect_as_daemon(connection, topics, utc_now, __version__):
+async def _broker(
+    loaded: Settings, pool: Pool, gateway: Broker | None, *, leads: bool | None
+) -> AsyncIterator[Finding]:
+    """Look at daemon and broker; ``leads`` is ``None`` where the database cannot say whether one leads."""
+    if leads:
+        published = await broker.inspect_beside_daemon(pool, utc_now)
+        for finding in await asyncio.to_thread(_health, loaded):  # after it: a refusal is told there
             yield finding
+        yield published
         return
-    for finding in await asyncio.to_thread(_health, loaded):
+    if leads is None:
+        yield Finding("daemon", None, "without the database nobody can lead")
+    else:
+        yield Finding("daemon", False, "no daemon leads: it is stopped, or failed", START)
+    connection, topics = broker_of(loaded.mqtt), Topics(loaded.mqtt.prefix)
+    async for finding in broker.inspect_as_daemon(connection, topics, utc_now, __version__, gateway):
         yield finding
-    yield await broker.inspect_beside_daemon(pool)
 
 
 def _health(loaded: Settings) -> list[Finding]:

@@ -1,9 +1,10 @@
-"""What the database says of itself: version, rights, and clock."""
+"""What the database says of itself: version, rights, and clock; and what is published for a probe."""
 
 from datetime import datetime
+from uuid import UUID
 
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 
 
 @record(kw_only=True)
@@ -39,3 +40,33 @@ async def load_newest_migration(connection: Connection) -> int:
     """Return the number of the newest migration applied; the ledger must exist."""
     number: int = await connection.fetchval("SELECT coalesce(max(number), 0) FROM kosmo_billing_migrations")
     return number
+
+
+async def append_probe(connection: Connection, nobody: UUID, event_type: str, now: datetime) -> int:
+    """Have a document and an event of nobody published; returns the event's id. One that waits is kept."""
+    await connection.execute("SELECT raise_versions(ARRAY[$1::uuid], ARRAY[true])", nobody)
+    event: int | None = await connection.fetchval(
+        "SELECT id FROM events WHERE user_id = $1 AND type = $2 AND published_at IS NULL LIMIT 1",
+        nobody,
+        event_type,
+    )
+    if event is None:
+        event = await connection.fetchval(
+            "INSERT INTO events (type, user_id, data, occurred_at) VALUES ($2, $1, '{}', $3) RETURNING id",
+            nobody,
+            event_type,
+            now,
+        )
+    await connection.execute("SELECT pg_notify($1, 'entitlements')", CHANNEL)
+    return int(event or 0)
+
+
+async def load_waiting_probes(connection: Connection, nobody: UUID, event: int) -> list[str]:
+    """Return what of a probe is not published yet, in words."""
+    row = await connection.fetchrow(
+        "SELECT EXISTS (SELECT FROM entitlements WHERE user_id = $1 AND urgent_version > published_version),"
+        " EXISTS (SELECT FROM events WHERE id = $2 AND published_at IS NULL)",
+        nobody,
+        event,
+    )
+    return [what for what, waits in zip(("document", "event"), row or (), strict=False) if waits]

@@ -21,7 +21,19 @@ URL = "http://127.0.0.1:9/api/v1/billing/webhooks/btcpay"
 
 
 def wrong(told: dict[str, Any]) -> list[str]:
+    """What is wrong but that no daemon runs, as in most tests here."""
+    return [line for line in wrong_at_all(told) if "no daemon leads" not in line]
+
+
+def wrong_at_all(told: dict[str, Any]) -> list[str]:
     return [f"{f['part']}: {f['fact']} -> {f['advice']}" for f in told["findings"] if f["ok"] is False]
+
+
+def forbid(broker: ShippedMosquitto, line: str) -> None:
+    """Take a line from the rights of the daemon, which come first."""
+    rights = broker.acl.read_text()
+    assert line in rights
+    broker.acl.write_text(rights.replace(line + "\n", "", 1))
 
 
 async def look(cli: Cli, *arguments: str, **more: str) -> dict[str, Any]:
@@ -32,16 +44,39 @@ async def look(cli: Cli, *arguments: str, **more: str) -> dict[str, Any]:
     return told
 
 
-async def test_everything_in_order_is_all_right_signs(world: World, at_world: Cli) -> None:
+async def test_without_a_daemon_everything_else_is_tried_and_the_daemon_is_missed(
+    world: World, at_world: Cli
+) -> None:
     """With the shipped broker and no daemon the real publications are our own."""
     world.simulator.add_webhook(URL, WEBHOOK_SECRET)
-    shown = await at_world("check", WEBHOOK_URL=URL)
-    assert shown.code == 0, shown
-    assert "✗" not in shown.out
-    assert "✓" in shown.out
-    assert "all is well" in shown.out
+    gateway = {"CHECK_GATEWAY_USERNAME": "gateway-1", "CHECK_GATEWAY_PASSWORD": PASSWORD}
+    shown = await at_world("check", WEBHOOK_URL=URL, **gateway)
+    assert shown.code == 1, shown
+    assert [line for line in shown.out.splitlines() if "✗" in line] == [
+        "✗ daemon   no daemon leads: it is stopped, or failed"
+    ]
+    assert "systemctl reset-failed kosmo-billing.socket kosmo-billing.service" in shown.out
+    assert "1 problem found" in shown.out
     for part in ("settings", "database", "broker", "btcpay", "clock"):
         assert f"✓ {part}" in shown.out
+
+
+async def test_each_right_that_the_daemon_lacks_is_named(
+    world: World, at_world: Cli, broker: ShippedMosquitto
+) -> None:
+    world.simulator.add_webhook(URL, WEBHOOK_SECRET)
+    for right in ("write events/#", "write usage-acks/+", "readwrite watermark", "readwrite entitlements/#"):
+        verb, topic = right.split()
+        forbid(broker, f"topic {verb} kosmo/billing/v1/{topic}")
+    forbid(broker, "topic read kosmo/billing/v1/usage/+")
+    await broker.reload()
+    gateway = {"CHECK_GATEWAY_USERNAME": "gateway-1", "CHECK_GATEWAY_PASSWORD": PASSWORD}
+    found = wrong(await look(at_world, WEBHOOK_URL=URL, **gateway))
+    assert len(found) == 5
+    for topic in ("events/check", "usage-acks/", "watermark", "entitlements/"):
+        assert any(f"may not write kosmo/billing/v1/{topic}" in line for line in found), found
+    assert any("may we read kosmo/billing/v1/usage/+?" in line for line in found)
+    assert all("acl_file" in line for line in found)
 
 
 async def test_gateway_that_can_write_rights_is_found(
@@ -60,15 +95,18 @@ async def test_gateway_that_can_write_rights_is_found(
     assert "acl_file" in found
 
 
-async def test_daemon_that_may_not_write_is_told_which_topic(
+async def test_a_right_to_read_alone_is_missed_too(
     world: World, at_world: Cli, broker: ShippedMosquitto
 ) -> None:
     world.simulator.add_webhook(URL, WEBHOOK_SECRET)
-    rights = broker.acl.read_text().replace("topic write kosmo/billing/v1/events/#\n", "", 1)
-    broker.acl.write_text(rights)
+    for topic in ("watermark", "entitlements/#"):
+        rights = broker.acl.read_text()
+        line = f"topic readwrite kosmo/billing/v1/{topic}"
+        broker.acl.write_text(rights.replace(line, line.replace("readwrite", "write"), 1))
     await broker.reload()
-    (found,) = wrong(await look(at_world, WEBHOOK_URL=URL))
-    assert "may not write kosmo/billing/v1/events/" in found
+    found = wrong(await look(at_world, WEBHOOK_URL=URL))
+    assert len(found) == 2
+    assert all("does not come back: may we read it?" in line for line in found)
     (refused,) = wrong(await look(at_world, WEBHOOK_URL=URL, MQTT_PASSWORD="another"))
     assert "password_file" in refused
 
@@ -91,8 +129,25 @@ async def test_check_beside_a_daemon_lets_it_speak_for_itself(world: World, at_w
 async def test_a_new_installation_is_all_right_before_its_first_purchase(world: World, at_world: Cli) -> None:
     daemon = await world.daemon()
     port = daemon.url.rpartition(":")[2]
-    told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port)
+    account = {"CHECK_GATEWAY_USERNAME": "gateway-1", "CHECK_GATEWAY_PASSWORD": PASSWORD}
+    told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port, **account)
     assert [f for f in told["findings"] if f["ok"] is not True] == []
+    assert await world.value("SELECT count(*) FROM usage_events") == 0
+
+
+async def test_beside_a_daemon_its_missing_rights_are_found_before_anything_needs_them(
+    world: World, at_world: Cli, broker: ShippedMosquitto
+) -> None:
+    daemon = await world.daemon()
+    for right in ("write kosmo/billing/v1/events/#", "read kosmo/billing/v1/usage/+"):
+        forbid(broker, f"topic {right}")
+    await broker.reload()
+    account = {"CHECK_GATEWAY_USERNAME": "gateway-1", "CHECK_GATEWAY_PASSWORD": PASSWORD}
+    port = daemon.url.rpartition(":")[2]
+    found = "\n".join(wrong(await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port, **account)))
+    assert "the running daemon got no event published" in found
+    assert "the broker refuses kosmo/billing/v1/events/check" in found
+    assert "a report of gateway-1 got no ack" in found
 
 
 async def test_each_fault_at_btcpay_is_named_with_its_cure(world: World, at_world: Cli) -> None:

@@ -1,7 +1,8 @@
 """What is wrong with the surroundings and how to mend it: each look is one finding, in words to act on.
 
-The rule it keeps: looking changes nobody's rights and no retained document but our own status, and no
-secret is in a finding. Only real publications prove a right, so probes on our topics can be seen.
+The rule it keeps: looking changes nobody's rights, and no retained document but our own status and that of
+a user who is nobody; no secret is in a finding. Only real publications prove a right, so probes on our topics
+can be seen.
 """
 
 from kosmo_billing_daemon.records import record
