@@ -128,16 +128,22 @@ def _tell(row: Subscription, done: str, *, as_json: bool) -> None:
 
 
 def _purchase_json(row: Subscription) -> dict[str, Any]:
+    """Describe a purchase under the names that the API has for it."""
     told: dict[str, Any] = plain(row)
+    names = ("status", "valid_from", "valid_until", "grace_until", "ended_at", "revoked_at")
     return {
-        **{name: told[name] for name in ("id", "invoice_id", "source", "status")},
+        "subscription_id": row.id,
+        "order_id": row.invoice_id,
+        "source": row.source,
         "plan_type": row.plan.plan_type,
-        **{
-            name: told[name]
-            for name in ("valid_from", "valid_until", "grace_until", "ended_at", "revoked_at")
+        "price": {"amount": row.plan.price.amount, "currency": row.plan.price.currency},
+        **{name: told[name] for name in (*names, "messages_limit", "messages_used")},
+        "carried": {
+            "rule": row.carried.rule,
+            "from_subscription_id": row.carried.from_id,
+            "seconds": int(row.carried.time.total_seconds()),
+            "messages": row.carried.messages,
         },
-        **{name: told[name] for name in ("messages_limit", "messages_used")},
-        "carried": told["carried"],
         "explanation": explaining.purchase(row),
     }
 

@@ -21,7 +21,7 @@ async def test_grant_is_a_purchase_and_is_audited(shop: Shop, cli: Cli, user: Us
     granted = (await cli("user", "grant", str(user), "wanderer", "--reason", "ticket 12", "--json")).json
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["source"], row["messages_limit"]) == ("active", "grant", 50)
-    assert granted["id"] == str(row["id"])
+    assert granted["subscription_id"] == str(row["id"])
     assert await shop.front.news(user) == ["subscription.activated"]
     (deed,) = await audit(shop, user)
     assert (deed["action"], deed["reason"], deed["subject"]) == (
@@ -30,6 +30,9 @@ async def test_grant_is_a_purchase_and_is_audited(shop: Shop, cli: Cli, user: Us
         f"subscription {row['id']}",
     )
     assert deed["who"]
+    # The names of the API; an invoice_id would be BTCPay's.
+    assert {"subscription_id", "order_id", "price"} < granted.keys()
+    assert {"id", "invoice_id"}.isdisjoint(granted)
 
 
 async def test_second_grant_adds_what_is_left_and_says_so(shop: Shop, cli: Cli, user: UserId) -> None:
@@ -54,7 +57,9 @@ async def test_revocation_takes_back_the_current_purchase_and_can_be_undone(
     assert "abuse" in shown.out
     again = await cli("user", "revoke", str(user), "--reason", "abuse")
     assert (again.code, again.err) == (1, "kosmo-billing: this user has no current subscription\n")
-    back = await cli("user", "reinstate", str(user), "--subscription", revoked["id"], "--reason", "mistake")
+    back = await cli(
+        "user", "reinstate", str(user), "--subscription", revoked["subscription_id"], "--reason", "mistake"
+    )
     assert back.code == 0
     assert await shop.front.statuses(user) == ["active"]
     assert [deed["action"] for deed in await audit(shop, user)] == [
@@ -77,7 +82,9 @@ async def test_revoking_one_of_several_counts_as_if_it_had_never_been(
 ) -> None:
     await shop.buy(user)
     granted = (await cli("user", "grant", str(user), "wanderer", "--reason", "gift", "--json")).json
-    await cli("user", "revoke", str(user), "--subscription", granted["id"], "--reason", "not meant")
+    await cli(
+        "user", "revoke", str(user), "--subscription", granted["subscription_id"], "--reason", "not meant"
+    )
     (bought, gift) = await shop.front.subscriptions(user)
     assert (bought["status"], gift["status"]) == ("active", "revoked")
 

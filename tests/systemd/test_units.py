@@ -77,6 +77,10 @@ def test_no_line_ends_in_a_comment(name: str) -> None:
     assert [line for line in lines if "#" in line and not line.startswith("#")] == []
 
 
+def test_no_core_dump_holds_the_secrets() -> None:
+    assert values(SERVICE, "LimitCORE") == ["0"]
+
+
 def test_outages_of_others_stop_nothing() -> None:
     assert values(SERVICE, "Requires") == values(SERVICE, "BindsTo") == values(SERVICE, "PartOf") == []
     assert "postgresql.service mosquitto.service" in values(SERVICE, "After")[0]
