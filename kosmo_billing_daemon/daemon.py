@@ -102,7 +102,7 @@ class Daemon:
             keep_deliveries=settings.retention.deliveries,
             keep_usage=settings.retention.usage,
         )
-        self._publisher = Publisher(pool=self._pool, topics=topics, clock=clock)
+        self._publisher = Publisher(topics=topics, clock=clock)
         self._metering = Metering(pool=self._pool, clock=clock, changed=self._counted)
         self._usage = UsageIntake(metering=self._metering, topics=topics)
         self._conversation = Conversation(

@@ -15,6 +15,7 @@ from typing import TypeVar
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.store import lead
+from kosmo_billing_daemon.store.lead import Term
 from kosmo_billing_daemon.store.postgres import Connection, Database
 
 log = logging.getLogger(__name__)
@@ -99,10 +100,12 @@ class Leadership:
         self._backoff.succeeded()
         log.info("this daemon leads now")
 
-    async def still_leading(self) -> None:
+    async def still_leading(self) -> Term:
         """Make sure, by asking the database, that this daemon leads; raises ``NotLeading``."""
-        if not await self._ask(lead.holds):
+        term = await self._ask(lead.holds)
+        if term is None:
             raise NotLeading("another daemon leads")
+        return term
 
     async def _ask(self, question: Callable[[Connection, str], Awaitable[T]]) -> T:
         connection = self._connection

@@ -15,6 +15,7 @@ from kosmo_billing_daemon.records import record
 
 MAX_EVENTS_PER_REPORT = 500
 MAX_COUNT = 1_000_000
+VERSIONS_PER_SECOND = 1_000_000  # more than any database gives
 
 
 class Standing(StrEnum):
@@ -284,13 +285,13 @@ class StatusDocument:
 class Watermark:
     """Every publication up to ``sequence`` was acknowledged; ``entitlements`` documents exist.
 
-    ``greatest_version`` is the greatest version ever published and ``database`` names the database
-    whose truth this is, so that a restored or exchanged database is noticed.
+    No version above ``version_ceiling`` was published before this was acknowledged. ``database`` names the
+    database whose truth this is, so that an exchanged database is noticed.
     """
 
     sequence: int
     entitlements: int
-    greatest_version: int
+    version_ceiling: int
     database: str
 
     def encode(self) -> bytes:
@@ -298,7 +299,7 @@ class Watermark:
             {
                 "sequence": self.sequence,
                 "entitlements": self.entitlements,
-                "greatest_version": self.greatest_version,
+                "version_ceiling": self.version_ceiling,
                 "database": self.database,
             }
         )
@@ -306,10 +307,15 @@ class Watermark:
     @classmethod
     def decode(cls, payload: bytes) -> "Watermark":
         fields = Fields(loads(payload))
+        ceiling = 0
+        if fields.has("version_ceiling"):
+            ceiling = fields.whole("version_ceiling")
+        elif fields.has("greatest_version"):  # of a release that wrote once a second what it had published
+            ceiling = fields.whole("greatest_version") + VERSIONS_PER_SECOND
         return cls(
             sequence=fields.whole("sequence"),
             entitlements=fields.whole("entitlements"),
-            greatest_version=fields.whole("greatest_version") if fields.has("greatest_version") else 0,
+            version_ceiling=ceiling,
             database=fields.text("database") if fields.has("database") else "",
         )
 

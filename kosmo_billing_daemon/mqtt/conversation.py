@@ -12,7 +12,7 @@ from datetime import datetime
 
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.contract.payloads import StatusDocument, Watermark
+from kosmo_billing_daemon.contract.payloads import StatusDocument
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import (
@@ -25,13 +25,12 @@ from kosmo_billing_daemon.link import (
     Will,
     connect,
 )
-from kosmo_billing_daemon.mqtt import repair
+from kosmo_billing_daemon.mqtt import repair, reservation
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT
 from kosmo_billing_daemon.mqtt.time_answers import TimeAnswers
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake, UsageSession
-from kosmo_billing_daemon.store import entitlements
-from kosmo_billing_daemon.store.entitlements import Position
+from kosmo_billing_daemon.store.lead import Term, TermPool
 from kosmo_billing_daemon.store.postgres import Pool
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class Line:
     away_since: datetime | None = None
     last_error: str | None = None
     losses: int = 0
-    repaired_at: float | None = None
+    repaired_at: float | None = None  # in this term
     withheld: str | None = None  # why what is retained could not be read back
 
 
@@ -76,22 +75,25 @@ class Conversation:
         self._instance = instance
         self._version = version
         self._quiet = Quiet()
+        self._floor: int | None = None  # of the versions of this term
         self.line = Line()
 
-    async def run(self, still_leading: Callable[[], Awaitable[None]]) -> None:
-        """Keep speaking until cancelled."""
+    async def run(self, still_leading: Callable[[], Awaitable[Term]]) -> None:
+        """Keep speaking until cancelled, for one term: another one may find the database gone back."""
         backoff = Backoff(0.1, 3.0)
+        self._floor, self.line.repaired_at = None, None
+        pool = TermPool(self._pool, await still_leading())
         try:
             while True:
-                await still_leading()
                 began = asyncio.get_running_loop().time()
                 try:
-                    await self._converse()
+                    await self._converse(pool)
                 except* (LinkLost, ConnectRefused, PublishRefused, SubscribeRefused, Unavailable) as group:
                     self._note_loss(group.exceptions[0])
                 if asyncio.get_running_loop().time() - began > 10:
                     backoff.succeeded()
                 await asyncio.sleep(backoff.failed())
+                await still_leading()
         finally:
             self.line.connected_since = None
 
@@ -109,7 +111,7 @@ class Conversation:
         elif self._quiet.allows("away"):
             log.warning("not connected to the broker: %s", error)
 
-    async def _converse(self) -> None:
+    async def _converse(self, pool: TermPool) -> None:
         will = Will(self._topics.status, self._status("offline"))
         async with connect(self._broker, will=will) as link:
             replay = repair.Replay(link, self._topics)
@@ -123,7 +125,7 @@ class Conversation:
                     group.create_task(self._times.run(link))
                     if not replay.is_ended:
                         group.create_task(self._keep_saying_hello(link, replay))
-                    group.create_task(self._speak(link, replay))
+                    group.create_task(self._speak(link, pool, replay))
             finally:
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
@@ -153,51 +155,32 @@ class Conversation:
         except (LinkLost, PublishRefused, TimeoutError):
             log.debug("the will says goodbye for us")
 
-    async def _speak(self, link: Link, replay: repair.Replay) -> None:
+    async def _speak(self, link: Link, pool: TermPool, replay: repair.Replay) -> None:
         remembered = await repair.read_watermark(replay, self._topics)
         self.line.withheld = replay.withheld
-        position, after, whole = await self._position(remembered)
+        async with pool.connection() as connection:
+            start = await reservation.start(connection, remembered, self._floor)
+        # Until everything was compared in this term, gates may hold what this database never said.
+        repeats = self.line.repaired_at is not None and start.reservation.floor == self._floor
+        self._floor = start.reservation.floor
+        if start.went_back:
+            log.warning(
+                "the database is older than what was published (restored from a backup, or a standby was"
+                " promoted?): all documents are published again, above version %d",
+                self._floor,
+            )
         self.line.connected_since, self.line.away_since = self._clock(), None
         self._quiet.forget("away")
         log.info(
             "connected to the broker; %d of %d publications are to be repeated",
-            max(0, position.sequence - after),
-            position.sequence,
+            max(0, start.position.sequence - start.after),
+            start.position.sequence,
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._publisher.run(link, position=position, after=after))
-            group.create_task(self._repair(link, replay, at_once=not whole))
+            group.create_task(self._publisher.run(link, pool, start, repeats=repeats))
+            group.create_task(self._repair(link, pool, replay, at_once=start.after == 0))
 
-    async def _position(self, remembered: Watermark | None) -> tuple[Position, int, bool]:
-        """Return where to go on, after which publication, and whether the broker remembers enough."""
-        async with self._pool.connection() as connection:
-            position = await entitlements.load_position(connection)
-            if remembered is None or remembered.database != position.database:
-                floor = 0 if remembered is None else remembered.greatest_version
-                if floor > position.greatest_version:
-                    await entitlements.raise_versions(connection, floor + repair.RESTORE_MARGIN)
-                return position, 0, False
-            if remembered.sequence > position.sequence or (
-                remembered.greatest_version > position.greatest_version + repair.RESTORE_MARGIN
-            ):
-                raised = await entitlements.raise_versions(
-                    connection, remembered.greatest_version + repair.RESTORE_MARGIN
-                )
-                log.warning(
-                    "the database is older than what was published (restored from a backup?):"
-                    " %d versions were raised above it",
-                    raised,
-                )
-                ahead = Position(
-                    max(position.sequence, remembered.sequence),
-                    position.documents,
-                    position.greatest_version,
-                    position.database,
-                )
-                return ahead, ahead.sequence, False
-            return position, remembered.sequence, True
-
-    async def _repair(self, link: Link, replay: repair.Replay, *, at_once: bool) -> None:
+    async def _repair(self, link: Link, pool: TermPool, replay: repair.Replay, *, at_once: bool) -> None:
         """Compare everything when the broker forgot, after a start, and a few times a day."""
         loop = asyncio.get_running_loop()
         while True:
@@ -207,7 +190,7 @@ class Conversation:
             await asyncio.sleep(max(0.0, due))
             await self._publisher.swept.wait()  # what is about to be repeated is not missing
             try:
-                await repair.repair(link, replay, self._pool, self._topics, changed=self._publisher.wake)
+                await repair.repair(link, replay, pool, self._topics, changed=self._publisher.wake)
                 self.line.withheld = None
             except LinkLost:
                 raise

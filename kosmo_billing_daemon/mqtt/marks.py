@@ -11,7 +11,7 @@ from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.mqtt.progress import Progress
 from kosmo_billing_daemon.store import entitlements, events
 from kosmo_billing_daemon.store.entitlements import Published
-from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.lead import TermPool
 from kosmo_billing_daemon.store.together import together
 
 GATHER = 0.005  # seconds: answers to what was sent at once come close together, and nobody waits for a mark
@@ -27,7 +27,7 @@ class Marks:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: TermPool,
         clock: Clock,
         progress: Progress,
         passed_over: Callable[[], None],

@@ -9,18 +9,19 @@ database for a restored one.
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.payloads import Watermark
+from kosmo_billing_daemon.mqtt.reservation import Reservation
 from kosmo_billing_daemon.store.entitlements import Position
 
 
 class Progress:
     """Numbers publications over one link; ``after`` is the watermark that the broker remembers."""
 
-    def __init__(self, position: Position, after: int) -> None:
+    def __init__(self, position: Position, after: int, reservation: Reservation) -> None:
         self.sweep_from, self.sweep_until = after, position.sequence
         self._database = position.database
         self._sequence = self._marked = position.sequence
         self._documents = position.documents
-        self._greatest = position.greatest_version
+        self._reservation = reservation
         self._watermark = after
         self._in_flight: dict[UUID, int] = {}  # sent and not yet marked -> number
         self._spoken_of: set[UUID] = set()  # since the sweep began
@@ -63,9 +64,6 @@ class Progress:
             self._swept_by = self._sequence
             self._spoken_of.clear()
 
-    def acknowledged(self, version: int) -> None:
-        self._greatest = max(self._greatest, version)
-
     def end(self, user_id: UUID) -> None:
         """Forget a publication: it was marked, or its row says that it still waits."""
         self._in_flight.pop(user_id, None)
@@ -82,6 +80,6 @@ class Progress:
         return Watermark(
             sequence=self._watermark,
             entitlements=self._documents,
-            greatest_version=self._greatest,
+            version_ceiling=self._reservation.ceiling,
             database=self._database,
         )

@@ -8,6 +8,7 @@ and rolls back together with the documents when a broker loses its memory.
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -17,17 +18,19 @@ from uuid import UUID
 
 from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.contract.payloads import Watermark, cloud_event
+from kosmo_billing_daemon.contract.payloads import cloud_event
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, PublishRefused
 from kosmo_billing_daemon.mqtt.marks import LOCKED_WAIT, Marks
 from kosmo_billing_daemon.mqtt.progress import Progress
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
+from kosmo_billing_daemon.mqtt.reservation import Start
+from kosmo_billing_daemon.mqtt.watermark import WatermarkWriter
 from kosmo_billing_daemon.services.entitlements import document
-from kosmo_billing_daemon.store import unpublished
-from kosmo_billing_daemon.store.entitlements import Position, Published, Versioned
-from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store import entitlements, unpublished
+from kosmo_billing_daemon.store.entitlements import Published, Versioned
+from kosmo_billing_daemon.store.lead import TermPool
 from kosmo_billing_daemon.store.unpublished import News, Unpublished
 
 log = logging.getLogger(__name__)
@@ -43,8 +46,7 @@ POLL = 30.0  # seconds; wake-ups are for speed, this is for truth
 class Publisher:
     """Publishes over one link at a time; ``run`` returns only by ``LinkLost`` or cancellation."""
 
-    def __init__(self, *, pool: Pool, topics: Topics, clock: Clock) -> None:
-        self.pool = pool
+    def __init__(self, *, topics: Topics, clock: Clock) -> None:
         self.topics = topics
         self.clock = clock
         self.woken = asyncio.Event()
@@ -58,19 +60,20 @@ class Publisher:
         """Look for changes now."""
         self.woken.set()
 
-    async def run(self, link: Link, *, position: Position, after: int) -> None:
-        """Publish what changes, and again everything numbered above ``after``, until the link goes.
+    async def run(self, link: Link, pool: TermPool, start: Start, *, repeats: bool) -> None:
+        """Publish what changes, and again everything numbered above ``start.after``, until the link goes.
 
-        ``position`` is where the database stands; nothing numbered below its sequence is given again.
+        ``repeats`` says that gates hold nothing newer than that, so it may be told word for word. Else what
+        an earlier term published gets new versions.
         """
         self.swept.clear()
-        session = _Session(self, link, Progress(position, after), position.database)
+        session = _Session(self, link, pool, start, repeats=repeats)
         self.woken.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(session.feed())
                 group.create_task(session.marks.run())
-                group.create_task(session.keep_watermark())
+                group.create_task(session.watermark.run())
                 group.create_task(_raise_when_lost(link))
         except asyncio.CancelledError:
             await session.finish()
@@ -86,16 +89,28 @@ async def _raise_when_lost(link: Link) -> None:
 class _Session:
     """The state of publishing over one link; it dies with it, so nothing can be acknowledged twice."""
 
-    def __init__(self, publisher: Publisher, link: Link, progress: Progress, database: str) -> None:
+    def __init__(
+        self, publisher: Publisher, link: Link, pool: TermPool, start: Start, *, repeats: bool
+    ) -> None:
         self._publisher = publisher
-        self._pool = publisher.pool
+        self._pool = pool
         self._topics = publisher.topics
         self._clock = publisher.clock
         self._link = link
-        self._progress = progress
-        self._database = database
-        self._advanced = asyncio.Event()
-        self.marks = Marks(publisher.pool, publisher.clock, progress, publisher.wake, self._advanced.set)
+        self._progress = Progress(start.position, start.after, start.reservation)
+        self._reservation = start.reservation
+        self._repeats = repeats
+        self._database = start.position.database
+        self.watermark = WatermarkWriter(
+            link,
+            publisher.topics.watermark,
+            pool=pool,
+            progress=self._progress,
+            reservation=start.reservation,
+            refusals=publisher.refusals,
+            swept=publisher.swept.set,
+        )
+        self.marks = Marks(pool, publisher.clock, self._progress, publisher.wake, self.watermark.advanced.set)
         self._room = asyncio.Event()
         # What waits here waits until a time of the loop: the system clock may be set.
         self._refused: dict[UUID, float] = {}
@@ -104,7 +119,6 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._look_at = 0.0  # loop time; a sweep is interrupted for it
         self._ahead: asyncio.Task[Sequence[Any]] | None = None  # reads the next documents of the sweep
-        self._advanced.set()
 
     async def finish(self) -> None:
         """Mark what the broker still acknowledges, so that an orderly end has nothing told again."""
@@ -150,6 +164,7 @@ class _Session:
             self._publisher.woken.clear()
             self._look_at = self._loop.time() + COALESCE.total_seconds()
             found = await self._look()
+            await self._raise_low(found)
         for versioned in found.urgent:
             await self._send_document(versioned)
         for news in found.news:
@@ -185,30 +200,55 @@ class _Session:
                 now=now,
             )
 
+    async def _raise_low(self, found: Unpublished) -> None:
+        """Have those looked at again whose version may lie below what gates hold."""
+        low = [v.entitlement.user_id for v in (*found.urgent, *found.used) if self._is_low(v)]
+        if low:
+            until = self._loop.time() + LOCKED_WAIT
+            self.marks.unmarked.update(dict.fromkeys(await self._raise(low), until))
+
+    def _is_low(self, versioned: Versioned) -> bool:
+        return versioned.version <= self._reservation.floor
+
+    async def _raise(self, users: Sequence[UUID]) -> set[UUID]:
+        """Give documents a new version, with which they wait; returns those whose row a writer holds."""
+        async with self._pool.connection() as connection:
+            raised = await entitlements.raise_versions(connection, users)
+        self._publisher.woken.set()
+        return {*users} - raised
+
     async def _sweep(self) -> None:
         """Repeat the next documents that the broker may have lost; those after them are read meanwhile."""
         progress = self._progress
         ahead, self._ahead = self._ahead, None
         rows = await (self._read_published() if ahead is None else ahead)
-        progress.sweep_from = rows[-1][0] if len(rows) == SWEPT_AT_ONCE else progress.sweep_until
+        last = rows[-1][0] if len(rows) == SWEPT_AT_ONCE else progress.sweep_until
+        anew = {
+            user_id
+            for _, user_id, version, said in rows
+            if not (said and (self._repeats or version > self._reservation.floor))
+            and not progress.has_spoken_of(user_id)
+        }
+        held = await self._raise([*anew]) if anew else anew
+        progress.sweep_from = last
         if progress.is_sweeping:
             self._ahead = asyncio.create_task(self._read_published())
-        for _, user_id, said in rows:
-            if progress.has_spoken_of(user_id):
-                continue  # something newer went over this link
+        for user_id in held:
+            progress.begin(user_id)
+            self.marks.lost(user_id)
+        for _, user_id, _, said in rows:
+            if user_id in anew or progress.has_spoken_of(user_id):
+                continue  # something newer went over this link, or will
             if self._flying >= self._link.max_in_flight:
                 await self._room_for_one()
             progress.begin(user_id)
-            if said is None:
-                self.marks.lost(user_id)
-                continue
             topic = self._topics.entitlement(user_id)
             self._flying += 1
             told = partial(self._swept, topic, user_id, self.marks.looks)
             self._link.hand_over(topic, said.encode(), told, retain=True)
         if not progress.is_sweeping:
             progress.sweep_sent()
-            self._advanced.set()
+            self.watermark.advanced.set()
 
     async def _read_published(self) -> Sequence[Any]:
         progress = self._progress
@@ -223,6 +263,11 @@ class _Session:
             await self._room.wait()
 
     async def _send_document(self, versioned: Versioned) -> None:
+        if self._is_low(versioned):
+            return
+        self._reservation.greatest = max(self._reservation.greatest, versioned.version)
+        if versioned.version > self._reservation.acknowledged:
+            await self.watermark.until_acknowledged(versioned.version)
         await self._room_for_one()
         user_id = versioned.entitlement.user_id
         sequence = self._progress.begin(user_id)
@@ -239,7 +284,7 @@ class _Session:
         self.marks.news.add(news.id)
         topic = self._topics.event(news.type)
         payload = cloud_event(
-            event_id=f"{self._database}/{news.id}",
+            event_id=f"{self._database}/{_event_id(news)}",
             event_type=news.type,
             subject=str(news.user_id),
             time=news.occurred_at,
@@ -252,7 +297,6 @@ class _Session:
 
     def _published(self, topic: str, published: Published, error: Exception | None) -> None:
         if self._accepted(topic, error):
-            self._progress.acknowledged(published.version)
             self.marks.published(published)
         elif isinstance(error, PublishRefused):
             self._refused[published.user_id] = self._loop.time() + REFUSED_WAIT
@@ -271,7 +315,7 @@ class _Session:
             # Its row says that it was published, as of before the loss; if it waits, it goes again.
             self._progress.end(user_id)
             if not self._progress.is_sweeping:
-                self._advanced.set()
+                self.watermark.advanced.set()
             if looks != self.marks.looks:
                 self._publisher.woken.set()  # a look of meanwhile passed it over
         elif isinstance(error, PublishRefused):
@@ -289,30 +333,13 @@ class _Session:
             self._publisher.refusals.refused(error)
         return False
 
-    # --- the watermark
 
-    async def keep_watermark(self) -> None:
-        """Write the watermark after what it covers was acknowledged and marked; once a second is enough."""
-        topic = self._topics.watermark
-        written: Watermark | None = None
-        while True:
-            await self._advanced.wait()
-            self._advanced.clear()
-            if self._progress.is_swept:
-                self._publisher.swept.set()
-            now = self._progress.watermark()
-            if now == written:
-                continue
-            try:
-                await self._link.publish(topic, now.encode(), retain=True)
-            except PublishRefused as error:
-                self._publisher.refusals.refused(error)
-                self._advanced.set()
-                await asyncio.sleep(REFUSED_WAIT)
-                continue
-            self._publisher.refusals.accepted(topic)
-            written = now
-            await asyncio.sleep(COALESCE.total_seconds())
+def _event_id(news: News) -> str:
+    """Return the same for the same event, and never the same for another: numbers come again in a database
+    that went back.
+    """
+    said = f"{news.type} {news.user_id} {news.occurred_at.isoformat()} {news.data}"
+    return f"{news.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"
 
 
 def _drop_past(waits: dict[Any, float], now: float) -> None:

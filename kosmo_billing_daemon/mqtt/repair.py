@@ -15,10 +15,11 @@ from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermar
 from kosmo_billing_daemon.contract.topics import SHARDS, Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.mqtt.reservation import GREATEST_CEILING
 from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
-from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.lead import TermPool
 from kosmo_billing_daemon.store.together import together
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,21 @@ log = logging.getLogger(__name__)
 REPLAY_TIMEOUT = 10.0  # seconds; a broker that replays in another order is waited for no longer
 UNENDED_TIMEOUT = 1.0  # seconds a watermark gets to arrive while nothing ends the replay
 PACE = 0.02  # seconds between shards, so that reading everything holds up nobody
-RESTORE_MARGIN = 1_000_000  # versions given in vain by transactions that were rolled back, generously
-GREATEST_VERSION = 2**53  # what JSON readers hold exactly; a forgery above it could never be overtaken
+GREATEST_VERSION = (
+    GREATEST_CEILING // 2
+)  # a forgery above it is not followed, or nobody could be told anything
 
 
 class ReplayUnfinished(Unavailable):
     """The broker did not end a replay: it withholds our own ``status``, or is overloaded."""
 
     code = "replay_unfinished"
+
+
+class Unfixed(Unavailable):
+    """Altered documents are still on the broker."""
+
+    code = "unfixed"
 
 
 class Replay:
@@ -100,14 +108,14 @@ async def read_watermark(replay: Replay, topics: Topics) -> Watermark | None:
     """Return what the broker remembers; ``None`` when it remembers nothing that can be read."""
     try:
         payload = await replay.read_one(topics.watermark)
-        return Watermark.decode(payload) if payload else None
+        return _watermark(payload) if payload else None
     except (Malformed, ReplayUnfinished, SubscribeRefused) as error:
         log.warning("the retained watermark cannot be read (%s); everything is published again", error)
         return None
 
 
 async def repair(
-    link: Link, replay: Replay, pool: Pool, topics: Topics, *, changed: Callable[[], None]
+    link: Link, replay: Replay, pool: TermPool, topics: Topics, *, changed: Callable[[], None]
 ) -> tuple[int, int]:
     """Compare every retained document with the database, shard by shard.
 
@@ -117,6 +125,7 @@ async def repair(
     wakes the publisher. Returns how many were mended and how many cleared.
     """
     mended = cleared = 0
+    held: set[UUID] = set()
     for shard in SHARDS:
         # The database first: what is published in between may be newer on the broker, never older.
         async with pool.connection() as connection:
@@ -146,7 +155,8 @@ async def repair(
             strange = [document for user_id, document in found.items() if user_id not in known]
             ahead = [document.version for document in (*wrong, *strange) if document is not None]
             if ahead:
-                await entitlements.raise_versions(connection, max(ahead), overtaken)
+                await entitlements.begin_versions_above(connection, max(ahead))
+                held |= {*overtaken} - await entitlements.raise_versions(connection, overtaken)
             lost = [
                 user_id
                 for user_id, publication in expected.items()
@@ -165,6 +175,8 @@ async def repair(
         await asyncio.sleep(PACE)
     if mended or cleared:
         log.warning("the broker had lost or altered %d documents and held %d of nobody", mended, cleared)
+    if held:
+        raise Unfixed(f"a writer holds the rows of {len(held)} users")
     return mended, cleared
 
 
@@ -173,6 +185,13 @@ def _is_wrong(found: EntitlementDocument | None, truth: Versioned) -> bool:
     if found is None or found.version < truth.version:
         return False
     return found != document(truth, found.issued_at)
+
+
+def _watermark(payload: bytes) -> Watermark:
+    watermark = Watermark.decode(payload)
+    if max(watermark.version_ceiling, watermark.sequence) > GREATEST_CEILING:
+        raise Malformed("version_ceiling, sequence: greater than any of ours")
+    return watermark
 
 
 def _document(payload: bytes, user_id: UUID) -> EntitlementDocument | None:

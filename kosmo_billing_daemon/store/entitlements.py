@@ -121,11 +121,11 @@ def marked(rows: Sequence[Any]) -> dict[UUID, Marked]:
 
 @record
 class Position:
-    """Where publication stands: the greatest sequence, how many documents, the greatest version."""
+    """Where publication stands: the greatest sequence, how many documents, which versions are reserved."""
 
     sequence: int
     documents: int
-    greatest_version: int
+    version_ceiling: int
     database: str
 
 
@@ -134,15 +134,15 @@ SELECT
     (SELECT coalesce(max(published_sequence), 0) FROM entitlements) AS sequence,
     -- By the sequence, whose index alone answers: the rows hold whole documents.
     (SELECT count(*) FROM entitlements WHERE published_sequence > 0) AS documents,
-    (SELECT last_value FROM entitlement_versions) AS greatest_version,
-    (SELECT database_id::text FROM installation) AS database
+    version_ceiling, database_id::text AS database
+FROM installation
 """
 
 
 async def load_position(connection: Connection) -> Position:
     """Return where publication stands."""
     row = await connection.fetchrow(_POSITION)
-    assert row is not None  # noqa: S101 - an aggregate always has its row
+    assert row is not None  # noqa: S101 - the table has one row
     return Position(**row)
 
 
@@ -152,27 +152,47 @@ async def load_greatest_version(connection: Connection) -> int:
     return version
 
 
-# Not urgent: a purchase made meanwhile must not queue behind everybody's documents.
-_RAISE = """
-UPDATE entitlements SET version = greatest(entitlements.version + 1, v.version)
-FROM (SELECT user_id, nextval('entitlement_versions') AS version FROM (
-          SELECT user_id FROM entitlements WHERE $1::uuid[] IS NULL OR user_id = ANY ($1::uuid[])
-          ORDER BY user_id FOR UPDATE) AS locked) AS v
-WHERE entitlements.user_id = v.user_id
+async def begin_versions_above(connection: Connection, version: int) -> None:
+    """Have every version that is drawn from now on, by whomever, lie above this one."""
+    # Never back: versions drawn meanwhile are lower than what this sets.
+    await connection.execute(
+        "SELECT setval('entitlement_versions', $1) FROM entitlement_versions WHERE last_value < $1", version
+    )
+
+
+_RESERVE = """
+UPDATE installation SET version_ceiling =
+    greatest(version_ceiling, $1, (SELECT last_value FROM entitlement_versions)) + $2
+RETURNING version_ceiling
 """
 
 
-async def raise_versions(connection: Connection, above: int, users: Sequence[UUID] | None = None) -> int:
-    """Lift the versions of ``users``, or everybody's, above ``above``, so that edges accept what we say.
+async def reserve_versions(connection: Connection, above: int, block: int) -> int:
+    """Reserve at least ``block`` versions above all that were given and ``above``; returns the last of them.
 
-    Returns how many were lifted.
+    They may be published once the broker has acknowledged a watermark that says so.
     """
-    await connection.execute(
-        "SELECT setval('entitlement_versions', greatest($1, (SELECT last_value FROM entitlement_versions)))",
-        above,
-    )
-    result = await connection.execute(_RAISE, None if users is None else list(users))
-    return int(result.rpartition(" ")[2])
+    ceiling: int = await connection.fetchval(_RESERVE, above, block)
+    return ceiling
+
+
+# Not urgent, unless it was: a purchase made meanwhile must not queue behind everybody's documents.
+_RAISE = """
+UPDATE entitlements SET version = greatest(entitlements.version + 1, v.version)
+FROM (SELECT user_id, nextval('entitlement_versions') AS version FROM (
+          SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[])
+          ORDER BY user_id FOR UPDATE SKIP LOCKED) AS locked) AS v
+WHERE entitlements.user_id = v.user_id AND entitlements.user_id = ANY ($1)
+RETURNING entitlements.user_id
+"""
+
+
+async def raise_versions(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
+    """Give these users' documents a new version, so that consumers accept what we say.
+
+    Returns whose was raised. A row that a writer holds is left out.
+    """
+    return {row["user_id"] for row in await connection.fetch(_RAISE, users)}
 
 
 @record

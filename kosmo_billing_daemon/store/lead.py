@@ -1,13 +1,17 @@
 """The advisory lock of the leader, its signs of life, and notifications."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Any
+from weakref import WeakSet
 
 import asyncpg
 
+from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store.errors import DatabaseAway, translated
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, Pool
 from kosmo_billing_daemon.store.session_settings import POOLER, POOLER_ADVICE
 
 SILENT_FOR = 12.0
@@ -48,16 +52,25 @@ async def show_work(connection: "asyncpg.Connection[Any]", schema: str) -> None:
         await connection.execute("SELECT pg_try_advisory_lock($1, hashtext($2))", _CLASS, _work_key(schema))
 
 
+@record
+class Term:
+    """The session that holds the lock, as its server knows it; on another server there is none like it."""
+
+    process_id: int
+    since: datetime
+
+
 _HOLDS = """
-SELECT pg_backend_pid() AS process_id, EXISTS (
+SELECT pid AS process_id, backend_start AS since, EXISTS (
     SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND granted
         AND classid = $1::bigint::oid AND objid = (hashtext($2)::bigint & 4294967295)::oid AND objsubid = 2
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS held
+FROM pg_stat_get_activity(pg_backend_pid())
 """
 
 
-async def holds(connection: "asyncpg.Connection[Any]", schema: str) -> bool:
-    """Say whether this connection holds the lock; asking is the sign of life others look for.
+async def holds(connection: "asyncpg.Connection[Any]", schema: str) -> Term | None:
+    """Return the term if this connection holds the lock; asking is the sign of life others look for.
 
     Raises ``DatabaseAway`` when another process of the server answers than the one that was connected to.
     """
@@ -65,7 +78,41 @@ async def holds(connection: "asyncpg.Connection[Any]", schema: str) -> bool:
         row = await connection.fetchrow(_HOLDS, _CLASS, _key(schema))
     if row is None or row["process_id"] != connection.get_server_pid():
         raise DatabaseAway(f"database: {POOLER} (statements go to several sessions)", advice=POOLER_ADVICE)
-    return bool(row["held"])
+    return Term(row["process_id"], row["since"]) if row["held"] else None
+
+
+class OtherServer(Unavailable):
+    """A connection leads to a server on which this daemon does not lead."""
+
+    code = "other_server"
+
+
+class TermPool:
+    """Connections of a pool to the server, and to the life of it, in which the lock of this term is held.
+
+    Between two statements of one term the database never goes back: a server that crashed, or another one
+    that took its address, has no session that holds the lock. What the broker has acknowledged must not be
+    noted there.
+    """
+
+    def __init__(self, pool: Pool, term: Term) -> None:
+        self._pool = pool
+        self._term = term
+        self._proven: WeakSet[Connection] = WeakSet()
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection for single statements; raises ``OtherServer`` beside what the pool raises."""
+        async with self._pool.connection() as connection:
+            if connection not in self._proven:
+                if not await connection.fetchval(_IS_HERE, self._term.process_id, self._term.since):
+                    connection.terminate()
+                    raise OtherServer("the lock of the leader is held on another server, or not any more")
+                self._proven.add(connection)
+            yield connection
+
+
+_IS_HERE = "SELECT EXISTS (SELECT FROM pg_stat_get_activity($1) WHERE backend_start = $2)"
 
 
 _END_SILENT = """

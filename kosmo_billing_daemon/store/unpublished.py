@@ -99,13 +99,13 @@ async def load(
 
 
 _PUBLISHED = """
-SELECT published_sequence, user_id, published_document FROM entitlements
+SELECT published_sequence, user_id, published_version, published_document FROM entitlements
 WHERE published_sequence > $1 AND published_sequence <= $2 ORDER BY published_sequence LIMIT $3
 """
 
 
 async def load_published(connection: Connection, after: int, until: int, limit: int) -> Sequence[Any]:
-    """Return ``(sequence, user, document)`` of what was published in ``(after, until]``, in order.
+    """Return ``(sequence, user, version, document)`` of what was published in ``(after, until]``, in order.
 
     The document is missing where an earlier release published it.
     """

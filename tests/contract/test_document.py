@@ -95,7 +95,7 @@ acks = some.builds(
     rejected=some.lists(rejections, max_size=3).map(tuple),
     at=some.none() | times,
 )
-watermarks = some.builds(Watermark, sequence=whole, entitlements=whole, greatest_version=whole, database=ids)
+watermarks = some.builds(Watermark, sequence=whole, entitlements=whole, version_ceiling=whole, database=ids)
 
 MESSAGES = {
     "Entitlement": entitlements,

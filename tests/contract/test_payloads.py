@@ -68,7 +68,7 @@ ACKS = st.builds(
     rejected=st.lists(st.builds(Rejection, TEXT, TEXT), max_size=3).map(tuple),
     at=st.none() | TIMES,
 )
-WATERMARKS = st.builds(Watermark, sequence=WHOLE, entitlements=WHOLE, greatest_version=WHOLE, database=TEXT)
+WATERMARKS = st.builds(Watermark, sequence=WHOLE, entitlements=WHOLE, version_ceiling=WHOLE, database=TEXT)
 
 DOCUMENT = json.loads(
     EntitlementDocument(
@@ -103,7 +103,7 @@ ACK = {
     "duplicates": 0,
     "rejected": [{"message_id": "m1", "reason": "too old"}],
 }
-WATERMARK = {"sequence": 9, "entitlements": 3, "greatest_version": 12, "database": "d"}
+WATERMARK = {"sequence": 9, "entitlements": 3, "version_ceiling": 12, "database": "d"}
 
 
 def refusal(decode: Callable[[bytes], object], document: object) -> str:
@@ -292,7 +292,7 @@ def test_times_of_any_offset_are_read_as_utc() -> None:
         ),
         (Watermark.decode, WATERMARK | {"sequence": None}, "sequence: "),
         (Watermark.decode, WATERMARK | {"entitlements": 1.0}, "entitlements: "),
-        (Watermark.decode, WATERMARK | {"greatest_version": "1"}, "greatest_version: "),
+        (Watermark.decode, WATERMARK | {"version_ceiling": "1"}, "version_ceiling: "),
         (Watermark.decode, WATERMARK | {"database": 1}, "database: "),
     ],
 )

@@ -9,7 +9,7 @@ READS = "only reads"
 CLEANS = "removes what is past its time; the next round removes the rest"
 AT_THE_END = "in an orderly end"
 RARE_LOOK = "another look at BTCPay, which changes nothing there"
-NARROW = "waits for room within this process"
+NARROW = "waits within this process"
 POSTPONES = "says when to look again; a start looks at once"
 ASKS = "a question of the vigil, which creates nothing"
 RESTORED = "raises versions, in one statement that a repeat only raises further"
@@ -31,13 +31,17 @@ UNPASSED = {
     "btcpay.client.BtcpayClient.try_creation": ASKS,
     "btcpay.client.BtcpayClient.update_webhook": BY_HAND,
     "mqtt.conversation.Conversation._keep_saying_hello": AFTER_A_FAILURE,
-    "mqtt.conversation.Conversation._position: entitlements.raise_versions()": RESTORED,
     "mqtt.publisher.Publisher.run: session.finish()": AT_THE_END,
     "mqtt.publisher._Session._room_for_one": NARROW,
     "mqtt.publisher._Session._sweep: self._room_for_one()": NARROW,
+    "mqtt.publisher._Session._send_document: self.watermark.until_acknowledged()": NARROW,
+    "mqtt.watermark.WatermarkWriter.until_acknowledged": NARROW,
+    "mqtt.watermark.WatermarkWriter._reserve": "once in half a million versions; as at a start",
+    "mqtt.watermark.WatermarkWriter.run: self._reserve()": "once in half a million versions",
     "mqtt.publisher._Session.finish": AT_THE_END,
     "mqtt.repair.Replay.read_one: self._arrived": AFTER_A_FAILURE,
     "mqtt.repair.Replay.read_one: self._collecting": AFTER_A_FAILURE,
+    "mqtt.repair.repair: entitlements.begin_versions_above()": RESTORED,
     "mqtt.repair.repair: entitlements.raise_versions()": RESTORED,
     "mqtt.usage_intake.UsageSession._keep_counting: self._link.wait_lost()": AFTER_A_FAILURE,
     "mqtt.usage_intake.UsageSession._keep_reading: self._room": NARROW,
@@ -74,7 +78,6 @@ UNPASSED = {
     "store.entitlements.load_greatest_version": READS,
     "store.entitlements.load_risen": READS,
     "store.entitlements.oldest_waiting": READS,
-    "store.entitlements.raise_versions": RESTORED,
     "store.events.load_of_user": READS,
     "store.events.oldest_unpublished": READS,
     "store.idempotency.remove": CLEANS,

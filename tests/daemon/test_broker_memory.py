@@ -163,7 +163,8 @@ async def test_what_was_deleted_altered_or_made_up_by_hand_is_repaired(world: Wo
     await until(lambda: world.observer.documents[stranger]["version"] > 5000, "a version above it")
 
 
-async def test_a_watermark_removed_by_hand_only_costs_repetition(world: World) -> None:
+async def test_without_a_watermark_a_new_leader_gives_all_documents_new_versions(world: World) -> None:
+    """The broker lost its memory; the database may have gone back in the same accident."""
     daemon = await world.daemon()
     users = [uuid4() for _ in range(5)]
     await grant(world, users)
@@ -177,14 +178,18 @@ async def test_a_watermark_removed_by_hand_only_costs_repetition(world: World) -
     await daemon.start()
     await covered(world, 5)
     assert "5 of 5 publications are to be repeated" in daemon.log
-    assert {user_id: world.observer.documents[user_id]["version"] for user_id in users} == versions
+    documents = world.observer.documents
+    await until(
+        lambda: min(documents[user_id]["version"] for user_id in users) > max(versions.values()),
+        "new versions",
+    )
     assert "restored from a backup" not in daemon.log
 
 
 async def test_what_is_repeated_is_repeated_word_for_word(
     tmp_path: Path, database_url: str, forgetful: Mosquitto
 ) -> None:
-    """A version is one document, for ever. What an earlier release published is written anew."""
+    """A version is one document, for ever. What an earlier release published gets a new one."""
     async with world_around(tmp_path, database_url, forgetful) as world:
         await world.daemon()
         users = [uuid4() for _ in range(50)]
@@ -200,7 +205,6 @@ async def test_what_is_repeated_is_repeated_word_for_word(
         assert {topic: after[topic] for topic in word_for_word} == {
             topic: before[topic] for topic in word_for_word
         }
-        assert after[earlier]["version"] == before[earlier]["version"]
-        assert after[earlier]["issued_at"] > before[earlier]["issued_at"]
+        assert after[earlier]["version"] > before[earlier]["version"]
         kept = "SELECT count(*) FROM entitlements WHERE published_document IS NOT NULL AND NOT waits"
         await until(lambda: world.value(f"SELECT ({kept}) = 50"), "everything kept as it was said")

@@ -116,7 +116,7 @@ class Daemon:
 
     async def watermark(self, **changes: Any) -> None:
         mark = Watermark(
-            sequence=1, entitlements=len(self.ledger.documents), greatest_version=1, database="one"
+            sequence=1, entitlements=len(self.ledger.documents), version_ceiling=1_000_000, database="one"
         )
         await self.link.publish(TOPICS.watermark, replace(mark, **changes).encode(), retain=True)
 

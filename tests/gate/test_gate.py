@@ -314,7 +314,7 @@ async def test_a_broker_that_lost_its_memory_takes_no_rights_away(mosquitto: Mos
     mosquitto.kill()
     await mosquitto.start()
     async with connect(at(mosquitto, "daemon")) as link, gate(mosquitto, state) as edge:
-        old = b'{"sequence":3,"entitlements":0,"greatest_version":1,"database":"one"}'
+        old = b'{"sequence":3,"entitlements":0,"version_ceiling":1,"database":"one"}'
         await link.publish(TOPICS.watermark, old, retain=True)
         await eventually(lambda: edge.status.connected, "the connection")
         parts = edge._parts

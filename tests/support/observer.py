@@ -16,12 +16,17 @@ TOPICS = Topics()
 
 
 class Observer:
-    """Keeps every message in order of arrival; ``versions`` are those seen of each user, replays included."""
+    """Keeps every message in order of arrival; ``versions`` are those seen of each user, replays included.
+
+    ``unreserved`` are live documents above the ceiling of every watermark that was seen before.
+    """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.versions: dict[UUID, list[int]] = defaultdict(list)
         self.documents: dict[UUID, dict[str, Any]] = {}
+        self.unreserved: list[dict[str, Any]] = []
+        self._ceiling = 0
         self.arrived = asyncio.Event()
         self.is_connected = asyncio.Event()
 
@@ -64,15 +69,21 @@ class Observer:
     def assert_never_back(self) -> None:
         for user_id, versions in self.versions.items():
             assert versions == sorted(versions), f"{user_id} went back: {versions}"
+        assert not self.unreserved, f"published before the watermark reserved it: {self.unreserved}"
 
     def _take(self, message: Message) -> None:
         self.messages.append(message)
+        if message.topic == TOPICS.watermark:
+            with contextlib.suppress(ValueError):
+                self._ceiling = max(self._ceiling, json.loads(message.payload).get("version_ceiling", 0))
         user_id = TOPICS.entitlement_user(message.topic)
         if user_id is not None and message.payload:
             with contextlib.suppress(ValueError):  # what a test wrote there by hand
                 document = json.loads(message.payload)
                 self.documents[user_id] = document
                 self.versions[user_id].append(document["version"])
+                if not message.retain and document["version"] > self._ceiling > 0:
+                    self.unreserved.append(document)
         self.arrived.set()
 
 

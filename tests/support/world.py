@@ -166,7 +166,7 @@ async def world_around(
             assert "ResourceWarning" not in daemon.log or not daemon.leaves_in_order, daemon.log
 
 
-_GRANT = """
+GRANT = """
 INSERT INTO subscriptions (id, user_id, source, plan_type, price_amount, price_currency, period, quota, scope,
     features, status, valid_from, valid_until, messages_limit, carried_rule, carried_time, carried_messages)
 SELECT gen_random_uuid(), user_id, 'grant', 'wanderer', 5, 'USD', '30 days', 50, 'any_node', '{}', 'active',
@@ -177,4 +177,4 @@ FROM unnest($1::uuid[]) AS u (user_id)
 
 async def grant(world: World, users: list[UUID], until_time: datetime | None = None) -> None:
     """Give users a wanderer plan by SQL alone, as somebody else's program might."""
-    await world.execute(_GRANT, users, until_time or datetime.now(UTC) + timedelta(days=30))
+    await world.execute(GRANT, users, until_time or datetime.now(UTC) + timedelta(days=30))

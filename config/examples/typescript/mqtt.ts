@@ -87,8 +87,8 @@ export interface Watermark {
   sequence: number;
   /** How many entitlement documents exist: a reader that has fewer has not read everything. */
   entitlements: number;
-  /** The greatest version ever published. */
-  greatest_version?: number;
+  /** No document has a greater version: the daemon raises it here before it publishes one. */
+  version_ceiling?: number;
   /** Whose truth this is, so that an exchanged database is noticed. */
   database?: string;
 }
