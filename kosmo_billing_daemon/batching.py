@@ -1,4 +1,4 @@
-"""Work that arrives while a batch is being written becomes the next batch.
+"""Work that arrives while a batch is being written becomes the next batch, and one item holds up no other.
 
 No timers: an idle system writes at once, a busy one shares each commit among many.
 """
@@ -6,23 +6,106 @@ No timers: an idle system writes at once, a busy one shares each commit among ma
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import ContextVar
+from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.errors import Locked, Unavailable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
+
+hurries: ContextVar[bool] = ContextVar("hurries", default=False)
+"""Whether what is written now is looked for something stuck, so that it is not worth waiting for locks."""
+
+STUCK_FOR = timedelta(seconds=5)
+"""How long what somebody else has locked is left alone."""
+
+BROKEN_FOR = timedelta(minutes=1)
+"""How long what cannot be written for a reason of its own is left alone."""
+
+
+async def write_each(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Sequence[R]]]
+) -> list[R | Exception]:
+    """Write items together; if that fails, in halves of halves, so that each bad one fails alone.
+
+    ``write`` returns one result per item, in order, or raises and has written none of them. Returns the
+    result of each item, or why it could not be written. Raises ``Unavailable`` when none can be, save for
+    ``Locked``, which is about some of them.
+    """
+    try:
+        return await _written(items, write)
+    except Locked as error:
+        if len(items) == 1:
+            return [error]
+    except Unavailable:
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            return [error]
+        log.exception("a batch of %d failed; parts of it are written alone", len(items))
+    token = hurries.set(True)
+    try:
+        return await _halves(items, write)
+    finally:
+        hurries.reset(token)
+
+
+async def _halves(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Sequence[R]]]
+) -> list[R | Exception]:
+    results: list[R | Exception] = []
+    middle = len(items) // 2
+    for half in (items[:middle], items[middle:]):
+        try:
+            results += await _written(half, write)
+        except Exception as error:
+            if isinstance(error, Unavailable) and not isinstance(error, Locked):
+                raise
+            results += [error] if len(half) == 1 else await _halves(half, write)
+    return results
+
+
+async def _written(
+    items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Sequence[R]]]
+) -> list[R | Exception]:
+    results = await write(items)
+    if len(results) != len(items):
+        raise ValueError(f"{len(items)} items were written with {len(results)} results")
+    return list(results)
+
+
+class Cooldown(Generic[K]):
+    """What could not be written, and until when it is left alone."""
+
+    def __init__(self) -> None:
+        self._until: dict[K, datetime] = {}
+
+    def put(self, key: K, error: Exception, now: datetime) -> None:
+        """Leave ``key`` alone for a while: shorter if it is only locked."""
+        self._until[key] = now + (STUCK_FOR if isinstance(error, Locked) else BROKEN_FOR)
+
+    def resting(self, now: datetime) -> list[K]:
+        """Return what is left alone now; a clock that was set back keeps nothing longer."""
+        for key in [key for key, until in self._until.items() if not now < until <= now + BROKEN_FOR]:
+            del self._until[key]
+        return list(self._until)
+
+    def next_end(self) -> datetime | None:
+        """Return when the first of them is tried again."""
+        return min(self._until.values(), default=None)
 
 
 class Batches(Generic[T, R]):
     """Gathers single items into calls of ``write``, one call at a time, ``parallel`` at most.
 
-    ``write`` returns one result per item, in order, or raises and has written none of them. When it raises
-    ``Unavailable``, all items of that batch get the error; after any other error each is written alone, so
-    that one that cannot be written fails alone. More than ``waiting`` items that nobody has taken up are
+    Each item gets its result, or why it could not be written (``write_each``); when nothing can be, all of
+    the batch get that ``Unavailable``. More than ``waiting`` items that nobody has taken up are
     refused with ``Unavailable``.
     """
 
@@ -69,22 +152,17 @@ class Batches(Generic[T, R]):
 
     async def _write_batch(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         try:
-            results = await self._write([item for item, _ in batch])
-            if len(results) != len(batch):
-                raise ValueError(f"{len(batch)} items were written with {len(results)} results")
+            results = await write_each([item for item, _ in batch], self._write)
         except Unavailable as error:
             _fail(batch, error)
-        except Exception as error:
-            if len(batch) == 1:
-                _fail(batch, error)
-                return
-            log.exception("a batch of %d failed; each is written alone", len(batch))
-            for single in batch:
-                await self._write_batch([single])
-        else:
-            for (_, waiting), result in zip(batch, results, strict=True):
-                if not waiting.done():
-                    waiting.set_result(result)
+            return
+        for (_, waiting), result in zip(batch, results, strict=True):
+            if waiting.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.set_exception(result)
+            else:
+                waiting.set_result(result)
 
 
 def _this_task() -> "asyncio.Task[None]":

@@ -115,7 +115,13 @@ class Daemon:
             instance=settings.instance,
             version=__version__,
         )
-        self._settling = Loop("settlement", self._settlement.run_once, clock=clock, batch=MOST_AT_ONCE)
+        self._settling = Loop(
+            "settlement",
+            self._settlement.run_once,
+            clock=clock,
+            next_due=self._settlement.next_due,
+            batch=MOST_AT_ONCE,
+        )
         self._expiring = Loop(
             "expiry",
             self._expiry.run_once,

@@ -7,6 +7,7 @@ KosmoError
 │   ├── Invalid        a value is wrong: where, and what would be right (422)
 │   └── Forbidden      not allowed to ask (403)
 ├── Unavailable        something we need is away; wait and try again (HTTP 503)
+│   └── Locked         somebody else holds these rows; whatever does not need them goes on
 └── Misconfigured      the operator must act; carries every problem found at once (exit 78)
 
 Anything else that rises is a bug.
@@ -69,6 +70,12 @@ class Unavailable(KosmoError):
     def __init__(self, message: str, *, code: str | None = None, retry_after: float = 5.0) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+
+
+class Locked(Unavailable):
+    """Somebody else's transaction holds what must be written; whatever does not need it goes on."""
+
+    code = "locked"
 
 
 class Misconfigured(KosmoError):

@@ -53,6 +53,7 @@ class Standing:
             "database": _database(lacks or backlog.error),
             "commits": _commits(self.pool),
             "deliveries": Check(backlog.deliveries <= TOO_OLD, f"oldest waits {backlog.deliveries:.0f} s"),
+            "set_aside": Check(backlog.aside is None, backlog.aside or "nothing"),
             "publishing": self._publishing(backlog),
             "btcpay": self._btcpay(),
             "connections": self._connections(),

@@ -81,16 +81,10 @@ class Marks:
         now = self._clock()
         async with self._pool.connection() as connection:
             rows = await together(
-                connection,
-                [
-                    entitlements.marking(published, now),
-                    events.marking(told, now),
-                    # In a statement of its own if it may be of the same rows.
-                    None if published else entitlements.touching(lost),
-                ],
+                connection, [entitlements.marking(published, now), events.marking(told, now)]
             )
-            if published:
-                await together(connection, [entitlements.touching(lost)])
+            # In a statement of its own, since it may be of the same rows.
+            touched = await entitlements.touch(connection, lost)
         marked = entitlements.marked(rows) if published else {}
         for entry in published:
             self._published.popleft()
@@ -104,7 +98,12 @@ class Marks:
             self.news.discard(event_id)
         for user_id in lost:
             self._lost.popleft()
-            self._progress.end(user_id)
+            if user_id in touched:
+                self._progress.end(user_id)
+            else:
+                self._lost.append(user_id)
+        if len(touched) < len(lost):
+            asyncio.get_running_loop().call_later(LOCKED_WAIT, self._woken.set)
         # A change that came while its user was in flight was passed over: it is looked for again now.
         # So is one that a look of meanwhile may have passed over, which the marks do not tell of.
         is_behind = len(marked) < len(published) or any(row.is_behind for row in marked.values())

@@ -20,7 +20,6 @@ from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.lead import TermPool
-from kosmo_billing_daemon.store.together import together
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ async def repair(
                 for user_id, publication in expected.items()
                 if (document := found.get(user_id)) is None or document.version < publication.version
             ]
-            await together(connection, [entitlements.touching(lost)])
+            held |= {*lost} - await entitlements.touch(connection, lost)
         if lost or overtaken:
             changed()
         for topic in orphans:

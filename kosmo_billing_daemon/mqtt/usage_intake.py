@@ -32,6 +32,7 @@ MOST_HELD, MOST_OF_ONE = 64 << 20, 32 << 20
 MOST_ACK = 64 << 10  # bytes; brokers may refuse more
 KEEP_PER_REPORTER = 60  # malformed reports kept per minute; the rest is only counted,
 KEEP_IN_ALL = 600  # so that a flood of them costs little and holds up nobody
+PARKED_EVERY = 3.0  # seconds between tries at reports that need rows which somebody else had locked
 SUBSCRIBE_AGAIN = 60.0  # seconds after the broker refused the subscription
 
 
@@ -145,6 +146,7 @@ class UsageSession:
             group.create_task(self._subscribe())
             group.create_task(self._keep_reading())
             group.create_task(self._keep_counting(group))
+            group.create_task(self._keep_counting_parked())
 
     async def _subscribe(self) -> None:
         """Ask for usage on every connection: a broker that lost its memory lost the session too."""
@@ -212,6 +214,20 @@ class UsageSession:
                     backoff.succeeded()
                     break
 
+    async def _keep_counting_parked(self) -> None:
+        """Count what had to wait for somebody else's lock, and answer it."""
+        while True:
+            await asyncio.sleep(PARKED_EVERY)
+            try:
+                answers = await self._metering.count_parked()
+            except LinkLost:
+                raise
+            except Unavailable as error:
+                log.debug("parked usage waits for the database: %s", error)
+                continue
+            for reporter, answer in answers:
+                await self._publish_ack(reporter, answer)
+
     def _next_batch(self) -> list[_Item]:
         batch: list[_Item] = []
         events = 0
@@ -236,13 +252,16 @@ class UsageSession:
     async def _answer(self, message: Message, reporter: str, answer: UsageAck | None) -> None:
         """Tell the reporter, then the broker; a broker that forbids the former still gets the latter."""
         if answer is not None:
-            try:
-                await self._link.publish(self._topics.usage_ack(reporter), encoded(answer))
-            except PublishRefused as error:
-                self._intake.acks_refused += 1
-                if self._intake.quiet.allows("ack"):
-                    log.error("a usage-ack was refused: %s; mend the broker's ACL", error)  # noqa: TRY400
+            await self._publish_ack(reporter, answer)
         self._acknowledge(message)
+
+    async def _publish_ack(self, reporter: str, answer: UsageAck) -> None:
+        try:
+            await self._link.publish(self._topics.usage_ack(reporter), encoded(answer))
+        except PublishRefused as error:
+            self._intake.acks_refused += 1
+            if self._intake.quiet.allows("ack"):
+                log.error("usage-ack was refused: %s; fix the broker's ACL", error)  # noqa: TRY400
 
     def _acknowledge(self, message: Message) -> None:
         self._link.acknowledge(message)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from datetime import datetime, timedelta
 
+from kosmo_billing_daemon.batching import Cooldown, write_each
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.subscriptions import UserId, advance
-from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.errors import Locked
 from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000
 
-SET_ASIDE = timedelta(minutes=1)
-"""How long a user whose subscription could not be ended waits; the others go on."""
-
 
 @record(kw_only=True)
 class Expiry:
@@ -36,13 +34,14 @@ class Expiry:
     clock: Clock
     notice: timedelta
     changed: Callable[[], None]
-    _aside: dict[UserId, datetime] = field(default_factory=dict)
+    _aside: Cooldown[UserId] = field(default_factory=Cooldown)
 
     async def next_due(self) -> datetime | None:
         """Return when there is something to do next."""
+        resting = self._aside.resting(self.clock())
         async with self.pool.connection() as connection:
-            end = await subscriptions.load_next_end(connection, self.notice, list(self._aside))
-        return min((at for at in (end, *self._aside.values()) if at is not None), default=None)
+            end = await subscriptions.load_next_end(connection, self.notice, resting)
+        return min((at for at in (end, self._aside.next_end()) if at is not None), default=None)
 
     async def run_once(self) -> int:
         """End and announce what is due, one batch; returns how many subscriptions were touched."""
@@ -53,36 +52,29 @@ class Expiry:
 
     async def _end_due(self) -> int:
         now = self.clock()
-        for user_id in [key for key, until in self._aside.items() if not now < until <= now + SET_ASIDE]:
-            del self._aside[user_id]
+        resting = self._aside.resting(now)
         async with self.pool.connection() as connection:
-            due = await subscriptions.load_due(connection, now, BATCH, list(self._aside))
+            due = await subscriptions.load_due(connection, now, BATCH, resting)
         if not due:
             return 0
-        try:
-            return await self._end(due)
-        except Unavailable:
-            raise
-        except Exception:
-            log.exception("a batch of subscriptions failed; each is tried alone")
-        done = 0
-        for user_id in due:
-            done += await self._end_alone(user_id)
-        return done
+        ended = 0
+        for user_id, result in zip(due, await write_each(due, self._end), strict=True):
+            if isinstance(result, Exception):
+                self._aside.put(user_id, result, self.clock())
+                log.warning(
+                    "subscription set aside: %s",
+                    result,
+                    extra=fields(user=user_id),
+                    exc_info=None if isinstance(result, Locked) else result,
+                )
+            else:
+                ended += result
+        return ended
 
-    async def _end_alone(self, user_id: UserId) -> int:
-        """Keep one user whose subscription cannot be ended from holding up the others."""
-        try:
-            return await self._end([user_id])
-        except Unavailable:
-            raise
-        except Exception:
-            self._aside[user_id] = self.clock() + SET_ASIDE
-            log.exception("a subscription is set aside for a while", extra=fields(user=user_id))
-            return 0
+    async def _end(self, due: Sequence[UserId]) -> list[bool]:
+        """Return of each user whether anything ended."""
 
-    async def _end(self, due: Sequence[UserId]) -> int:
-        async def work(connection: Connection) -> int:
+        async def work(connection: Connection) -> list[bool]:
             now = self.clock()
             current = await subscriptions.lock_current(connection, due)
             confirming = await invoices.load_processing(connection, due)
@@ -93,7 +85,7 @@ class Expiry:
                 changes.append(Change((row,), outcome.history))
                 news += [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
             await fulfilment.write(connection, changes, news)
-            return len(current)
+            return [user_id in current for user_id in due]
 
         return await self.pool.retrying(work, locking_users(due))
 

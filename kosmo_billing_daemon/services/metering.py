@@ -1,7 +1,8 @@
 """Usage reports into counts: many reports, one transaction, and an answer for each after COMMIT.
 
-A report that cannot be read, or that alone breaks the transaction it is in, is quarantined; the others
-are counted as if it had not been there.
+A report that cannot be read, or that alone breaks the transaction it is in, is quarantined; one that needs a
+row which somebody else has locked is parked in a table and counted later. The others are counted as if it had
+not been there, and none of them waits for it.
 """
 
 import logging
@@ -11,12 +12,15 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
+from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.batching import write_each
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import Rejection, UsageAck
 from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
 from kosmo_billing_daemon.domain.metering import TOO_OLD, counts_as_sent
-from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.errors import Locked, Unavailable
+from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
@@ -27,6 +31,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 1 << 20  # of a report; those of 500 events have about 90,000
 KEPT_BYTES = 4096  # of a report that could not be read
 REPORTER_LENGTH = 128
+MOST_PARKED_AT_ONCE = 200
 
 
 @record
@@ -57,6 +62,7 @@ class Metering:
     clock: Clock
     changed: Callable[[], None]
     tally: Tally = field(default_factory=Tally)
+    quiet: Quiet = field(default_factory=Quiet)
 
     def read(self, reporter: str, payload: bytes) -> Report | Quarantined:
         """Read a report; what is wrong with it as a whole quarantines it."""
@@ -74,39 +80,77 @@ class Metering:
     ) -> list[UsageAck | None]:
         """Commit reports and return the answer to each.
 
-        ``None`` answers a report that could not be counted for a reason that is ours: it is quarantined
-        without an answer, so its sender keeps it. Raises ``Unavailable`` when nothing was committed.
+        ``None`` answers a report that is not counted yet, because somebody else's transaction holds a row it
+        needs (it is parked), or cannot be for a reason that is ours (it is quarantined): its sender keeps it.
+        Raises ``Unavailable`` when nothing was committed.
         """
         try:
-            return await self._count(reports, quarantined)
+            return list(await self._count(reports, quarantined))
+        except Locked:
+            log.info("usage of some user is locked; the other reports are counted without it")
         except Unavailable:
             raise
         except Exception:
-            if len(reports) + len(quarantined) == 0:
+            if not reports:
                 raise
-            log.exception("a batch of usage reports failed; each is tried alone")
-        return await self._count_alone(reports, quarantined)
+            log.exception("a batch of usage reports failed; parts of it are counted alone")
+        if quarantined:
+            await self._count((), quarantined)
+        results = await write_each(reports, self._count)
+        return await self._left(reports, results)
 
-    async def _count_alone(
-        self, reports: Sequence[Report], quarantined: Sequence[Quarantined]
-    ) -> list[UsageAck | None]:
-        answers: list[UsageAck | None] = []
-        await self._count((), quarantined)
-        for report in reports:
-            try:
-                answers += await self._count([report], ())
-            except Unavailable:
-                raise
-            except Exception:
-                log.exception("a usage report of %s could not be counted", report.reporter)
-                self.tally.malformed += 1
-                await self._count((), [_quarantined(report.reporter, "could not be counted", report.payload)])
-                answers.append(None)
+    async def count_parked(self) -> list[tuple[str, UsageAck]]:
+        """Count what is parked and can be counted now; returns the answers, each with its reporter."""
+        async with self.pool.connection() as connection:
+            parked = await usage.load_parked(connection, MOST_PARKED_AT_ONCE)
+        if not parked:
+            return []
+        read = [Report(one.reporter, UsageColumns.decode(one.payload), one.payload) for one in parked]
+
+        async def write(part: Sequence[int]) -> Sequence[UsageAck]:
+            return await self._count(
+                [read[place] for place in part], (), [parked[place].id for place in part]
+            )
+
+        answers: list[tuple[str, UsageAck]] = []
+        results = await write_each(range(len(parked)), write)
+        for one, report, result in zip(parked, read, results, strict=True):
+            if isinstance(result, UsageAck):
+                answers.append((one.reporter, result))
+            elif not isinstance(result, Locked):
+                await self._left([report], [result], [one.id])
         return answers
 
-    async def _count(
-        self, reports: Sequence[Report], quarantined: Sequence[Quarantined]
+    async def _left(
+        self, reports: Sequence[Report], results: Sequence[UsageAck | Exception], parked: Sequence[int] = ()
     ) -> list[UsageAck | None]:
+        """Keep what could not be counted, and return the answers to all."""
+        locked: list[Report] = []
+        for report, result in zip(reports, results, strict=True):
+            if isinstance(result, Locked):
+                locked.append(report)
+                if self.quiet.allows(report.reporter):
+                    log.warning("usage report parked: %s", result, extra=fields(reporter=report.reporter))
+            elif isinstance(result, Exception):
+                log.error(
+                    "usage report could not be counted",
+                    extra=fields(reporter=report.reporter),
+                    exc_info=result,
+                )
+                self.tally.malformed += 1
+                broken = _quarantined(report.reporter, "could not be counted", report.payload)
+                await self._count((), [broken], parked)
+        if locked:
+            rows = [(report.reporter, report.columns.report_id, report.payload) for report in locked]
+            async with self.pool.connection() as connection:
+                await usage.park(connection, rows, self.clock())
+        return [result if isinstance(result, UsageAck) else None for result in results]
+
+    async def _count(
+        self, reports: Sequence[Report], quarantined: Sequence[Quarantined] = (), parked: Sequence[int] = ()
+    ) -> list[UsageAck]:
+        """Count in one transaction, and forget with it what was ``parked``."""
+
         async def work(connection: Connection) -> list[UsageAck]:
             now = self.clock()
             read = [_in_time(report.columns, now) for report in reports]
@@ -116,6 +160,8 @@ class Metering:
                 await usage.lock_counters(connection, set(batch.user_id))
                 accepted = await usage.count(connection, batch, now)
             await usage.append_quarantine(connection, quarantined, now)
+            if parked:
+                await usage.unpark(connection, parked)
             return [
                 UsageAck(
                     report_id=columns.report_id,
@@ -129,7 +175,7 @@ class Metering:
 
         answers = await self.pool.retrying(work)
         self._note(answers)
-        return list(answers)
+        return answers
 
     def _note(self, answers: Sequence[UsageAck]) -> None:
         self.tally.reports += len(answers)

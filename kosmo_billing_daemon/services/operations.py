@@ -207,7 +207,7 @@ class Operations:
                     if not users:
                         raise NotFound(f"user {user_id} has no document: nothing was ever bought or granted")
                 if users:
-                    await together(connection, [entitlements.touching(users)])
+                    await entitlements.touch(connection, users)
                     await listings.wake_publisher(connection)
             marked += len(users)
             progress(marked)

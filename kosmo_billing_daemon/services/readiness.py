@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
@@ -15,6 +15,9 @@ from kosmo_billing_daemon.store.sessions import is_read_only
 TOO_OLD = 60.0
 """Seconds that a hint, a change of rights or news may wait before the daemon is not ready."""
 
+TRIED_LATELY = timedelta(minutes=3)
+"""What was set aside is tried again within a minute; not any more, and the queue stands still."""
+
 ANSWER_WITHIN = 3.0
 
 RIGHTS_EVERY = 3.0
@@ -26,10 +29,12 @@ class Backlog:
     """Seconds that the oldest one waits, 0 when none does.
 
     ``error`` when the database did not answer, takes no writes, refused one a moment ago, or keeps nothing.
-    ``is_led`` says whether any daemon leads and is at work; None where that cannot be seen.
+    ``aside`` says what the leader has set aside; it is tried again and holds up nothing. ``is_led`` says
+    whether any daemon leads and is at work; None where that cannot be seen.
     """
 
     deliveries: float = 0.0
+    aside: str | None = None
     entitlements: float = 0.0
     events: float = 0.0
     error: str | None = None
@@ -40,8 +45,9 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
     """Return how long the oldest delivery, document and event have been waiting, and for whom."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN), pool.connection(wait=ANSWER_WITHIN) as connection:
+            queue = await deliveries.load_queue(connection, clock() - TRIED_LATELY)
             ages = (
-                await deliveries.oldest_unhandled(connection),
+                queue.oldest,
                 await entitlements.oldest_waiting(connection),
                 await events.oldest_unpublished(connection),
             )
@@ -58,6 +64,7 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         deliveries=age(ages[0]),
         entitlements=age(ages[1]),
         events=age(ages[2]),
+        aside=f"{queue.aside} set aside: {queue.why}" if queue.aside else None,
         error=refusal or pool.commits.stalled,
         is_led=leader.is_exercised,
     )

@@ -8,16 +8,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
-from kosmo_billing_daemon.batching import Batches
+from kosmo_billing_daemon.batching import Batches, Cooldown, write_each
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain import invoices as rules
 from kosmo_billing_daemon.domain.invoices import Invoice, Verdict
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
-from kosmo_billing_daemon.errors import NotFound, Unavailable
+from kosmo_billing_daemon.errors import Locked, NotFound
 from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment, observations
@@ -37,8 +38,12 @@ Also = Callable[[Connection, Invoice, datetime], Awaitable[None]]
 MOST_AT_ONCE = ORDERS_PER_CALL
 """Deliveries handled together: one list call's worth."""
 
-SET_ASIDE = timedelta(minutes=1)
-"""How long a delivery that could not be handled waits; the others go on."""
+Hint = tuple[Delivery, set[InvoiceId]]
+"""A delivery, and which invoices it may mean."""
+
+
+class Unreadable(Exception):
+    """BTCPay's answer about an invoice makes no sense to us."""
 
 
 @record
@@ -60,7 +65,7 @@ class Settlement:
     clock: Clock
     changed: Callable[[], None]
     trust_body: bool = False
-    _aside: dict[str, datetime] = field(default_factory=dict)
+    _aside: Cooldown[str] = field(default_factory=Cooldown)
     _looks: Batches[Look, dict[InvoiceId, Invoice]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,13 +74,12 @@ class Settlement:
     async def run_once(self) -> int:
         """Handle all waiting deliveries, at most one list call's worth; returns how many.
 
-        Raises ``Unavailable`` when BTCPay or the database is away; the deliveries stay.
+        Raises ``Unavailable`` when BTCPay or the database is away; the deliveries stay. One that cannot be
+        handled is set aside for a while, and so is what a user has whose rows somebody else has locked.
         """
-        now = self.clock()
-        for delivery_id in [key for key, until in self._aside.items() if not now < until <= now + SET_ASIDE]:
-            del self._aside[delivery_id]
+        resting = self._aside.resting(self.clock())
         async with self.pool.connection() as connection:
-            waiting = await deliveries.load_waiting(connection, MOST_AT_ONCE, list(self._aside))
+            waiting = await deliveries.load_waiting(connection, MOST_AT_ONCE, resting)
         if waiting is None:
             return 0
         if self.trust_body:
@@ -83,41 +87,46 @@ class Settlement:
             looked = LookedUp(claims)
         else:
             looked = await observations.look_up(self.btcpay, list(waiting.known.values()), waiting.number)
-        readable: list[tuple[Delivery, set[InvoiceId]]] = []
+        readable: list[Hint] = []
+        failed: list[tuple[Delivery, Exception]] = []
         for delivery, match in zip(waiting.deliveries, waiting.matches, strict=True):
             if match.isdisjoint(looked.unreadable):
                 readable.append((delivery, match))
             else:
-                self._set_aside(delivery)
-        outcomes = [(delivery.delivery_id, _outcome(match, looked.seen)) for delivery, match in readable]
-        try:
-            await self.settle(looked.seen, outcomes, number=looked.number)
-        except Unavailable:
-            raise
-        except Exception:
-            log.exception("a batch of deliveries failed; each is tried alone")
-            await self._settle_alone(readable, looked)
+                failed.append((delivery, Unreadable("BTCPay's answer about its invoice cannot be read")))
+        results = await write_each(readable, partial(self._handle, looked))
+        for (delivery, _), result in zip(readable, results, strict=True):
+            if isinstance(result, Exception):
+                failed.append((delivery, result))
+        await self._set_aside(failed)
         return len(waiting.deliveries)
 
-    async def _settle_alone(
-        self, waiting: Sequence[tuple[Delivery, set[InvoiceId]]], looked: LookedUp
-    ) -> None:
-        """Keep one delivery that cannot be handled from holding up the others."""
-        seen = looked.seen
-        for delivery, match in waiting:
-            mine = {invoice_id: seen[invoice_id] for invoice_id in match if invoice_id in seen}
-            try:
-                outcome = (delivery.delivery_id, _outcome(match, seen))
-                await self.settle(mine, [outcome], number=looked.number)
-            except Unavailable:
-                raise
-            except Exception:
-                log.exception("delivery %s failed", delivery.delivery_id)
-                self._set_aside(delivery)
+    async def next_due(self) -> datetime | None:
+        """Return when what was set aside is tried again."""
+        return self._aside.next_end()
 
-    def _set_aside(self, delivery: Delivery) -> None:
-        self._aside[delivery.delivery_id] = self.clock() + SET_ASIDE
-        log.warning("delivery %s is set aside for a while", delivery.delivery_id)
+    async def _handle(self, looked: LookedUp, hints: Sequence[Hint]) -> list[None]:
+        seen = {key: looked.seen[key] for _, match in hints for key in match if key in looked.seen}
+        outcomes = [(delivery.delivery_id, _outcome(match, seen)) for delivery, match in hints]
+        await self.settle(seen, outcomes, number=looked.number)
+        return [None] * len(hints)
+
+    async def _set_aside(self, failed: Sequence[tuple[Delivery, Exception]]) -> None:
+        if not failed:
+            return
+        now = self.clock()
+        for delivery, error in failed:
+            self._aside.put(delivery.delivery_id, error, now)
+            is_known = isinstance(error, Locked | Unreadable)
+            log.warning(
+                "delivery set aside: %s",
+                error,
+                extra=fields(delivery=delivery.delivery_id, order=delivery.order_id),
+                exc_info=None if is_known else error,
+            )
+        reasons = [(delivery.delivery_id, str(error)) for delivery, error in failed]
+        async with self.pool.connection() as connection:
+            await deliveries.note_set_aside(connection, reasons, now)
 
     async def look_up(self, asked: Sequence[Invoice]) -> LookedUp:
         """Ask BTCPay for invoices; raises ``Unavailable`` when it cannot be asked."""

@@ -106,6 +106,19 @@ def marking_handled(outcomes: Sequence[tuple[str, str]], now: datetime) -> State
     return Statement(_MARK, [*zip(*outcomes, strict=True), now]) if outcomes else None
 
 
+_SET_ASIDE = """
+UPDATE webhook_deliveries AS d SET set_aside_at = $3, set_aside_why = row.why
+FROM unnest($1::text[], $2::text[]) AS row (delivery_id, why)
+WHERE d.delivery_id = row.delivery_id AND d.delivery_id IN (
+    SELECT delivery_id FROM webhook_deliveries WHERE delivery_id = ANY ($1) FOR UPDATE SKIP LOCKED)
+"""
+
+
+async def note_set_aside(connection: Connection, reasons: Sequence[tuple[str, str]], now: datetime) -> None:
+    """Note for every daemon that these deliveries, given with the reason, were tried and wait on purpose."""
+    await connection.execute(_SET_ASIDE, *(list(column) for column in zip(*reasons, strict=True)), now)
+
+
 async def remove_handled(connection: Connection, before: datetime, limit: int) -> int:
     """Forget deliveries handled long ago; returns how many."""
     result = await connection.execute(_REMOVE, before, limit)
@@ -118,9 +131,29 @@ DELETE FROM webhook_deliveries WHERE delivery_id IN (
 """
 
 
-async def oldest_unhandled(connection: Connection) -> datetime | None:
-    """Return when the oldest unhandled delivery came."""
-    at: datetime | None = await connection.fetchval(
-        "SELECT received_at FROM webhook_deliveries WHERE handled_at IS NULL ORDER BY received_at LIMIT 1"
-    )
-    return at
+@record
+class Queue:
+    """The deliveries nobody has handled: when the oldest came that nobody tried a moment ago, and the others.
+
+    Those others were set aside, ``aside`` of them (1,000 at most), the first of them for the reason ``why``.
+    """
+
+    oldest: datetime | None
+    aside: int
+    why: str | None
+
+
+_QUEUE = """
+SELECT min(received_at) FILTER (WHERE NOT tried) AS oldest, count(*) FILTER (WHERE tried) AS aside,
+    min(set_aside_why) FILTER (WHERE tried) AS why
+FROM (
+    SELECT received_at, set_aside_why, coalesce(set_aside_at > $1, false) AS tried
+    FROM webhook_deliveries WHERE handled_at IS NULL ORDER BY received_at LIMIT 1000) AS d
+"""
+
+
+async def load_queue(connection: Connection, tried_since: datetime) -> Queue:
+    """Return what waits to be handled. What was set aside since ``tried_since`` waits on purpose."""
+    row = await connection.fetchrow(_QUEUE, tried_since)
+    assert row is not None  # noqa: S101 - an aggregate has its row
+    return Queue(**row)

@@ -222,13 +222,17 @@ _TOUCH = """
 UPDATE entitlements SET published_version = version - 1, urgent_version = CASE
     WHEN urgent_version > published_version THEN urgent_version ELSE least(urgent_version, version - 1) END
 WHERE user_id IN (
-    SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[]) ORDER BY user_id FOR UPDATE)
+    SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[]) ORDER BY user_id FOR UPDATE SKIP LOCKED)
+RETURNING user_id
 """
 
 
-def touching(users: Sequence[UUID]) -> Statement | None:
-    """Have these users' documents published again: the broker lost them. Changes of rights go before."""
-    return Statement(_TOUCH, [users]) if users else None
+async def touch(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
+    """Have these users' documents published again: the broker lost them. Changes of rights go before.
+
+    Returns whose will be. A row that a writer holds is left out.
+    """
+    return {row["user_id"] for row in await connection.fetch(_TOUCH, users)} if users else set()
 
 
 async def oldest_waiting(connection: Connection) -> datetime | None:

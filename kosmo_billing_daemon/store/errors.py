@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import asyncpg
 
-from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.errors import Locked, Unavailable
 from kosmo_billing_daemon.store.opening import NoServer
 from kosmo_billing_daemon.store.session_settings import POOLER, POOLER_ADVICE
 
@@ -84,7 +84,6 @@ REFUSED = (*WRITES_REFUSED, asyncpg.InsufficientPrivilegeError)
 _LOST = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.LockNotAvailableError,
     asyncpg.InvalidCachedStatementError,  # another daemon brought the schema forward meanwhile
 )
 _STATEMENT_OF_ANOTHER = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
@@ -93,6 +92,8 @@ _STATEMENT_OF_ANOTHER = (asyncpg.DuplicatePreparedStatementError, asyncpg.Invali
 
 def translate(error: BaseException) -> Unavailable | None:
     """Return what the driver's error means to us, if it is not the statement that is wrong."""
+    if isinstance(error, asyncpg.LockNotAvailableError):
+        return Locked("another session of the database holds a lock on what must be written")
     if isinstance(error, _LOST):
         return RetryTransaction(f"database: {error}")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):

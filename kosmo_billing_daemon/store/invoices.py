@@ -1,6 +1,6 @@
 """Invoices in and out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -164,47 +164,54 @@ async def load_page(
 
 
 _TO_CHECK = f"""
-SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at <= $1 ORDER BY next_check_at LIMIT $2
+SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at <= $1 AND id <> ALL ($3::uuid[])
+ORDER BY next_check_at LIMIT $2
 """
 
 
-async def load_to_check(connection: Connection, now: datetime, limit: int) -> list[Invoice]:
-    """Return invoices whose time has come to be looked at, reservations included."""
-    return [invoice(row) for row in await connection.fetch(_TO_CHECK, now, limit)]
+async def load_to_check(
+    connection: Connection, now: datetime, limit: int, but: Sequence[UUID] = ()
+) -> list[Invoice]:
+    """Return invoices whose time has come to be looked at, reservations too, without those in ``but``."""
+    return [invoice(row) for row in await connection.fetch(_TO_CHECK, now, limit, but)]
 
 
 _NEXT_CHECK = """
 SELECT next_check_at FROM btcpay_invoices
-WHERE next_check_at IS NOT NULL ORDER BY next_check_at LIMIT 1
+WHERE next_check_at IS NOT NULL AND id <> ALL ($1::uuid[]) ORDER BY next_check_at LIMIT 1
 """
 
 
-async def load_next_check(connection: Connection) -> datetime | None:
-    """Return when the next invoice is to be looked at."""
-    at: datetime | None = await connection.fetchval(_NEXT_CHECK)
+async def load_next_check(connection: Connection, but: Sequence[UUID] = ()) -> datetime | None:
+    """Return when the next invoice is to be looked at, without those in ``but``."""
+    at: datetime | None = await connection.fetchval(_NEXT_CHECK, but)
     return at
 
 
 _CHECK_ALL = """
-UPDATE btcpay_invoices SET next_check_at = $1 WHERE next_check_at > $1 AND status <> 'reserved'
+UPDATE btcpay_invoices SET next_check_at = $1 WHERE id = ANY (ARRAY(
+    SELECT id FROM btcpay_invoices WHERE next_check_at > $1 AND status <> 'reserved' FOR UPDATE SKIP LOCKED))
 """
 
 
 async def check_all_at(connection: Connection, at: datetime) -> None:
-    """Let every open invoice be looked at by ``at``: after a start, hints may have been missed."""
+    """Let every open invoice be looked at by ``at``: after a start, hints may have been missed.
+
+    A row that a writer holds is left to its own time.
+    """
     await connection.execute(_CHECK_ALL, at)
 
 
-_POSTPONE = (
-    "UPDATE btcpay_invoices SET next_check_at = $2 WHERE id = ANY ($1::uuid[]) AND next_check_at <= $3"
-)
+_POSTPONE = """
+UPDATE btcpay_invoices SET next_check_at = later.at
+FROM unnest($1::uuid[], $2::timestamptz[]) AS later (id, at)
+WHERE btcpay_invoices.id = later.id AND btcpay_invoices.id = ANY ($1) AND next_check_at <= $3
+"""
 
 
-async def postpone(
-    connection: Connection, ids: Iterable[UUID], until: datetime | None, now: datetime
-) -> None:
-    """Put off looking at invoices that could not be looked at now."""
-    await connection.execute(_POSTPONE, list(ids), until, now)
+async def postpone(connection: Connection, later: Mapping[InvoiceId, datetime | None], now: datetime) -> None:
+    """Put off looking at invoices that could not be looked at now, each to its own time or for ever."""
+    await connection.execute(_POSTPONE, list(later), list(later.values()), now)
 
 
 async def abandon(connection: Connection, ids: Iterable[UUID]) -> None:

@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
 
-from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.batching import hurries
+from kosmo_billing_daemon.errors import Locked, Unavailable
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store import session_settings
+from kosmo_billing_daemon.store import locks, session_settings
 from kosmo_billing_daemon.store.commits import Commits
 from kosmo_billing_daemon.store.errors import (
     REFUSED,
@@ -41,6 +42,8 @@ ENCODING = "UTF8"
 
 REFUSAL_LASTS = 10.0
 """Seconds for which a refused write is told; whatever waits to be written tries again more often."""
+
+_HURRY = "SET LOCAL lock_timeout = '50ms'; "
 
 CLOSED_WITHIN = 5.0
 """Seconds for who still has a connection at the end."""
@@ -167,15 +170,26 @@ class Pool:
     async def retrying(
         self, work: Callable[[Connection], Awaitable[T]], first: str = "", *, tries: int = 4
     ) -> T:
-        """Run ``work`` in a transaction (after ``first``), again when it lost against another one."""
-        for _ in range(tries - 1):
+        """Run ``work`` in a transaction (after ``first``), again when it lost against another one.
+
+        Raises ``Locked``, and says who holds the lock as far as can be seen, after half a second of waiting.
+        """
+        while True:
+            tries -= 1
             try:
                 async with self.transaction(first) as connection:
                     return await work(connection)
             except RetryTransaction as error:
+                if not tries:
+                    raise
                 log.info("transaction is tried again: %s", error)
-        async with self.transaction(first) as connection:
-            return await work(connection)
+            except Locked as error:
+                raise Locked(await self._name_holder() or error.message) from error
+
+    async def _name_holder(self) -> str | None:
+        async with self.connection() as connection:
+            holder = await locks.find_holder(connection)
+        return None if holder is None else f"database: rows are locked by {holder}"
 
 
 class _Lent(AbstractAsyncContextManager[Connection]):
@@ -222,7 +236,8 @@ class _Transaction(_Lent):
     async def __aenter__(self) -> Connection:
         connection = await super().__aenter__()
         try:
-            await connection.execute(f"BEGIN; {self._first}")
+            hurry = _HURRY if hurries.get() else ""
+            await connection.execute(f"BEGIN; {hurry}{self._first}")
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise

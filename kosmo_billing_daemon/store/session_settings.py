@@ -28,6 +28,8 @@ PINNED: Mapping[str, str] = MappingProxyType(
         # Our own limit for a statement is that of the driver, which also ends it.
         "statement_timeout": "0",
         "idle_in_transaction_session_timeout": "1min",
+        # Others who write our tables may leave a transaction open: only what needs those rows waits for it.
+        "lock_timeout": "500ms",
         # Planned once, since planning takes as long as most of our statements. So a plan must be good
         # for any size of tables that may have been empty when it was made: row by row along an index.
         # (A bitmap reads all of what waits, and never learns that it waits no more.)

@@ -90,6 +90,7 @@ _PAYMENT_SERVER = "the payment server cannot be asked at the moment; try again"
 _AWAY = {
     "database_unavailable": "the database cannot be asked at the moment; try again",
     "database_conflict": "too many changes at the same time; try again",
+    "locked": "another program holds this user's data at the moment; try again",
     "overloaded": "too much is waiting at the moment; try again",
     "keys_unavailable": "tokens cannot be checked at the moment; try again",
     "stopping": "this server is stopping; connect again",

@@ -79,6 +79,7 @@ OFF_THE_PATHS = {
     "store.rights": "only reads",
     "store.lead": "a lock that ends with its connection",
     "store.listings": "only reads",
+    "store.locks": "only reads",
     "store.measures": "only reads",
     "store.migrations": "before there is any path; tested by itself",
     "store.nodes": "for the whitelist",

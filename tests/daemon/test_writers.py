@@ -2,8 +2,12 @@
 
 import asyncio
 import time
+from functools import partial
+from pathlib import Path
 from uuid import UUID, uuid4
 
+from kosmo_billing_daemon.gate import Gate
+from kosmo_billing_daemon.link import Broker
 from tests.support.observer import TOPICS
 from tests.support.world import World, grant, until
 
@@ -115,3 +119,35 @@ async def test_an_older_copy_of_the_database_speaks_above_what_was_published(wor
         world.database_url = server
         await world.execute(f'DROP DATABASE "{older}" WITH (FORCE)')
         world.database_url = original
+
+
+async def test_a_transaction_left_open_on_one_user_holds_up_nobody_else(world: World, tmp_path: Path) -> None:
+    daemon = await world.daemon()
+    stuck, other = await world.buy(daemon), uuid4()
+    await world.until_published(stuck)
+    used = "SELECT coalesce(sum(messages_used), 0) FROM subscriptions WHERE user_id = $1"
+    broker = Broker(host=world.broker.host, port=world.broker.port, client_id="gateway-1")
+    async with Gate(broker, tmp_path / "gate.db", reporter="gateway-1") as gate, world.sql() as writer:
+        await gate.ready(20)
+        ordered = await world.order(daemon, stuck, "sanctuary")
+        change = writer.transaction()
+        await change.start()
+        await writer.execute(COUNT, stuck)
+        await world.pay(ordered)
+        gate.record(stuck, "!a1b2c3d4")
+        for _ in range(3):
+            other = await world.buy(daemon)
+            assert await world.until_published(other) < 2
+            gate.record(other, "!a1b2c3d4")
+            assert await until(partial(world.value, used, other), "usage of the others") < 2
+        named = f"rows are locked by pid {writer.get_server_pid()} "
+        await until(lambda: named in daemon.log, lambda: daemon.log)
+        status, body = await world.ready(daemon)
+        assert (status, body["status"]) == (200, "degraded"), body
+        assert named in body["checks"]["set_aside"]["detail"]
+        await change.commit()
+        await world.until_published(stuck, plan_type="sanctuary")
+        await until(lambda: gate.status.unacknowledged == 0, lambda: gate.status)
+    assert await world.value(used, stuck) == 2
+    await world.until_ready(daemon)
+    assert daemon.log.count("connected to the broker") == 1

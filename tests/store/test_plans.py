@@ -31,6 +31,7 @@ WHOLE = {
     ("WHERE ($1::uuid IS NULL OR user_id = $1)", "btcpay_invoices"): "an operator lists everybody's newest",
     ("WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id", "attention_cases"): "as many as are listed",
     ("DELETE FROM usage_quarantine", "usage_quarantine"): "bounded: the newest are kept and no more",
+    ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 
 # Indexes without which no statement reads a whole table, and what they are for: they must be there.
@@ -43,6 +44,8 @@ NAMED = {
     "subscriptions_to_announce": "else all that are announced already are read through",
     "events_pkey": "two are two",
     "audit_log_pkey": "two are two",
+    "one_parked_report_per_id": "a report that is repeated is parked once",
+    "parked_reports_pkey": "two are two",
     "usage_quarantine_pkey": "two are two",
     "installation_pkey": "one row",
     "kosmo_billing_migrations_pkey": "each is applied once",

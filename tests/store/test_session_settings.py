@@ -23,6 +23,7 @@ HOSTILE = {
     "timezone": "'Asia/Kolkata'",
     "statement_timeout": "'50ms'",
     "idle_in_transaction_session_timeout": "'50ms'",
+    "lock_timeout": "0",
     "plan_cache_mode": "force_custom_plan",
     "enable_seqscan": "on",
     "enable_bitmapscan": "on",

@@ -58,6 +58,8 @@ INSERT INTO audit_log (at, who, action, user_id, subject, reason)
 SELECT at, 'operator', 'grant', user_id, 'subscription', 'asked for it' FROM bought WHERE number % 10 = 0;
 INSERT INTO usage_quarantine (reporter, reason, payload, size, received_at)
 SELECT 'gateway', 'not JSON', 'bytes'::bytea, 1, at FROM bought WHERE number % 100 = 0;
+INSERT INTO parked_reports (reporter, report_id, payload, parked_at)
+SELECT 'gateway', number::text, 'bytes'::bytea, at FROM bought WHERE number % 100 = 0;
 SET session_replication_role = DEFAULT;
 DROP TABLE people, bought;
 ANALYZE;

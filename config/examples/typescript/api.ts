@@ -284,6 +284,7 @@ export type ProblemCode =
   | "invalid_redirect_url"
   | "invoice_not_found"
   | "keys_unavailable"
+  | "locked"
   | "malformed"
   | "malformed_body"
   | "malformed_request"

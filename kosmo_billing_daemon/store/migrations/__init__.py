@@ -76,6 +76,7 @@ async def migrate(connection: Connection, schema: str = "public") -> tuple[str, 
     ``DatabaseUnfit`` when a right is missing; ``Unavailable`` when the database went away.
     """
     with translated():
+        await connection.execute("SET lock_timeout = '25s'")  # a migration may wait for those who use a table
         await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, f"migrations of {schema}")
         try:
             return await _migrate(connection, schema)

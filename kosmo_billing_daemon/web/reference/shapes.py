@@ -25,6 +25,7 @@ WRITING = {
 AWAY = {
     "database_unavailable": "The database does not answer",
     "database_conflict": "Too many changes at the same time",
+    "locked": "Another program holds this user's rows in the database",
     "keys_unavailable": "With AUTH_MODE=jwt: the issuer's keys cannot be fetched",
 }
 BTCPAY = {
