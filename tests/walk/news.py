@@ -31,6 +31,7 @@ class News:
         messages = self.world.observer.messages
         for message in messages[self._read :]:
             if message.topic.startswith(TOPICS.event("")):
-                self._ids.add(int(json.loads(message.payload)["id"].rpartition("/")[2]))
+                number = json.loads(message.payload)["id"].rpartition("/")[2].partition("-")[0]
+                self._ids.add(int(number))
         self._read = len(messages)
         return {number: kind for number, kind in news.items() if number not in self._ids}
