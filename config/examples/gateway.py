@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Gate
 from kosmo_billing_daemon.link import Broker
 
@@ -27,7 +28,11 @@ async def main() -> None:
     async with Gate(broker, state, reporter=name) as gate:
         while line := await asyncio.to_thread(sys.stdin.readline):
             user_id, node_id, text = line.rstrip("\n").split(" ", 2)
-            decision = gate.check(user_id, node_id)
+            try:
+                decision = gate.check(user_id, node_id)
+            except Invalid as error:
+                print(f"refused: {error.message}", flush=True)
+                continue
             if decision:
                 gate.record(user_id, node_id)
                 print(f"sent to {node_id}: {text}", flush=True)

@@ -10,14 +10,25 @@ offline, and end with the plan. What is recorded is reported until the daemon ha
 Threads use ``SyncGate``. Needs aiomqtt and the standard library alone.
 
 Reading order: ``decisions`` (the answer), ``timekeeping`` (what time it is), ``ledger`` (own messages no
-document has yet), ``state`` and ``journal`` (the file), ``documents``, ``replay``, ``reports``,
-``connection`` (the broker), ``gate``.
+document has yet), ``rows``, ``state`` and ``journal`` (the file), ``salvage`` (what is left of a damaged
+one), ``documents``, ``replay``, ``reports``, ``connection`` (the broker), ``gate``.
 """
 
 from kosmo_billing_daemon.gate.decisions import Decision, Reason
-from kosmo_billing_daemon.gate.errors import NotJournaled, StateInUse
+from kosmo_billing_daemon.gate.errors import NotJournaled, StateInUse, StateUnwritable
 from kosmo_billing_daemon.gate.gate import Gate
+from kosmo_billing_daemon.gate.salvage import salvage
 from kosmo_billing_daemon.gate.status import GateStatus
 from kosmo_billing_daemon.gate.synchronous import SyncGate
 
-__all__ = ["Decision", "Gate", "GateStatus", "NotJournaled", "Reason", "StateInUse", "SyncGate"]
+__all__ = [
+    "Decision",
+    "Gate",
+    "GateStatus",
+    "NotJournaled",
+    "Reason",
+    "StateInUse",
+    "StateUnwritable",
+    "SyncGate",
+    "salvage",
+]

@@ -17,7 +17,7 @@ from kosmo_billing_daemon.gate.documents import Arrival, Documents
 from kosmo_billing_daemon.gate.replay import Replay
 from kosmo_billing_daemon.gate.reports import Reporter
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
-from kosmo_billing_daemon.link import Broker, ConnectRefused, Link, Message, connect
+from kosmo_billing_daemon.link import Broker, ConnectRefused, Link, LinkLost, Message, connect
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ RECEIVE_MAXIMUM = 10_000
 SLOWEST_ANSWER = 60.0
 BATCH = 100  # messages per transaction: a few milliseconds in which nothing else happens
 FIRST_RETRY, LONGEST_RETRY = 0.2, 15.0  # seconds between attempts to connect
+STABLE = 10.0  # seconds until a connection counts as good: one that always ends at once is no success
 REFUSED_RETRY = 30.0  # and after a refusal, which only the operator mends
 FIRST_REREAD = 30.0  # seconds until documents are read again while some are missing; doubled each time
 
@@ -108,10 +109,9 @@ class Connection:
         while True:
             try:
                 async with connect(self._broker) as link:
-                    backoff.succeeded()
-                    await self._use(link)
+                    await self._use(link, backoff)
             except Exception as error:  # noqa: BLE001  a gateway goes on deciding, whatever happens here
-                cause = _first(error)
+                pause = self._failed(_first(error), backoff)
             else:
                 raise AssertionError("a connection ends by an exception only")
             finally:
@@ -119,12 +119,16 @@ class Connection:
                 self._steady_since = None
                 self.daemon_online = None
                 self._looked = self._heard_status = False
-            pause = self._failed(cause, backoff)
             await asyncio.sleep(pause)
 
     def _failed(self, error: BaseException, backoff: Backoff) -> float:
         """Tell about the end of a connection and return the pause before the next."""
         self.error = str(error) or repr(error)
+        if self.connected and backoff.failures and isinstance(error, LinkLost):
+            self.error += (
+                f"; the last {backoff.failures + 1} connections did not stand for {STABLE:.0f} s: does"
+                f" another client connect with the client id {self._broker.client_id}, as a copied card does?"
+            )
         pause = backoff.failed()
         if isinstance(error, ConnectRefused | Refused):
             pause = max(pause, REFUSED_RETRY)
@@ -135,9 +139,8 @@ class Connection:
                 log.error("connection to the broker failed by a defect", exc_info=error)
         return pause
 
-    async def _use(self, link: Link) -> None:
+    async def _use(self, link: Link, backoff: Backoff) -> None:
         self.connected = True
-        self.error = None
         log.info("connected to the broker: host=%s port=%d", self._broker.host, self._broker.port)
         self._documents.begin(connection=True)
         async with asyncio.TaskGroup() as tasks:
@@ -145,8 +148,14 @@ class Connection:
             tasks.create_task(self._read(link))
             if self._times is not None:
                 tasks.create_task(self._times.run(link))
+            tasks.create_task(self._prove(backoff))
             if self._reporter is not None:
                 tasks.create_task(self._reporter.run(link))
+
+    async def _prove(self, backoff: Backoff) -> None:
+        await asyncio.sleep(STABLE)
+        backoff.succeeded()
+        self.error = None
 
     def _has_all(self) -> bool:
         """Ask anew each time: it changes while others run."""

@@ -10,7 +10,9 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 from kosmo_billing_daemon.backoff import Quiet
-from kosmo_billing_daemon.gate.state import State, checkpoint, fsync_path
+from kosmo_billing_daemon.gate.errors import NotJournaled
+from kosmo_billing_daemon.gate.files import fsync_path
+from kosmo_billing_daemon.gate.state import State, checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -37,28 +39,37 @@ class Disk:
         self._dirty.set()
 
     async def durable(self) -> None:
-        """Return when everything committed so far survives a power cut; raises ``OSError`` when it cannot."""
+        """Return when everything committed so far survives a power cut; raises ``OSError`` when it cannot,
+        ``NotJournaled`` without a file.
+        """
+        wal = self._state.wal
+        if wal is None:
+            raise NotJournaled("this gate has no state file, so nothing it counts outlives the program")
         mine = self._written
         async with self._turn:
             if self._synchronised >= mine:
                 return
             everything = self._written
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, fsync_path, self._state.wal)
+            await loop.run_in_executor(self._threads, fsync_path, wal)
             self._synchronised = everything
 
     async def run(self) -> None:
         """Synchronise at leisure, and keep the write-ahead log short."""
         loop = asyncio.get_running_loop()
+        path, wal = self._state.path, self._state.wal
+        if path is None or wal is None:
+            return
         while True:
             await self._dirty.wait()
             self._dirty.clear()
             try:
                 await self.durable()
-                if self._state.wal.stat().st_size > LOG_SIZE:
-                    await loop.run_in_executor(self._threads, checkpoint, self._state.path)
+                if wal.stat().st_size > LOG_SIZE:
+                    await loop.run_in_executor(self._threads, checkpoint, path)
                 self.error = None
             except (OSError, sqlite3.Error) as error:
+                self._dirty.set()  # try again, and see when it is over
                 self.error = f"the state file could not be synchronised: {error}"
                 if self._quiet.allows("disk"):
                     log.error("state file could not be synchronised: error=%s", error)  # noqa: TRY400  says it all

@@ -41,7 +41,6 @@ class Documents:
             self.ready.set()
         self.expected: int | None = None
         self.malformed = 0
-        self.disk_error: str | None = None
         self._state = state
         self._ledger = ledger
         self._time = timekeeper
@@ -131,35 +130,47 @@ class Documents:
             self._seen += 1
 
     def _save(self, newer: dict[int, Entry | None]) -> None:
-        removed = [user for user, entry in newer.items() if entry is None]
         fresh = {user: entry for user, entry in newer.items() if entry is not None}
-        for user, entry in fresh.items():
-            held = self.entries.get(user)
-            entry.own = held.own if held is not None else 0  # until the ledger says better
+        replaced = {user: self.entries.get(user) for user in fresh}
+        grown: dict[int, int] = {}
         try:
             with self._state.transaction():
                 for user, entry in fresh.items():
-                    self._ledger.replaced(user, self.entries.get(user), entry)
-                self._state.save_documents(
-                    [
-                        *fresh.items(),
-                        *((user, self.entries[user]) for user in self._unsaved & self.entries.keys()),
-                    ]
-                )
-                self._state.remove_documents(
-                    [*removed, *(self._unsaved - self.entries.keys() - fresh.keys())]
-                )
-                self._state.save_fact("mark", self._time.mark)
-                self._state.save_fact("sequence", self._sequence)
-        except sqlite3.Error as error:
+                    grown[user] = self._ledger.pay(user, replaced[user], entry)
+                self._state.save_documents(fresh.items())
+                self._state.remove_documents(newer.keys() - fresh.keys())
+                self._save_facts()
+        except sqlite3.Error:
+            grown.clear()  # what it paid for was not written either
             self._unsaved.update(newer)
-            self._disk_failed(error)
+            self._disk_failed()
         else:
-            self._unsaved.clear()
-            self.disk_error = None
-        self.entries.update(fresh)
-        for user in removed:
+            self._unsaved -= newer.keys()
+        for user in newer.keys() - fresh.keys():
             self.entries.pop(user, None)
+        for user, entry in fresh.items():
+            held = replaced[user]
+            entry.own = held.own if held is not None else 0  # until the ledger says better
+            self.entries[user] = entry
+            try:
+                self._ledger.replaced(user, held, entry, grown.get(user, 0))
+            except sqlite3.Error as error:
+                self._state.failed(error)
+                self._disk_failed()
+
+    def save_again(self) -> None:
+        """Write down what could not be written before; raises ``sqlite3.Error`` when it still cannot."""
+        with self._state.transaction():
+            kept = self._unsaved & self.entries.keys()
+            self._state.save_documents((user, self.entries[user]) for user in kept)
+            self._state.remove_documents(self._unsaved - kept)
+            self._state.save_fact("complete", float(self.complete))
+            self._save_facts()
+        self._unsaved.clear()
+
+    def _save_facts(self) -> None:
+        self._state.save_fact("mark", self._time.mark)
+        self._state.save_fact("sequence", self._sequence)
 
     def _forget(self, users: list[int]) -> None:
         if users:
@@ -191,14 +202,14 @@ class Documents:
             self._excess_since = self._time.elapsed()
         if complete and not self.complete:
             try:
-                self._state.save_fact("complete", 1.0)
-            except sqlite3.Error as error:
-                self._disk_failed(error)
+                with self._state.transaction():
+                    self._state.save_fact("complete", 1.0)
+            except sqlite3.Error:
+                self._disk_failed()
         self.complete = complete
         if complete:
             self.ready.set()
 
-    def _disk_failed(self, error: sqlite3.Error) -> None:
-        self.disk_error = f"the state file could not be written: {error}"
+    def _disk_failed(self) -> None:
         if self._quiet.allows("disk"):
-            log.error("state file could not be written; going on in memory: error=%s", error)
+            log.error("documents could not be saved; going on in memory: error=%s", self._state.error)

@@ -4,9 +4,11 @@ from kosmo_billing_daemon.errors import Unavailable
 
 
 class NotJournaled(Unavailable):
-    """A message was counted in memory but could not be written down: after a restart it is forgotten.
+    """A message was counted in memory but could not be written down yet: the journal holds as many waiting
+    messages as it may, or the disk is full, locked or broken.
 
-    The journal holds as many waiting messages as it may, or the disk is full or broken.
+    The gate keeps it and writes it down as soon as it can; a restart before that forgets it. Recording it
+    again with the same id counts nothing twice.
     """
 
     code = "not_journaled"
@@ -16,3 +18,9 @@ class StateInUse(Unavailable):
     """Another process has the state file; two gates with one file would count everything twice."""
 
     code = "state_in_use"
+
+
+class StateUnwritable(Unavailable):
+    """The state file cannot be opened for writing: a missing folder, no right, a full or read-only disk."""
+
+    code = "state_unwritable"

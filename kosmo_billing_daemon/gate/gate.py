@@ -6,13 +6,14 @@ be cut short.
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,51 +21,48 @@ from uuid import UUID
 
 from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.clock import Clock, utc_now
-from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
-from kosmo_billing_daemon.contract.payloads import MAX_COUNT
 from kosmo_billing_daemon.contract.topics import Topics, is_name
-from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate.connection import Connection
-from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Entry, user_key
+from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Entry
 from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.messages import (
+    checked_count,
+    checked_id,
+    checked_node,
+    checked_time,
+    checked_user,
+)
+from kosmo_billing_daemon.gate.parts import Parts
 from kosmo_billing_daemon.gate.reports import MessageIds, Reporter
-from kosmo_billing_daemon.gate.state import Row, State
-from kosmo_billing_daemon.gate.status import GateStatus
+from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.status import GateStatus, status_of
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper, since_boot
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.records import record
 
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 10.0  # seconds
+WRITE_AGAIN = 1.0  # seconds between attempts to write down what could not be written
+LAST_ATTEMPTS = 5  # of them when the gate is closed
 MARK_SAVED = 6  # every sixth housekeeping: a minute is what a reboot without a clock may lose of the time
 REFRESH = 6 * 3600.0  # seconds between readings of everything
 JOURNAL_LIMIT = 1_000_000  # messages, about 150 MB of file
 ACK_TIMEOUT = 30.0  # seconds until a report is sent again
 
-
-@record
-class _Parts:
-    """What an open gate consists of."""
-
-    state: State
-    journal: Journal
-    ledger: Ledger
-    documents: Documents
-    reporter: Reporter | None
-    disk: Disk
-    connection: Connection
-    threads: ThreadPoolExecutor
+_ONE = 1  # the very object, which True and 1.0 are not: the quickest way past the check of a count
 
 
 class Gate:
     """Decides at the edge; to be used with ``async with``, on one event loop.
 
-    ``state`` is the file that survives restarts, one per gate. ``reporter`` is the MQTT user name under
+    ``state`` is the file that survives restarts, one per gate. ``None`` is for a machine without a disk to
+    write to: everything is in memory, so a restart forgets what was not reported, and a gate that starts
+    without the broker allows nobody anything. ``reporter`` is the MQTT user name under
     which usage is reported; ``None`` is a bridge, which only checks. ``refresh`` and ``ack_timeout`` are in
     seconds.
     """
@@ -72,7 +70,7 @@ class Gate:
     def __init__(
         self,
         broker: Broker,
-        state: Path,
+        state: Path | None,
         *,
         reporter: str | None = None,
         topics: Topics | None = None,
@@ -83,7 +81,7 @@ class Gate:
         refresh: float = REFRESH,
     ) -> None:
         self._broker = broker
-        self._path = state
+        self._path = None if state is None else Path(state)
         self._reporter_name = reporter
         self._topics = topics or Topics()
         self._clock = clock
@@ -92,10 +90,11 @@ class Gate:
         self._ack_timeout = ack_timeout
         self._refresh = refresh
         self._ids = MessageIds()
+        self._nodes: dict[str, str] = {}  # each id as it was given → as whitelists have it
         self._entries: dict[int, Entry] = {}
         self._elapsed = since_boot if monotonic is time.monotonic else monotonic
         self._time = Timekeeper(0.0, clock, self._elapsed)
-        self._open: _Parts | None = None
+        self._open: Parts | None = None
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -111,7 +110,13 @@ class Gate:
             stack.callback(self._forget)
             self._entries = parts.documents.entries
             stack.push_async_callback(self._save_last)
-            for work in (parts.disk.run(), parts.connection.run(), self._keep_house(parts)):
+            works = (
+                parts.disk.run(),
+                parts.connection.run(),
+                self._keep_house(parts),
+                self._write_again(parts),
+            )
+            for work in works:
                 task = asyncio.create_task(work)
                 task.add_done_callback(_tell)
                 stack.push_async_callback(_end, task)
@@ -124,12 +129,27 @@ class Gate:
         await self._closing.aclose()
 
     def check(self, user_id: UUID | str, node_id: str, *, count: int = 1) -> Decision:
-        """Decide about ``count`` messages of a user to a node, now. Reads memory only, from any thread."""
+        """Decide about ``count`` messages of a user to a node, now. Reads memory only, from any thread.
+
+        Raises ``Invalid`` for what ``record`` would not take.
+        """
+        if count is not _ONE:
+            checked_count(count)
         try:
-            entry = self._entries[user_id.int if isinstance(user_id, UUID) else user_key(user_id)]
-        except (KeyError, ValueError):
-            return UNKNOWN_USER
-        return entry.decide(node_id, count, self._time.now())
+            node = self._nodes[node_id]
+            if isinstance(user_id, UUID):
+                entry = self._entries[user_id.int]
+            elif len(user_id) == 36:
+                entry = self._entries[int(user_id.replace("-", ""), 16)]
+            else:
+                entry = self._entries[checked_user(user_id)]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            node = checked_node(node_id, self._nodes)
+            found = self._entries.get(checked_user(user_id))
+            if found is None:
+                return UNKNOWN_USER
+            entry = found
+        return entry.decide(node, count, self._time.now())
 
     def record(
         self,
@@ -144,21 +164,22 @@ class Gate:
 
         Counts at once, whatever ``check`` would say: it happened. The same message id of a user counts
         once. When it returns, the message survives ``kill -9``; a power cut may lose about the last second,
-        see ``durable``. Raises ``NotJournaled`` when it is counted but could not be written down,
-        ``Invalid`` when it is no message.
+        see ``durable``. ``sent_at`` carries its time zone and lies between seven days before now and a day
+        after it. Raises ``NotJournaled`` when it is counted but not written down yet, which the gate does
+        later; ``Invalid`` when it is no message.
         """
         parts = self._parts
         if parts.reporter is None:
             raise RuntimeError("a gate without a reporter name only checks")
-        user = _checked_user(user_id)
-        now = self._time.now() if sent_at is None else sent_at.timestamp()
+        user = checked_user(user_id)
+        node = checked_node(node_id, self._nodes)
+        checked_count(count)
+        now = self._time.now()
+        at = now if sent_at is None else checked_time(sent_at, now)
         if message_id is None:
-            message_id = self._ids.next(now)
-        _check_text("message_id", message_id)
-        _check_text("node_id", node_id)
-        if not 1 <= count <= MAX_COUNT:
-            raise Invalid(f"count: 1 to {MAX_COUNT}", field="count")
-        if parts.ledger.record(Row(0, user, message_id, node_id, count, now)):
+            message_id = self._ids.next(at)
+        checked_id("message_id", message_id)
+        if parts.ledger.record(Row(0, user, message_id, node, count, at)):
             parts.disk.wrote()
             parts.reporter.wake()
         return message_id
@@ -177,49 +198,15 @@ class Gate:
     @property
     def status(self) -> GateStatus:
         """How it stands; reads the file, so not for the hot path."""
-        parts = self._parts
-        unread = refused = oldest = None
-        rejected = 0
-        try:
-            oldest = parts.journal.oldest_waiting()
-            rejected = parts.journal.rejected()
-            refused = parts.journal.refused()
-        except sqlite3.Error as error:
-            unread = f"the state file could not be read: {error}"
-        problems = (
-            unread,
-            None if parts.reporter is None else parts.reporter.refusal,
-            parts.documents.disk_error,
-            parts.disk.error,
-            parts.connection.error,
-            *parts.connection.problems(),
-            refused,
-            self._time.problem(),
-        )
-        proven_at = self._time.proven_at
-        return GateStatus(
-            connected=parts.connection.connected,
-            documents=len(self._entries),
-            complete=parts.documents.complete,
-            unacknowledged=parts.journal.waiting_rows,
-            oldest_unacknowledged=None if oldest is None else datetime.fromtimestamp(oldest, UTC),
-            clock_trusted=self._time.trusted,
-            clock_ahead=self._time.ahead,
-            clock_proven_at=None if proven_at is None else datetime.fromtimestamp(proven_at, UTC),
-            clock_corrected_by=self._time.corrected_by,
-            daemon_online=parts.connection.daemon_online,
-            malformed=parts.documents.malformed,
-            rejected=rejected,
-            problems=tuple(problem for problem in problems if problem is not None),
-        )
+        return status_of(self._parts, self._time)
 
     @property
-    def _parts(self) -> _Parts:
+    def _parts(self) -> Parts:
         if self._open is None:
             raise RuntimeError("the gate is not open; use `async with`")
         return self._open
 
-    def _build(self, state: State, threads: ThreadPoolExecutor) -> _Parts:
+    def _build(self, state: State, threads: ThreadPoolExecutor) -> Parts:
         journal = Journal(state)
         ledger = Ledger(journal, state.loaded.entries, self._journal_limit)
         documents = Documents(state, ledger, self._time)
@@ -248,35 +235,58 @@ class Gate:
             refresh=self._refresh,
             monotonic=self._monotonic,
         )
-        return _Parts(state, journal, ledger, documents, reporter, disk, connection, threads)
+        return Parts(state, journal, ledger, documents, reporter, disk, connection, threads)
 
-    async def _keep_house(self, parts: _Parts) -> None:
+    async def _keep_house(self, parts: Parts) -> None:
         turn, quiet, saved = 0, Quiet(), 0.0
         while True:
             self._time.look()
             try:
-                with parts.state.transaction():
-                    if (steady_since := parts.connection.steady_since) is not None:
-                        parts.ledger.settle(self._monotonic(), steady_since)
-                    if turn % MARK_SAVED == 0 or self._time.mark < saved:
+                if (steady_since := parts.connection.steady_since) is not None:
+                    parts.ledger.settle(self._monotonic(), steady_since)
+                if turn % MARK_SAVED == 0 or self._time.mark < saved:
+                    with parts.state.transaction():
                         saved = self._time.mark
                         parts.state.save_fact("mark", self._time.mark)
                         parts.journal.forget_done()
-                        parts.disk.wrote()
+                    parts.disk.wrote()
             except sqlite3.Error as error:
                 if quiet.allows("disk"):
                     log.error("housekeeping of the state file failed: error=%s", error)  # noqa: TRY400  says it all
             turn += 1
             await asyncio.sleep(HOUSEKEEPING)
 
+    async def _write_again(self, parts: Parts) -> None:
+        """Write down what could not be written, as soon as the disk is well or somebody's lock is gone."""
+        while True:
+            await asyncio.sleep(WRITE_AGAIN)
+            if parts.state.error is not None or parts.ledger.unwritten:
+                with contextlib.suppress(sqlite3.Error):  # it is in the status
+                    self._write(parts)
+
+    def _write(self, parts: Parts) -> None:
+        parts.documents.save_again()
+        while parts.ledger.write_unwritten():
+            parts.disk.wrote()
+        parts.state.error = None
+        if parts.reporter is not None:
+            parts.reporter.apply_again()
+
     async def _save_last(self) -> None:
         parts = self._parts
-        try:
-            parts.state.save_fact("mark", self._time.mark)
-            parts.disk.wrote()
-            await parts.disk.durable()
-        except (OSError, sqlite3.Error) as error:
-            log.error("state file could not be written at the end: error=%s", error)  # noqa: TRY400  says it all
+        for attempt in range(1, LAST_ATTEMPTS + 1):
+            try:
+                self._write(parts)
+                parts.disk.wrote()
+                if parts.state.path is not None:
+                    await parts.disk.durable()
+            except (OSError, sqlite3.Error) as error:
+                if attempt == LAST_ATTEMPTS or not _is_busy(error):
+                    log.error("state file could not be written at the end: error=%s", error)  # noqa: TRY400  says it all
+                    return
+                await asyncio.sleep(WRITE_AGAIN)
+            else:
+                return
 
     def _forget(self) -> None:
         self._open = None
@@ -301,13 +311,5 @@ async def _end(task: asyncio.Task[None]) -> None:
         raise error
 
 
-def _checked_user(user_id: UUID | str) -> int:
-    try:
-        return user_id.int if isinstance(user_id, UUID) else UUID(user_id).int
-    except ValueError as error:
-        raise Invalid("user_id: a UUID", field="user_id") from error
-
-
-def _check_text(name: str, value: str) -> None:
-    if not 1 <= len(value) <= MAX_ID_LENGTH or "\x00" in value:
-        raise Invalid(f"{name}: a text of 1 to {MAX_ID_LENGTH} characters", field=name)
+def _is_busy(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

@@ -6,11 +6,13 @@ only remembers the id so that recording it again changes nothing. One that the d
 WAITING → REFUSED and weighs here as long as its user has that plan: it happened.
 """
 
+import sqlite3
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from enum import IntEnum
 
-from kosmo_billing_daemon.gate.state import Row, State, blob
+from kosmo_billing_daemon.gate.rows import Row, blob, message_sum
+from kosmo_billing_daemon.gate.state import State
 
 REMEMBERED = 50_000  # newest rows whose ids are kept when DONE; about 100 bytes each
 REJECTED_KEPT = 1000
@@ -24,7 +26,10 @@ class Stage(IntEnum):
 
 
 class Journal:
-    """The statements on the journal; the caller opens transactions where several belong together."""
+    """The statements on the journal; the caller opens transactions where several belong together.
+
+    ``waiting_rows`` is kept by the ledger: a statement counts only once it is committed.
+    """
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -34,19 +39,28 @@ class Journal:
     def transaction(self) -> AbstractContextManager[None]:
         return self._state.transaction()
 
+    def failed(self, error: sqlite3.Error) -> None:
+        self._state.failed(error)
+
     def append(self, user: int, message_id: str, node: str, count: int, sent_at: float) -> bool:
         """Write one message down; false when this message of this user already was."""
-        cursor = self._sql.execute(
-            "INSERT INTO journal (user, message_id, node, count, sent_at) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO NOTHING",
-            (blob(user), message_id, node, count, sent_at),
+        message = blob(user), message_id, node, count, sent_at
+        return (
+            self._sql.execute(
+                "INSERT INTO journal (user, message_id, node, count, sent_at, stage, checksum)"
+                " VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
+                (*message, message_sum(*message)),
+            ).rowcount
+            > 0
         )
-        self.waiting_rows += cursor.rowcount
-        return cursor.rowcount > 0
 
     def knows(self, user: int, message_id: str) -> bool:
         query = "SELECT 1 FROM journal WHERE user = ? AND message_id = ?"
         return self._sql.execute(query, (blob(user), message_id)).fetchone() is not None
+
+    def last(self) -> int:
+        """The number of the newest row, 0 when there is none."""
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM journal")[0])
 
     def waiting(self, after: int, most: int) -> list[Row]:
         """The oldest rows not acknowledged yet, from beyond ``after`` in the order of recording."""
@@ -85,10 +99,20 @@ class Journal:
         query = "SELECT DISTINCT user FROM journal INDEXED BY journal_open WHERE stage < 2 AND stage = 1"
         return {int.from_bytes(user) for (user,) in self._sql.execute(query)}
 
+    def noted(self, since: float, until: float) -> list[Row]:
+        """The rows not acknowledged yet that were sent between these times."""
+        return self._rows("WHERE stage = 0 AND sent_at BETWEEN ? AND ?", since, until)
+
+    def correct(self, row: Row, sent_at: float) -> None:
+        """Give a row another time."""
+        checksum = message_sum(blob(row.user), row.message_id, row.node, row.number, sent_at)
+        query = "UPDATE journal SET sent_at = ?, checksum = ? WHERE seq = ? AND stage = 0"
+        self._sql.execute(query, (sent_at, checksum, row.seq))
+
     def acknowledged(self, rows: Iterable[Row], stage: Stage) -> None:
         """Move rows on from WAITING; those that are beyond stay."""
         query = "UPDATE journal SET stage = ? WHERE seq = ? AND stage = 0"
-        self.waiting_rows -= self._sql.executemany(query, ((stage, row.seq) for row in rows)).rowcount
+        self._sql.executemany(query, ((stage, row.seq) for row in rows))
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Move rows on from COUNTED to DONE."""

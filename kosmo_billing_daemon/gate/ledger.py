@@ -23,20 +23,29 @@ Everything but credit, which belongs to one connection, is in the journal: a res
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 
 from kosmo_billing_daemon.gate.decisions import Entry
 from kosmo_billing_daemon.gate.errors import NotJournaled
 from kosmo_billing_daemon.gate.journal import Journal, Stage
-from kosmo_billing_daemon.gate.state import Row
+from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.timekeeping import Behind
 
 SETTLED = 30.0
+MOST_HELD = 100_000  # messages in memory alone, about 30 MB; more are counted, and forgotten by name
 
 
 class Ledger:
-    """Keeps ``Entry.own`` of every user right. Users are keys as in ``decisions.user_key``."""
+    """Keeps ``Entry.own`` of every user right. Users are the whole numbers of their UUIDs.
+
+    Memory changes only after the file did, for a transaction may fail until its end; what cannot be written
+    now is in ``unwritten`` until it can.
+    """
 
     def __init__(self, journal: Journal, entries: dict[int, Entry], limit: int) -> None:
+        self.unwritten = 0  # messages in memory alone
+        self.repeated = 0  # messages recorded again
         self._journal = journal
         self._entries = entries
         self._limit = limit
@@ -44,8 +53,9 @@ class Ledger:
         self._counted_at = dict.fromkeys(journal.counted_users(), 0.0)
         self._under_way: dict[int, int] = defaultdict(int)
         self._credit: dict[int, int] = {}
-        self._unwritten: dict[int, int] = defaultdict(int)  # could not be journaled
-        for user in self._open:
+        self._held: dict[int, dict[str, Row]] = {}  # the messages in memory alone
+        self._unnamed: dict[int, int] = defaultdict(int)  # what is too much even for that is only counted
+        for user in list(self._open):
             self._add_up(user)
 
     def record(self, row: Row) -> bool:
@@ -53,25 +63,86 @@ class Ledger:
 
         Raises ``NotJournaled`` when it is counted but not written down.
         """
-        problem = None
+        held = self._held.get(row.user) if self._held else None
+        counted = held is not None and row.message_id in held
+        problem = f"the journal is full: {self._limit} messages wait for their acknowledgement"
+        written = False
         try:
             if self._journal.waiting_rows < self._limit:
-                if not self._journal.append(row.user, row.message_id, row.node, row.number, row.sent_at):
+                written = self._journal.append(row.user, row.message_id, row.node, row.number, row.sent_at)
+                if not written:
+                    self.repeated += 1
                     return False
             elif self._journal.knows(row.user, row.message_id):
+                self.repeated += 1
                 return False
-            else:
-                problem = f"the journal is full: {self._limit} messages wait for their acknowledgement"
         except sqlite3.Error as error:
             problem = f"the journal could not be written: {error}"
-        entry = self._entries.get(row.user)
-        if entry is not None and row.sent_at >= entry.valid_from:
-            entry.own += row.number
-        if problem is not None:
-            self._unwritten[row.user] += row.number
+            self._journal.failed(error)
+            if self._known(row):
+                self.repeated += 1
+                return False
+        if written:
+            self._journal.waiting_rows += 1
+            self._open.add(row.user)
+        if not counted:
+            entry = self._entries.get(row.user)
+            if entry is not None and row.sent_at >= entry.valid_from:
+                entry.own += row.number
+            if not written:
+                self._hold(row)
+        elif written:
+            self._release((row,))
+        if not written:
             raise NotJournaled(problem)
-        self._open.add(row.user)
         return True
+
+    def write_unwritten(self) -> bool:
+        """Write down what is in memory alone, as much as there is room for; true when there was something."""
+        room = self._limit - self._journal.waiting_rows
+        rows = list(islice(chain.from_iterable(held.values() for held in self._held.values()), max(room, 0)))
+        if not rows:
+            return False
+        with self._journal.transaction():
+            written = sum(self._journal.append(*row[1:]) for row in rows)
+        self._journal.waiting_rows += written
+        self._release(rows)
+        for user in {row.user for row in rows}:
+            self._open.add(user)
+            self._add_up(user)
+        return True
+
+    def correct(self, behind: Behind) -> None:
+        """Give messages their right times that were noted by a clock that was behind."""
+        with self._journal.transaction():
+            rows = self._journal.noted(behind.since, behind.until)
+            for row in rows:
+                self._journal.correct(row, behind.right(row.sent_at))
+        for held in self._held.values():
+            held.update((name, row._replace(sent_at=behind.right(row.sent_at))) for name, row in held.items())
+        for user in {row.user for row in rows} | self._held.keys():
+            self._add_up(user)
+
+    def _known(self, row: Row) -> bool:
+        try:
+            return self._journal.knows(row.user, row.message_id)
+        except sqlite3.Error:
+            return False
+
+    def _hold(self, row: Row) -> None:
+        if self.unwritten < MOST_HELD:
+            self._held.setdefault(row.user, {})[row.message_id] = row
+            self.unwritten += 1
+        else:
+            self._unnamed[row.user] += row.number
+
+    def _release(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            held = self._held[row.user]
+            del held[row.message_id]
+            self.unwritten -= 1
+            if not held:
+                del self._held[row.user]
 
     def sent(self, rows: Sequence[Row]) -> None:
         """Note that a report is under way."""
@@ -85,43 +156,48 @@ class Ledger:
 
     def acknowledged(self, rows: Sequence[Row], rejected: Mapping[str, str], at: float) -> None:
         """Apply a usage-ack, which arrived ``at`` (monotonic): message id → reason for those not counted."""
-        users = {row.user for row in rows}
-        rows = self._journal.still_waiting(rows)
+        credit = {row.user: self._credit.get(row.user, 0) for row in rows}
         counted, done, refused = [], [], []
-        for row in rows:
-            credit = self._credit.get(row.user, 0)
+        with self._journal.transaction():
+            waiting = self._journal.still_waiting(rows)
+            for row in waiting:
+                if row.message_id in rejected:
+                    self._journal.reject(row, rejected[row.message_id])
+                    refused.append(row)
+                elif credit[row.user] >= row.number:
+                    credit[row.user] -= row.number
+                    done.append(row)
+                else:
+                    counted.append(row)
+            self._journal.acknowledged(done, Stage.DONE)
+            self._journal.acknowledged(counted, Stage.COUNTED)
+            self._journal.acknowledged(refused, Stage.REFUSED)
+        self._journal.waiting_rows -= len(waiting)
+        self._counted_at.update((row.user, at) for row in counted)
+        for row in waiting:
             self._under_way[row.user] -= row.number
-            if self._under_way[row.user] <= 0:
-                del self._under_way[row.user]
-            if row.message_id in rejected:
-                self._journal.reject(row, rejected[row.message_id])
-                refused.append(row)
-            elif credit >= row.number:
-                self._credit[row.user] = credit - row.number
-                done.append(row)
-            else:
-                counted.append(row)
-                self._counted_at[row.user] = at
-        self._journal.acknowledged(done, Stage.DONE)
-        self._journal.acknowledged(counted, Stage.COUNTED)
-        self._journal.acknowledged(refused, Stage.REFUSED)
-        for user in users:
-            if user not in self._under_way:
+        for user, left in credit.items():
+            if self._under_way[user] <= 0:
+                del self._under_way[user]
                 self._credit.pop(user, None)
+            elif user in self._credit:
+                self._credit[user] = left
             self._add_up(user)
 
-    def replaced(self, user: int, old: Entry | None, new: Entry) -> None:
-        """Carry a user's own messages over to a newer document."""
-        if user not in self._open and user not in self._unwritten:
-            return
+    def pay(self, user: int, old: Entry | None, new: Entry) -> int:
+        """Let a newer document finish what it shows to be included, in the transaction that saves it.
+
+        Returns by how much more it grew, for ``replaced``.
+        """
         growth = new.used
         if old is not None and old.subscription == new.subscription:
             growth = max(0, new.used - old.used)
-        else:
-            self._unwritten.pop(user, None)
+        elif user in self._open:
             self._journal.release_refused(user, new.valid_from)
+        if user not in self._counted_at:
+            return growth
         paid = []
-        for row in self._journal.counted(user) if user in self._counted_at else ():
+        for row in self._journal.counted(user):
             if row.sent_at < new.valid_from:
                 paid.append(row)
             elif row.number <= growth:
@@ -130,22 +206,38 @@ class Ledger:
             else:
                 break
         self._journal.finish(paid)
+        return growth
+
+    def replaced(self, user: int, old: Entry | None, new: Entry, growth: int) -> None:
+        """Carry a user's own messages over to a newer document, once it is saved or could not be."""
+        if old is None or old.subscription != new.subscription:
+            self._unnamed.pop(user, None)
         if user in self._under_way:
             self._credit[user] = min(self._under_way[user], self._credit.get(user, 0) + growth)
-        self._add_up(user, new)
+        if user in self._open or user in self._held or user in self._unnamed:
+            self._add_up(user, new)
 
     def settle(self, now: float, steady_since: float) -> None:
         """Finish what documents include without having shown it; both times monotonic."""
-        for user, at in list(self._counted_at.items()):
-            if max(at, steady_since) + SETTLED <= now:
+        due = [user for user, at in self._counted_at.items() if max(at, steady_since) + SETTLED <= now]
+        if not due:
+            return
+        with self._journal.transaction():
+            for user in due:
                 self._journal.finish(self._journal.counted(user))
-                self._add_up(user)
+        for user in due:
+            self._add_up(user)
 
     def _add_up(self, user: int, entry: Entry | None = None) -> None:
         entry = entry or self._entries.get(user)
-        if not self._journal.own(user, 0.0):
+        if not self._journal.own(user, float("-inf")):
             self._open.discard(user)
         if user in self._counted_at and not self._journal.counted(user):
             del self._counted_at[user]
         if entry is not None:
-            entry.own = self._journal.own(user, entry.valid_from) + self._unwritten.get(user, 0)
+            held = self._held.get(user, {}).values()
+            entry.own = (
+                self._journal.own(user, entry.valid_from)
+                + sum(row.number for row in held if row.sent_at >= entry.valid_from)
+                + self._unnamed.get(user, 0)
+            )

@@ -8,6 +8,7 @@ connection, a daemon coming back or a missing acknowledgement, everything that w
 import asyncio
 import itertools
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.contract.payloads import MAX_EVENTS_PER_REPORT, UsageAck, UsageEvent, UsageReport
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import Ledger
-from kosmo_billing_daemon.gate.state import Row
+from kosmo_billing_daemon.gate.rows import Row
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Link, PublishRefused
 
@@ -52,6 +53,7 @@ class Reporter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.refusal: str | None = None
+        self.duplicates = 0
         self._journal = journal
         self._ledger = ledger
         self._time = timekeeper
@@ -62,10 +64,13 @@ class Reporter:
         self._timeout = ack_timeout
         self._wake = asyncio.Event()
         self._cursor = 0
+        self._sent_up_to = journal.last()  # rows up to here may have been sent before, in another life
+        self._repeated: dict[str, int] = {}  # by report id: messages that were sent before
         self._sent: dict[str, list[Row]] = {}  # by report id, newest last; late acknowledgements count too
         self._asked: dict[str, float] = {}  # when reports of this connection left, by the timekeeper
         self._under_way: set[str] = set()
         self._repeats = 0  # since the last usage-ack
+        self._unapplied: list[tuple[list[Row], UsageAck]] = []  # could not be written down yet
         self._last_sent = 0.0
         self._quiet = Quiet()
 
@@ -87,6 +92,11 @@ class Reporter:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
+            with suppress(sqlite3.Error):  # it is in the status; what is sent has the right times even so
+                self._time.correct(self._ledger.correct)
+            if self._unapplied:  # what is sent now might be acknowledged already
+                await self._wake.wait()
+                continue
             if len(self._under_way) < UNDER_WAY:
                 rows = self._journal.waiting(self._cursor, MAX_EVENTS_PER_REPORT)
                 if rows:
@@ -119,7 +129,10 @@ class Reporter:
         )
 
     def receive(self, ack: UsageAck) -> None:
-        """Apply a usage-ack; one for a report nobody remembers changes nothing, for that is sent again."""
+        """Apply a usage-ack; one for a report nobody remembers changes nothing, for that is sent again.
+
+        One that cannot be written down waits for ``apply_again``, and so does everything to be reported.
+        """
         rows = self._sent.pop(ack.report_id, None)
         if rows is None:
             return
@@ -127,20 +140,45 @@ class Reporter:
         asked = self._asked.pop(ack.report_id, None)
         if ack.at is not None and asked is not None:
             self._time.prove(ack.at.timestamp(), asked)
-        reasons = {rejection.message_id: rejection.reason for rejection in ack.rejected}
-        for row in rows:
-            if row.message_id in reasons:
-                log.warning(
-                    "message was refused by the daemon and will not be counted: message=%s reason=%s",
-                    row.message_id,
-                    reasons[row.message_id],
-                )
-        with self._journal.transaction():
-            self._ledger.acknowledged(rows, reasons, self._monotonic())
+        for rejection in ack.rejected:
+            log.warning(
+                "message was refused by the daemon and will not be counted: message=%s reason=%s",
+                rejection.message_id,
+                rejection.reason,
+            )
+        self._notice_duplicates(ack)
         self._under_way.discard(ack.report_id)
         self._timeout = self._ack_timeout
         self._last_sent = asyncio.get_running_loop().time()
+        self._unapplied.append((rows, ack))
+        try:
+            self.apply_again()
+        except sqlite3.Error as error:
+            if self._quiet.allows("disk"):
+                log.error("acknowledgement could not be written down; reports wait: error=%s", error)  # noqa: TRY400  says it all
         self._wake.set()
+
+    def apply_again(self) -> None:
+        """Apply the usage-acks that wait for the disk; raises ``sqlite3.Error`` when it still cannot."""
+        while self._unapplied:
+            rows, ack = self._unapplied[0]
+            reasons = {rejection.message_id: rejection.reason for rejection in ack.rejected}
+            self._ledger.acknowledged(rows, reasons, self._monotonic())
+            del self._unapplied[0]
+        self._wake.set()
+
+    def _notice_duplicates(self, ack: UsageAck) -> None:
+        """Count messages that the daemon knew although they were sent for the first time."""
+        repeated = self._repeated.pop(ack.report_id, 0)
+        if ack.duplicates <= repeated:
+            return
+        self.duplicates += ack.duplicates - repeated
+        if self._quiet.allows("duplicates"):
+            log.warning(
+                "messages were not counted, for the daemon knows their ids; are ids used again, as packet ids"
+                " after a reboot of the radio? messages=%d",
+                ack.duplicates - repeated,
+            )
 
     def _rewind(self) -> None:
         self._cursor = 0
@@ -148,7 +186,9 @@ class Reporter:
         self._under_way.clear()
         self._ledger.landed()
         while len(self._sent) > 8 * UNDER_WAY:
-            del self._sent[next(iter(self._sent))]
+            oldest = next(iter(self._sent))
+            del self._sent[oldest]
+            self._repeated.pop(oldest, None)
         self._wake.set()
 
     async def _send(self, link: Link, rows: list[Row]) -> None:
@@ -157,6 +197,8 @@ class Reporter:
         self._cursor = rows[-1].seq
         self._sent[report_id] = rows
         self._asked[report_id] = self._time.elapsed()
+        self._repeated[report_id] = sum(row.seq <= self._sent_up_to for row in rows)
+        self._sent_up_to = max(self._sent_up_to, self._cursor)
         self._under_way.add(report_id)
         self._ledger.sent(rows)
         self._last_sent = asyncio.get_running_loop().time()

@@ -5,12 +5,12 @@ power cut only what was committed after the last ``fsync_path`` was synchronised
 leaves that to the caller: a commit costs tens of microseconds, a synchronisation milliseconds on an SD
 card, so it belongs in another thread, once for many commits. Checkpoints belong there too.
 
-A file that cannot be read is moved aside, never deleted: it may hold messages nobody else knows of.
+A damaged file never keeps a gate from starting. Everything is checked when it is opened; if anything is
+wrong, what can be read goes into a new file, and the old one is set aside, never deleted: it may hold
+messages nobody else knows of.
 """
 
-import fcntl
-import json
-import logging
+import glob
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -19,41 +19,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.gate.decisions import Entry, Reason
-from kosmo_billing_daemon.gate.errors import StateInUse
+from kosmo_billing_daemon.gate.decisions import Entry
+from kosmo_billing_daemon.gate.errors import StateInUse, StateUnwritable
+from kosmo_billing_daemon.gate.files import beside, fsync_path
+from kosmo_billing_daemon.gate.pages import is_log_whole
+from kosmo_billing_daemon.gate.replacement import finish_replacing, is_damage, replace
+from kosmo_billing_daemon.gate.rows import (
+    Document,
+    blob,
+    document_of,
+    document_sum,
+    entry_of_row,
+    fact_sum,
+    is_message,
+    message_sum,
+)
+from kosmo_billing_daemon.gate.schema import SCHEMA, Damaged, check_schema, create, insert_documents
 
-log = logging.getLogger(__name__)
+try:
+    import fcntl
+except ImportError:
+    raise ImportError(
+        "the gate locks its state file with fcntl, which Windows does not have: run it on Linux or macOS,"
+        " or in the Windows Subsystem for Linux"
+    ) from None
 
-APPLICATION = 0x4B4F4742  # "KOGB", so that somebody else's database is not taken for ours
-SCHEMA = 1
-TABLES = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE documents (
-    user BLOB PRIMARY KEY, version INTEGER NOT NULL, refusal TEXT, nodes TEXT, quota INTEGER,
-    used INTEGER NOT NULL, subscription BLOB, valid_from REAL NOT NULL, ends REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE journal (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, user BLOB NOT NULL, message_id TEXT NOT NULL, node TEXT NOT NULL,
-    count INTEGER NOT NULL, sent_at REAL NOT NULL, stage INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (user, message_id)
-);
-CREATE INDEX journal_waiting ON journal (seq) WHERE stage = 0;
-CREATE INDEX journal_open ON journal (user, seq) WHERE stage < 2;
-CREATE TABLE rejected (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, user BLOB NOT NULL, message_id TEXT NOT NULL, reason TEXT NOT NULL
-);
-"""
-
-
-class Row(NamedTuple):
-    """One message of the journal; ``sent_at`` in epoch seconds."""
-
-    seq: int
-    user: int
-    message_id: str
-    node: str
-    number: int
-    sent_at: float
+PATIENCE = 5.0  # seconds for somebody else's lock while the gate is opened; later nothing may wait
 
 
 class Loaded(NamedTuple):
@@ -66,120 +57,173 @@ class Loaded(NamedTuple):
 
 
 class State:
-    """The open file, for one thread at a time; the journal's statements are in ``journal``."""
+    """The open file, for one thread at a time; the journal's statements are in ``journal``.
 
-    def __init__(self, path: Path) -> None:
+    Without ``path`` it is in memory and ends with the process. ``loss`` tells of files that were set aside,
+    ``error`` of writes that failed and were not made up for.
+    """
+
+    def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.wal = path.with_name(path.name + "-wal")
-        self._lock = os.open(
-            path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        self.error: str | None = None
+        self.loss: str | None = None
+        self._lock = None if path is None else _locked(path)
         try:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StateInUse(f"{path} is used by another process") from error
-            self.sql, self.loaded = self._open_or_start_again()
+            self.sql, self.loaded = _open(None) if path is None else self._open_or_replace(path)
+            self.sql.execute("PRAGMA busy_timeout = 0")
         except BaseException:
-            os.close(self._lock)
+            self._unlock()
             raise
+
+    @property
+    def wal(self) -> Path | None:
+        """The write-ahead log."""
+        return None if self.path is None else beside(self.path, "-wal")
 
     def close(self) -> None:
         self.sql.close()
-        os.close(self._lock)
+        self._unlock()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        self.sql.execute("BEGIN IMMEDIATE")
+        """Commit what is done within; change memory only after it, for it may fail until its end."""
         try:
-            yield
-            self.sql.execute("COMMIT")
-        except BaseException:
-            if self.sql.in_transaction:  # SQLite may have rolled back by itself, as when the disk is full
-                self.sql.execute("ROLLBACK")
+            self.sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.sql.execute("COMMIT")
+            except BaseException:
+                if self.sql.in_transaction:  # SQLite may have rolled back by itself, as when the disk is full
+                    self.sql.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            self.failed(error)
             raise
 
+    def failed(self, error: sqlite3.Error) -> None:
+        """Note that something could not be written, or not be read."""
+        self.error = f"the state file could not be written: {error}"
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            self.error = (
+                f"the state file was damaged while in use: {error}; start the gate anew, which repairs it"
+            )
+
     def save_documents(self, entries: Iterable[tuple[int, Entry]]) -> None:
-        self.sql.executemany(
-            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    blob(user),
-                    entry.version,
-                    None if entry.refusal is None else str(entry.refusal.reason),
-                    None if entry.nodes is None else json.dumps(sorted(entry.nodes)),
-                    entry.limit,
-                    entry.used,
-                    None if entry.subscription is None else blob(entry.subscription),
-                    entry.valid_from,
-                    entry.ends,
-                )
-                for user, entry in entries
-            ),
-        )
+        insert_documents(self.sql, (document_of(user, entry) for user, entry in entries))
 
     def remove_documents(self, users: Iterable[int]) -> None:
         self.sql.executemany("DELETE FROM documents WHERE user = ?", ((blob(user),) for user in users))
 
     def save_fact(self, name: str, value: float) -> None:
-        self.sql.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-
-    def _open_or_start_again(self) -> tuple[sqlite3.Connection, Loaded]:
-        try:
-            return self._open()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
-                raise  # no rights, no disk space: another file would not help
-            aside = _free_name(self.path)
-            for suffix in ("", "-wal", "-shm"):
-                part = self.path.with_name(self.path.name + suffix)
-                if part.exists():
-                    part.rename(aside.with_name(aside.name + suffix))
-            log.error(  # noqa: TRY400  the traceback says nothing more
-                "state file was unreadable and moved aside; starting without: error=%s file=%s aside=%s",
-                error,
-                self.path,
-                aside,
-            )
-            return self._open()
-
-    def _open(self) -> tuple[sqlite3.Connection, Loaded]:
-        sql = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        try:
-            application, schema = _number(sql, "application_id"), _number(sql, "user_version")
-            if (application, schema) == (0, 0) and not _number(sql, "page_count"):
-                self._create(sql)
-            elif application != APPLICATION:
-                raise Misconfigured(
-                    [f"{self.path} is a database of another program; name another state file"]
-                )
-            elif schema != SCHEMA:
-                raise sqlite3.DatabaseError(f"schema {schema}, this version reads {SCHEMA}")
-            sql.execute("PRAGMA journal_mode = WAL")
-            sql.execute("PRAGMA synchronous = NORMAL")
-            sql.execute("PRAGMA wal_autocheckpoint = 0")
-            sql.execute("PRAGMA cache_size = -2048")  # KiB; what is needed often is in memory anyway
-            return sql, _load(sql)
-        except BaseException:
-            sql.close()
-            raise
-
-    def _create(self, sql: sqlite3.Connection) -> None:
-        sql.executescript(
-            f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;"
+        self.sql.execute(
+            "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", (name, value, fact_sum(name, value))
         )
-        fsync_path(self.path.parent)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _open_or_replace(self, path: Path) -> tuple[sqlite3.Connection, Loaded]:
+        try:
+            finish_replacing(path)
+            try:
+                opened = _open(path)
+            except Misconfigured:
+                raise
+            except Exception as error:
+                if not is_damage(path, error):
+                    raise
+                self.loss = replace(path, error)
+                opened = _open(path)
+        except (OSError, sqlite3.Error) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+                raise StateInUse(f"{path} is locked by another program: {error}") from error
+            raise _unwritable(path, error) from error
+        pattern = f"{glob.escape(path.name)}.unreadable-*[0-9]"
+        asides = sorted(found.name for found in path.parent.glob(pattern))
+        if self.loss is None and asides:
+            self.loss = (
+                f"{', '.join(asides)}: set aside at an earlier start because of"
+                " damage; delete it when it was looked at"
+            )
+        return opened
 
 
-def fsync_path(path: Path) -> None:
-    """Wait until the kernel has written a file or directory to the disk. Never for a database file itself:
-    closing it would drop SQLite's locks on it; its ``-wal`` carries none.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _open(path: Path | None) -> tuple[sqlite3.Connection, Loaded]:
+    if path is not None and not is_log_whole(beside(path, "-wal")):
+        raise Damaged("its write-ahead log is not whole")
+    sql = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=PATIENCE)
     try:
-        os.fsync(descriptor)
-    finally:
+        application, schema = _number(sql, "application_id"), _number(sql, "user_version")
+        if (application, schema) == (0, 0) and not _number(sql, "page_count"):
+            create(sql)
+            if path is not None:
+                fsync_path(path.parent)
+        else:
+            check_schema(sql, application, schema, path)
+        sql.execute("PRAGMA journal_mode = WAL")
+        sql.execute("PRAGMA synchronous = NORMAL")
+        sql.execute("PRAGMA wal_autocheckpoint = 0")
+        sql.execute("PRAGMA cache_size = -2048")  # KiB; what is needed often is in memory anyway
+        sql.execute("BEGIN IMMEDIATE")
+        sql.execute(
+            f"PRAGMA user_version = {SCHEMA}"
+        )  # fails where nothing can be written, which BEGIN does not
+        sql.execute("ROLLBACK")
+        (verdict,) = sql.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise Damaged(" ".join(str(verdict).replace("*", "").split()))
+        return sql, _load(sql)
+    except BaseException:
+        sql.close()
+        raise
+
+
+def _load(sql: sqlite3.Connection) -> Loaded:
+    entries: dict[int, Entry] = {}
+    same_nodes: dict[str, frozenset[str]] = {}
+    for row in sql.execute("SELECT * FROM documents"):
+        document: Document = row[:9]
+        if document_sum(document) != row[9]:
+            raise Damaged("a document's checksum is wrong")
+        entries[int.from_bytes(document[0])] = entry_of_row(document, same_nodes)
+    facts = {}
+    for name, value, checksum in sql.execute("SELECT name, value, checksum FROM facts"):
+        if checksum != fact_sum(name, value):
+            raise Damaged("a fact's checksum is wrong")
+        facts[name] = value
+    messages = (
+        "SELECT user, message_id, node, count, sent_at, checksum FROM journal NOT INDEXED WHERE stage < 2"
+    )
+    for *message, checksum in sql.execute(messages):
+        if not is_message(*message) or checksum != message_sum(*message):
+            raise Damaged("a message's checksum is wrong")
+    return Loaded(
+        entries, facts.get("mark", 0.0), bool(facts.get("complete", 0.0)), int(facts.get("sequence", 0))
+    )
+
+
+def _locked(path: Path) -> int:
+    try:
+        descriptor = os.open(beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise StateInUse(f"{path} is used by another process") from error
+        raise _unwritable(path, error) from error
+    return descriptor
+
+
+def _unwritable(path: Path, error: Exception) -> StateUnwritable:
+    return StateUnwritable(
+        f"the state file {path} cannot be written: {error}; name one in a folder that exists, on a disk with"
+        " room, and that this user may write to. Gate(broker, None) decides without a file: then everything"
+        " is forgotten when the program ends"
+    )
 
 
 def checkpoint(path: Path) -> None:
@@ -191,45 +235,5 @@ def checkpoint(path: Path) -> None:
         sql.close()
 
 
-def _load(sql: sqlite3.Connection) -> Loaded:
-    entries: dict[int, Entry] = {}
-    number = int.from_bytes
-    same_nodes: dict[str, frozenset[str]] = {}
-    for user, version, refusal, nodes, quota, used, subscription, valid_from, ends in sql.execute(
-        "SELECT user, version, refusal, nodes, quota, used, subscription, valid_from, ends FROM documents"
-    ):
-        entries[number(user)] = Entry(
-            version,
-            None if refusal is None else Reason(refusal),
-            None if nodes is None else same_nodes.setdefault(nodes, frozenset(json.loads(nodes))),
-            quota,
-            used,
-            None if subscription is None else number(subscription),
-            valid_from,
-            ends,
-        )
-    facts = dict(sql.execute("SELECT name, value FROM facts"))
-    sql.execute("SELECT max(seq), count(*) FROM journal").fetchone()  # reads it, so that damage shows now
-    return Loaded(
-        entries, facts.get("mark", 0.0), bool(facts.get("complete", 0.0)), int(facts.get("sequence", 0))
-    )
-
-
-def blob(number: int) -> bytes:
-    """A user or subscription as it stands in the file."""
-    return number.to_bytes(16)
-
-
 def _number(sql: sqlite3.Connection, pragma: str) -> int:
     return int(sql.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _is_damage(error: sqlite3.OperationalError) -> bool:
-    return "no such" in str(error) or "malformed" in str(error)
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.unreadable-{number}")).exists():
-        number += 1
-    return aside

@@ -31,7 +31,7 @@ class SyncGate:
     def __init__(
         self,
         broker: Broker,
-        state: Path,
+        state: Path | None,
         *,
         reporter: str | None = None,
         topics: Topics | None = None,

@@ -20,6 +20,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from kosmo_billing_daemon.clock import Clock, utc_now
 
@@ -34,6 +35,17 @@ since_boot: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
 """Seconds that passed, also while the machine was suspended, where the system can tell."""
+
+
+class Behind(NamedTuple):
+    """Times noted from ``since`` until ``until`` are too early by ``seconds``."""
+
+    since: float
+    until: float
+    seconds: float
+
+    def right(self, noted: float) -> float:
+        return noted + self.seconds if self.since <= noted <= self.until else noted
 
 
 class Timekeeper:
@@ -55,7 +67,8 @@ class Timekeeper:
         self._steady_since = passed
         self.proven_since: float | None = None  # by ``elapsed``: when the last proof came
         self.proven = asyncio.Event()
-        self._behind = (self.now(), 0.0, 0.0)  # from, until, by how many seconds the clock was behind
+        self._opened = self.now()
+        self._behind: Behind | None = None
         self.corrected_by: float | None = None
 
     @property
@@ -96,8 +109,16 @@ class Timekeeper:
 
     def corrected(self, noted: float) -> float:
         """A time noted since the gate was opened, as far as the first proof showed the clock to be behind."""
-        since, until, by = self._behind
-        return noted + by if since <= noted <= until else noted
+        behind = self._behind
+        return noted if behind is None else behind.right(noted)
+
+    def correct(self, write: Callable[[Behind], None]) -> None:
+        """Have what was noted by a clock that was behind written down anew, once; what ``write`` raises rises
+        and leaves it for another time.
+        """
+        if self._behind is not None:
+            write(self._behind)
+            self._behind = None
 
     def look(self) -> None:
         """Compare the clocks; to be called every few seconds to a minute, or the rule above is coarser."""
@@ -125,7 +146,7 @@ class Timekeeper:
         right = min(max(now, at), at + passed - asked)
         self._offset = right - passed
         if self.proven_since is None and right > now:
-            self._behind = (self._behind[0], now, right - now)
+            self._behind = Behind(self._opened, now, right - now)
         self.proven_since = passed
         self.proven.set()
         if abs(right - now) > TOLERANCE:

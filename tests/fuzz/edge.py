@@ -31,7 +31,8 @@ from kosmo_billing_daemon.gate.documents import Documents
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import Ledger
 from kosmo_billing_daemon.gate.reports import Reporter
-from kosmo_billing_daemon.gate.state import Row, State
+from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.state import State
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Broker, Message

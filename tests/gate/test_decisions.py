@@ -2,14 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import Scope, Standing
 from kosmo_billing_daemon.gate import Decision, Reason
-from kosmo_billing_daemon.gate.decisions import entry_of, user_key
+from kosmo_billing_daemon.gate.decisions import entry_of
+from kosmo_billing_daemon.gate.messages import checked_node
 from tests.gate.stand_in import NODE, document
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -52,7 +52,7 @@ def test_a_hold_lasts_until_its_own_end() -> None:
 
 def test_a_whitelist_allows_its_nodes_in_any_case() -> None:
     listed: dict[str, Any] = {"scope": Scope.WHITELIST, "allowed_nodes": ("!A1B2C3D4", "!00000001")}
-    assert decide("!a1b2C3D4", **listed).allowed
+    assert decide(checked_node("!a1b2C3D4", {}), **listed).allowed
     assert decide("!ffffffff", **listed) == Decision(False, Reason.NODE_NOT_ALLOWED, 0)
     assert not decide(scope=Scope.WHITELIST, allowed_nodes=())
 
@@ -78,11 +78,6 @@ def test_rights_without_an_end_are_no_document() -> None:
 def test_a_decision_is_true_exactly_when_it_allows() -> None:
     assert Decision(True, Reason.OK, 1)
     assert not Decision(False, Reason.UNKNOWN_USER, 0)
-
-
-def test_a_user_is_the_same_by_id_and_by_text() -> None:
-    user = uuid4()
-    assert user_key(user) == user_key(str(user)) == user_key(str(user).upper())
 
 
 def test_the_reasons_are_the_contract() -> None:

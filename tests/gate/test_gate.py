@@ -9,9 +9,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from kosmo_billing_daemon.contract.payloads import Scope, Standing
-from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Gate, Reason
-from kosmo_billing_daemon.link import Protocol, connect
+from kosmo_billing_daemon.link import Broker, Protocol, connect
 from tests.gate.stand_in import NODE, TOPICS, at, daemon, document, gate
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually
@@ -157,6 +156,68 @@ async def test_the_same_message_counts_once_also_after_it_was_acknowledged(
         assert one.ledger.used(user) == 1
 
 
+async def test_ids_used_again_are_told_wherever_they_were_counted(
+    mosquitto: Mosquitto, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = uuid4()
+    packets = [str(number) for number in range(1000, 1020)]
+    async with daemon(mosquitto) as one:
+        await one.publish(document(user))
+        async with gate(mosquitto, tmp_path / "1.db") as edge:
+            for turn in range(2):
+                for packet in packets:  # the radio counts anew after a reboot
+                    edge.record(user, NODE, packet)
+                await eventually(lambda: edge.status.unacknowledged == 0, "the acknowledgement")
+                assert edge.status.duplicates == 20 * turn
+        async with gate(mosquitto, tmp_path / "another card.db", ack_timeout=0.2) as edge:
+            one.acknowledging = False
+            for packet in packets:
+                edge.record(user, NODE, packet)
+            before = one.ledger.reports
+            await eventually(lambda: one.ledger.reports >= before + 2, "a repeat")
+            assert edge.status.duplicates == 0, "what a repeat finds counted is no news"
+            one.acknowledging = True
+            edge.record(user, NODE, packets[0])
+            await eventually(lambda: edge.status.unacknowledged == 0, "the acknowledgement")
+            assert edge.status.duplicates == 1
+        async with gate(mosquitto, tmp_path / "third card.db") as edge:
+            for packet in packets:
+                edge.record(user, NODE, packet)
+            await eventually(lambda: edge.status.duplicates == 20, "what the daemon says")
+        assert one.ledger.used(user) == 20
+        assert "are ids used again" in caplog.text
+
+
+async def test_connections_that_end_at_once_come_ever_more_seldom_and_stay_in_the_status(
+    state: Path,
+) -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        times.append(loop.time())
+        writer.write(b"\x20\x03\x00\x00\x00")  # a CONNACK, and the connection ends
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(end, "127.0.0.1", 0)
+    broker = Broker(host="127.0.0.1", port=server.sockets[0].getsockname()[1], client_id="gateway-1")
+    async with Gate(broker, state, reporter="gateway-1") as edge:
+        await eventually(lambda: len(times) > 1, "a second connection")
+        while len(times) < 6:
+            assert edge.status.last_error is not None
+            await asyncio.sleep(0.02)
+    server.close()
+    assert times[5] - times[0] > 3.0
+
+
+async def test_of_two_gates_with_one_name_each_says_so(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    async with gate(mosquitto, tmp_path / "1.db") as first, gate(mosquitto, tmp_path / "clone.db") as second:
+        for edge in (first, second):
+            await eventually(lambda edge=edge: "another client" in str(edge.status.last_error), "the words")  # type: ignore[misc]
+
+
 async def test_a_message_the_daemon_refuses_still_weighs_and_is_an_error(
     mosquitto: Mosquitto, state: Path
 ) -> None:
@@ -223,20 +284,6 @@ async def test_ids_are_unique_and_sort_by_time(mosquitto: Mosquitto, state: Path
         ids = [edge.record(uuid4(), NODE) for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert sorted(i[:13] for i in ids) == [i[:13] for i in ids]
-
-
-async def test_what_is_no_message_is_refused_at_once(mosquitto: Mosquitto, state: Path) -> None:
-    async with gate(mosquitto, state) as edge:
-        with pytest.raises(Invalid, match="user_id"):
-            edge.record("nobody", NODE)
-        with pytest.raises(Invalid, match="message_id"):
-            edge.record(uuid4(), NODE, "x" * 129)
-        with pytest.raises(Invalid, match="node_id"):
-            edge.record(uuid4(), "")
-        with pytest.raises(Invalid, match="count"):
-            edge.record(uuid4(), NODE, count=0)
-        assert edge.status.unacknowledged == 0
-        assert edge.check("nobody", NODE).reason is Reason.UNKNOWN_USER
 
 
 async def test_a_bridge_checks_and_cannot_record(mosquitto: Mosquitto, state: Path) -> None:

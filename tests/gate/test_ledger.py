@@ -11,7 +11,8 @@ from kosmo_billing_daemon.gate.decisions import Entry
 from kosmo_billing_daemon.gate.errors import NotJournaled
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import SETTLED, Ledger
-from kosmo_billing_daemon.gate.state import Row, State
+from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.state import State
 
 USER = uuid4()
 FIRST, SECOND = uuid4().int, uuid4().int  # subscriptions
@@ -30,8 +31,10 @@ class Book:
 
     def document(self, used: int, subscription: int = FIRST, valid_from: float = START) -> None:
         entry = Entry(1, None, None, 50, used, subscription, valid_from, START + 1e6)
-        self.ledger.replaced(USER.int, self.entries.get(USER.int), entry)
+        old = self.entries.get(USER.int)
+        growth = self.ledger.pay(USER.int, old, entry)
         self.entries[USER.int] = entry
+        self.ledger.replaced(USER.int, old, entry, growth)
         self.state.save_documents([(USER.int, entry)])
 
     def record(self, number: int, at: float = START + 10.0, user: UUID = USER) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kosmo_billing_daemon.gate.ledger import SETTLED
-from kosmo_billing_daemon.gate.state import Row
+from kosmo_billing_daemon.gate.rows import Row
 from tests.gate.test_ledger import USER, Book
 
 STEPS = 150

@@ -186,9 +186,19 @@ async def test_what_a_machine_noted_that_was_off_for_weeks_is_reported_with_the_
         clocks.pass_(60.0)
         edge.record(user, NODE, "told", sent_at=ISSUED - timedelta(days=3))
         await mosquitto.start()
-        async with daemon(mosquitto, ledger, lambda: clocks.wall + off):
-            await eventually(lambda: edge.status.unacknowledged == 0, "the reports", 30.0)
-    assert ledger.sent_at == {"noted": ISSUED + off, "told": ISSUED - timedelta(days=3)}
+        async with daemon(mosquitto, ledger, lambda: clocks.wall + off) as one:
+            one.acknowledging = False
+            await eventually(lambda: len(ledger.sent_at) == 2, "the reports", 30.0)
+    right = {"noted": ISSUED + off, "told": ISSUED - timedelta(days=3)}
+    assert ledger.sent_at == right
+    after = Ledger()
+    async with (  # nobody acknowledged: all is reported again, by a gate that was started anew
+        daemon(mosquitto, after, lambda: clocks.wall + off),
+        gate(mosquitto, state, **clocks.settings) as edge,
+    ):
+        await eventually(lambda: edge.status.unacknowledged == 0, "the reports", 30.0)
+        assert edge.status.loss is None, "a corrected message is no damaged one"
+    assert after.sent_at == right
 
 
 async def test_a_broker_killed_again_and_again_loses_and_doubles_nothing(state: Path) -> None:

@@ -11,7 +11,8 @@ from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.gate import Reason, StateInUse
 from kosmo_billing_daemon.gate.decisions import Entry
 from kosmo_billing_daemon.gate.journal import REJECTED_KEPT, REMEMBERED, Journal, Stage
-from kosmo_billing_daemon.gate.state import Row, State, checkpoint
+from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.state import State, checkpoint
 
 
 def entry(version: int = 1, nodes: frozenset[str] | None = None, refusal: Reason | None = None) -> Entry:
@@ -92,9 +93,9 @@ def test_a_checkpoint_empties_the_log_beside_the_writer(tmp_path: Path) -> None:
     journal = Journal(state)
     for number in range(50):
         journal.append(1, str(number), "!1", 1, 0.0)
-    before = state.path.stat().st_size
-    checkpoint(state.path)
-    assert state.path.stat().st_size >= before
+    before = (tmp_path / "gate.db").stat().st_size
+    checkpoint(tmp_path / "gate.db")
+    assert (tmp_path / "gate.db").stat().st_size >= before
     journal.append(1, "after", "!1", 1, 0.0)
     state.close()
     again = State(tmp_path / "gate.db")

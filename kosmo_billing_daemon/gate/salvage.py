@@ -1,0 +1,108 @@
+"""What can still be read of a state file that is damaged, or was set aside.
+
+Only rows whose checksum holds are taken; the rows of the first versions had none and must look right.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from kosmo_billing_daemon.gate.pages import records
+from kosmo_billing_daemon.gate.rows import (
+    Document,
+    Row,
+    document_sum,
+    entry_of_row,
+    fact_sum,
+    is_id,
+    is_message,
+    is_user,
+    message_sum,
+)
+
+LARGEST_GAP = 1000
+FINAL = frozenset({-1, 2})
+"""REFUSED and DONE, the stages in which a message is not reported any more; any other may be damaged."""
+
+
+@dataclass
+class Salvaged:
+    """Everything that could be read. ``stages`` and ``messages`` are keyed by place in the journal."""
+
+    documents: dict[bytes, Document] = field(default_factory=dict)
+    messages: dict[int, Row] = field(default_factory=dict)
+    stages: dict[int, int] = field(default_factory=dict)
+    rejected: dict[int, tuple[bytes, str, str]] = field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def unsent(self) -> list[Row]:
+        """Messages that are not known to be counted, oldest first; reporting one twice is harmless."""
+        return [self.messages[seq] for seq in sorted(self.messages) if self.stages[seq] not in FINAL]
+
+    @property
+    def missing(self) -> int:
+        """How many messages are missing at least; a gap that no few pages could hold is a wrong number."""
+        order = sorted(self.messages)
+        gaps = (after - before - 1 for before, after in pairwise(order))
+        return sum(gap for gap in gaps if gap < LARGEST_GAP)
+
+
+def salvage(path: Path) -> Salvaged:
+    """Read what is left of a state file that no gate has open; the file is not changed.
+
+    ``unsent`` of the result are the messages to hand to a gate's ``record`` again, with their ids. Raises
+    ``OSError`` when there is no such file.
+    """
+    found = Salvaged()
+    for rowid, values in records(path):
+        match len(values):
+            case 9 | 10:
+                _document(found, values)
+            case 7 | 8 if rowid is not None:
+                _message(found, rowid, values[1:])
+            case 4 if rowid is not None:
+                _, user, message_id, reason = values
+                if is_user(user) and is_id(message_id) and isinstance(reason, str):
+                    found.rejected[rowid] = user, message_id, reason
+            case 2 | 3:
+                _fact(found, values)
+    return found
+
+
+def _document(found: Salvaged, values: tuple[Any, ...]) -> None:
+    try:
+        user, version, refusal, nodes, quota, used, subscription, valid_from, ends = values[:9]
+        document = user, version, refusal, nodes, quota, used, subscription, float(valid_from), float(ends)
+        if not is_user(user) or (len(values) == 10 and document_sum(document) != values[9]):
+            return
+        entry_of_row(document, {})
+    except (AttributeError, ValueError, TypeError, ArithmeticError, struct.error):
+        return
+    held = found.documents.get(user)
+    if held is None or held[1] <= version:
+        found.documents[user] = document
+
+
+def _message(found: Salvaged, seq: int, values: Iterable[Any]) -> None:
+    user, message_id, node, count, sent_at, stage, *checksum = values
+    sent_at = float(sent_at) if isinstance(sent_at, int) else sent_at
+    if not is_message(user, message_id, node, count, sent_at):
+        return
+    if checksum and checksum[0] != message_sum(user, message_id, node, count, sent_at):
+        return
+    if found.stages.get(seq) in FINAL:
+        return  # this one is an older copy
+    found.messages[seq] = Row(seq, int.from_bytes(user), message_id, node, count, sent_at)
+    found.stages[seq] = stage
+
+
+def _fact(found: Salvaged, values: tuple[Any, ...]) -> None:
+    name, value, *checksum = values
+    if not isinstance(name, str) or not isinstance(value, int | float):
+        return
+    if not checksum or checksum[0] == fact_sum(name, float(value)):
+        found.facts[name] = float(value)
