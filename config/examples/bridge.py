@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import SyncGate
 from kosmo_billing_daemon.link import Broker
 
@@ -23,8 +24,12 @@ def main() -> None:
     )
     with SyncGate(broker, Path(os.environ.get("GATE_STATE", "bridge.db"))) as gate:
         for line in sys.stdin:
-            user_id, node_id = line.split()
-            decision = gate.check(user_id, node_id)
+            user_id, _, node_id = line.strip().partition(" ")
+            try:
+                decision = gate.check(user_id, node_id)
+            except Invalid as error:
+                print(f"refused: {error.message}", flush=True)
+                continue
             print(f"{decision.reason} {decision.remaining}", flush=True)
 
 

@@ -8,10 +8,11 @@ Each line of input is a message: user id, node id, text. Without a network it go
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.gate import Gate
+from kosmo_billing_daemon.gate import Gate, NotJournaled
 from kosmo_billing_daemon.link import Broker
 
 
@@ -27,14 +28,16 @@ async def main() -> None:
     state = Path(os.environ.get("GATE_STATE", "gateway.db"))
     async with Gate(broker, state, reporter=name) as gate:
         while line := await asyncio.to_thread(sys.stdin.readline):
-            user_id, node_id, text = line.rstrip("\n").split(" ", 2)
+            user_id, _, message = line.rstrip("\n").partition(" ")
+            node_id, _, text = message.partition(" ")
             try:
                 decision = gate.check(user_id, node_id)
             except Invalid as error:
                 print(f"refused: {error.message}", flush=True)
                 continue
             if decision:
-                gate.record(user_id, node_id)
+                with suppress(NotJournaled):  # the disk is full: counted all the same, written down later
+                    gate.record(user_id, node_id)
                 print(f"sent to {node_id}: {text}", flush=True)
             else:
                 print(f"refused: {decision.reason}", flush=True)
