@@ -34,7 +34,7 @@ FIRST_REREAD = 30.0  # seconds until documents are read again while some are mis
 
 
 class Connection:
-    """Keeps one connection; ``run`` never ends by itself."""
+    """Keeps one connection; ``run`` never ends by itself before ``close``."""
 
     def __init__(
         self,
@@ -68,6 +68,7 @@ class Connection:
         self._steady_since: float | None = None
         self._looked = False  # what is retained outside the documents is here by now
         self._heard_status = False
+        self._closing = False
         self._quiet = Quiet()
 
     @property
@@ -104,9 +105,9 @@ class Connection:
             yield problem
 
     async def run(self) -> None:
-        """Connect, listen and report, for ever."""
+        """Connect, listen and report, until this is cancelled."""
         backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
-        while True:
+        while not self._closing:
             try:
                 async with connect(self._broker) as link:
                     await self._use(link, backoff)
@@ -119,7 +120,14 @@ class Connection:
                 self._steady_since = None
                 self.daemon_online = None
                 self._looked = self._heard_status = False
-            await asyncio.sleep(pause)
+            if not self._closing:
+                await asyncio.sleep(pause)
+
+    def close(self) -> None:
+        """Connect no more; called before ``run`` is cancelled, since a TaskGroup drops the cancellation when
+        a child fails at that moment.
+        """
+        self._closing = True
 
     def _failed(self, error: BaseException, backoff: Backoff) -> float:
         """Tell about the end of a connection and return the pause before the next."""

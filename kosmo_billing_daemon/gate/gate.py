@@ -120,6 +120,7 @@ class Gate:
                 task = asyncio.create_task(work)
                 task.add_done_callback(_tell)
                 stack.push_async_callback(_end, task)
+            stack.callback(parts.connection.close)
             self._closing = stack.pop_all()
         return self
 

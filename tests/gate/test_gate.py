@@ -10,7 +10,7 @@ import pytest
 
 from kosmo_billing_daemon.contract.payloads import Scope, Standing
 from kosmo_billing_daemon.gate import Gate, Reason
-from kosmo_billing_daemon.link import Broker, Protocol, connect
+from kosmo_billing_daemon.link import Protocol, connect
 from tests.gate.stand_in import NODE, TOPICS, at, daemon, document, gate
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually
@@ -186,36 +186,6 @@ async def test_ids_used_again_are_told_wherever_they_were_counted(
             await eventually(lambda: edge.status.duplicates == 20, "what the daemon says")
         assert one.ledger.used(user) == 20
         assert "are ids used again" in caplog.text
-
-
-async def test_connections_that_end_at_once_come_ever_more_seldom_and_stay_in_the_status(
-    state: Path,
-) -> None:
-    loop = asyncio.get_running_loop()
-    times: list[float] = []
-
-    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(10)
-        times.append(loop.time())
-        writer.write(b"\x20\x03\x00\x00\x00")  # a CONNACK, and the connection ends
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(end, "127.0.0.1", 0)
-    broker = Broker(host="127.0.0.1", port=server.sockets[0].getsockname()[1], client_id="gateway-1")
-    async with Gate(broker, state, reporter="gateway-1") as edge:
-        await eventually(lambda: len(times) > 1, "a second connection")
-        while len(times) < 6:
-            assert edge.status.last_error is not None
-            await asyncio.sleep(0.02)
-    server.close()
-    assert times[5] - times[0] > 3.0
-
-
-async def test_of_two_gates_with_one_name_each_says_so(mosquitto: Mosquitto, tmp_path: Path) -> None:
-    async with gate(mosquitto, tmp_path / "1.db") as first, gate(mosquitto, tmp_path / "clone.db") as second:
-        for edge in (first, second):
-            await eventually(lambda edge=edge: "another client" in str(edge.status.last_error), "the words")  # type: ignore[misc]
 
 
 async def test_a_message_the_daemon_refuses_still_weighs_and_is_an_error(
