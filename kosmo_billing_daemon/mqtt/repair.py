@@ -1,13 +1,14 @@
 """What the broker lost, found by reading it: the watermark at every hello, every document at leisure.
 
-A retained replay has no end marker. So each subscription also names our own retained ``status``,
-which the broker sends after what it replays for the filters before it.
+A retained replay has no end marker. So once a subscription is granted our own retained ``status`` is
+subscribed too, which Mosquitto sends after what it replays for the one before. Other brokers promise no order
+between the two: what is expected and did not come by then is waited for until it stops arriving.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Malformed
@@ -24,11 +25,11 @@ from kosmo_billing_daemon.store.lead import TermPool
 log = logging.getLogger(__name__)
 
 REPLAY_TIMEOUT = 10.0  # seconds; a broker that replays in another order is waited for no longer
+LATE = 0.3  # seconds without an arrival after which what did not come by the end is missing
 UNENDED_TIMEOUT = 1.0  # seconds a watermark gets to arrive while nothing ends the replay
 PACE = 0.02  # seconds between shards, so that reading everything holds up nobody
-GREATEST_VERSION = (
-    GREATEST_CEILING // 2
-)  # a forgery above it is not followed, or nobody could be told anything
+GREATEST_VERSION = GREATEST_CEILING // 2
+"""A forgery above it is not followed, or nobody could be told anything."""
 
 
 class ReplayUnfinished(Unavailable):
@@ -64,7 +65,7 @@ class Replay:
             self._collected[message.topic] = message.payload
             self._arrived.set()
 
-    async def read(self, topic_filter: str) -> Mapping[str, bytes]:
+    async def read(self, topic_filter: str, expected: Iterable[str] = ()) -> Mapping[str, bytes]:
         """Return what is retained below a filter, topic -> payload; raises ``ReplayUnfinished``."""
         if not self.is_ended:
             raise ReplayUnfinished(f"our own {self._topics.status} is not retained, which ends every replay")
@@ -72,6 +73,7 @@ class Replay:
         try:
             async with self._collecting(filters), asyncio.timeout(REPLAY_TIMEOUT):
                 await self._ended.wait()
+                await self._wait_for_late(expected)
         except TimeoutError:
             self.withheld = (
                 f"the broker did not end its replay of {topic_filter}: may we read {self._topics.status}?"
@@ -79,6 +81,16 @@ class Replay:
             raise ReplayUnfinished(self.withheld) from None
         self.withheld = None
         return self._collected
+
+    async def _wait_for_late(self, expected: Iterable[str]) -> None:
+        wanted = set(expected)
+        while wanted - self._collected.keys():
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(LATE):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return
 
     async def read_one(self, topic: str) -> bytes | None:
         """Return what is retained under one topic, if anything; works without an end, but slower."""
@@ -95,7 +107,8 @@ class Replay:
         self._collected, self._wanted = {}, True
         self._ended.clear()
         self._arrived.clear()
-        await self._link.subscribe(filters)
+        for one in filters:  # one after another, since a broker may answer them in any order
+            await self._link.subscribe([one])
         try:
             yield
         finally:
@@ -130,7 +143,8 @@ async def repair(
         async with pool.connection() as connection:
             first, last = UUID(shard + "0" * 30), UUID(shard + "f" * 30)
             expected = await entitlements.load_published_between(connection, first, last)
-        retained = await replay.read(topics.shard_filter(shard))
+        documents = [topics.entitlement(user_id) for user_id in expected]
+        retained = await replay.read(topics.shard_filter(shard), documents)
         found: dict[UUID, EntitlementDocument | None] = {}
         orphans: list[str] = []
         for topic, payload in retained.items():

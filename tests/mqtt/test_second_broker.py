@@ -94,6 +94,9 @@ async def test_another_leader_takes_the_session_over_at_the_other_node(
         await until(lambda: one.status.unacknowledged == 0, lambda: f"{one.status}\n{second.log}")
     assert await used(world, user) == 21
     await world.until_published(user, messages_used=21)
+    assert (
+        "lost or altered" not in world.logs
+    )  # the new leader compared everything, in whatever order it came
 
 
 async def test_everything_is_published_again_when_the_cluster_lost_it(
