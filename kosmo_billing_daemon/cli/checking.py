@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,9 @@ START = (
     "journalctl -u kosmo-billing says why; then: systemctl reset-failed kosmo-billing.socket"
     " kosmo-billing.service; systemctl enable --now kosmo-billing"
 )
+_LONGEST_ANSWER = 1024 * 1024
 ANSWER_WITHIN = 5.0  # seconds for the daemon's own health
+_WRONG_PORT = "is PORT right?"
 _SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")  # made by systemd-timesyncd, if it runs
 
 GatewayUser = Annotated[
@@ -173,11 +176,12 @@ def _health(loaded: Settings) -> list[Finding]:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(loaded.http.host, loaded.http.host)  # noqa: S104  looked up, not listened on
     url = f"http://{f'[{host}]' if ':' in host else host}:{loaded.http.port}/health/ready"
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN) as response:
-            body = response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            body = error.read()
+        body = _fetched(url)
+    except TimeoutError:
+        fact = f"the daemon at {url} is silent for {ANSWER_WITHIN:.0f} s: it is frozen, or far too busy"
+        return [Finding("daemon", False, fact, "systemctl restart kosmo-billing")]
+    except HTTPException:
+        return [Finding("daemon", False, f"something else answers at {url}", _WRONG_PORT)]
     except OSError as error:
         return [Finding("daemon", None, f"a daemon leads, but none answers at {url} ({error})")]
     try:
@@ -185,9 +189,22 @@ def _health(loaded: Settings) -> list[Finding]:
         checks: dict[str, dict[str, Any]] = told["checks"]
         found = [(name, bool(c["ok"]), str(c["detail"])) for name, c in checks.items()]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return [Finding("daemon", False, f"something else answers at {url}", "is PORT right?")]
+        return [Finding("daemon", False, f"something else answers at {url}", _WRONG_PORT)]
     wrong = [Finding("daemon", False, f"{name}: {detail}") for name, ok, detail in found if not ok]
     return wrong or [Finding("daemon", True, f"the daemon at {url} is {told.get('status')}")]
+
+
+def _fetched(url: str) -> bytes:
+    """Return what a server on this host answers, whatever the status; no proxy knows this host."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=ANSWER_WITHIN) as response:
+            return bytes(response.read(_LONGEST_ANSWER))
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.read(_LONGEST_ANSWER)
+    except urllib.error.URLError as error:
+        raise error.reason if isinstance(error.reason, OSError) else OSError(error.reason) from error
 
 
 def _show(findings: list[Finding], out: Console, *, as_json: bool) -> None:

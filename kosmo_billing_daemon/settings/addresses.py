@@ -51,9 +51,20 @@ def _split(text: str) -> SplitResult:
         _ = parts.port
     except ValueError:
         raise ValueError("this is no URL (host or port cannot be read)") from None
+    if parts.hostname and not _can_be_looked_up(parts.hostname):
+        raise ValueError("this is no URL (its host is neither a name nor an address)")
     if not text.strip().isprintable() or " " in text.strip():
         raise ValueError("this is no URL (a blank or control character is in it)")
     return parts
+
+
+def _can_be_looked_up(name: str) -> bool:
+    """Whether a resolver takes the host of a URL; letters outside ASCII go there in another form."""
+    try:
+        plain = name if is_address(name) else name.encode("idna").decode().removesuffix(".")
+    except UnicodeError:
+        return False
+    return is_address(plain) or is_host_name(plain.lower())
 
 
 def web_url(text: str) -> str:

@@ -98,9 +98,10 @@ def translate(error: BaseException) -> Unavailable | None:
         return RetryTransaction(f"database: {error}")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         advice = "its owner or a superuser must allow it; kosmo-billing check says how"
-        return DatabaseUnfit(f"database: {error}", advice)
+        return DatabaseUnfit(f"database: {_first_line(error)}", advice)
     if isinstance(error, UNFIT):
-        return DatabaseUnfit(f"database: {error}", "kosmo-billing migrate makes what is missing")
+        # What a role may not see is not there for it, so what is missing may be a right too.
+        return DatabaseUnfit(f"database: {_first_line(error)}", "kosmo-billing check says what to do")
     if isinstance(error, NoServer):
         return DatabaseAway(f"database: {error}")
     if isinstance(error, _STATEMENT_OF_ANOTHER):
@@ -112,6 +113,11 @@ def translate(error: BaseException) -> Unavailable | None:
     if isinstance(error, _AWAY):
         return DatabaseAway(f"database: {type(error).__name__}: {error}")
     return None
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what the server said without its hint, which is for whoever wrote the statement."""
+    return str(error).partition("\n")[0]
 
 
 def _pooler(detail: str) -> DatabaseAway:

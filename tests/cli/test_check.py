@@ -1,5 +1,7 @@
 """``check`` says what is wrong in the surroundings, and how to mend each thing; never a secret."""
 
+import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -118,9 +120,11 @@ async def test_check_beside_a_daemon_lets_it_speak_for_itself(world: World, at_w
     await world.until_published(user)
     port = daemon.url.rpartition(":")[2]
     before = world.observer.states()
-    told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port)
+    no_proxy = "http://127.0.0.1:9"  # of the web, not of this host
+    told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port, http_proxy=no_proxy)
     assert wrong(told) == []
     facts = [f["fact"] for f in told["findings"]]
+    assert f"the daemon at {daemon.url}/health/ready is ready" in facts
     assert any("the running daemon publishes" in fact for fact in facts)
     assert any("its last delivery" in fact and "arrived" in fact for fact in facts)
     assert world.observer.states() == before
@@ -133,6 +137,35 @@ async def test_a_new_installation_is_all_right_before_its_first_purchase(world: 
     told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port, **account)
     assert [f for f in told["findings"] if f["ok"] is not True] == []
     assert await world.value("SELECT count(*) FROM usage_events") == 0
+
+
+async def test_what_is_silent_or_another_program_at_its_port_is_not_taken_for_the_daemon(
+    world: World, at_world: Cli
+) -> None:
+    """A frozen daemon still leads, and a server that is silent is all that check sees of it."""
+    daemon = await world.daemon()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        writer.close()
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            await reader.read()
+
+    async def told_of_daemon(at: asyncio.Server) -> tuple[bool | None, str]:
+        told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=str(at.sockets[0].getsockname()[1]))
+        ((ok, fact),) = [(f["ok"], f["fact"]) for f in told["findings"] if f["part"] == "daemon"]
+        return ok, fact
+
+    async with (
+        await asyncio.start_server(answer, "127.0.0.1", 0) as other,
+        await asyncio.start_server(be_silent, "127.0.0.1", 0) as silent,
+    ):
+        found = await asyncio.gather(told_of_daemon(other), told_of_daemon(silent))
+    assert [ok for ok, _ in found] == [False, False]
+    assert "something else answers" in found[0][1]
+    assert "is silent for 5 s" in found[1][1]
 
 
 async def test_beside_a_daemon_its_missing_rights_are_found_before_anything_needs_them(
@@ -148,6 +181,25 @@ async def test_beside_a_daemon_its_missing_rights_are_found_before_anything_need
     assert "the running daemon got no event published" in found
     assert "the broker refuses kosmo/billing/v1/events/check" in found
     assert "a report of gateway-1 got no ack" in found
+
+
+async def test_beside_a_daemon_a_right_missing_in_the_database_hides_nothing_else(
+    world: World, at_world: Cli
+) -> None:
+    daemon = await world.daemon()
+    async with world.sql() as owner:
+        poor = await made(world.database_url, owner)
+        try:
+            await poor.obtain()
+            await owner.execute(f'REVOKE ALL ON entitlements FROM "{poor.name}"')
+            port = daemon.url.rpartition(":")[2]
+            told = await look(at_world, WEBHOOK_URL=daemon.webhook_url, PORT=port, DATABASE_URL=poor.url)
+        finally:
+            await gone(poor)
+    right, publishing = wrong(told)
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE ON public.entitlements" in right
+    assert "permission denied for table entitlements" in publishing
+    assert {f["part"] for f in told["findings"]} >= {"daemon", "btcpay"}
 
 
 async def test_each_fault_at_btcpay_is_named_with_its_cure(world: World, at_world: Cli) -> None:

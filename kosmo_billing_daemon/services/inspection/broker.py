@@ -98,10 +98,10 @@ async def inspect_beside_daemon(pool: Pool, clock: Clock) -> Finding:
 
     What is refused stays in the outbox: the daemon's own health names it until the broker takes it.
     """
-    async with pool.connection() as connection:
-        event = await inspection.append_probe(connection, NOBODY, PROBE, clock())
     waiting = ["document", "event"]
     try:
+        async with pool.connection() as connection:
+            event = await inspection.append_probe(connection, NOBODY, PROBE, clock())
         async with asyncio.timeout(PUBLISHED_WITHIN):
             while True:
                 async with pool.connection() as connection:
@@ -111,7 +111,11 @@ async def inspect_beside_daemon(pool: Pool, clock: Clock) -> Finding:
                 await asyncio.sleep(0.1)
     except TimeoutError:
         fact = f"the running daemon got no {' and no '.join(waiting)} published in {PUBLISHED_WITHIN:.0f} s"
-        return Finding(PART, False, fact, f"{FIX_ACL}; see also: journalctl -u kosmo-billing")
+        advice = f"if nothing else is wrong with the daemon, {FIX_ACL}; see also: journalctl -u kosmo-billing"
+        return Finding(PART, False, fact, advice)
+    except Unavailable as error:
+        fact = f"whether the running daemon publishes was not seen: {error.message}"
+        return Finding(PART, False, fact, "first fix what is said of the database")
 
 
 async def inspect_as_gateway(broker: Broker, topics: Topics, *, leads: bool) -> AsyncIterator[Finding]:
