@@ -1,6 +1,7 @@
 """One connection to a broker, guarded: every wait on it ends, nothing counts before the broker said so."""
 
 import asyncio
+import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -92,6 +93,11 @@ class Link:
         except OSError as error:  # name, TCP and TLS
             await self._cut("could not connect")
             raise LinkLost(f"could not connect to the broker: {error}") from error
+        except struct.error as error:
+            await self._cut("nothing was sent")
+            raise LinkLost(
+                "user name, password or client id is longer than MQTT carries: 65535 bytes"
+            ) from error
         except BaseException:
             await self._cut("the connection was given up")
             raise

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,14 @@ async def test_wrong_password_is_refused(protocol: Protocol) -> None:
         assert "wrong" not in repr(wrong)
         async with connect(dataclasses.replace(wrong, password="right")) as link:
             await link.publish("t", b"x")
+
+
+@pytest.mark.parametrize("what", ["username", "password", "client_id"])
+async def test_an_identity_longer_than_mqtt_carries_is_told(mosquitto: Mosquitto, what: str) -> None:
+    who: dict[str, Any] = {"username": "daemon", "password": "p", what: "x" * 65536}
+    with pytest.raises(LinkLost, match="longer than MQTT carries"):
+        async with connect(at(mosquitto, **who)):
+            pass
 
 
 async def test_failed_connects_leave_nothing_behind(mosquitto: Mosquitto) -> None:
