@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -10,9 +11,12 @@ from types import TracebackType
 from typing import Self, TypeAlias, TypeVar
 from uuid import UUID
 
+import asyncpg
+
 from kosmo_billing_daemon.batching import hurries
 from kosmo_billing_daemon.errors import Locked, Unavailable
 from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.settings import postgres_url
 from kosmo_billing_daemon.store import locks, session_settings
 from kosmo_billing_daemon.store.commits import Commits
 from kosmo_billing_daemon.store.errors import (
@@ -81,6 +85,8 @@ class Database:
         try:
             session = await self._open(name, pinned)
         except NoServer as error:
+            if isinstance(error.said, asyncpg.InsufficientPrivilegeError):
+                raise DatabaseUnfit(f"database: {error.said}", self._granting_connections()) from None
             # What the only server said has a meaning of its own; else all that was met is told.
             if error.said is not None and translate(error.said) is not None:
                 raise error.said from None
@@ -91,6 +97,11 @@ class Database:
             session.terminate()
             raise
         return session
+
+    def _granting_connections(self) -> str:
+        address = postgres_url.read(self.url, os.environ)
+        database, user = (name.replace('"', '""') for name in (address.database, address.user))
+        return f'GRANT CONNECT ON DATABASE "{database}" TO "{user}"'
 
     async def _verify(self, session: Session, pinned: Mapping[str, str]) -> None:
         wrong = await session_settings.find_difference(session, pinned, within=self.connect_timeout)

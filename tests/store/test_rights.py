@@ -126,6 +126,16 @@ async def test_tables_of_another_owner_are_named_before_they_are_altered(poor: P
     await connection.close()
 
 
+async def test_a_database_that_may_not_be_connected_to_is_told_with_the_grant(poor: Poor) -> None:
+    name = urlsplit(poor.url).path[1:]
+    await poor.owner.execute(f'REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC')
+    with pytest.raises(DatabaseUnfit, match="permission denied") as refused:
+        await poor.connect()
+    assert refused.value.advice == f'GRANT CONNECT ON DATABASE "{name}" TO "{poor.name}"'
+    await poor.owner.execute(refused.value.advice)
+    await (await poor.connect()).close()
+
+
 async def test_before_the_schema_is_there_every_statement_says_so(empty_database_url: str) -> None:
     async with Pool(Database(url=empty_database_url)) as pool:
         for statement in (
