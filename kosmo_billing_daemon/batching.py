@@ -6,11 +6,13 @@ No timers: an idle system writes at once, a busy one shares each commit among ma
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from kosmo_billing_daemon.backoff import LogBudget, Quiet
 from kosmo_billing_daemon.errors import Locked, Unavailable
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ async def write_each(
     except Exception as error:
         if len(items) == 1:
             return [error]
-        log.exception("a batch of %d failed; parts of it are written alone", len(items))
+        log.info("a batch of %d failed (%r); parts of it are written alone", len(items), error)
     token = hurries.set(True)
     try:
         return await _halves(items, write)
@@ -85,10 +87,27 @@ class Cooldown(Generic[K]):
 
     def __init__(self) -> None:
         self._until: dict[K, datetime] = {}
+        self._budget = LogBudget("things set aside", 10)
+        self._traced = Quiet(3600.0)
 
     def put(self, key: K, error: Exception, now: datetime) -> None:
         """Leave ``key`` alone for a while: shorter if it is only locked."""
         self._until[key] = now + (STUCK_FOR if isinstance(error, Locked) else BROKEN_FOR)
+
+    def tell(
+        self,
+        logger: logging.Logger,
+        what: str,
+        error: Exception,
+        named: Mapping[str, Any],
+        *,
+        known: type[Exception] = Locked,
+    ) -> None:
+        """Log that something is set aside: a few lines a minute, and the way to each error once an hour."""
+        if self._budget.allows(logger):
+            is_clear = isinstance(error, Locked | known) or not self._traced.allows(repr(error)[:200])
+            told = str(error) if is_clear else repr(error)
+            logger.warning("%s: %s", what, told, extra=named, exc_info=None if is_clear else error)
 
     def resting(self, now: datetime) -> list[K]:
         """Return what is left alone now; a clock that was set back keeps nothing longer."""
@@ -99,6 +118,13 @@ class Cooldown(Generic[K]):
     def next_end(self) -> datetime | None:
         """Return when the first of them is tried again."""
         return min(self._until.values(), default=None)
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[T, R]):
+    item: T
+    result: "asyncio.Future[R]"
+    hurries: bool
 
 
 class Batches(Generic[T, R]):
@@ -121,7 +147,7 @@ class Batches(Generic[T, R]):
         self._most = most
         self._parallel = parallel
         self._waiting = waiting
-        self._queue: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._queue: deque[_Waiting[T, R]] = deque()
         self._writers: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: T) -> R:
@@ -130,13 +156,13 @@ class Batches(Generic[T, R]):
             raise Unavailable("too much is waiting to be written", code="overloaded", retry_after=1)
         loop = asyncio.get_running_loop()
         result: asyncio.Future[R] = loop.create_future()
-        self._queue.append((item, result))
+        self._queue.append(_Waiting(item, result, hurries.get()))
         if len(self._writers) < self._parallel:
             self._writers.add(loop.create_task(self._drain()))
         return await result
 
     async def _drain(self) -> None:
-        batch: list[tuple[T, asyncio.Future[R]]] = []
+        batch: list[_Waiting[T, R]] = []
         try:
             while self._queue:
                 batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
@@ -150,19 +176,21 @@ class Batches(Generic[T, R]):
             # submitted in between would wait for a writer that has gone.
             self._writers.discard(_this_task())
 
-    async def _write_batch(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _write_batch(self, batch: Sequence[_Waiting[T, R]]) -> None:
+        # Of this batch alone: the task that writes was begun by whoever came first, and outlives that.
+        hurries.set(any(one.hurries for one in batch))
         try:
-            results = await write_each([item for item, _ in batch], self._write)
+            results = await write_each([one.item for one in batch], self._write)
         except Unavailable as error:
             _fail(batch, error)
             return
-        for (_, waiting), result in zip(batch, results, strict=True):
-            if waiting.done():
+        for one, result in zip(batch, results, strict=True):
+            if one.result.done():
                 continue
             if isinstance(result, Exception):
-                waiting.set_exception(result)
+                one.result.set_exception(result)
             else:
-                waiting.set_result(result)
+                one.result.set_result(result)
 
 
 def _this_task() -> "asyncio.Task[None]":
@@ -171,7 +199,7 @@ def _this_task() -> "asyncio.Task[None]":
     return task
 
 
-def _fail(batch: Sequence[tuple[T, asyncio.Future[R]]], error: Exception) -> None:
-    for _, waiting in batch:
-        if not waiting.done():
-            waiting.set_exception(error)
+def _fail(batch: Sequence[_Waiting[T, R]], error: Exception) -> None:
+    for one in batch:
+        if not one.result.done():
+            one.result.set_exception(error)

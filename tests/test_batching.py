@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kosmo_billing_daemon.batching import Batches
+from kosmo_billing_daemon.batching import Batches, hurries
 from kosmo_billing_daemon.errors import Unavailable
 
 
@@ -178,3 +178,25 @@ async def test_writer_that_answers_too_few_is_a_bug_that_everybody_hears_of() ->
     batches = Batches(forgetful)
     answers = await asyncio.gather(batches.submit(1), batches.submit(2), return_exceptions=True)
     assert all(isinstance(answer, ValueError) for answer in answers)
+
+
+async def test_only_who_looks_for_something_stuck_is_in_a_hurry() -> None:
+    """The task that writes is begun by one of them and goes on with the items of the others."""
+    seen: list[tuple[int, bool]] = []
+    allowed = asyncio.Event()
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        seen.extend((item, hurries.get()) for item in items)
+        await allowed.wait()
+        return items
+
+    batches = Batches(write, most=1)
+    mine: list[asyncio.Task[int]] = []
+    for number, in_a_hurry in enumerate([True, False, True]):
+        token = hurries.set(in_a_hurry)
+        mine.append(asyncio.create_task(batches.submit(number)))
+        hurries.reset(token)
+    await asyncio.sleep(0)
+    allowed.set()
+    await asyncio.gather(*mine)
+    assert seen == [(0, True), (1, False), (2, True)]

@@ -6,8 +6,17 @@ import typer
 
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.opened import deed, opened
-from kosmo_billing_daemon.cli.rendering import case_json, console, line, print_case, print_json
-from kosmo_billing_daemon.store import listings
+from kosmo_billing_daemon.cli.rendering import (
+    case_json,
+    console,
+    line,
+    print_case,
+    print_json,
+    print_set_aside,
+    set_aside_json,
+)
+from kosmo_billing_daemon.store import deliveries, listings
+from kosmo_billing_daemon.store.deliveries import SetAside
 from kosmo_billing_daemon.store.listings import ListedCase
 
 
@@ -17,23 +26,29 @@ def list_(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """List the open cases, oldest first, each with the commands that settle it."""
+    """List the open cases, oldest first, each with the commands that settle it; then what is set aside."""
     if context.invoked_subcommand is not None:
         return
 
-    async def work() -> list[ListedCase]:
+    async def work() -> tuple[list[ListedCase], list[SetAside]]:
         async with opened(env_file) as at, at.pool.connection() as connection:
-            return await listings.load_open_cases(connection, limit)
+            cases = await listings.load_open_cases(connection, limit)
+            return cases, await deliveries.load_set_aside(connection, limit)
 
-    cases = run(work())
+    cases, set_aside = run(work())
     if as_json:
-        print_json([case_json(case) for case in cases])
+        print_json([*map(case_json, cases), *map(set_aside_json, set_aside)])
         return
     out = console()
     for case in cases:
         print_case(out, case)
         out.print()
+    for one in set_aside:
+        print_set_aside(out, one)
+        out.print()
     line(out, f"{len(cases)} open" if cases else "no money needs a decision")
+    if set_aside:
+        line(out, f"{len(set_aside)} set aside, which the daemon tries again by itself")
 
 
 def close(

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
+from kosmo_billing_daemon.store.deliveries import SetAside
 from kosmo_billing_daemon.store.listings import ListedCase
 
 PROGRAM = "kosmo-billing"
@@ -169,6 +170,37 @@ def print_case(out: Console, case: ListedCase) -> None:
     for what, how in ways_out(case):
         line(out, f"  {what}:")
         line(out, f"    {how}")
+
+
+_SET_ASIDE = (
+    ("if rows are locked, end the session that is named", "SELECT pg_terminate_backend(PID)"),
+    ("else see the reason in full", "journalctl -u kosmo-billing"),
+)
+
+
+def print_set_aside(out: Console, one: SetAside) -> None:
+    """Print a delivery that could not be handled, and what to do."""
+    out.print(Text(f"set aside  delivery {printable(one.delivery_id)}", style="bold yellow"))
+    line(out, f"  {printable(one.why)}")
+    about = one.btcpay_invoice_id or one.order_id or "of nobody"
+    line(out, f"  invoice {printable(about)}, since {when(one.received_at)}, tried {when(one.tried_at)}")
+    for what, how in (*_SET_ASIDE, ("see the invoice", command("invoices", "show", about))):
+        line(out, f"  {what}:")
+        line(out, f"    {how}")
+
+
+def set_aside_json(one: SetAside) -> dict[str, Any]:
+    """Describe a delivery that could not be handled, for machines."""
+    return {
+        "kind": "set_aside",
+        "delivery_id": one.delivery_id,
+        "invoice_id": one.btcpay_invoice_id,
+        "order_id": one.order_id,
+        "detail": one.why,
+        "opened_at": one.received_at,
+        "tried_at": one.tried_at,
+        "commands": [],
+    }
 
 
 def case_json(case: ListedCase) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.backoff import Backoff
 from kosmo_billing_daemon.clock import Clock
-from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.errors import Locked, Unavailable
 from kosmo_billing_daemon.mqtt.progress import Progress
 from kosmo_billing_daemon.store import entitlements, events
 from kosmo_billing_daemon.store.entitlements import Published
@@ -43,6 +43,7 @@ class Marks:
         self._advanced = advanced
         self._published: deque[Published] = deque()
         self._told: deque[int] = deque()
+        self._held: set[int] = set()  # told, and marked once nobody else holds the row
         self._lost: deque[UUID] = deque()
         self._woken = asyncio.Event()
 
@@ -68,11 +69,18 @@ class Marks:
             self._woken.clear()
             try:
                 await self.write()
-            except Unavailable:
+            except Unavailable as error:
+                if isinstance(error, Locked):
+                    self._set_told_aside()
                 self._woken.set()
                 await asyncio.sleep(backoff.failed())
             else:
                 backoff.succeeded()
+
+    def _set_told_aside(self) -> None:
+        """Let events of which one may be held by somebody else keep no document from being marked."""
+        self._held.update(self._told)
+        self._told.clear()
 
     async def write(self) -> None:
         """Mark what there is now; raises ``Unavailable`` and keeps it."""
@@ -83,8 +91,9 @@ class Marks:
             rows = await together(
                 connection, [entitlements.marking(published, now), events.marking(told, now)]
             )
-            # In a statement of its own, since it may be of the same rows.
+            # In statements of their own: one may be of the same rows, one is rarely needed.
             touched = await entitlements.touch(connection, lost)
+            freed = await events.mark_free(connection, [*self._held], now)
         marked = entitlements.marked(rows) if published else {}
         for entry in published:
             self._published.popleft()
@@ -96,13 +105,15 @@ class Marks:
         for event_id in told:
             self._told.popleft()
             self.news.discard(event_id)
+        self._held -= freed
+        self.news -= freed
         for user_id in lost:
             self._lost.popleft()
             if user_id in touched:
                 self._progress.end(user_id)
             else:
                 self._lost.append(user_id)
-        if len(touched) < len(lost):
+        if len(touched) < len(lost) or self._held:
             asyncio.get_running_loop().call_later(LOCKED_WAIT, self._woken.set)
         # A change that came while its user was in flight was passed over: it is looked for again now.
         # So is one that a look of meanwhile may have passed over, which the marks do not tell of.

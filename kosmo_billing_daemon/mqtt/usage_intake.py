@@ -216,14 +216,17 @@ class UsageSession:
 
     async def _keep_counting_parked(self) -> None:
         """Count what had to wait for somebody else's lock, and answer it."""
+        after = 0
         while True:
-            await asyncio.sleep(PARKED_EVERY)
+            if not after:
+                await asyncio.sleep(PARKED_EVERY)
             try:
-                answers = await self._metering.count_parked()
+                answers, after = await self._metering.count_parked(after)
             except LinkLost:
                 raise
             except Unavailable as error:
                 log.debug("parked usage waits for the database: %s", error)
+                after = 0
                 continue
             for reporter, answer in answers:
                 await self._publish_ack(reporter, answer)

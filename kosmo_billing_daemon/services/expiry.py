@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from kosmo_billing_daemon.batching import Cooldown, write_each
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.subscriptions import UserId, advance
-from kosmo_billing_daemon.errors import Locked
 from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment
@@ -61,12 +60,7 @@ class Expiry:
         for user_id, result in zip(due, await write_each(due, self._end), strict=True):
             if isinstance(result, Exception):
                 self._aside.put(user_id, result, self.clock())
-                log.warning(
-                    "subscription set aside: %s",
-                    result,
-                    extra=fields(user=user_id),
-                    exc_info=None if isinstance(result, Locked) else result,
-                )
+                self._aside.tell(log, "subscription set aside", result, fields(user=user_id))
             else:
                 ended += result
         return ended

@@ -99,12 +99,16 @@ class Metering:
         results = await write_each(reports, self._count)
         return await self._left(reports, results)
 
-    async def count_parked(self) -> list[tuple[str, UsageAck]]:
-        """Count what is parked and can be counted now; returns the answers, each with its reporter."""
+    async def count_parked(self, after: int = 0) -> tuple[list[tuple[str, UsageAck]], int]:
+        """Count some of what is parked beyond id ``after``, as far as it can be counted now.
+
+        Returns the answers, each with its reporter, and the id to go on after (0 when there is no more), so
+        that those which stay locked hold up no other.
+        """
         async with self.pool.connection() as connection:
-            parked = await usage.load_parked(connection, MOST_PARKED_AT_ONCE)
+            parked = await usage.load_parked(connection, MOST_PARKED_AT_ONCE, after)
         if not parked:
-            return []
+            return [], 0
         read = [Report(one.reporter, UsageColumns.decode(one.payload), one.payload) for one in parked]
 
         async def write(part: Sequence[int]) -> Sequence[UsageAck]:
@@ -119,7 +123,7 @@ class Metering:
                 answers.append((one.reporter, result))
             elif not isinstance(result, Locked):
                 await self._left([report], [result], [one.id])
-        return answers
+        return answers, parked[-1].id if len(parked) == MOST_PARKED_AT_ONCE else 0
 
     async def _left(
         self, reports: Sequence[Report], results: Sequence[UsageAck | Exception], parked: Sequence[int] = ()

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.store import deliveries, entitlements, events, lead
+from kosmo_billing_daemon.store import deliveries, entitlements, events, lead, locks
 from kosmo_billing_daemon.store.migrations import load_lacking
-from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.sessions import is_read_only
 
 TOO_OLD = 60.0
@@ -46,11 +46,15 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
     try:
         async with asyncio.timeout(ANSWER_WITHIN), pool.connection(wait=ANSWER_WITHIN) as connection:
             queue = await deliveries.load_queue(connection, clock() - TRIED_LATELY)
-            ages = (
+            ages: Ages = (
                 queue.oldest,
                 await entitlements.oldest_waiting(connection),
                 await events.oldest_unpublished(connection),
             )
+            asides = [f"{queue.aside} set aside: {queue.why}"] if queue.aside else []
+            if not is_read_only(connection):
+                ages, held = await _but_held(connection, ages, clock() - timedelta(seconds=TOO_OLD))
+                asides += held
             leader = await lead.look(connection, pool.database.schema)
             refusal = "nothing can be written: it is read-only" if is_read_only(connection) else pool.refusal
     except (Unavailable, TimeoutError) as error:
@@ -64,10 +68,32 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         deliveries=age(ages[0]),
         entitlements=age(ages[1]),
         events=age(ages[2]),
-        aside=f"{queue.aside} set aside: {queue.why}" if queue.aside else None,
+        aside="; ".join(asides) or None,
         error=refusal or pool.commits.stalled,
         is_led=leader.is_exercised,
     )
+
+
+Ages = tuple[datetime | None, datetime | None, datetime | None]
+
+
+async def _but_held(connection: Connection, ages: Ages, late: datetime) -> tuple[Ages, list[str]]:
+    """Leave out documents and events that are late because somebody else holds their rows; say who does."""
+    delivery, document, event = ages
+    held: list[str] = []
+    if document is not None and document < late:
+        document = await entitlements.oldest_waiting(connection, free=True)
+        if document is None or document > late:
+            held.append("documents")
+    if event is not None and event < late:
+        event = await events.oldest_unpublished(connection, free=True)
+        if event is None or event > late:
+            held.append("events")
+    if not held:
+        return (delivery, document, event), []
+    holder = await locks.find_holder(connection)
+    told = [] if holder is None else [f"{' and '.join(held)} wait for rows locked by {holder}"]
+    return (delivery, document, event), told
 
 
 class RightsWatch:

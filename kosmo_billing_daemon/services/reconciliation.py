@@ -122,6 +122,4 @@ class Reconciliation:
         named = fields(order=invoice_id)
         if isinstance(error, Locked):
             self._aside.put(invoice_id, error, self.clock())
-            log.warning("invoice set aside: %s", error, extra=named)
-        else:
-            log.error("invoice could not be settled", extra=named, exc_info=error)
+        self._aside.tell(log, "invoice set aside", error, named)

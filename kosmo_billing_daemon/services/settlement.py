@@ -18,7 +18,7 @@ from kosmo_billing_daemon.domain import invoices as rules
 from kosmo_billing_daemon.domain.invoices import Invoice, Verdict
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
-from kosmo_billing_daemon.errors import Locked, NotFound
+from kosmo_billing_daemon.errors import NotFound
 from kosmo_billing_daemon.logs import fields
 from kosmo_billing_daemon.records import record
 from kosmo_billing_daemon.services import fulfilment, observations
@@ -117,13 +117,8 @@ class Settlement:
         now = self.clock()
         for delivery, error in failed:
             self._aside.put(delivery.delivery_id, error, now)
-            is_known = isinstance(error, Locked | Unreadable)
-            log.warning(
-                "delivery set aside: %s",
-                error,
-                extra=fields(delivery=delivery.delivery_id, order=delivery.order_id),
-                exc_info=None if is_known else error,
-            )
+            named = fields(delivery=delivery.delivery_id, order=delivery.order_id)
+            self._aside.tell(log, "delivery set aside", error, named, known=Unreadable)
         reasons = [(delivery.delivery_id, str(error)) for delivery, error in failed]
         async with self.pool.connection() as connection:
             await deliveries.note_set_aside(connection, reasons, now)

@@ -127,8 +127,31 @@ async def remove_handled(connection: Connection, before: datetime, limit: int) -
 
 _REMOVE = """
 DELETE FROM webhook_deliveries WHERE delivery_id IN (
-    SELECT delivery_id FROM webhook_deliveries WHERE handled_at < $1 ORDER BY handled_at LIMIT $2)
+    SELECT delivery_id FROM webhook_deliveries WHERE handled_at < $1 ORDER BY handled_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
+
+
+@record
+class SetAside:
+    """A delivery that waits on purpose, and why."""
+
+    delivery_id: str
+    order_id: str | None
+    btcpay_invoice_id: str | None
+    received_at: datetime
+    tried_at: datetime
+    why: str
+
+
+async def load_set_aside(connection: Connection, limit: int) -> list[SetAside]:
+    """Return the deliveries that could not be handled and are tried again, oldest first."""
+    rows = await connection.fetch(
+        "SELECT delivery_id, order_id, btcpay_invoice_id, received_at, set_aside_at AS tried_at,"
+        " coalesce(set_aside_why, '') AS why FROM webhook_deliveries"
+        " WHERE handled_at IS NULL AND set_aside_at IS NOT NULL ORDER BY received_at LIMIT $1",
+        limit,
+    )
+    return [SetAside(**row) for row in rows]
 
 
 @record

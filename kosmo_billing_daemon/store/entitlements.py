@@ -235,10 +235,13 @@ async def touch(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
     return {row["user_id"] for row in await connection.fetch(_TOUCH, users)} if users else set()
 
 
-async def oldest_waiting(connection: Connection) -> datetime | None:
-    """Return when the oldest unpublished change of rights was made."""
+async def oldest_waiting(connection: Connection, *, free: bool = False) -> datetime | None:
+    """Return when the oldest unpublished change of rights was made, of rows that nobody holds if ``free``."""
     at: datetime | None = await connection.fetchval(
         "SELECT min(changed_at) FROM (SELECT changed_at FROM entitlements"
-        " WHERE urgent_version > published_version LIMIT 1000) AS waiting"
+        f" WHERE urgent_version > published_version LIMIT 1000 {_FREE if free else ''}) AS waiting"
     )
     return at
+
+
+_FREE = "FOR UPDATE SKIP LOCKED"

@@ -67,6 +67,18 @@ def marking(ids: Sequence[int], now: datetime) -> Statement | None:
     return Statement(_MARK, [ids, now]) if ids else None
 
 
+_MARK_FREE = """
+UPDATE events SET published_at = $2 WHERE id IN (
+    SELECT id FROM events WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+
+
+async def mark_free(connection: Connection, ids: Sequence[int], now: datetime) -> set[int]:
+    """Mark those of these events whose row nobody holds; returns which."""
+    return {row["id"] for row in await connection.fetch(_MARK_FREE, ids, now)} if ids else set()
+
+
 async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Event]:
     """Return a user's latest news, newest first."""
     rows = await connection.fetch(
@@ -78,9 +90,10 @@ async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> lis
     return [_event(row) for row in rows]
 
 
-async def oldest_unpublished(connection: Connection) -> datetime | None:
-    """Return when the oldest unpublished event happened."""
+async def oldest_unpublished(connection: Connection, *, free: bool = False) -> datetime | None:
+    """Return when the oldest unpublished event happened, of rows that nobody holds if ``free``."""
     at: datetime | None = await connection.fetchval(
         "SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1"
+        f" {'FOR UPDATE SKIP LOCKED' if free else ''}"
     )
     return at

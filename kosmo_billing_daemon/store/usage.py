@@ -248,10 +248,10 @@ class Parked:
     payload: bytes
 
 
-async def load_parked(connection: Connection, limit: int) -> list[Parked]:
-    """Return the parked reports, the oldest first."""
+async def load_parked(connection: Connection, limit: int, after: int = 0) -> list[Parked]:
+    """Return the parked reports beyond the one with id ``after``, the oldest first."""
     rows = await connection.fetch(
-        "SELECT id, reporter, payload FROM parked_reports ORDER BY id LIMIT $1", limit
+        "SELECT id, reporter, payload FROM parked_reports WHERE id > $2 ORDER BY id LIMIT $1", limit, after
     )
     return [Parked(*row) for row in rows]
 
@@ -263,7 +263,7 @@ async def unpark(connection: Connection, ids: Sequence[int]) -> None:
 
 _REMOVE_EVENTS = """
 DELETE FROM usage_events WHERE (user_id, message_id) IN (
-    SELECT user_id, message_id FROM usage_events WHERE received_at < $1 ORDER BY received_at LIMIT $2)
+    SELECT user_id, message_id FROM usage_events WHERE received_at < $1 ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 
 
@@ -277,7 +277,7 @@ async def remove_events(connection: Connection, before: datetime, limit: int) ->
 
 _REMOVE_DAYS = """
 DELETE FROM usage_days WHERE (user_id, day) IN (
-    SELECT user_id, day FROM usage_days WHERE day < $1 ORDER BY day LIMIT $2)
+    SELECT user_id, day FROM usage_days WHERE day < $1 ORDER BY day LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 
 
@@ -291,7 +291,7 @@ DELETE FROM usage_quarantine WHERE id IN (
     SELECT id FROM usage_quarantine
     WHERE received_at < $1
         OR id <= (SELECT id FROM usage_quarantine ORDER BY id DESC OFFSET $2 LIMIT 1)
-    ORDER BY id LIMIT $3)
+    ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED)
 """
 
 

@@ -146,3 +146,23 @@ async def test_settlement_is_written_down_with_who_and_why(shop: Shop, cli: Cli,
     assert (deed["action"], deed["reason"], deed["user_id"]) == ("invoice.settle", "kind", user)
     assert deed["who"]
     assert "kind" in (await cli("user", "show", str(user))).out
+
+
+async def test_what_is_set_aside_is_listed_with_its_reason_and_what_to_do(
+    shop: Shop, cli: Cli, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    async with shop.front.pool.transaction() as holder:
+        await holder.execute("SELECT FROM btcpay_invoices WHERE user_id = $1 FOR UPDATE", user)
+        await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
+        await shop.simulator.drained()
+        await shop.front.settle()
+        (listed, *_) = (await cli("attention", "--json")).json
+        assert (listed["kind"], listed["order_id"]) == ("set_aside", str(invoice.id))
+        assert f"rows are locked by pid {holder.get_server_pid()}" in listed["detail"]
+        shown = (await cli("attention")).out
+        assert listed["detail"] in shown
+        assert "pg_terminate_backend" in shown
+    shop.clock.move(seconds=11)
+    await shop.front.settle()
+    assert (await cli("attention", "--json")).json == []

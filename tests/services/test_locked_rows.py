@@ -1,5 +1,6 @@
 """A row that somebody else's transaction has locked: only its user waits, and the lock's holder is named."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,9 @@ from kosmo_billing_daemon.services.metering import Metering, Report
 from kosmo_billing_daemon.services.operations import Deed, Operations
 from kosmo_billing_daemon.services.readiness import read_backlog
 from kosmo_billing_daemon.services.whitelist import Whitelist
+from kosmo_billing_daemon.store.events import mark_free
+from kosmo_billing_daemon.store.locks import find_holder
+from kosmo_billing_daemon.store.usage import park
 from tests.services.conftest import Shop
 from tests.support.usage import event, payload
 
@@ -151,9 +155,9 @@ async def test_usage_of_the_others_is_counted_and_the_report_in_question_later(
         assert time.monotonic() - began < SOON
         assert [place for place, answer in enumerate(answers) if answer is None] == [7]
         assert await metering.count([reports[7]]) == [None]  # repeated by its gateway: parked once
-        assert await metering.count_parked() == []
+        assert await metering.count_parked() == ([], 0)
         assert len(await shop.front.rows("SELECT FROM parked_reports")) == 1
-    ((reporter, answer),) = await metering.count_parked()
+    ((reporter, answer),), _ = await metering.count_parked()
     assert (reporter, answer.report_id, answer.accepted) == ("gateway-7", "report-7", 1)
     assert await shop.front.rows("SELECT FROM parked_reports") == []
     (again,) = await metering.count([reports[7]])
@@ -188,3 +192,84 @@ async def test_requests_and_operators_are_told_who_holds_the_lock(
         await whitelist.add(others[0], "!a1b2c3d4", None)
         await shop.front.invoicing.open(others[0], "wanderer", None)
         assert time.monotonic() - began < SOON
+
+
+async def test_reports_that_stay_locked_hold_up_none_parked_behind_them(
+    shop: Shop, user: UserId, others: list[UserId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kosmo_billing_daemon.services.metering.MOST_PARKED_AT_ONCE", 2)
+    for each in (user, others[0]):
+        await shop.buy(each)
+    metering = Metering(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
+    now = shop.clock()
+    rows = [
+        (
+            f"gateway-{number}",
+            f"report-{number}",
+            payload([event(each, f"m{number}", now)], f"report-{number}"),
+        )
+        for number, each in enumerate([user, user, others[0]])
+    ]
+    async with shop.front.pool.connection() as connection:
+        await park(connection, rows, now)
+    async with locking(shop, user, "SELECT FROM subscriptions WHERE user_id = $1 FOR UPDATE"):
+        answers, after = await metering.count_parked()
+        assert (answers, after > 0) == ([], True)
+        ((reporter, _),), after = await metering.count_parked(after)
+        assert (reporter, after) == ("gateway-2", 0)
+
+
+@pytest.mark.parametrize("table", ["entitlements", "events"])
+async def test_readiness_is_not_lost_for_a_row_that_somebody_holds(
+    shop: Shop, user: UserId, table: str
+) -> None:
+    await shop.buy(user)
+    await shop.front.execute("UPDATE entitlements SET changed_at = $1", shop.clock())
+    shop.clock.move(minutes=2)
+    late = await read_backlog(shop.front.pool, shop.clock)
+    assert min(late.entitlements, late.events) > 60
+    async with locking(shop, user, f"SELECT FROM {table} WHERE user_id = $1 FOR UPDATE") as pid:
+        await asyncio.sleep(0.05)  # longer in its transaction than anybody of ours
+        backlog = await read_backlog(shop.front.pool, shop.clock)
+        assert getattr(backlog, table) == 0
+        assert backlog.aside is not None
+        assert f"locked by pid {pid}" in backlog.aside
+
+
+async def test_an_event_that_somebody_holds_keeps_no_other_from_being_forgotten(
+    shop: Shop, user: UserId, others: list[UserId]
+) -> None:
+    for each in (user, others[0]):
+        await shop.buy(each)
+    first = "SELECT id FROM events WHERE user_id = $1 ORDER BY id LIMIT 1"
+    ids = [(await shop.front.rows(first, each))[0]["id"] for each in (user, others[0])]
+    async with locking(shop, user, "SELECT FROM events WHERE user_id = $1 FOR UPDATE"):
+        async with shop.front.pool.connection() as connection:
+            assert await mark_free(connection, ids, shop.clock()) == {ids[1]}
+
+
+async def test_whoever_waits_for_a_whole_table_is_named_and_so_is_what_it_waits_for(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.buy(user)
+    dump = await asyncpg.connect(shop.database_url, server_settings={"application_name": "pg_dump"})
+    vacuum = await asyncpg.connect(shop.database_url, server_settings={"application_name": "a migration"})
+    dumping = dump.transaction()
+    await dumping.start()
+    await dump.execute("LOCK TABLE subscriptions IN ACCESS SHARE MODE")
+    altering = asyncio.create_task(vacuum.execute("ALTER TABLE subscriptions ADD COLUMN more int"))
+    try:
+        waits = "SELECT FROM pg_locks WHERE NOT granted AND pid = $1"
+        while not await shop.front.rows(waits, vacuum.get_server_pid()):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # longer in its transaction than anybody of ours
+        async with shop.front.pool.connection() as connection:
+            told = await find_holder(connection)
+        assert told is not None
+        assert f"pid {vacuum.get_server_pid()} (a migration" in told
+        assert f"which itself waits for pid {dump.get_server_pid()} (pg_dump)" in told
+    finally:
+        await dumping.rollback()
+        await altering
+        await dump.close()
+        await vacuum.close()

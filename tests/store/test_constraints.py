@@ -107,3 +107,24 @@ async def test_delivery_is_recorded_once(rows: Rows) -> None:
 async def test_there_is_one_installation(rows: Rows) -> None:
     with pytest.raises(asyncpg.UniqueViolationError):
         await rows.execute("INSERT INTO installation DEFAULT VALUES")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE subscriptions SET valid_until = 'infinity'",
+        "UPDATE subscriptions SET valid_from = '4000-01-01 BC'",
+        "UPDATE btcpay_invoices SET next_check_at = '20000-01-01'",
+        "UPDATE entitlements SET changed_at = '-infinity'",
+        "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('x', gen_random_uuid(), '{}', 'infinity')",
+        "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('x.#', gen_random_uuid(), '{}', now())",
+        "INSERT INTO webhook_deliveries (delivery_id, received_at, type) VALUES ('x', '20000-01-01', 'y')",
+    ],
+)
+async def test_no_row_can_be_written_that_every_reader_would_fail_on(
+    rows: Rows, user: UUID, change: str
+) -> None:
+    await rows.subscribe(user)
+    await rows.reserve(user)
+    with pytest.raises(asyncpg.CheckViolationError, match=r"_is_a_(time|name)"):
+        await rows.execute(change)

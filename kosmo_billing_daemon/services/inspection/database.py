@@ -82,6 +82,13 @@ def _version(server: inspection.Server) -> Finding:
 
 async def _backlog(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
     backlog = await read_backlog(pool, clock)
+    if backlog.error is not None:
+        yield Finding(
+            PART, False, backlog.error, "a lock ends with its session: SELECT pg_terminate_backend(pid)"
+        )
+    if backlog.aside is not None:
+        advice = "it is tried again by itself; kosmo-billing attention lists what waits and what to do"
+        yield Finding(PART, False, backlog.aside, advice)
     waiting = {
         "webhook delivery": backlog.deliveries,
         "change of rights": backlog.entitlements,
