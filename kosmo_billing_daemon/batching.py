@@ -50,7 +50,7 @@ async def write_each(
     except Exception as error:
         if len(items) == 1:
             return [error]
-        log.info("a batch of %d failed (%r); parts of it are written alone", len(items), error)
+        log.debug("a batch of %d failed; parts of it are written alone", len(items), exc_info=True)
     token = hurries.set(True)
     try:
         return await _halves(items, write)

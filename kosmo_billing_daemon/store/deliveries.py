@@ -127,7 +127,8 @@ async def remove_handled(connection: Connection, before: datetime, limit: int) -
 
 _REMOVE = """
 DELETE FROM webhook_deliveries WHERE delivery_id IN (
-    SELECT delivery_id FROM webhook_deliveries WHERE handled_at < $1 ORDER BY handled_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+    SELECT delivery_id FROM webhook_deliveries WHERE handled_at < $1 ORDER BY handled_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)
 """
 
 

@@ -23,7 +23,8 @@ WHERE a.pid <> pg_backend_pid() AND coalesce(a.state, '') <> 'idle'
                     SELECT oid FROM pg_namespace WHERE nspname = current_schema())
                 -- Neither reading nor a vacuum holds up a writer.
                 AND CASE WHEN l.granted THEN l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')
-                    ELSE l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock')
+                    ELSE l.mode IN (
+                        'AccessExclusiveLock', 'ExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock')
                 END))
 ORDER BY a.xact_start NULLS LAST LIMIT 1
 """

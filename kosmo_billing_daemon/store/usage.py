@@ -263,7 +263,8 @@ async def unpark(connection: Connection, ids: Sequence[int]) -> None:
 
 _REMOVE_EVENTS = """
 DELETE FROM usage_events WHERE (user_id, message_id) IN (
-    SELECT user_id, message_id FROM usage_events WHERE received_at < $1 ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+    SELECT user_id, message_id FROM usage_events WHERE received_at < $1 ORDER BY received_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)
 """
 
 

@@ -151,3 +151,32 @@ async def test_a_transaction_left_open_on_one_user_holds_up_nobody_else(world: W
     assert await world.value(used, stuck) == 2
     await world.until_ready(daemon)
     assert daemon.log.count("connected to the broker") == 1
+
+
+async def test_an_event_that_somebody_holds_keeps_no_document_from_being_marked(world: World) -> None:
+    daemon = world.prepare()
+    await daemon.start()
+    await world.until_ready(daemon)
+    assert await daemon.stop() == 0
+    event = "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('x', $1, '{}', now())"
+    stuck = uuid4()
+    await world.execute(event, stuck)
+    async with world.sql() as holder:
+        holding = holder.transaction()
+        await holding.start()
+        await holder.execute("SELECT FROM events WHERE user_id = $1 FOR UPDATE", stuck)
+        await daemon.start()
+        await until(lambda: TOPICS.event("x") in [m.topic for m in world.observer.messages], "the event")
+        users = [uuid4() for _ in range(3)]
+        await grant(world, users)
+        marked = "SELECT bool_and(NOT waits AND published_version > 0) FROM entitlements"
+        for limit in (51, 52):
+            await world.execute("UPDATE subscriptions SET messages_limit = $1", limit)
+            for user_id in users:
+                await world.until_published(user_id, messages_limit=limit)
+            assert await until(lambda: world.value(marked), "the marks") < 2
+        told = "SELECT count(*) FROM events WHERE user_id = $1 AND published_at IS NULL"
+        assert await world.value(told, stuck) == 1
+        assert [message.topic for message in world.observer.messages].count(TOPICS.event("x")) == 1
+        await holding.rollback()
+        await until(lambda: world.value(told.replace("count(*)", "count(*) = 0"), stuck), "its mark")

@@ -21,6 +21,7 @@ from kosmo_billing_daemon.store.locks import find_holder
 from kosmo_billing_daemon.store.usage import park
 from tests.services.conftest import Shop
 from tests.support.usage import event, payload
+from tests.support.world import until
 
 SOON = 2.0  # seconds in which everybody else is served
 COUNT = "UPDATE subscriptions SET messages_used = messages_used + 1 WHERE user_id = $1"
@@ -236,16 +237,16 @@ async def test_readiness_is_not_lost_for_a_row_that_somebody_holds(
         assert f"locked by pid {pid}" in backlog.aside
 
 
-async def test_an_event_that_somebody_holds_keeps_no_other_from_being_forgotten(
+async def test_an_event_that_somebody_holds_keeps_no_other_from_being_marked(
     shop: Shop, user: UserId, others: list[UserId]
 ) -> None:
     for each in (user, others[0]):
         await shop.buy(each)
     first = "SELECT id FROM events WHERE user_id = $1 ORDER BY id LIMIT 1"
     ids = [(await shop.front.rows(first, each))[0]["id"] for each in (user, others[0])]
-    async with locking(shop, user, "SELECT FROM events WHERE user_id = $1 FOR UPDATE"):
-        async with shop.front.pool.connection() as connection:
-            assert await mark_free(connection, ids, shop.clock()) == {ids[1]}
+    held = "SELECT FROM events WHERE user_id = $1 FOR UPDATE"
+    async with locking(shop, user, held), shop.front.pool.connection() as connection:
+        assert await mark_free(connection, ids, shop.clock()) == {ids[1]}
 
 
 async def test_whoever_waits_for_a_whole_table_is_named_and_so_is_what_it_waits_for(
@@ -259,9 +260,8 @@ async def test_whoever_waits_for_a_whole_table_is_named_and_so_is_what_it_waits_
     await dump.execute("LOCK TABLE subscriptions IN ACCESS SHARE MODE")
     altering = asyncio.create_task(vacuum.execute("ALTER TABLE subscriptions ADD COLUMN more int"))
     try:
-        waits = "SELECT FROM pg_locks WHERE NOT granted AND pid = $1"
-        while not await shop.front.rows(waits, vacuum.get_server_pid()):
-            await asyncio.sleep(0.01)
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = $1)"
+        await until(lambda: dump.fetchval(waits, vacuum.get_server_pid()), "it waits for the table")
         await asyncio.sleep(0.05)  # longer in its transaction than anybody of ours
         async with shop.front.pool.connection() as connection:
             told = await find_holder(connection)
