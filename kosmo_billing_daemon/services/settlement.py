@@ -94,10 +94,15 @@ class Settlement:
                 readable.append((delivery, match))
             else:
                 failed.append((delivery, Unreadable("BTCPay's answer about its invoice cannot be read")))
-        results = await write_each(readable, partial(self._handle, looked))
-        for (delivery, _), result in zip(readable, results, strict=True):
+        # BTCPay hints several times at one payment: what is stuck is looked for by invoice.
+        alike: dict[frozenset[InvoiceId], list[Hint]] = {}
+        for hint in readable:
+            alike.setdefault(frozenset(hint[1]), []).append(hint)
+        groups = list(alike.values())
+        results = await write_each(groups, partial(self._handle, looked))
+        for group, result in zip(groups, results, strict=True):
             if isinstance(result, Exception):
-                failed.append((delivery, result))
+                failed += [(delivery, result) for delivery, _ in group]
         await self._set_aside(failed)
         return len(waiting.deliveries)
 
@@ -105,11 +110,12 @@ class Settlement:
         """Return when what was set aside is tried again."""
         return self._aside.next_end()
 
-    async def _handle(self, looked: LookedUp, hints: Sequence[Hint]) -> list[None]:
+    async def _handle(self, looked: LookedUp, groups: Sequence[Sequence[Hint]]) -> list[None]:
+        hints = [hint for group in groups for hint in group]
         seen = {key: looked.seen[key] for _, match in hints for key in match if key in looked.seen}
         outcomes = [(delivery.delivery_id, _outcome(match, seen)) for delivery, match in hints]
         await self.settle(seen, outcomes, number=looked.number)
-        return [None] * len(hints)
+        return [None] * len(groups)
 
     async def _set_aside(self, failed: Sequence[tuple[Delivery, Exception]]) -> None:
         if not failed:

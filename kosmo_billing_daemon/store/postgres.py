@@ -47,7 +47,10 @@ ENCODING = "UTF8"
 REFUSAL_LASTS = 10.0
 """Seconds for which a refused write is told; whatever waits to be written tries again more often."""
 
-_HURRY = "SET LOCAL lock_timeout = '50ms'; "
+# Longer than we ourselves hold a lock; shorter, because many may be stuck, and others wait meanwhile.
+_HURRY = "SET LOCAL lock_timeout = '25ms'; "
+
+HOLDER_KNOWN = 1.0  # seconds for which the answer to "who holds it" is not asked for again in a hurry
 
 CLOSED_WITHIN = 5.0
 """Seconds for who still has a connection at the end."""
@@ -138,6 +141,7 @@ class Pool:
         self._database = database
         self._sessions = Sessions(database.open, most=database.most_connections)
         self._refusal: tuple[float, str] | None = None
+        self._holder: tuple[float, str | None] = 0.0, None
 
     @property
     def refusal(self) -> str | None:
@@ -198,8 +202,11 @@ class Pool:
                 raise Locked(await self._name_holder() or error.message) from error
 
     async def _name_holder(self) -> str | None:
-        async with self.connection() as connection:
-            holder = await locks.find_holder(connection)
+        asked, holder = self._holder
+        if not hurries.get() or holder is None or time.monotonic() - asked > HOLDER_KNOWN:
+            async with self.connection() as connection:
+                holder = await locks.find_holder(connection)
+            self._holder = time.monotonic(), holder
         return None if holder is None else f"database: rows are locked by {holder}"
 
 
