@@ -82,11 +82,11 @@ async def _but_held(connection: Connection, ages: Ages, late: datetime) -> tuple
     delivery, document, event = ages
     held: list[str] = []
     if document is not None and document < late:
-        document = await entitlements.oldest_waiting(connection, free=True)
+        document = await entitlements.oldest_free_waiting(connection)
         if document is None or document > late:
             held.append("documents")
     if event is not None and event < late:
-        event = await events.oldest_unpublished(connection, free=True)
+        event = await events.oldest_free_unpublished(connection)
         if event is None or event > late:
             held.append("events")
     if not held:

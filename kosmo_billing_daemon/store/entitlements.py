@@ -235,13 +235,24 @@ async def touch(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
     return {row["user_id"] for row in await connection.fetch(_TOUCH, users)} if users else set()
 
 
-async def oldest_waiting(connection: Connection, *, free: bool = False) -> datetime | None:
-    """Return when the oldest unpublished change of rights was made, of rows that nobody holds if ``free``."""
-    at: datetime | None = await connection.fetchval(
-        "SELECT min(changed_at) FROM (SELECT changed_at FROM entitlements"
-        f" WHERE urgent_version > published_version LIMIT 1000 {_FREE if free else ''}) AS waiting"
-    )
+_OLDEST = """
+SELECT min(changed_at) FROM (
+    SELECT changed_at FROM entitlements WHERE urgent_version > published_version LIMIT 1000) AS waiting
+"""
+_OLDEST_FREE = """
+SELECT min(changed_at) FROM (
+    SELECT changed_at FROM entitlements WHERE urgent_version > published_version LIMIT 1000
+    FOR UPDATE SKIP LOCKED) AS waiting
+"""
+
+
+async def oldest_waiting(connection: Connection) -> datetime | None:
+    """Return when the oldest unpublished change of rights was made."""
+    at: datetime | None = await connection.fetchval(_OLDEST)
     return at
 
 
-_FREE = "FOR UPDATE SKIP LOCKED"
+async def oldest_free_waiting(connection: Connection) -> datetime | None:
+    """Return the same of rows that nobody holds."""
+    at: datetime | None = await connection.fetchval(_OLDEST_FREE)
+    return at

@@ -90,10 +90,19 @@ async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> lis
     return [_event(row) for row in rows]
 
 
-async def oldest_unpublished(connection: Connection, *, free: bool = False) -> datetime | None:
-    """Return when the oldest unpublished event happened, of rows that nobody holds if ``free``."""
-    at: datetime | None = await connection.fetchval(
-        "SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1"
-        f" {'FOR UPDATE SKIP LOCKED' if free else ''}"
-    )
+_OLDEST = "SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1"
+_OLDEST_FREE = """
+SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+
+async def oldest_unpublished(connection: Connection) -> datetime | None:
+    """Return when the oldest unpublished event happened."""
+    at: datetime | None = await connection.fetchval(_OLDEST)
+    return at
+
+
+async def oldest_free_unpublished(connection: Connection) -> datetime | None:
+    """Return the same of rows that nobody holds."""
+    at: datetime | None = await connection.fetchval(_OLDEST_FREE)
     return at
