@@ -73,6 +73,8 @@ UNPASSED = {
     "store.attention.open_cases": "in the transaction of its caller, whose other statements are points",
     "mqtt.marks.Marks.write: events.mark_free()": AFTER_A_FAILURE,
     "store.events.mark_free": AFTER_A_FAILURE,
+    "store.events.oldest_free_unpublished": READS,
+    "store.entitlements.oldest_free_waiting": READS,
     "store.deliveries.load_queue": READS,
     "store.deliveries.load_set_aside": BY_HAND,
     "store.deliveries.note_set_aside": AFTER_A_FAILURE,
