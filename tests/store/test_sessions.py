@@ -27,7 +27,7 @@ def database(database_url: str) -> Database:
 async def sessions(database: Database) -> AsyncIterator[Sessions]:
     lending = Sessions(lambda: database.open("lent"), most=MOST)
     yield lending
-    await lending.close(WAIT)
+    await lending.close(0.1)
 
 
 async def until_open(rows: Rows, number: int) -> None:

@@ -12,18 +12,20 @@ export interface Live {
   refused: number | null;
 }
 
+const NOTHING: Live = { entitlement: null, refused: null };
+
 export function useEntitlement(headers: Record<string, string> = {}): Live {
-  const [entitlement, setEntitlement] = useState<EntitlementDocument | null>(null);
-  const [refused, setRefused] = useState<number | null>(null);
   const identity = JSON.stringify(headers);
+  const [known, setKnown] = useState({ ...NOTHING, identity });
   useEffect(() => {
+    const tell = (part: Partial<Live>) => setKnown((before) => ({ ...before, ...part, identity }));
     const stop = new AbortController();
     let lastId = "", retry = 3000;
     const read = async () => {
       const known = lastId ? { "Last-Event-ID": lastId } : {};
       const answer = await fetch(URL, { headers: { ...JSON.parse(identity), ...known }, signal: stop.signal });
       if (answer.status >= 400 && answer.status < 500 && answer.status !== 429) {
-        setRefused(answer.status);
+        tell({ refused: answer.status });
         return stop.abort();
       }
       const pause = Number(answer.headers.get("Retry-After"));
@@ -35,15 +37,15 @@ export function useEntitlement(headers: Record<string, string> = {}): Live {
         for (const field of blocks.flatMap((block) => block.split("\n"))) {
           if (field.startsWith("retry: ")) retry = Number(field.slice(7));
           if (field.startsWith("id: ")) lastId = field.slice(4);
-          if (field.startsWith("data: ")) setEntitlement(JSON.parse(field.slice(6)) as EntitlementDocument);
+          if (field.startsWith("data: ")) tell({ entitlement: JSON.parse(field.slice(6)) as EntitlementDocument });
         }
       }
     };
-    setRefused(null); // new credentials are tried anew
+    tell(NOTHING); // new credentials are tried anew
     void (async () => {
       while (!stop.signal.aborted) await read().catch(() => undefined).then(() => wait(retry));
     })();
     return () => stop.abort();
   }, [identity]);
-  return { entitlement, refused };
+  return known.identity === identity ? known : NOTHING; // never what another user may do
 }
