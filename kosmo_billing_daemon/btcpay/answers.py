@@ -37,7 +37,9 @@ def problem(status: int, headers: Mapping[str, str], body: bytes, now: datetime)
     complaints, said = _said(body)
     if status in _AWAY_STATUSES or status >= 500:
         retry_after = _retry_after(headers.get("retry-after"), now)
-        told = f"BTCPay answered {status}" if complaints else _foreign(status, headers)
+        told = (
+            f"BTCPay answered {status}: {complaints[0].message}" if complaints else _foreign(status, headers)
+        )
         return BtcpayAway(told, retry_after=retry_after)
     if not complaints or status < 400:
         return BtcpayAway(f"{_foreign(status, headers)}; does BTCPAY_URL lead to BTCPay itself?")

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 import httpx
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from httpx_aiohttp import AiohttpTransport
 
 from kosmo_billing_daemon import __version__
@@ -111,11 +112,10 @@ class BtcpayClient:
     async def __aenter__(self) -> Self:
         # The transport itself: we follow no redirects and keep no cookies, and what httpx's client does about
         # them takes longer than sending the request.
-        self._http = AiohttpTransport(
-            verify=self._trusted(),
-            trust_env=False,
-            limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEEP_ALIVE),
-        )
+        trusted = self._trusted()
+        connector = TCPConnector(ssl=trusted, limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE)
+        session = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
+        self._http = AiohttpTransport(verify=trusted, trust_env=False, client=session)
         self._vigil.begin()
         return self
 

@@ -86,9 +86,12 @@ class Health:
         asked = self._asked.get(scope)
         return float("inf") if asked is None else asyncio.get_running_loop().time() - asked
 
-    def answered(self, call: str, scope: Scope) -> None:
-        """Note that a call worked, or was refused for reasons of its own."""
-        before = self._failing.pop(self._note(call, scope), None)
+    def answered(self, call: str, scope: Scope, *, is_refusal: bool = False) -> None:
+        """Note that a call worked, or was refused for reasons of its own: that ends no other refusal."""
+        key = self._note(call, scope)
+        before = self._failing.get(key)
+        if not (is_refusal and isinstance(before, BtcpayRefused)):
+            self._failing.pop(key, None)
         for key, error in list(self._failing.items()):
             if isinstance(error, BtcpayAway):
                 # What failed together is taken to be over together; a lost connection is nobody's alone.
@@ -220,4 +223,4 @@ class Call(AbstractAsyncContextManager[None]):
             case BtcpayAway() | BtcpayDenied():
                 self._health.failed(self._name, self._scope, error)
             case None | BtcpayRefused():
-                self._health.answered(self._name, self._scope)
+                self._health.answered(self._name, self._scope, is_refusal=error is not None)

@@ -19,7 +19,12 @@ BROKEN: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ClientErr
 
 
 async def read(response: httpx.Response) -> bytes:
-    """Return the body; ``Garbled`` where it is longer than any answer of BTCPay's."""
+    """Return the body; ``Garbled`` where it is longer than any answer of BTCPay's.
+
+    One packed twice is not unpacked: a few bytes of it may become any number before they can be counted.
+    """
+    if "," in response.headers.get("content-encoding", ""):
+        raise Garbled("body", "packed more than once; does BTCPAY_URL lead to BTCPay itself?")
     answer = bytearray()
     async for chunk in response.aiter_bytes():
         answer += chunk

@@ -4,6 +4,7 @@ Seen failing: an HTML 400 or 405 left the state "reachable", an HTML 401 or 403 
 path was forgotten with the next call that worked, and an idle client never noticed that BTCPay was gone.
 """
 
+import gzip
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +104,57 @@ async def test_what_btcpay_itself_says_is_still_believed() -> None:
                 await client.create_invoice(uuid4(), PLAN)
             assert client.state.reachable
             assert client.state.problem
+
+
+async def test_a_cookie_of_somebody_in_front_is_not_sent_back() -> None:
+    cookies = []
+
+    async def login(request: web.Request) -> web.Response:
+        cookies.append(request.headers.get("Cookie"))
+        return page(200, Set_Cookie="session=of-the-login-page")()
+
+    async with serving(login) as url, client_of(url.replace("127.0.0.1", "localhost")) as client:
+        with pytest.raises(BtcpayAway, match=IN_FRONT):
+            await client.probe()
+    assert cookies == [None, None]
+
+
+async def test_an_answer_packed_twice_is_not_unpacked() -> None:
+    async def packed(_: web.Request) -> web.Response:
+        body = gzip.compress(gzip.compress(b"[]"))
+        return web.Response(body=body, headers={"Content-Encoding": "gzip, gzip"})
+
+    async with serving(packed) as url, client_of(url) as client:
+        with pytest.raises(BtcpayAway, match="packed more than once"):
+            await client.probe()
+
+
+async def test_why_btcpay_is_not_ready_yet_is_told_in_its_words() -> None:
+    async def starting(_: web.Request) -> web.Response:
+        return web.json_response({"code": "starting", "message": "BTCPay Server is starting"}, status=503)
+
+    async with serving(starting) as url, client_of(url) as client:
+        with pytest.raises(BtcpayAway, match="503: BTCPay Server is starting"):
+            await client.probe()
+        assert "is starting" in (client.state.problem or "")
+
+
+async def test_a_deleted_store_is_told_until_its_invoices_can_be_listed_again() -> None:
+    """A refusal of one invoice says nothing new about it."""
+    is_deleted = True
+
+    async def btcpay(_: web.Request) -> web.Response:
+        gone = {"code": "store-not-found", "message": "The store was not found"}
+        return web.json_response(gone, status=404) if is_deleted else web.json_response([])
+
+    async with serving(btcpay) as url, client_of(url) as client:
+        for call in (client.probe(), client.fetch_invoice("Invoice"), client.fetch_invoice("Invoice")):
+            with pytest.raises(BtcpayRefused):
+                await call
+            assert "The store was not found" in (client.state.problem or "")
+        is_deleted = False
+        await client.probe()
+        assert client.state.problem is None
 
 
 async def blocked_creations(client: BtcpayClient, simulator: Simulator) -> None:
