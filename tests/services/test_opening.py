@@ -162,7 +162,8 @@ async def test_a_stricter_isolation_by_default_lets_nobody_open_two_invoices(
 
 async def test_what_another_daemon_gave_up_meanwhile_is_no_invoice(shop: Shop, user: UserId) -> None:
     """The second one waits for the first, who finds that BTCPay cannot have created anything."""
-    one, two = shop.front, await shop.start()
+    hurried = Timeouts(connect=1, call=1, create=0.5)
+    one, two = await shop.start(timeouts=hurried), await shop.start(timeouts=hurried)
     shop.simulator.set_faults(slow_ms=60_000)
     first = asyncio.create_task(one.invoicing.open(user, "wanderer", None))
     await until(lambda: one.rows("SELECT FROM btcpay_invoices"), "the reservation")
