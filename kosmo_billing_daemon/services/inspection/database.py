@@ -69,7 +69,7 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
         yield Finding(PART, False, f"to be migrated: {', '.join(pending)}", "run: kosmo-billing migrate")
     elif not pending:
         yield Finding(PART, True, f"the schema is up to date ({newest:04}), role {server.role} may use it")
-        async for finding in _backlog(pool, clock):
+        async for finding in _backlog(pool, clock, told=server.is_standby or server.is_read_only):
             yield finding
 
 
@@ -80,9 +80,10 @@ def _version(server: inspection.Server) -> Finding:
     return Finding(PART, True, f"PostgreSQL {server.shown_version} answers")
 
 
-async def _backlog(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
+async def _backlog(pool: Pool, clock: Clock, *, told: bool) -> AsyncIterator[Finding]:
+    """Say what waits; `told` where that nothing can be written has been said already."""
     backlog = await read_backlog(pool, clock)
-    if backlog.error is not None:
+    if backlog.error is not None and not told:
         yield Finding(
             PART, False, backlog.error, "a lock ends with its session: SELECT pg_terminate_backend(pid)"
         )
