@@ -56,7 +56,7 @@ class Timeouts:
     create: float = 30.0
     again: float = 15.0
     idle: float = 60.0
-    lull: float = 300.0
+    lull: float = 60.0
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
