@@ -71,7 +71,6 @@ UNPASSED = {
     "services.settlement.Settlement._set_aside": AFTER_A_FAILURE,
     "services.settlement.Settlement.settle_by_hand": BY_HAND,
     "store.attention.open_cases": "in the transaction of its caller, whose other statements are points",
-    "mqtt.marks.Marks.write: events.mark_free()": AFTER_A_FAILURE,
     "store.events.mark_free": AFTER_A_FAILURE,
     "store.events.oldest_free_unpublished": READS,
     "store.entitlements.oldest_free_waiting": READS,
