@@ -5,7 +5,7 @@ SQLite checks the shape of its pages and not what is in them, so every row that 
 
 import json
 from math import isfinite
-from struct import pack
+from struct import Struct, pack
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -43,13 +43,17 @@ def fact_sum(name: str, value: float) -> int:
     return crc32(name.encode() + pack("<d", value))
 
 
+_NUMBERS = Struct("<16sqqqdd").pack
+
+
 def document_sum(document: Document) -> int:
+    """The checksum of a document; short because opening a file computes one of each."""
     user, version, refusal, nodes, quota, used, subscription, valid_from, ends = document
-    numbers = pack("<qqqdd", version, -1 if quota is None else quota, used, valid_from, ends)
-    return crc32(
-        b"%b%b%b%b\0%b"
-        % (user, numbers, subscription or b"", (refusal or "").encode(), (nodes or "").encode())
+    numbers = _NUMBERS(user, version, -1 if quota is None else quota, used, valid_from, ends)
+    texts = (
+        b"\0" if refusal is nodes is None else b"%b\0%b" % ((refusal or "").encode(), (nodes or "").encode())
     )
+    return crc32(numbers + subscription + texts if subscription else numbers + texts)
 
 
 def document_of(user: int, entry: Entry) -> Document:
@@ -73,13 +77,17 @@ def entry_of_row(document: Document, same_nodes: dict[str, frozenset[str]]) -> E
     return Entry(
         version,
         None if refusal is None else Reason(refusal),
-        None if nodes is None else same_nodes.setdefault(nodes, frozenset(json.loads(nodes))),
+        None if nodes is None else same_nodes.get(nodes) or _nodes(nodes, same_nodes),
         quota,
         used,
         None if subscription is None else int.from_bytes(subscription),
         valid_from,
         ends,
     )
+
+
+def _nodes(text: str, same_nodes: dict[str, frozenset[str]]) -> frozenset[str]:
+    return same_nodes.setdefault(text, frozenset(json.loads(text)))
 
 
 def is_user(value: Any) -> bool:
