@@ -118,12 +118,14 @@ def _messages(books: _Books, person: Person) -> list[str]:
 def _invoice(invoice: Invoice, books: _Books, rows: Sequence[Any], person: Person) -> list[str]:
     """R1 and R6 to R9 for one invoice."""
     mine = [row for row in rows if row["btcpay_invoice_id"] == invoice.id]
+    dismissed = {kind for (key, kind) in person.dismissed if key == invoice.id}
     right = fate(
         invoice,
         person.confirmed_after.get(invoice.id),
         had_effect=bool(mine),
         is_altered=invoice.id in person.altered,
         is_settled_by_hand=invoice.id in person.settled_by_hand,
+        is_declined=not mine and bool(dismissed - {"overpaid"}),
     )
     state = f"{invoice.id} is {invoice.status}/{invoice.additional_status}"
     found = []
@@ -135,7 +137,6 @@ def _invoice(invoice: Invoice, books: _Books, rows: Sequence[Any], person: Perso
     opened = books.cases.get(invoice.id, set())
     ever_paid = sum(payment.amount for payment in invoice.payments)  # what was replaced may have been listed
     may = right.may | ({"overpaid"} if ever_paid > invoice.price else set())
-    dismissed = {kind for (key, kind) in person.dismissed if key == invoice.id}
     closed = {kind for kind in dismissed if person.dismissed[invoice.id, kind] == money_of(invoice)}
     must, may = right.must - dismissed, (right.must | may) - closed  # more money opens it again
     if not must <= opened <= may:

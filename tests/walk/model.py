@@ -96,16 +96,28 @@ def fate(
     had_effect: bool,
     is_altered: bool,
     is_settled_by_hand: bool,
+    is_declined: bool,
 ) -> Fate:
     """R6 to R9. ``confirmed_after``: how long after expiry a late payment was confirmed in full.
 
     ``is_altered``: it is not what was quoted any more. What was settled by hand is never marked invalid.
+    ``is_declined``: a case of it was closed when it gave nothing; that holds whatever comes later.
     """
     if is_settled_by_hand:
         return Fate(stands=True, may=frozenset({"overpaid", "mismatch"} if is_altered else {"overpaid"}))
     if is_altered:
         is_touched = invoice.status is not InvoiceStatus.NEW
         return Fate(stands=False, must=frozenset({"mismatch"} if is_touched else ()), may=KINDS)
+    right = _as_btcpay_says(invoice, confirmed_after, had_effect=had_effect)
+    if not is_declined or right.stands is False:
+        return right
+    listed = frozenset({"late_payment"})
+    return Fate(
+        stands=False, must=listed if right.stands else frozenset(), may=right.must | right.may | listed
+    )
+
+
+def _as_btcpay_says(invoice: Invoice, confirmed_after: timedelta | None, *, had_effect: bool) -> Fate:
     if invoice.status is InvoiceStatus.SETTLED:
         return _settled(invoice)
     if invoice.status is InvoiceStatus.INVALID:
