@@ -4,10 +4,10 @@ import tomllib
 from pathlib import Path
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, parse_catalogue
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.link import Broker, Protocol
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.settings import Mqtt, Settings
 from kosmo_billing_daemon.store.postgres import Database
 

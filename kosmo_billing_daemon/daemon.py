@@ -12,40 +12,40 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 
 from kosmo_billing_daemon import __version__
-from kosmo_billing_daemon.backoff import Backoff, Quiet
-from kosmo_billing_daemon.clock import Clock, ClockWatch, utc_now
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import KosmoError, Misconfigured, Unavailable
 from kosmo_billing_daemon.leadership import Leadership
-from kosmo_billing_daemon.measuring import Measuring
-from kosmo_billing_daemon.metrics import Metrics
-from kosmo_billing_daemon.mqtt.conversation import Conversation
+from kosmo_billing_daemon.monitoring.collector import MetricsCollector
+from kosmo_billing_daemon.monitoring.readiness import HealthMonitor, describe
+from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
-from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch, utc_now
+from kosmo_billing_daemon.runtime.loop import Loop
+from kosmo_billing_daemon.runtime.metrics import Metrics
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.runtime.watchdog import Watched, keep_alive
+from kosmo_billing_daemon.services.backlog import RightsWatch
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
-from kosmo_billing_daemon.services.live import Live
-from kosmo_billing_daemon.services.loops import Loop
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.services.readiness import RightsWatch
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
+from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
-from kosmo_billing_daemon.standing import Standing, describe
 from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.postgres import Pool
-from kosmo_billing_daemon.watchdog import Watched, keep_alive
-from kosmo_billing_daemon.web.admission import OWN, Admission
 from kosmo_billing_daemon.web.app import build_app, serve
-from kosmo_billing_daemon.web.draining import drain
 from kosmo_billing_daemon.web.health import Readiness
+from kosmo_billing_daemon.web.server.admission import OWN, Admission
+from kosmo_billing_daemon.web.server.draining import drain
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Daemon:
         self._publisher = Publisher(topics=topics, clock=clock)
         self._metering = Metering(pool=self._pool, clock=clock, changed=self._counted)
         self._usage = UsageIntake(metering=self._metering, topics=topics)
-        self._conversation = Conversation(
+        self._conversation = BrokerSession(
             broker=broker_of(settings.mqtt),
             topics=topics,
             pool=self._pool,
@@ -139,14 +139,14 @@ class Daemon:
         self._cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
         self._leadership = Leadership(self._database, self._notified)
         self._admission = Admission(own=OWN + settings.database.connections)
-        self._live = Live(
+        self._live = EntitlementStreams(
             pool=self._pool,
             clock=clock,
             beat=settings.http.stream_beat,
             most=self._admission.most * STREAMS // 100,
         )
         self._waits_for_schema: str | None = "waiting for the database"
-        self._standing = Standing(
+        self._standing = HealthMonitor(
             pool=self._pool,
             clock=clock,
             btcpay=self._btcpay,
@@ -166,7 +166,7 @@ class Daemon:
             catalogue=catalogue,
             clock=clock,
             expiration=settings.btcpay.invoice_expiration,
-            limit=CreationLimit(settings.http.invoice_rate),
+            limit=RateLimit(settings.http.invoice_rate),
         )
         self._app = build_app(
             http=settings.http,
@@ -182,7 +182,7 @@ class Daemon:
             readiness=self.readiness,
             topics=topics,
         )
-        self._measuring = Measuring(
+        self._measuring = MetricsCollector(
             metrics=Metrics(__version__),
             pool=self._pool,
             clock=clock,
@@ -253,7 +253,7 @@ class Daemon:
         await self._leadership.run(self._lead)
 
     async def _bring_schema_forward(self) -> None:
-        backoff, quiet = Backoff(0.2, 3.0), Quiet()
+        backoff, throttle = Backoff(0.2, 3.0), LogThrottle()
         while True:
             try:
                 connection = await self._database.connect(name="kosmo-billing migrations")
@@ -265,7 +265,7 @@ class Daemon:
                         await connection.close(timeout=2)
             except Unavailable as error:
                 self._waits_for_schema = error.message
-                if quiet.allows("database"):
+                if throttle.allows("database"):
                     log.warning("waiting for the database: %s", error)
                 await asyncio.sleep(backoff.failed())
             else:

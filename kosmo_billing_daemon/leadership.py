@@ -12,10 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.errors import Unavailable
-from kosmo_billing_daemon.store import lead
-from kosmo_billing_daemon.store.lead import Term
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.store import leader_lock
+from kosmo_billing_daemon.store.leader_lock import Term
 from kosmo_billing_daemon.store.postgres import Connection, Database
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ T = TypeVar("T")
 CANDIDATE_EVERY = 1.0  # seconds between a candidate's tries
 SIGN_OF_LIFE_EVERY = 2.0
 ANSWER_WITHIN = 5.0  # seconds for the database to answer a sign of life
-"""The two together must be less than ``lead.SILENT_FOR``."""
+"""The two together must be less than ``leader_lock.SILENT_FOR``."""
 
 
 class NotLeading(Unavailable):
@@ -42,7 +42,11 @@ class Leadership:
     """
 
     def __init__(
-        self, database: Database, notified: Callable[[str, int], None], *, silent_for: float = lead.SILENT_FOR
+        self,
+        database: Database,
+        notified: Callable[[str, int], None],
+        *,
+        silent_for: float = leader_lock.SILENT_FOR,
     ) -> None:
         self._database = database
         self._notified = notified
@@ -51,7 +55,7 @@ class Leadership:
         self._asking = asyncio.Lock()
         self._backoff = Backoff(0.2, 3.0)
         self._led_at = time.monotonic()
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
         self.leads = False
         self.step_began: float | None = None  # monotonic; for the watchdog
 
@@ -80,7 +84,7 @@ class Leadership:
             try:
                 self._connection = await self._database.connect(name="kosmo-billing leader", writable=True)
                 try:
-                    await lead.listen(self._connection, self._notified)
+                    await leader_lock.listen(self._connection, self._notified)
                     # Whatever was notified while nobody listened is looked for.
                     self._notified("", 0)
                     await self._seek(self._connection)
@@ -90,19 +94,19 @@ class Leadership:
                     connection, self._connection = self._connection, None
                     connection.terminate()
             except Unavailable as error:
-                if self._quiet.allows("database"):
+                if self._throttle.allows("database"):
                     log.warning("no leadership without the database: %s", error)
             await asyncio.sleep(self._backoff.failed())
 
     async def working(self) -> None:
         """Let everybody know that this daemon's work as leader has begun; raises ``NotLeading``."""
-        await self._ask(lead.show_work)
+        await self._ask(leader_lock.show_work)
         self._backoff.succeeded()
-        log.info("this daemon leads now")
+        log.info("became leader")
 
     async def still_leading(self) -> Term:
         """Make sure, by asking the database, that this daemon leads; raises ``NotLeading``."""
-        term = await self._ask(lead.holds)
+        term = await self._ask(leader_lock.holds)
         if term is None:
             raise NotLeading("another daemon leads")
         return term
@@ -119,11 +123,11 @@ class Leadership:
 
     async def _seek(self, connection: Connection) -> None:
         waited = False
-        while not await lead.try_lock(connection, self._database.schema):
+        while not await leader_lock.try_lock(connection, self._database.schema):
             if not waited:
-                log.info("another daemon leads; this one serves HTTP and stands by")
+                log.info("another daemon is the leader; this one serves HTTP and stands by")
                 waited = True
-            if await lead.end_silent_leader(connection, self._database.schema, self._silent_for):
+            if await leader_lock.end_silent_leader(connection, self._database.schema, self._silent_for):
                 log.warning(
                     "the leader had been silent for %.0f s; its connection was ended", self._silent_for
                 )
@@ -147,7 +151,7 @@ class Leadership:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, Unavailable):
             raise error
-        if error is not None and self._quiet.allows("leading"):
+        if error is not None and self._throttle.allows("leading"):
             log.warning("leading ended: %s", error)
 
 

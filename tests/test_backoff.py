@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from kosmo_billing_daemon.backoff import Backoff, Quiet
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 
 
 def test_waits_grow_to_the_limit_and_vary_within_their_upper_half() -> None:
@@ -35,7 +35,7 @@ def test_two_that_lost_the_same_server_do_not_return_in_step() -> None:
 
 
 def test_each_subject_is_told_once_in_its_time() -> None:
-    quiet = Quiet(3600)
+    quiet = LogThrottle(3600)
     assert [quiet.allows("database"), quiet.allows("database"), quiet.allows("broker")] == [True, False, True]
     assert quiet.forget("database")  # there is something to recover from
     assert quiet.allows("database")
@@ -44,6 +44,6 @@ def test_each_subject_is_told_once_in_its_time() -> None:
 
 
 def test_next_line_is_due_when_the_time_has_passed() -> None:
-    quiet = Quiet(0)
+    quiet = LogThrottle(0)
     assert quiet.allows("database")
     assert quiet.allows("database")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from kosmo_billing_daemon.batching import Batches, hurries
 from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.runtime.batcher import Batcher, hurries
 
 
 class Writer:
@@ -47,13 +47,13 @@ async def begun(writer: Writer, count: int = 1) -> None:
 
 
 async def test_lone_item_is_written_at_once(writer: Writer) -> None:
-    assert await Batches(writer).submit(4) == 8
+    assert await Batcher(writer).submit(4) == 8
     assert writer.batches == [[4]]
 
 
 async def test_one_caller_may_submit_again_as_soon_as_it_is_answered(writer: Writer) -> None:
     """The writer is about to end then, and must not be taken for one that goes on."""
-    batches = Batches(writer)
+    batches = Batcher(writer)
     async with asyncio.timeout(5):
         assert [await batches.submit(number) for number in range(100)] == [
             2 * number for number in range(100)
@@ -61,7 +61,7 @@ async def test_one_caller_may_submit_again_as_soon_as_it_is_answered(writer: Wri
 
 
 async def test_what_arrives_meanwhile_is_the_next_batch(writer: Writer) -> None:
-    batches = Batches(writer)
+    batches = Batcher(writer)
     writer.allowed.clear()
     first = asyncio.create_task(batches.submit(0))
     await begun(writer)
@@ -73,14 +73,14 @@ async def test_what_arrives_meanwhile_is_the_next_batch(writer: Writer) -> None:
 
 
 async def test_batches_have_a_greatest_size_and_are_written_one_by_one(writer: Writer) -> None:
-    batches = Batches(writer, most=3)
+    batches = Batcher(writer, most=3)
     assert await asyncio.gather(*(batches.submit(n) for n in range(8))) == [2 * n for n in range(8)]
     assert [len(batch) for batch in writer.batches] == [3, 3, 2]
     assert writer.most_at_once == 1
 
 
 async def test_several_may_be_written_at_once_if_wanted(writer: Writer) -> None:
-    batches = Batches(writer, most=1, parallel=2)
+    batches = Batcher(writer, most=1, parallel=2)
     writer.allowed.clear()
     waiting = [asyncio.create_task(batches.submit(number)) for number in range(4)]
     await begun(writer, 2)
@@ -90,7 +90,7 @@ async def test_several_may_be_written_at_once_if_wanted(writer: Writer) -> None:
 
 
 async def test_error_reaches_every_item_of_its_batch_and_no_other(writer: Writer) -> None:
-    batches = Batches(writer)
+    batches = Batcher(writer)
     writer.error = Unavailable("the database is away")
     answers = await asyncio.gather(*(batches.submit(n) for n in range(3)), return_exceptions=True)
     assert answers == [writer.error] * 3
@@ -107,7 +107,7 @@ async def test_item_that_cannot_be_written_fails_alone() -> None:
         written.append(list(items))
         return items
 
-    batches = Batches(write)
+    batches = Batcher(write)
     answers = await asyncio.gather(*(batches.submit(n) for n in range(4)), return_exceptions=True)
     assert [answer for answer in answers if not isinstance(answer, Exception)] == [0, 1, 3]
     assert isinstance(answers[2], ValueError)
@@ -124,7 +124,7 @@ async def test_writer_cancelled_while_it_writes_alone_leaves_nobody_waiting() ->
         await never.wait()
         return items
 
-    batches = Batches(write)
+    batches = Batcher(write)
     waiting = [asyncio.create_task(batches.submit(number)) for number in range(3)]
     await begun.wait()
     for task in list(batches._writers):
@@ -134,7 +134,7 @@ async def test_writer_cancelled_while_it_writes_alone_leaves_nobody_waiting() ->
 
 
 async def test_caller_who_leaves_disturbs_nobody(writer: Writer) -> None:
-    batches = Batches(writer)
+    batches = Batcher(writer)
     writer.allowed.clear()
     leaving, staying = asyncio.create_task(batches.submit(1)), asyncio.create_task(batches.submit(2))
     await begun(writer)
@@ -145,7 +145,7 @@ async def test_caller_who_leaves_disturbs_nobody(writer: Writer) -> None:
 
 
 async def test_too_many_waiting_are_refused(writer: Writer) -> None:
-    batches = Batches(writer, waiting=2)
+    batches = Batcher(writer, waiting=2)
     writer.allowed.clear()
     first = asyncio.create_task(batches.submit(0))
     await begun(writer)
@@ -159,7 +159,7 @@ async def test_too_many_waiting_are_refused(writer: Writer) -> None:
 
 
 async def test_cancelled_writer_leaves_nobody_waiting(writer: Writer) -> None:
-    batches = Batches(writer)
+    batches = Batcher(writer)
     writer.allowed.clear()
     waiting = [asyncio.create_task(batches.submit(number)) for number in range(3)]
     await begun(writer)
@@ -175,7 +175,7 @@ async def test_writer_that_answers_too_few_is_a_bug_that_everybody_hears_of() ->
     async def forgetful(items: Sequence[int]) -> Sequence[int]:
         return items[:-1]
 
-    batches = Batches(forgetful)
+    batches = Batcher(forgetful)
     answers = await asyncio.gather(batches.submit(1), batches.submit(2), return_exceptions=True)
     assert all(isinstance(answer, ValueError) for answer in answers)
 
@@ -190,7 +190,7 @@ async def test_only_who_looks_for_something_stuck_is_in_a_hurry() -> None:
         await allowed.wait()
         return items
 
-    batches = Batches(write, most=1)
+    batches = Batcher(write, most=1)
     mine: list[asyncio.Task[int]] = []
     for number, in_a_hurry in enumerate([True, False, True]):
         token = hurries.set(in_a_hurry)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from kosmo_billing_daemon.clock import ClockWatch
+from kosmo_billing_daemon.runtime.clock import ClockWatch
 from tests.demo.btcpay.conftest import HandClock
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.leadership import Leadership
-from kosmo_billing_daemon.store import lead
+from kosmo_billing_daemon.store import leader_lock
 from kosmo_billing_daemon.store.postgres import Database
 from tests.store.conftest import Connector, connect
 from tests.support.world import until
@@ -115,10 +115,10 @@ async def test_others_see_that_a_leader_is_at_work_and_how_long_none_was(
         await asyncio.Event().wait()
 
     async def seen(*, is_held: bool, is_exercised: bool) -> None:
-        wanted = lead.Lead(is_held, is_exercised)
+        wanted = leader_lock.Lead(is_held, is_exercised)
 
         async def fact() -> bool:
-            return await lead.look(other, "public") == wanted
+            return await leader_lock.look(other, "public") == wanted
 
         await until(fact, f"{wanted}")
 
@@ -131,6 +131,6 @@ async def test_others_see_that_a_leader_is_at_work_and_how_long_none_was(
         await seen(is_held=True, is_exercised=True)
         assert leadership.unled_for(is_led=True) == 0
         assert leadership.unled_for(is_led=None) == 0  # nothing is known, so nothing is held against anybody
-        assert not (await lead.look(other, "another")).is_held
-        assert not (await lead.look(other, "public", silent_for=0)).is_exercised
+        assert not (await leader_lock.look(other, "another")).is_held
+        assert not (await leader_lock.look(other, "public", silent_for=0)).is_exercised
     await seen(is_held=False, is_exercised=False)

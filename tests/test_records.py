@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mypy import api
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 ROOT = Path(__file__).parents[1]
 

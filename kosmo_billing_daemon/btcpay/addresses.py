@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from kosmo_billing_daemon.errors import Invalid, Misconfigured
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 MAX_BASE_URL: Final = 500
 _URL = re.compile(r"https?://[!-~]+", re.IGNORECASE)

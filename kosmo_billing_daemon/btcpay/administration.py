@@ -23,11 +23,11 @@ from kosmo_billing_daemon.btcpay.reading import (
     time,
     whole,
 )
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 @record(kw_only=True)
-class Server:
+class BtcpayServer:
     """The BTCPay server: ``synchronized`` is false while it cannot see new payments."""
 
     version: str
@@ -46,7 +46,7 @@ class Store:
 
 
 @record(kw_only=True)
-class Webhook:
+class RegisteredWebhook:
     """One webhook of the store. ``events`` counts only without ``everything``; BTCPay shows ``secret``
     only in its answer to the creation.
     """
@@ -72,9 +72,9 @@ class DeliveryAttempt:
     succeeded: bool
 
 
-def server(document: Any) -> Server:
+def server(document: Any) -> BtcpayServer:
     info = mapping(document, "server")
-    return Server(version=text(info, "version"), synchronized=info.get("fullySynched") is True)
+    return BtcpayServer(version=text(info, "version"), synchronized=info.get("fullySynched") is True)
 
 
 def permissions(document: Any) -> frozenset[str]:
@@ -99,11 +99,11 @@ def payment_methods(document: Any) -> dict[str, bool]:
     return {text(entry, "paymentMethodId"): entry.get("enabled") is True for entry in entries}
 
 
-def webhook(document: Any) -> Webhook:
+def webhook(document: Any) -> RegisteredWebhook:
     found = mapping(document, "webhook")
     events = mapping(found.get("authorizedEvents"), "authorizedEvents")
     secret = found.get("secret")
-    return Webhook(
+    return RegisteredWebhook(
         id=text(found, "id"),
         url=text(found, "url", most=MAX_URL_LENGTH),
         enabled=flag(found, "enabled"),
@@ -114,7 +114,7 @@ def webhook(document: Any) -> Webhook:
     )
 
 
-def webhooks(document: Any) -> list[Webhook]:
+def webhooks(document: Any) -> list[RegisteredWebhook]:
     return [webhook(entry) for entry in items(document, "webhooks")]
 
 

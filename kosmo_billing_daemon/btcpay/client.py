@@ -18,10 +18,9 @@ from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from httpx_aiohttp import AiohttpTransport
 
 from kosmo_billing_daemon import __version__
-from kosmo_billing_daemon.backoff import Backoff
 from kosmo_billing_daemon.btcpay import administration, answers, payloads, wire
 from kosmo_billing_daemon.btcpay.addresses import MAX_BASE_URL, Links, is_opaque, opaque, require_usable
-from kosmo_billing_daemon.btcpay.administration import DeliveryAttempt, Server, Store, Webhook
+from kosmo_billing_daemon.btcpay.administration import BtcpayServer, DeliveryAttempt, RegisteredWebhook, Store
 from kosmo_billing_daemon.btcpay.errors import (
     BtcpayAway,
     BtcpayDenied,
@@ -29,11 +28,12 @@ from kosmo_billing_daemon.btcpay.errors import (
     CreationUnknown,
     Garbled,
 )
-from kosmo_billing_daemon.btcpay.health import Call, Health, Question, Scope, State, Vigil
-from kosmo_billing_daemon.clock import Clock, utc_now
+from kosmo_billing_daemon.btcpay.health import BtcpayState, Call, CallScope, Health, Question, Vigil
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.backoff import Backoff
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.records import record
 
 ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-0000-0000-0000-000000000000")
 """Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
@@ -102,7 +102,7 @@ class BtcpayClient:
         self._health = Health(clock)
         reads = Question(ask=self.probe, every=timeouts.idle, again=timeouts.again)
         creations = Question(ask=self.try_creation, every=None, again=timeouts.lull)
-        self._vigil = Vigil(self._health, {Scope.READ: reads, Scope.CREATE: creations})
+        self._vigil = Vigil(self._health, {CallScope.READ: reads, CallScope.CREATE: creations})
         self._http: AiohttpTransport | None = None
         self._is_closed = False
 
@@ -137,7 +137,7 @@ class BtcpayClient:
         return self._store_id
 
     @property
-    def state(self) -> State:
+    def state(self) -> BtcpayState:
         """How the last calls went."""
         return self._health.state
 
@@ -152,7 +152,7 @@ class BtcpayClient:
         """Create an invoice carrying our id; raises ``CreationUnknown`` if it may exist all the same."""
         body = payloads.creation(order_id, plan, redirect_url=redirect_url, expiration=expiration)
         try:
-            async with self._call("create_invoice", Scope.CREATE, seconds=self._timeouts.create):
+            async with self._call("create_invoice", CallScope.CREATE, seconds=self._timeouts.create):
                 created = await self._exchange("POST", self._invoices, body=body)
                 (seen,) = payloads.of_orders([payloads.observation(created, links=self._links)], [order_id])
                 return seen
@@ -163,7 +163,7 @@ class BtcpayClient:
 
     async def try_creation(self) -> None:
         """Ask for an invoice BTCPay must refuse: if it does, creations reach it and our key may create."""
-        async with self._call("try_creation", Scope.CREATE):
+        async with self._call("try_creation", CallScope.CREATE):
             try:
                 await self._exchange("POST", self._invoices, body=payloads.IMPOSSIBLE_CREATION)
             except BtcpayRefused as error:
@@ -174,7 +174,7 @@ class BtcpayClient:
 
     async def probe(self) -> None:
         """Read one invoice of the store, or see that it has none."""
-        async with self._call("probe", Scope.READ):
+        async with self._call("probe", CallScope.READ):
             payloads.sample(await self._read(self._invoices, httpx.QueryParams(take=1)), self._store_id)
 
     async def find_invoices(self, order_ids: Sequence[UUID]) -> list[Observation]:
@@ -186,7 +186,7 @@ class BtcpayClient:
         chunks = [wanted[at : at + ORDERS_PER_CALL] for at in range(0, len(wanted), ORDERS_PER_CALL)]
         if not chunks:
             return []
-        async with self._call("find_invoices", Scope.READ):
+        async with self._call("find_invoices", CallScope.READ):
             return payloads.joined(
                 await asyncio.gather(*(self._find(chunk) for chunk in chunks), return_exceptions=True)
             )
@@ -195,7 +195,7 @@ class BtcpayClient:
         """Return one invoice of our store, or ``None`` if it has none of that id."""
         if not is_opaque(btcpay_id):
             return None
-        async with self._call("fetch_invoice", Scope.READ_ONE):
+        async with self._call("fetch_invoice", CallScope.READ_ONE):
             try:
                 document = await self._read(f"{self._invoices}/{btcpay_id}")
             except BtcpayRefused as error:
@@ -213,7 +213,7 @@ class BtcpayClient:
 
     async def fetch_confirmations(self, seen: Observation) -> Observation:
         """Return the observation with ``confirmed_amount`` and ``last_received_at`` from its payments."""
-        async with self._call("fetch_confirmations", Scope.READ_ONE):
+        async with self._call("fetch_confirmations", CallScope.READ_ONE):
             methods = await self._read(
                 f"{self._invoices}/{opaque(seen.btcpay_invoice_id)}/payment-methods",
                 httpx.QueryParams(onlyAccountedPayments="true"),
@@ -227,7 +227,7 @@ class BtcpayClient:
             marked = await self._exchange("POST", f"{self._invoices}/{opaque(btcpay_id)}/status", body=body)
             return payloads.of_id(payloads.observation(marked, links=self._links), btcpay_id)
 
-    async def server_info(self) -> Server:
+    async def server_info(self) -> BtcpayServer:
         async with self._call("server_info"):
             return administration.server(await self._read("/api/v1/server/info"))
 
@@ -246,13 +246,13 @@ class BtcpayClient:
         async with self._call("payment_methods"):
             return administration.payment_methods(await self._read(f"{self._store}/payment-methods"))
 
-    async def list_webhooks(self) -> list[Webhook]:
+    async def list_webhooks(self) -> list[RegisteredWebhook]:
         async with self._call("list_webhooks"):
             return administration.webhooks(await self._read(self._webhooks))
 
     async def create_webhook(
         self, url: str, *, secret: str | None = None, events: Sequence[str] | None = None
-    ) -> Webhook:
+    ) -> RegisteredWebhook:
         """Register a webhook, for all events unless some are named. The answer holds the secret, once.
 
         BTCPay does not merge equal addresses: list first, or deliveries come twice.
@@ -263,7 +263,9 @@ class BtcpayClient:
         async with self._call("create_webhook"):
             return administration.webhook(await self._exchange("POST", self._webhooks, body=body))
 
-    async def update_webhook(self, webhook: Webhook, *, secret: str | None = None) -> Webhook:
+    async def update_webhook(
+        self, webhook: RegisteredWebhook, *, secret: str | None = None
+    ) -> RegisteredWebhook:
         """Make the webhook of that id be as given, all of it; without ``secret`` the old one stays."""
         body = administration.webhook_settings(
             url=webhook.url,
@@ -282,7 +284,7 @@ class BtcpayClient:
             path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
             return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
 
-    def _call(self, name: str, scope: Scope = Scope.OTHER, *, seconds: float | None = None) -> Call:
+    def _call(self, name: str, scope: CallScope = CallScope.OTHER, *, seconds: float | None = None) -> Call:
         return Call(name, scope, seconds or self._timeouts.call, self._health)
 
     async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:

@@ -5,7 +5,7 @@ BtcpayAway (Unavailable)        it gave no usable answer; wait and ask again
 └── Garbled                     it answered, but not what its API promises
 BtcpayDenied (Unavailable)      key or rights are missing; the operator must act, asking again is harmless
 BtcpayRefused (Refused)         it understood and said no, in its own words
-Malformed (Refused)             a webhook body that is none
+InvalidResponse (Refused)             a webhook body that is none
 
 The rule it keeps: no message holds the API key, and what the other side wrote is shortened and printable.
 """
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.errors import Refused, Unavailable
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 class BtcpayAway(Unavailable):
     """BTCPay gave no usable answer; ``reached`` is false when no connection was made, so that the request
-    certainly did nothing there, ``told_to_wait`` is true when ``retry_after`` is its own wish.
+    certainly did nothing there, ``told_to_wait`` is true when ``retry_after`` is its own request.
     """
 
     code = "btcpay_away"
@@ -93,7 +93,7 @@ class BtcpayRefused(Refused):
         self.btcpay_code = btcpay_code
 
 
-class Malformed(Refused):
+class InvalidResponse(Refused):
     """A webhook body that is not what BTCPay sends."""
 
     code = "malformed"

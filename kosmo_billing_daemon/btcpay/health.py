@@ -14,16 +14,16 @@ from datetime import datetime
 from enum import StrEnum
 from types import TracebackType
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayRefused
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.errors import KosmoError
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
 
 
-class Scope(StrEnum):
+class CallScope(StrEnum):
     """What a call says something about: its failure, and that it works."""
 
     CREATE = "create"
@@ -33,7 +33,7 @@ class Scope(StrEnum):
 
 
 @record(kw_only=True)
-class State:
+class BtcpayState:
     """How the last calls went. ``since`` is when ``reachable`` last changed; nothing asked yet counts as
     reachable. ``denied`` and ``refused`` say what the operator must do, ``last_error`` outlives its outage.
     """
@@ -56,7 +56,7 @@ class Health:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
         self._failing: dict[str, KosmoError] = {}
         self._reachable = True
         self._since = clock()
@@ -66,9 +66,9 @@ class Health:
         self._asked: dict[str, float] = {}
 
     @property
-    def state(self) -> State:
+    def state(self) -> BtcpayState:
         away = self._first(BtcpayAway)
-        return State(
+        return BtcpayState(
             reachable=self._reachable,
             since=self._since,
             last_error=away or self._last_error,
@@ -77,16 +77,16 @@ class Health:
             failures=self._failures,
         )
 
-    def may_be_over(self, scope: Scope) -> bool:
+    def may_be_over(self, scope: CallScope) -> bool:
         """Say whether asking tells more: what BTCPay refuses it goes on to refuse until that works."""
         return isinstance(self._failing.get(scope), BtcpayAway | BtcpayDenied)
 
-    def quiet_for(self, scope: Scope) -> float:
+    def quiet_for(self, scope: CallScope) -> float:
         """Return for how many seconds nobody has called."""
         asked = self._asked.get(scope)
         return float("inf") if asked is None else asyncio.get_running_loop().time() - asked
 
-    def answered(self, call: str, scope: Scope, *, is_refusal: bool = False) -> None:
+    def answered(self, call: str, scope: CallScope, *, is_refusal: bool = False) -> None:
         """Note that a call worked, or was refused for reasons of its own: that ends no other refusal."""
         key = self._note(call, scope)
         before = self._failing.get(key)
@@ -103,7 +103,7 @@ class Health:
         if not self._reachable and not self._first(BtcpayAway):
             self._back()
 
-    def failed(self, call: str, scope: Scope, error: BtcpayAway | BtcpayDenied | BtcpayRefused) -> None:
+    def failed(self, call: str, scope: CallScope, error: BtcpayAway | BtcpayDenied | BtcpayRefused) -> None:
         """Note that no usable answer came, or that BTCPay does not let us do this."""
         key = self._note(call, scope)
         self._failures += 1
@@ -113,15 +113,15 @@ class Health:
             self._away(call, error)
             return
         what = "denied" if isinstance(error, BtcpayDenied) else "refused"
-        if self._quiet.allows(what):
+        if self._throttle.allows(what):
             log.warning("BTCPay %s a call", what, extra={"fields": {"call": call, "reason": error.message}})
         if not self._reachable and not self._first(BtcpayAway):
             self._back()
 
-    def _note(self, call: str, scope: Scope) -> str:
-        if scope is Scope.OTHER:
+    def _note(self, call: str, scope: CallScope) -> str:
+        if scope is CallScope.OTHER:
             return call
-        scope = Scope.READ if scope is Scope.READ_ONE else scope
+        scope = CallScope.READ if scope is CallScope.READ_ONE else scope
         self._asked[scope] = asyncio.get_running_loop().time()
         return scope
 
@@ -132,7 +132,7 @@ class Health:
         if self._reachable:
             self._reachable = False
             self._since = self._clock()
-        if self._quiet.allows("away"):
+        if self._throttle.allows("away"):
             self._told = True
             since = self._since.isoformat("T")
             fields = {"call": call, "reason": error.message, "since": since}
@@ -164,7 +164,7 @@ class Vigil:
     An idle daemon, or one that stands by, would say for hours what the last purchase met.
     """
 
-    def __init__(self, health: Health, questions: Mapping[Scope, Question]) -> None:
+    def __init__(self, health: Health, questions: Mapping[CallScope, Question]) -> None:
         self._health = health
         self._questions = questions
         self._task: asyncio.Task[None] | None = None
@@ -196,7 +196,7 @@ class Call(AbstractAsyncContextManager[None]):
 
     __slots__ = ("_deadline", "_health", "_name", "_scope", "_seconds")
 
-    def __init__(self, name: str, scope: Scope, seconds: float, health: Health) -> None:
+    def __init__(self, name: str, scope: CallScope, seconds: float, health: Health) -> None:
         self._name, self._scope, self._seconds, self._health = name, scope, seconds, health
         self._deadline = asyncio.timeout(seconds)
 
@@ -218,7 +218,7 @@ class Call(AbstractAsyncContextManager[None]):
 
     def _note(self, error: BaseException | None) -> None:
         match error:
-            case BtcpayRefused() if self._scope in (Scope.CREATE, Scope.READ):
+            case BtcpayRefused() if self._scope in (CallScope.CREATE, CallScope.READ):
                 self._health.failed(self._name, self._scope, error)
             case BtcpayAway() | BtcpayDenied():
                 self._health.failed(self._name, self._scope, error)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from kosmo_billing_daemon.btcpay.addresses import Links
-from kosmo_billing_daemon.btcpay.errors import Garbled, Malformed
+from kosmo_billing_daemon.btcpay.errors import Garbled, InvalidResponse
 from kosmo_billing_daemon.btcpay.reading import (
     MAX_URL_LENGTH,
     decode,
@@ -29,7 +29,7 @@ from kosmo_billing_daemon.btcpay.reading import (
 )
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 MAX_TYPE_LENGTH = 64
 
@@ -70,7 +70,7 @@ class Hint:
 
 
 def hint(body: bytes) -> Hint:
-    """Read a webhook body; ``Malformed`` unless it is a JSON object in UTF-8 with a ``type``.
+    """Read a webhook body; ``InvalidResponse`` unless it is a JSON object in UTF-8 with a ``type``.
 
     An optional field of a wrong type, over-long or not printable counts as absent: the delivery may be
     authentic all the same, and what it hints at is found by polling.
@@ -78,12 +78,12 @@ def hint(body: bytes) -> Hint:
     try:
         document = decode(body)
     except ValueError as error:
-        raise Malformed(f"the body is not JSON in UTF-8: {_short(error)}") from None
+        raise InvalidResponse(f"the body is not JSON in UTF-8: {_short(error)}") from None
     if not isinstance(document, dict):
-        raise Malformed("the body is not a JSON object")
+        raise InvalidResponse("the body is not a JSON object")
     kind = optional_text(document, "type", most=MAX_TYPE_LENGTH)
     if kind is None:
-        raise Malformed(f"type: a printable text of 1 to {MAX_TYPE_LENGTH} characters is needed")
+        raise InvalidResponse(f"type: a printable text of 1 to {MAX_TYPE_LENGTH} characters is needed")
     metadata = document.get("metadata")
     return Hint(
         delivery_id=optional_text(document, "deliveryId"),

@@ -21,7 +21,7 @@ from kosmo_billing_daemon.errors import KosmoError, Misconfigured, Unavailable
 
 HELP = """Sells KosmoConnect plans through BTCPay Server and tells gateways over MQTT what users may do.
 
-Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 69 something needed is away, 78 bad settings.
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 69 a dependency is unreachable, 78 bad settings.
 """
 
 app = typer.Typer(

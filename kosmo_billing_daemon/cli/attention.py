@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.opened import deed, opened
+from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
     console,
@@ -61,7 +61,7 @@ def close(
 
     async def work() -> ListedCase:
         async with opened(env_file) as at:
-            return await at.operations.close_case(case, deed(reason))
+            return await at.operations.close_case(case, by(reason))
 
     closed = run(work())
     if as_json:

@@ -14,23 +14,15 @@ from rich.console import Console
 from rich.text import Text
 
 from kosmo_billing_daemon import __version__
-from kosmo_billing_daemon.cli.frame import (
-    EX_CONFIG,
-    EX_FAILED,
-    AsJson,
-    EnvFile,
-    own_path,
-    read_password,
-    run,
-)
+from kosmo_billing_daemon.admin.checks import Finding, broker, btcpay, database
+from kosmo_billing_daemon.cli.frame import EX_CONFIG, EX_FAILED, AsJson, EnvFile, own_path, read_password, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, print_json, printable
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.services.inspection import Finding, broker, btcpay, database
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -73,7 +65,7 @@ def check(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Say what is wrong with settings, database, broker, BTCPay, webhook and clock, and how to mend it.
+    """Say what is wrong with settings, database, broker, BTCPay, webhook and clock, and how to fix it.
 
     Exit code 0: all is well. 1: something is wrong. 78: the settings cannot be read.
     """

@@ -2,10 +2,10 @@
 
 from typing import assert_never
 
+from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.cli.rendering import duration, money, when
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
-from kosmo_billing_daemon.services.history import History
 
 
 def standing(history: History) -> list[str]:
@@ -33,8 +33,7 @@ def _current(document: EntitlementDocument) -> list[str]:
     said = [f"has {document.plan_type} until {when(document.valid_until)}"]
     if document.status is Standing.GRACE:
         said.append(
-            "which is over; a payment that is confirming keeps the rights"
-            f" until {when(document.grace_until)} (R5)"
+            f"which is over; a payment that is confirming keeps the rights until {when(document.grace_until)}"
         )
     if document.quota_state is QuotaState.EXHAUSTED:
         said.append(
@@ -64,15 +63,15 @@ def purchase(row: Subscription) -> str:
     own = f"{period} and {'unlimited' if row.plan.quota is None else row.plan.quota} messages of its own"
     match carried.rule:
         case Rule.FRESH:
-            return f"fresh (R2): {own}; nothing was left to take over"
+            return f"new period: {own}; nothing was left to take over"
         case Rule.ADDED:
             return (
-                f"added (R2): {own}, and what the same plan before it had left:"
+                f"added: {own}, and what the same plan before it had left:"
                 f" {duration(carried.time)} and {carried.messages} messages"
             )
         case Rule.CONVERTED:
             return (
-                f"converted (R2): {own}, and the worth of the plan before it, at this plan's price:"
+                f"converted: {own}, and the worth of the plan before it, at this plan's price:"
                 f" {duration(carried.time)} and {carried.messages} messages"
             )
 
@@ -83,6 +82,6 @@ def origin(row: Subscription) -> str:
         case Source.BTCPAY:
             return f"paid {money(row.plan.price.amount, row.plan.price.currency)}"
         case Source.MANUAL:
-            return "settled by hand (R8)"
+            return "settled manually"
         case Source.GRANT:
             return "granted by an operator"

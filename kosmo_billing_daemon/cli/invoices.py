@@ -1,4 +1,4 @@
-"""``invoices``: look at them, and settle one by hand (R6)."""
+"""``invoices``: look at them, and settle one manually (R6)."""
 
 from typing import Annotated
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 import typer
 
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.opened import deed, opened
+from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
     console,
@@ -118,7 +118,7 @@ def settle(
 
     async def work() -> tuple[Invoice, bool]:
         async with opened(env_file) as at:
-            return await at.operations.settle(invoice, deed(reason), unpaid=unpaid)
+            return await at.operations.settle(invoice, by(reason), unpaid=unpaid)
 
     settled, changed = run(work())
     if as_json:
@@ -131,7 +131,7 @@ def settle(
     )
 
 
-app = typer.Typer(help="Invoices: look at them, settle one by hand.", no_args_is_help=True)
+app = typer.Typer(help="Invoices: look at them, settle one manually.", no_args_is_help=True)
 app.command("list")(list_)
 app.command()(show)
 app.command()(settle)

@@ -6,14 +6,15 @@ import pwd
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from kosmo_billing_daemon import logs, settings
+from kosmo_billing_daemon import settings
+from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.cli.frame import caller
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.connections import btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.errors import Conflict
-from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.services.operations import Deed, Operations
+from kosmo_billing_daemon.runtime import logs
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.settings import Settings, WebhookTrust
 from kosmo_billing_daemon.store.migrations import pending
@@ -21,14 +22,14 @@ from kosmo_billing_daemon.store.postgres import Pool
 
 
 @record(kw_only=True)
-class Opened:
+class OpenedServices:
     """One command's surroundings, open as long as it runs."""
 
     settings: Settings
     pool: Pool
     btcpay: BtcpayClient
     settlement: Settlement
-    operations: Operations
+    operations: AdminActions
 
     @property
     def trusts_bodies(self) -> bool:
@@ -43,7 +44,7 @@ def load(env_file: Path | None) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def opened(env_file: Path | None) -> AsyncIterator[Opened]:
+async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
     """Open what a command needs; raises ``Conflict`` while the schema is not up to date."""
     loaded = load(env_file)
     catalogue = read_catalogue(loaded.plans_file)
@@ -60,16 +61,18 @@ async def opened(env_file: Path | None) -> AsyncIterator[Opened]:
             changed=lambda: None,  # the database's triggers wake the daemon
             trust_body=loaded.webhook.trust is WebhookTrust.BODY,
         )
-        operations = Operations(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
-        yield Opened(settings=loaded, pool=pool, btcpay=btcpay, settlement=settlement, operations=operations)
+        operations = AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
+        yield OpenedServices(
+            settings=loaded, pool=pool, btcpay=btcpay, settlement=settlement, operations=operations
+        )
 
 
-def deed(reason: str) -> Deed:
-    """Return a deed in the operator's name: who called sudo, or the account of this process."""
+def by(reason: str) -> OperatorAction:
+    """Return a by in the operator's name: who called sudo, or the account of this process."""
     asked = caller() or (os.environ.get("SUDO_USER", "").strip() if os.getuid() == 0 else "")
     if asked:
-        return Deed(asked, reason)
+        return OperatorAction(asked, reason)
     try:
-        return Deed(pwd.getpwuid(os.getuid()).pw_name, reason)
+        return OperatorAction(pwd.getpwuid(os.getuid()).pw_name, reason)
     except KeyError:
-        return Deed(f"uid {os.getuid()}", reason)
+        return OperatorAction(f"uid {os.getuid()}", reason)

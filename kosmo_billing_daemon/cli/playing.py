@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from kosmo_billing_daemon import logs
 from kosmo_billing_daemon.cli.frame import caller, run, stopped_by_signals
 from kosmo_billing_daemon.errors import Invalid, Unavailable
+from kosmo_billing_daemon.runtime import logs
 
 
 class BrokerKind(StrEnum):
@@ -38,7 +38,7 @@ def demo(
     if caller() is not None:
         raise Invalid("the demo is not for the service's account: run it without sudo")
     try:
-        from kosmo_billing_daemon.demo.stage import Stage  # noqa: PLC0415 - needs the extra "demo"
+        from kosmo_billing_daemon.demo.stage import DemoStage  # noqa: PLC0415 - needs the extra "demo"
     except ImportError as error:
         raise Unavailable(
             f"{error.name} is missing; the demo needs its extra: pip install 'kosmo-billing-daemon[demo]'"
@@ -48,7 +48,7 @@ def demo(
     async def play() -> None:
         stop = asyncio.Event()
         with stopped_by_signals(stop):
-            async with Stage(port=port, data_dir=data_dir, broker=broker) as stage:
+            async with DemoStage(port=port, data_dir=data_dir, broker=broker) as stage:
                 announce = _announce_json if as_json else _announce
                 announce(stage.urls)
                 await stage.until_ended(stop)

@@ -6,9 +6,10 @@ import logging
 
 import typer
 
-from kosmo_billing_daemon import __version__, descriptors, logs, settings, systemd_notify
+from kosmo_billing_daemon import __version__, settings
 from kosmo_billing_daemon.cli.frame import EnvFile, run, stopped_by_signals
 from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.runtime import descriptors, logs, systemd_notify
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kosmo_billing_daemon.admin.upkeep import Moved, reconcile_now
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.invoices import HEADINGS, row
 from kosmo_billing_daemon.cli.opened import opened
 from kosmo_billing_daemon.cli.rendering import aside, console, invoice_json, line, print_json, table
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
-from kosmo_billing_daemon.services.upkeep import Moved, reconcile_now
 from kosmo_billing_daemon.store import listings
 
 LOOK_EVERY = 0.2  # seconds between looks at what still waits
@@ -35,7 +35,7 @@ def progress_bar() -> Progress:
 
 
 def reconcile(as_json: AsJson = False, env_file: EnvFile = None) -> None:
-    """Look at all open invoices at BTCPay now, and settle what was paid."""
+    """Check all open invoices against BTCPay now, and settle what was paid."""
 
     async def work() -> tuple[int, list[Moved]]:
         async with opened(env_file) as at:

@@ -5,11 +5,12 @@ from uuid import UUID
 
 import typer
 
+from kosmo_billing_daemon.admin.overview import Histories, History
 from kosmo_billing_daemon.cli import explaining
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import HEADINGS
 from kosmo_billing_daemon.cli.invoices import row as invoice_row
-from kosmo_billing_daemon.cli.opened import deed, opened
+from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
     console,
@@ -23,10 +24,9 @@ from kosmo_billing_daemon.cli.rendering import (
     table,
     when,
 )
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
-from kosmo_billing_daemon.services.history import Histories, History
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.nodes import Node
 
@@ -40,7 +40,7 @@ def show(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Explain one user: rights now and why, purchases, usage, invoices, cases, deeds of operators."""
+    """Explain one user: rights now and why, purchases, usage, invoices, cases, actions of operators."""
 
     async def work() -> History:
         async with opened(env_file) as at:
@@ -64,7 +64,7 @@ def grant(
 
     async def work() -> Subscription:
         async with opened(env_file) as at:
-            return await at.operations.grant(UserId(user), plan, deed(reason))
+            return await at.operations.grant(UserId(user), plan, by(reason))
 
     _tell(run(work()), "granted", as_json=as_json)
 
@@ -77,7 +77,7 @@ def revoke(
     async def work() -> Subscription:
         chosen = None if subscription is None else SubscriptionId(subscription)
         async with opened(env_file) as at:
-            return await at.operations.revoke(UserId(user), chosen, deed(reason))
+            return await at.operations.revoke(UserId(user), chosen, by(reason))
 
     _tell(run(work()), "revoked", as_json=as_json)
 
@@ -93,7 +93,7 @@ def reinstate(
 
     async def work() -> Subscription:
         async with opened(env_file) as at:
-            return await at.operations.reinstate(UserId(user), SubscriptionId(subscription), deed(reason))
+            return await at.operations.reinstate(UserId(user), SubscriptionId(subscription), by(reason))
 
     _tell(run(work()), "reinstated", as_json=as_json)
 
@@ -161,8 +161,8 @@ def _history_json(history: History) -> dict[str, Any]:
         "messages": history.messages,
         "invoices": [invoice_json(invoice) for invoice in history.invoices],
         "cases": [case_json(case) for case in history.cases],
-        "events": [{"type": e.type, "at": rfc3339(e.occurred_at), "data": e.data} for e in history.news],
-        "audit": history.deeds,
+        "events": [{"type": e.type, "at": rfc3339(e.occurred_at), "data": e.data} for e in history.events],
+        "audit": history.actions,
     }
 
 
@@ -200,14 +200,15 @@ def _print_history(history: History) -> None:
     for case in history.cases:
         out.print()
         print_case(out, case)
-    heading(out, "News")
-    table(out, ("AT", "TYPE"), [(when(event.occurred_at), event.type) for event in history.news])
-    if history.deeds:
-        heading(out, "Done by hand")
-        deeds = [
-            (when(entry.at), entry.who, entry.action, entry.subject, entry.reason) for entry in history.deeds
+    heading(out, "Events")
+    table(out, ("AT", "TYPE"), [(when(event.occurred_at), event.type) for event in history.events])
+    if history.actions:
+        heading(out, "Operator actions")
+        actions = [
+            (when(entry.at), entry.who, entry.action, entry.subject, entry.reason)
+            for entry in history.actions
         ]
-        table(out, ("AT", "WHO", "WHAT", "ON", "WHY"), deeds)
+        table(out, ("AT", "WHO", "WHAT", "ON", "WHY"), actions)
 
 
 app = typer.Typer(help="One user: the whole history, and what an operator may change.", no_args_is_help=True)

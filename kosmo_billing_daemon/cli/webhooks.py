@@ -1,4 +1,4 @@
-"""``webhook``: BTCPay's webhook to us, made and mended over its API; no secret is stored or shown twice."""
+"""``webhook``: BTCPay's webhook to us, made and fixed over its API; no secret is stored or shown twice."""
 
 import contextlib
 import os
@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from kosmo_billing_daemon.btcpay.administration import Webhook
+from kosmo_billing_daemon.admin.checks import webhooks
+from kosmo_billing_daemon.admin.checks.webhooks import Registered
+from kosmo_billing_daemon.btcpay.administration import RegisteredWebhook
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
 from kosmo_billing_daemon.connections import btcpay_of
 from kosmo_billing_daemon.errors import Conflict, Invalid
-from kosmo_billing_daemon.services.inspection import webhooks
-from kosmo_billing_daemon.services.inspection.webhooks import Registered
 from kosmo_billing_daemon.settings import Settings
 
 
@@ -23,7 +23,7 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """List the store's webhooks, and what keeps those that lead to us from doing their work."""
     loaded = load(env_file)
 
-    async def work() -> list[Webhook]:
+    async def work() -> list[RegisteredWebhook]:
         async with btcpay_of(loaded) as client:
             return await client.list_webhooks()
 
@@ -63,7 +63,7 @@ def register(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Create the webhook, or mend it; a repeat changes nothing.
+    """Create the webhook, or fix it; a repeat changes nothing.
 
     With WEBHOOK_SECRET set the webhook gets that secret. Otherwise a new webhook gets a new one, which is
     printed once or written to --secret-file; put it into WEBHOOK_SECRET and restart the daemon.
@@ -85,7 +85,7 @@ def register(
         told = {
             **_webhook_json(done.webhook, address, ours=True),
             "created": done.is_new,
-            "mended": done.mended,
+            "fixed": done.fixed,
             "surplus": done.surplus,
         }
         print_json(told if shown is None else {**told, "secret": shown})
@@ -126,7 +126,7 @@ def _kept(secret: str | None, path: Path | None) -> Iterator[None]:
         raise
 
 
-def _webhook_json(hook: Webhook, address: str | None, *, ours: bool) -> dict[str, Any]:
+def _webhook_json(hook: RegisteredWebhook, address: str | None, *, ours: bool) -> dict[str, Any]:
     return {
         "id": hook.id,
         "url": hook.url,
@@ -140,10 +140,10 @@ def _webhook_json(hook: Webhook, address: str | None, *, ours: bool) -> dict[str
 
 def _tell(done: Registered, shown: str | None, written: Path | None, *, keeps: bool) -> None:
     out = console()
-    what = "created" if done.is_new else ("mended" if done.mended else "is as it should be")
+    what = "created" if done.is_new else ("fixed" if done.fixed else "is as it should be")
     line(out, f"webhook {done.webhook.id} to {done.webhook.url} {what}")
-    for defect in done.mended:
-        line(out, f"  mended: {defect}")
+    for defect in done.fixed:
+        line(out, f"  fixed: {defect}")
     for other in done.surplus:
         line(
             out,

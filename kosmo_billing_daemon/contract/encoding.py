@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from kosmo_billing_daemon.errors import Refused
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 MAX_ID_LENGTH = 128
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 MAX_EVENTS_PER_REPORT = 500
 MAX_COUNT = 1_000_000

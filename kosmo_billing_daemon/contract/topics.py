@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 DEFAULT_PREFIX = "kosmo/billing/v1"
 

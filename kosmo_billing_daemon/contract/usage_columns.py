@@ -17,7 +17,7 @@ from kosmo_billing_daemon.contract.payloads import (
     UsageEvent,
     usage_event,
 )
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -1,7 +1,7 @@
 """The broker for hosts without Mosquitto: amqtt in a process of its own, so that its loop is not ours.
 
 Memory only, MQTT 3.1.1, loopback, everyone welcome: enough for a demo, not for anything that must last. amqtt
-0.12 loses or leaks messages in ways our contract cannot live with; the subclasses here mend that, as each
+0.12 loses or leaks messages in ways our contract cannot live with; the subclasses here fix that, as each
 method says.
 """
 
@@ -55,7 +55,7 @@ class PatientHandler(BrokerProtocolHandler):  # type: ignore[misc]
         self._reader_task.cancel()
 
 
-class Broker(amqtt.broker.Broker):  # type: ignore[misc]
+class AmqttBroker(amqtt.broker.Broker):  # type: ignore[misc]
     """amqtt with sessions that behave as MQTT 3.1.1 asks."""
 
     def __init__(self, config: BrokerConfig) -> None:
@@ -119,7 +119,7 @@ async def serve(port: int) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     amqtt.broker.BrokerProtocolHandler = PatientHandler  # amqtt has no other place to name it
-    broker = Broker(
+    broker = AmqttBroker(
         BrokerConfig(
             listeners={"default": ListenerConfig(bind=f"127.0.0.1:{port}")},
             plugins={f"kosmo_billing_daemon.demo.amqtt_broker.{Welcome.__name__}": {}},

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kosmo_billing_daemon.demo import tied_exec
 from kosmo_billing_daemon.errors import Invalid, KosmoError
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 POLL_SECONDS = 0.01
 START_SECONDS = 30.0

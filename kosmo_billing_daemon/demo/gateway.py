@@ -19,13 +19,13 @@ from uuid import UUID
 
 from aiohttp import web
 
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.encoding import Fields, Malformed, loads
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Decision, Gate, Reason
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web import problems
 from kosmo_billing_daemon.web.problems import Handler, HttpRefused
 from kosmo_billing_daemon.web.rendering import encode, json_bytes, json_response

@@ -27,7 +27,7 @@ READY_WITHIN = 30.0  # seconds; on two cores it takes about two
 HOST = "127.0.0.1"
 
 
-class Stage:
+class DemoStage:
     """All parts up within ``async with``, all down after it; nothing is left behind."""
 
     def __init__(self, *, port: int = 0, data_dir: Path | None = None, broker: str | None = None) -> None:

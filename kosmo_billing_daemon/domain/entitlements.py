@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from kosmo_billing_daemon.domain.plans import FREE, PlanType, Scope
 from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, SubscriptionId, UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 class Standing(StrEnum):

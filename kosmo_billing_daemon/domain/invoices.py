@@ -13,7 +13,7 @@ from typing import assert_never
 
 from kosmo_billing_daemon.domain.plans import Plan, smallest_unit
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source, UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 LATE_LIMIT = timedelta(hours=72)
 """R6: a late full payment that settled within this time after expiry is fulfilled."""
@@ -215,7 +215,7 @@ def settle_by_hand(invoice: Invoice, now: datetime) -> Verdict:
 
 
 def _events(before: Invoice, after: Invoice) -> tuple[str, ...]:
-    """Name the news of a status that was not seen before; falling back to New is none."""
+    """Name the events of a status that was not seen before; falling back to New is none."""
     created = ("invoice.created",) if before.status is InvoiceStatus.RESERVED else ()
     if before.status is after.status or after.status in (InvoiceStatus.NEW, InvoiceStatus.SETTLED):
         return created

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, NewType
 
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 PlanType = NewType("PlanType", str)
 

@@ -16,7 +16,7 @@ from typing import NewType
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 UserId = NewType("UserId", UUID)
 SubscriptionId = NewType("SubscriptionId", UUID)
@@ -99,7 +99,7 @@ class Subscription:
         return self.grace_until or self.valid_until
 
 
-class News(StrEnum):
+class SubscriptionEvent(StrEnum):
     """What happened to a user's rights; the event ``subscription.<value>``."""
 
     ACTIVATED = "activated"
@@ -111,16 +111,16 @@ class News(StrEnum):
 
 @record
 class Happening:
-    """One piece of news about one subscription."""
+    """One event about one subscription."""
 
-    news: News
+    event: SubscriptionEvent
     subscription_id: SubscriptionId
     reason: str
 
 
 @record
 class Outcome:
-    """The history after a change, and the news that it makes, in order."""
+    """The history after a change, and the events that it makes, in order."""
 
     history: tuple[Subscription, ...]
     happenings: tuple[Happening, ...] = ()
@@ -139,7 +139,7 @@ def advance(history: Sequence[Subscription], now: datetime, *, holding: bool) ->
     folded = _fold(history, now, holding=holding, first=len(history))
     before, after = current(history), current(folded)
     if before is not None and after is None:
-        return Outcome(folded, (Happening(News.EXPIRED, before.id, "time"),))
+        return Outcome(folded, (Happening(SubscriptionEvent.EXPIRED, before.id, "time"),))
     return Outcome(folded)
 
 
@@ -156,7 +156,7 @@ def purchase(
 ) -> Outcome:
     """Fulfil a purchase at once (R2, R3): what was left is added, nothing paid for is lost.
 
-    Expiry that was due before counts first, so a late timer changes neither dates nor news.
+    Expiry that was due before counts first, so a late timer changes neither dates nor events.
     """
     due = _due(history, now)
     old = current(due.history)
@@ -175,10 +175,12 @@ def purchase(
     rows = [replace(row, messages_used_at_end=None) if row is old else row for row in due.history]
     folded = _fold([*rows, bought], now, holding=holding, first=len(rows))
     if old is None:
-        news = News.ACTIVATED
+        event = SubscriptionEvent.ACTIVATED
     else:
-        news = News.RENEWED if old.plan.plan_type == plan.plan_type else News.CHANGED
-    return Outcome(folded, (*due.happenings, Happening(news, subscription_id, "purchase")))
+        event = (
+            SubscriptionEvent.RENEWED if old.plan.plan_type == plan.plan_type else SubscriptionEvent.CHANGED
+        )
+    return Outcome(folded, (*due.happenings, Happening(event, subscription_id, "purchase")))
 
 
 def revoke(
@@ -201,10 +203,10 @@ def revoke(
     rows = list(due.history)
     rows[index] = replace(row, revoked_at=now, grace_until=None)
     folded = _fold(rows, now, holding=holding, first=index)
-    happenings = [*due.happenings, Happening(News.REVOKED, subscription_id, reason)]
+    happenings = [*due.happenings, Happening(SubscriptionEvent.REVOKED, subscription_id, reason)]
     before = current(due.history)
     if before is not None and before.id != subscription_id and current(folded) is None:
-        happenings.append(Happening(News.EXPIRED, before.id, reason))
+        happenings.append(Happening(SubscriptionEvent.EXPIRED, before.id, reason))
     return Outcome(folded, tuple(happenings))
 
 
@@ -231,10 +233,10 @@ def reinstate(
     folded = _fold(rows, now, holding=holding, first=index)
     after = current(folded)
     if after is None:
-        lost = () if before is None else (Happening(News.EXPIRED, before.id, reason),)
+        lost = () if before is None else (Happening(SubscriptionEvent.EXPIRED, before.id, reason),)
         return Outcome(folded, (*due.happenings, *lost))
-    news = News.ACTIVATED if before is None else News.CHANGED
-    return Outcome(folded, (*due.happenings, Happening(news, after.id, reason)))
+    event = SubscriptionEvent.ACTIVATED if before is None else SubscriptionEvent.CHANGED
+    return Outcome(folded, (*due.happenings, Happening(event, after.id, reason)))
 
 
 def _due(history: Sequence[Subscription], now: datetime) -> Outcome:

@@ -15,7 +15,7 @@ from kosmo_billing_daemon.errors import KosmoError
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.rows import Row
 from kosmo_billing_daemon.gate.salvage import salvage
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _write(path: Path, rows: list[Row]) -> int:
-    state = State(path)
+    state = StateFile(path)
     try:
         journal = Journal(state)
         with state.transaction():

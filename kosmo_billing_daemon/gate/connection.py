@@ -8,16 +8,16 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.contract.encoding import Malformed, loads
 from kosmo_billing_daemon.contract.payloads import TimeAnswer, UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Refused, Unavailable
 from kosmo_billing_daemon.gate.documents import Arrival, Documents
-from kosmo_billing_daemon.gate.replay import Replay
+from kosmo_billing_daemon.gate.replay import ShardReader
 from kosmo_billing_daemon.gate.reports import Reporter
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.link import Broker, ConnectRefused, Link, LinkLost, Message, connect
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ SLOWEST_ANSWER = 60.0
 BATCH = 100  # messages per transaction: a few milliseconds in which nothing else happens
 FIRST_RETRY, LONGEST_RETRY = 0.2, 15.0  # seconds between attempts to connect
 STABLE = 10.0  # seconds until a connection counts as good: one that always ends at once is no success
-REFUSED_RETRY = 30.0  # and after a refusal, which only the operator mends
+REFUSED_RETRY = 30.0  # and after a refusal, which only the operator can fix
 FIRST_REREAD = 30.0  # seconds until documents are read again while some are missing; doubled each time
 
 
@@ -64,12 +64,12 @@ class Connection:
         self._ack_topic = ack_topic
         self._refresh = refresh
         self._monotonic = monotonic
-        self._replay = Replay(topics, [topics.status, *([ack_topic] if ack_topic else [])])
+        self._replay = ShardReader(topics, [topics.status, *([ack_topic] if ack_topic else [])])
         self._steady_since: float | None = None
         self._looked = False  # what is retained outside the documents is here by now
         self._heard_status = False
         self._closing = False
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     @property
     def steady_since(self) -> float | None:
@@ -140,7 +140,7 @@ class Connection:
         pause = backoff.failed()
         if isinstance(error, ConnectRefused | Refused):
             pause = max(pause, REFUSED_RETRY)
-        if self._quiet.allows(type(error).__name__):
+        if self._throttle.allows(type(error).__name__):
             if isinstance(error, Unavailable | Refused | sqlite3.Error):
                 log.warning("connection to the broker ended or failed: error=%s", self.error)
             else:

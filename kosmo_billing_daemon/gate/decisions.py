@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Scope, Standing
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 class Reason(StrEnum):
@@ -66,7 +66,7 @@ def _exhausted(remaining: int) -> Decision:
     return Decision(False, Reason.QUOTA_EXHAUSTED, remaining)
 
 
-class Entry:
+class UserEntry:
     """One user's rights in about 400 bytes, whole numbers and epoch seconds instead of ids and times.
 
     ``own`` counts this gate's messages that ``used`` does not include yet (see ``ledger``); ``seen`` is the
@@ -127,7 +127,7 @@ class Entry:
         return _exhausted(max(remaining, 0))
 
 
-def entry_of(document: EntitlementDocument) -> Entry:
+def entry_of(document: EntitlementDocument) -> UserEntry:
     """Compress a document; rights without an end are ``Malformed``, since every document carries its own."""
     refusal: Reason | None = None
     ends = _seconds(document.grace_until or document.valid_until)
@@ -146,7 +146,7 @@ def entry_of(document: EntitlementDocument) -> Entry:
     nodes = None
     if document.scope is Scope.WHITELIST:
         nodes = frozenset(node.lower() for node in document.allowed_nodes)
-    return Entry(
+    return UserEntry(
         version=document.version,
         refusal=refusal,
         nodes=nodes,

@@ -9,10 +9,10 @@ import logging
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.gate.errors import NotJournaled
 from kosmo_billing_daemon.gate.files import fsync_path
-from kosmo_billing_daemon.gate.state import State, checkpoint
+from kosmo_billing_daemon.gate.state import StateFile, checkpoint
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ LOG_SIZE = 1 << 20  # bytes of write-ahead log worth a checkpoint
 class Disk:
     """Makes commits to ``state`` durable."""
 
-    def __init__(self, state: State, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, state: StateFile, threads: ThreadPoolExecutor) -> None:
         self.error: str | None = None
         self._state = state
         self._threads = threads
@@ -31,7 +31,7 @@ class Disk:
         self._synchronised = 0
         self._dirty = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     def wrote(self) -> None:
         """Note that something was committed."""
@@ -71,6 +71,6 @@ class Disk:
             except (OSError, sqlite3.Error) as error:
                 self._dirty.set()  # try again, and see when it is over
                 self.error = f"the state file could not be synchronised: {error}"
-                if self._quiet.allows("disk"):
+                if self._throttle.allows("disk"):
                     log.error("state file could not be synchronised: error=%s", error)  # noqa: TRY400  says it all
             await asyncio.sleep(PACE)

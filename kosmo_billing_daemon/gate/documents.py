@@ -14,13 +14,13 @@ import sqlite3
 from collections.abc import Sequence
 from uuid import UUID
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermark
-from kosmo_billing_daemon.gate.decisions import Entry, entry_of
-from kosmo_billing_daemon.gate.ledger import Ledger
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.decisions import UserEntry, entry_of
+from kosmo_billing_daemon.gate.ledger import UsageLedger
+from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ LAG = 10.0  # seconds the watermark gets to count a document that is new
 class Documents:
     """Applies what arrives; ``expected`` is how many documents exist, as far as the watermark said."""
 
-    def __init__(self, state: State, ledger: Ledger, timekeeper: Timekeeper) -> None:
+    def __init__(self, state: StateFile, ledger: UsageLedger, timekeeper: Timekeeper) -> None:
         self.entries = state.loaded.entries
         self.complete = state.loaded.complete
         self.ready = asyncio.Event()
@@ -51,7 +51,7 @@ class Documents:
         self._rolled_back = False
         self._excess_since: float | None = None  # more documents are seen than the watermark counts
         self._unsaved: set[int] = set()
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     def begin(self, *, connection: bool) -> None:
         """Start counting what is seen: a new reading, perhaps on a new connection."""
@@ -88,7 +88,7 @@ class Documents:
 
         With a full or broken disk they count in memory alone and are written down later.
         """
-        newer: dict[int, Entry | None] = {}
+        newer: dict[int, UserEntry | None] = {}
         for user_id, payload in arrivals:
             user = user_id.int
             held = newer[user] if user in newer else self.entries.get(user)
@@ -121,15 +121,15 @@ class Documents:
     def reject(self, subject: str, error: Malformed) -> None:
         """Count a message that is not what the contract says."""
         self.malformed += 1
-        if self._quiet.allows("malformed"):
+        if self._throttle.allows("malformed"):
             log.warning("message was malformed and ignored: subject=%s error=%s", subject, error)
 
-    def _see(self, entry: Entry) -> None:
+    def _see(self, entry: UserEntry) -> None:
         if entry.seen != self._reading:
             entry.seen = self._reading
             self._seen += 1
 
-    def _save(self, newer: dict[int, Entry | None]) -> None:
+    def _save(self, newer: dict[int, UserEntry | None]) -> None:
         fresh = {user: entry for user, entry in newer.items() if entry is not None}
         replaced = {user: self.entries.get(user) for user in fresh}
         grown: dict[int, int] = {}
@@ -211,5 +211,5 @@ class Documents:
             self.ready.set()
 
     def _disk_failed(self) -> None:
-        if self._quiet.allows("disk"):
+        if self._throttle.allows("disk"):
             log.error("documents could not be saved; going on in memory: error=%s", self._state.error)

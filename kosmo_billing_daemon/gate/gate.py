@@ -19,15 +19,13 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from kosmo_billing_daemon.backoff import Quiet
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.topics import Topics, is_name
 from kosmo_billing_daemon.gate.connection import Connection
-from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Entry
+from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, UserEntry
 from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
 from kosmo_billing_daemon.gate.journal import Journal
-from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.messages import (
     checked_count,
     checked_id,
@@ -38,11 +36,13 @@ from kosmo_billing_daemon.gate.messages import (
 from kosmo_billing_daemon.gate.parts import Parts
 from kosmo_billing_daemon.gate.reports import MessageIds, Reporter
 from kosmo_billing_daemon.gate.rows import Row
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.gate.status import GateStatus, status_of
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper, since_boot
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Gate:
         self._refresh = refresh
         self._ids = MessageIds()
         self._nodes: dict[str, str] = {}  # each id as it was given → as whitelists have it
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, UserEntry] = {}
         self._elapsed = since_boot if monotonic is time.monotonic else monotonic
         self._time = Timekeeper(0.0, clock, self._elapsed)
         self._open: Parts | None = None
@@ -103,7 +103,7 @@ class Gate:
         async with AsyncExitStack() as stack:
             threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="gate-disk"))
             loop = asyncio.get_running_loop()
-            state = await loop.run_in_executor(threads, State, self._path)
+            state = await loop.run_in_executor(threads, StateFile, self._path)
             stack.push_async_callback(_in, threads, state.close)
             self._time = Timekeeper(state.loaded.mark, self._clock, self._elapsed)
             parts = self._open = self._build(state, threads)
@@ -207,9 +207,9 @@ class Gate:
             raise RuntimeError("the gate is not open; use `async with`")
         return self._open
 
-    def _build(self, state: State, threads: ThreadPoolExecutor) -> Parts:
+    def _build(self, state: StateFile, threads: ThreadPoolExecutor) -> Parts:
         journal = Journal(state)
-        ledger = Ledger(journal, state.loaded.entries, self._journal_limit)
+        ledger = UsageLedger(journal, state.loaded.entries, self._journal_limit)
         documents = Documents(state, ledger, self._time)
         disk = Disk(state, threads)
         reporter = ack_topic = None
@@ -239,7 +239,7 @@ class Gate:
         return Parts(state, journal, ledger, documents, reporter, disk, connection, threads)
 
     async def _keep_house(self, parts: Parts) -> None:
-        turn, quiet, saved = 0, Quiet(), 0.0
+        turn, throttle, saved = 0, LogThrottle(), 0.0
         while True:
             self._time.look()
             try:
@@ -252,7 +252,7 @@ class Gate:
                         parts.journal.forget_done()
                     parts.disk.wrote()
             except sqlite3.Error as error:
-                if quiet.allows("disk"):
+                if throttle.allows("disk"):
                     log.error("housekeeping of the state file failed: error=%s", error)  # noqa: TRY400  says it all
             turn += 1
             await asyncio.sleep(HOUSEKEEPING)

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager
 from enum import IntEnum
 
 from kosmo_billing_daemon.gate.rows import Row, blob, message_sum
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 
 REMEMBERED = 50_000  # newest rows whose ids are kept when DONE; about 100 bytes each
 REJECTED_KEPT = 1000
 
 
-class Stage(IntEnum):
+class MessageStage(IntEnum):
     REFUSED = -1
     WAITING = 0
     COUNTED = 1
@@ -31,7 +31,7 @@ class Journal:
     ``waiting_rows`` is kept by the ledger: a statement counts only once it is committed.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: StateFile) -> None:
         self._state = state
         self._sql = state.sql
         (self.waiting_rows,) = self._one("SELECT count(*) FROM journal WHERE stage = 0")
@@ -109,7 +109,7 @@ class Journal:
         query = "UPDATE journal SET sent_at = ?, checksum = ? WHERE seq = ? AND stage = 0"
         self._sql.execute(query, (sent_at, checksum, row.seq))
 
-    def acknowledged(self, rows: Iterable[Row], stage: Stage) -> None:
+    def acknowledged(self, rows: Iterable[Row], stage: MessageStage) -> None:
         """Move rows on from WAITING; those that are beyond stay."""
         query = "UPDATE journal SET stage = ? WHERE seq = ? AND stage = 0"
         self._sql.executemany(query, ((stage, row.seq) for row in rows))

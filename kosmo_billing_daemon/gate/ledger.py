@@ -26,9 +26,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 
-from kosmo_billing_daemon.gate.decisions import Entry
+from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.errors import NotJournaled
-from kosmo_billing_daemon.gate.journal import Journal, Stage
+from kosmo_billing_daemon.gate.journal import Journal, MessageStage
 from kosmo_billing_daemon.gate.rows import Row
 from kosmo_billing_daemon.gate.timekeeping import Behind
 
@@ -36,14 +36,14 @@ SETTLED = 30.0
 MOST_HELD = 100_000  # messages in memory alone, about 30 MB; more are counted, and forgotten by name
 
 
-class Ledger:
-    """Keeps ``Entry.own`` of every user right. Users are the whole numbers of their UUIDs.
+class UsageLedger:
+    """Keeps ``UserEntry.own`` of every user right. Users are the whole numbers of their UUIDs.
 
     Memory changes only after the file did, for a transaction may fail until its end; what cannot be written
     now is in ``unwritten`` until it can.
     """
 
-    def __init__(self, journal: Journal, entries: dict[int, Entry], limit: int) -> None:
+    def __init__(self, journal: Journal, entries: dict[int, UserEntry], limit: int) -> None:
         self.unwritten = 0  # messages in memory alone
         self.repeated = 0  # messages recorded again
         self._journal = journal
@@ -169,9 +169,9 @@ class Ledger:
                     done.append(row)
                 else:
                     counted.append(row)
-            self._journal.acknowledged(done, Stage.DONE)
-            self._journal.acknowledged(counted, Stage.COUNTED)
-            self._journal.acknowledged(refused, Stage.REFUSED)
+            self._journal.acknowledged(done, MessageStage.DONE)
+            self._journal.acknowledged(counted, MessageStage.COUNTED)
+            self._journal.acknowledged(refused, MessageStage.REFUSED)
         self._journal.waiting_rows -= len(waiting)
         self._counted_at.update((row.user, at) for row in counted)
         for row in waiting:
@@ -184,7 +184,7 @@ class Ledger:
                 self._credit[user] = left
             self._add_up(user)
 
-    def pay(self, user: int, old: Entry | None, new: Entry) -> int:
+    def pay(self, user: int, old: UserEntry | None, new: UserEntry) -> int:
         """Let a newer document finish what it shows to be included, in the transaction that saves it.
 
         Returns by how much more it grew, for ``replaced``.
@@ -208,7 +208,7 @@ class Ledger:
         self._journal.finish(paid)
         return growth
 
-    def replaced(self, user: int, old: Entry | None, new: Entry, growth: int) -> None:
+    def replaced(self, user: int, old: UserEntry | None, new: UserEntry, growth: int) -> None:
         """Carry a user's own messages over to a newer document, once it is saved or could not be."""
         if old is None or old.subscription != new.subscription:
             self._unnamed.pop(user, None)
@@ -228,7 +228,7 @@ class Ledger:
         for user in due:
             self._add_up(user)
 
-    def _add_up(self, user: int, entry: Entry | None = None) -> None:
+    def _add_up(self, user: int, entry: UserEntry | None = None) -> None:
         entry = entry or self._entries.get(user)
         if not self._journal.own(user, float("-inf")):
             self._open.discard(user)

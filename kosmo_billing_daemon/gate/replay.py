@@ -21,7 +21,7 @@ FIRST_PATIENCE = 2.0  # the same for the first look at the watermark: no daemon 
 UNMARKED_PATIENCE = 0.5  # and for a group when there is no watermark at all
 
 
-class Replay:
+class ShardReader:
     """``start`` once per connection, then ``read``; who listens tells it what arrives."""
 
     def __init__(self, topics: Topics, first: Sequence[str]) -> None:

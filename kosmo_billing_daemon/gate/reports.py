@@ -15,13 +15,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.contract.payloads import MAX_EVENTS_PER_REPORT, UsageAck, UsageEvent, UsageReport
 from kosmo_billing_daemon.gate.journal import Journal
-from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.rows import Row
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Link, PublishRefused
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Reporter:
     def __init__(
         self,
         journal: Journal,
-        ledger: Ledger,
+        ledger: UsageLedger,
         timekeeper: Timekeeper,
         topic: str,
         acks: str,
@@ -72,7 +72,7 @@ class Reporter:
         self._repeats = 0  # since the last usage-ack
         self._unapplied: list[tuple[list[Row], UsageAck]] = []  # could not be written down yet
         self._last_sent = 0.0
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     def wake(self) -> None:
         """Say that there is something to report."""
@@ -154,7 +154,7 @@ class Reporter:
         try:
             self.apply_again()
         except sqlite3.Error as error:
-            if self._quiet.allows("disk"):
+            if self._throttle.allows("disk"):
                 log.error("acknowledgement could not be written down; reports wait: error=%s", error)  # noqa: TRY400  says it all
         self._wake.set()
 
@@ -173,7 +173,7 @@ class Reporter:
         if ack.duplicates <= repeated:
             return
         self.duplicates += ack.duplicates - repeated
-        if self._quiet.allows("duplicates"):
+        if self._throttle.allows("duplicates"):
             log.warning(
                 "messages were not counted, for the daemon knows their ids; are ids used again, as packet ids"
                 " after a reboot of the radio? messages=%d",
@@ -206,7 +206,7 @@ class Reporter:
             await link.publish(self._topic, payload)
         except PublishRefused as error:
             self.refusal = str(error)
-            if self._quiet.allows("refused"):
+            if self._throttle.allows("refused"):
                 log.error("usage report was refused by the broker: %s", error)  # noqa: TRY400  nothing more in the traceback
             del self._sent[report_id]
             await asyncio.sleep(REFUSED_PAUSE)

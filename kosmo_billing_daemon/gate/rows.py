@@ -11,7 +11,7 @@ from zlib import crc32
 
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT
-from kosmo_billing_daemon.gate.decisions import Entry, Reason
+from kosmo_billing_daemon.gate.decisions import Reason, UserEntry
 
 
 class Row(NamedTuple):
@@ -56,7 +56,7 @@ def document_sum(document: Document) -> int:
     return crc32(numbers + subscription + texts if subscription else numbers + texts)
 
 
-def document_of(user: int, entry: Entry) -> Document:
+def document_of(user: int, entry: UserEntry) -> Document:
     """What is written down of a user's rights."""
     return (
         blob(user),
@@ -71,10 +71,10 @@ def document_of(user: int, entry: Entry) -> Document:
     )
 
 
-def entry_of_row(document: Document, same_nodes: dict[str, frozenset[str]]) -> Entry:
+def entry_of_row(document: Document, same_nodes: dict[str, frozenset[str]]) -> UserEntry:
     """The rights in a row; equal lists of nodes share one set."""
     _, version, refusal, nodes, quota, used, subscription, valid_from, ends = document
-    return Entry(
+    return UserEntry(
         version,
         None if refusal is None else Reason(refusal),
         None if nodes is None else same_nodes.get(nodes) or _nodes(nodes, same_nodes),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.gate.decisions import Entry
+from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.errors import StateInUse, StateUnwritable
 from kosmo_billing_daemon.gate.files import beside, fsync_path
 from kosmo_billing_daemon.gate.pages import is_log_whole
@@ -51,13 +51,13 @@ PATIENCE = 5.0  # seconds for somebody else's lock while the gate is opened; lat
 class Loaded(NamedTuple):
     """What the file knew at start."""
 
-    entries: dict[int, Entry]
+    entries: dict[int, UserEntry]
     mark: float
     complete: bool
     sequence: int
 
 
-class State:
+class StateFile:
     """The open file, for one thread at a time; the journal's statements are in ``journal``.
 
     Without ``path`` it is in memory and ends with the process. ``loss`` tells of files that were set aside,
@@ -109,7 +109,7 @@ class State:
                 f"the state file was damaged while in use: {error}; start the gate anew, which repairs it"
             )
 
-    def save_documents(self, entries: Iterable[tuple[int, Entry]]) -> None:
+    def save_documents(self, entries: Iterable[tuple[int, UserEntry]]) -> None:
         insert_documents(self.sql, (document_of(user, entry) for user, entry in entries))
 
     def remove_documents(self, users: Iterable[int]) -> None:
@@ -194,7 +194,7 @@ def _collection_paused() -> Iterator[None]:
 
 
 def _load(sql: sqlite3.Connection) -> Loaded:
-    entries: dict[int, Entry] = {}
+    entries: dict[int, UserEntry] = {}
     same_nodes: dict[str, frozenset[str]] = {}
     number = int.from_bytes
     for row in sql.execute("SELECT * FROM documents"):

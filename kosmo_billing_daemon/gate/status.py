@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from kosmo_billing_daemon.gate.parts import Parts
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 @record(kw_only=True)

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.gate.decisions import Decision
 from kosmo_billing_daemon.gate.gate import ACK_TIMEOUT, JOURNAL_LIMIT, REFRESH, Gate
 from kosmo_billing_daemon.gate.status import GateStatus
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 _T = TypeVar("_T")
 

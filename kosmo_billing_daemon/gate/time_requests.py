@@ -10,11 +10,11 @@ import logging
 from contextlib import suppress
 from uuid import uuid4
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.contract.payloads import TimeAnswer, TimeRequest
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Link, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class TimeRequests:
         self._refusal: str | None = None
         self._cut_off = 0
         self._wake = asyncio.Event()
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     def ask_again(self) -> None:
         """Ask at once: a daemon came online."""
@@ -110,5 +110,5 @@ class TimeRequests:
     def _refused(self, error: PublishRefused | SubscribeRefused) -> None:
         self._refusal = str(error)
         self._asked.clear()
-        if self._quiet.allows("refused"):
+        if self._throttle.allows("refused"):
             log.warning("the daemon cannot be asked for the time: error=%s", error)

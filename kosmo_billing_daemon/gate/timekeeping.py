@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from kosmo_billing_daemon.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 log = logging.getLogger(__name__)
 

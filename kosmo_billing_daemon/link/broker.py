@@ -4,7 +4,7 @@ import ssl
 from dataclasses import field
 from enum import StrEnum
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 class Protocol(StrEnum):
@@ -35,7 +35,7 @@ class Broker:
 
 @record
 class Will:
-    """What the broker publishes when the connection ends without a goodbye."""
+    """What the broker publishes when the connection ends without a DISCONNECT."""
 
     topic: str
     payload: bytes

@@ -16,7 +16,7 @@ from kosmo_billing_daemon.link.packets import (
     RETAIN_NOT_SUPPORTED,
     reason,
 )
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 MOST_RECEIVED = 4 << 20
 """Bytes of a packet that we take; a broker keeps larger ones from us, with MQTT 5. Ours have 128 KiB."""

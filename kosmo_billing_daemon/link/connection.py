@@ -15,7 +15,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from kosmo_billing_daemon.link.broker import Broker, Message, Protocol, Will
 from kosmo_billing_daemon.link.client import Limits, fresh_client, say_hello
 from kosmo_billing_daemon.link.errors import ConnectRefused, LinkLost, SubscribeRefused
-from kosmo_billing_daemon.link.inbox import Inbox
+from kosmo_billing_daemon.link.inbox import ReceivedMessages
 from kosmo_billing_daemon.link.outbox import Outbox, Told
 from kosmo_billing_daemon.link.packets import (
     PUBACK,
@@ -35,7 +35,7 @@ FAREWELL = 1.0  # seconds a broker gets to close after our DISCONNECT before the
 def connect(broker: Broker, *, will: Will | None = None) -> AbstractAsyncContextManager["Link"]:
     """A link for the length of one ``async with``.
 
-    Leaving without an exception says goodbye, so the will stays unsaid; leaving by an exception or a
+    Leaving without an exception disconnects in order, so the will stays unsaid; leaving by an exception or a
     cancellation cuts the connection, so the broker publishes the will.
     """
     return Link(broker, will)
@@ -69,7 +69,7 @@ class Link:
         self._gone: asyncio.Future[str] = self._loop.create_future()
         self._outbox = Outbox(self._paho._mid_generate, self._loop.time)  # noqa: SLF001
         self._slots = asyncio.Semaphore(self.max_in_flight)
-        self._inbox = Inbox()
+        self._inbox = ReceivedMessages()
         self._arrived = asyncio.Event()
         self._limits = Limits()
         self._timer: asyncio.TimerHandle | None = None
@@ -207,7 +207,7 @@ class Link:
             self._paho.ack(mid, 1)
 
     def drop(self, reason: str) -> None:
-        """Cut the connection without a goodbye: the will is published, unacknowledged messages come again."""
+        """Cut the connection: the will is published, and unacknowledged messages come again."""
         self._lose(reason)
 
     async def wait_lost(self) -> LinkLost:
@@ -342,5 +342,7 @@ class Link:
     ) -> None:
         if self._leaving:
             return
-        who = "the broker said goodbye" if flags.is_disconnect_packet_from_server else "the connection broke"
+        who = (
+            "the broker disconnected us" if flags.is_disconnect_packet_from_server else "the connection broke"
+        )
         self._lose(f"{who}: {code!s}")

@@ -5,7 +5,7 @@ from collections import deque
 from kosmo_billing_daemon.link.broker import Message
 
 
-class Inbox:
+class ReceivedMessages:
     """Messages in order of arrival; acknowledgements leave in that order, whatever order they are given in.
 
     A packet id is free for another message as soon as its acknowledgement has left, so one given twice, or on

@@ -16,29 +16,31 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.backoff import Backoff, Quiet
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.payloads import cloud_event
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, PublishRefused
-from kosmo_billing_daemon.mqtt.marks import LOCKED_WAIT, Marks
-from kosmo_billing_daemon.mqtt.progress import Progress
+from kosmo_billing_daemon.mqtt.ack_writer import LOCKED_WAIT, AckWriter
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
 from kosmo_billing_daemon.mqtt.reservation import Start
 from kosmo_billing_daemon.mqtt.watermark import WatermarkWriter
+from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.entitlements import document
-from kosmo_billing_daemon.store import entitlements, unpublished
+from kosmo_billing_daemon.store import entitlements, outbox
 from kosmo_billing_daemon.store.entitlements import Published, Versioned
-from kosmo_billing_daemon.store.lead import TermPool
-from kosmo_billing_daemon.store.unpublished import News, Unpublished
+from kosmo_billing_daemon.store.leader_lock import TermPool
+from kosmo_billing_daemon.store.outbox import OutboxEvent, Unpublished
 
 log = logging.getLogger(__name__)
 
 CHUNK = 200  # rows of a kind in one look; a few round trips of 50 publications in flight
 SWEPT_AT_ONCE = 500  # documents repeated between two glances at what is newly waiting
 COALESCE = timedelta(seconds=1)  # changes of use alone: at most one publication per user in this time
-REFUSED_MOST = 1000  # more refused documents (or news) than this and all of them wait: the whole ACL is wrong
+REFUSED_MOST = (
+    1000  # more refused documents (or events) than this and all of them wait: the whole ACL is wrong
+)
 FINISH_WITHIN = 1.0  # seconds for the broker's last answers at an orderly end
 POLL = 30.0  # seconds; wake-ups are for speed, this is for truth
 
@@ -51,10 +53,10 @@ class Publisher:
         self.clock = clock
         self.woken = asyncio.Event()
         self.swept = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
-        self.quiet = Quiet()
+        self.throttle = LogThrottle()
         self.refusals = Refusals(topics, clock)
         self.published = 0
-        self.told: Callable[[News], None] = lambda _: None  # called for news the broker acknowledged
+        self.told: Callable[[OutboxEvent], None] = lambda _: None  # called for events the broker acknowledged
 
     def wake(self) -> None:
         """Look for changes now."""
@@ -97,7 +99,7 @@ class _Session:
         self._topics = publisher.topics
         self._clock = publisher.clock
         self._link = link
-        self._progress = Progress(start.position, start.after, start.reservation)
+        self._progress = WatermarkTracker(start.position, start.after, start.reservation)
         self._reservation = start.reservation
         self._repeats = repeats
         self._database = start.position.database
@@ -110,11 +112,13 @@ class _Session:
             refusals=publisher.refusals,
             swept=publisher.swept.set,
         )
-        self.marks = Marks(pool, publisher.clock, self._progress, publisher.wake, self.watermark.advanced.set)
+        self.marks = AckWriter(
+            pool, publisher.clock, self._progress, publisher.wake, self.watermark.advanced.set
+        )
         self._room = asyncio.Event()
         # What waits here waits until a time of the loop: the system clock may be set.
         self._refused: dict[UUID, float] = {}
-        self._refused_news: dict[int, float] = {}
+        self._refused_events: dict[int, float] = {}
         self._flying = 0
         self._loop = asyncio.get_running_loop()
         self._look_at = 0.0  # loop time; a sweep is interrupted for it
@@ -142,7 +146,7 @@ class _Session:
                 except Unavailable as error:
                     if isinstance(error, LinkLost):
                         raise
-                    if self._publisher.quiet.allows("database"):
+                    if self._publisher.throttle.allows("database"):
                         log.warning("publishing waits for the database: %s", error)
                     await asyncio.sleep(backoff.failed())
                     continue
@@ -167,35 +171,35 @@ class _Session:
             await self._raise_low(found)
         for versioned in found.urgent:
             await self._send_document(versioned)
-        for news in found.news:
-            await self._send_news(news)
+        for event in found.events:
+            await self._send_event(event)
         for versioned in found.used:
             await self._send_document(versioned)
         if may_sweep:  # what is new goes before, and only interrupts it
             await self._sweep()
             return 0.0
-        if max(len(found.urgent), len(found.news), len(found.used)) >= CHUNK:
+        if max(len(found.urgent), len(found.events), len(found.used)) >= CHUNK:
             return 0.0
         if self.marks.unmarked:
             return LOCKED_WAIT
-        return COALESCE.total_seconds() if found.later or self._refused or self._refused_news else POLL
+        return COALESCE.total_seconds() if found.later or self._refused or self._refused_events else POLL
 
     async def _look(self) -> Unpublished:
         now, at = self._clock(), self._loop.time()
         _drop_past(self._refused, at)
-        _drop_past(self._refused_news, at)
+        _drop_past(self._refused_events, at)
         unmarked = self.marks.unmarked
         _drop_past(unmarked, at - COALESCE.total_seconds())
         self.marks.looks += 1
         busy = [*self._progress.users, *self._refused]
         async with self._pool.connection() as connection:
-            return await unpublished.load(
+            return await outbox.load(
                 connection,
                 documents=CHUNK if len(self._refused) <= REFUSED_MOST else 0,
-                news=CHUNK if len(self._refused_news) <= REFUSED_MOST else 0,
+                events=CHUNK if len(self._refused_events) <= REFUSED_MOST else 0,
                 but=[*busy, *(user for user, until in unmarked.items() if until > at)],
                 but_used=[*busy, *unmarked],
-                but_news=[*self.marks.news, *self._refused_news],
+                but_events=[*self.marks.events, *self._refused_events],
                 told_before=now - COALESCE,
                 now=now,
             )
@@ -253,7 +257,7 @@ class _Session:
     async def _read_published(self) -> Sequence[Any]:
         progress = self._progress
         async with self._pool.connection() as connection:
-            return await unpublished.load_published(
+            return await outbox.load_published(
                 connection, progress.sweep_from, progress.sweep_until, SWEPT_AT_ONCE
             )
 
@@ -279,19 +283,19 @@ class _Session:
         )
         self._link.hand_over(topic, payload, told, retain=True)
 
-    async def _send_news(self, news: News) -> None:
+    async def _send_event(self, event: OutboxEvent) -> None:
         await self._room_for_one()
-        self.marks.news.add(news.id)
-        topic = self._topics.event(news.type)
+        self.marks.events.add(event.id)
+        topic = self._topics.event(event.type)
         payload = cloud_event(
-            event_id=f"{self._database}/{_event_id(news)}",
-            event_type=news.type,
-            subject=str(news.user_id),
-            time=news.occurred_at,
-            data=news.data,
+            event_id=f"{self._database}/{_event_id(event)}",
+            event_type=event.type,
+            subject=str(event.user_id),
+            time=event.occurred_at,
+            data=event.data,
         )
         self._flying += 1
-        self._link.hand_over(topic, payload, partial(self._told, topic, news))
+        self._link.hand_over(topic, payload, partial(self._told, topic, event))
 
     # --- what the broker answers; a link that was lost answers nobody, and takes all of this with it
 
@@ -302,13 +306,13 @@ class _Session:
             self._refused[published.user_id] = self._loop.time() + REFUSED_WAIT
             self._progress.end(published.user_id)
 
-    def _told(self, topic: str, news: News, error: Exception | None) -> None:
+    def _told(self, topic: str, event: OutboxEvent, error: Exception | None) -> None:
         if self._accepted(topic, error):
-            self.marks.told(news.id)
-            self._publisher.told(news)
+            self.marks.told(event.id)
+            self._publisher.told(event)
         elif isinstance(error, PublishRefused):
-            self.marks.news.discard(news.id)
-            self._refused_news[news.id] = self._loop.time() + REFUSED_WAIT
+            self.marks.events.discard(event.id)
+            self._refused_events[event.id] = self._loop.time() + REFUSED_WAIT
 
     def _swept(self, topic: str, user_id: UUID, looks: int, error: Exception | None) -> None:
         if self._accepted(topic, error):
@@ -334,12 +338,12 @@ class _Session:
         return False
 
 
-def _event_id(news: News) -> str:
+def _event_id(event: OutboxEvent) -> str:
     """Return the same for the same event, and never the same for another: numbers come again in a database
     that went back.
     """
-    said = f"{news.type} {news.user_id} {news.occurred_at.isoformat()} {news.data}"
-    return f"{news.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"
+    said = f"{event.type} {event.user_id} {event.occurred_at.isoformat()} {event.data}"
+    return f"{event.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"
 
 
 def _drop_past(waits: dict[Any, float], now: float) -> None:

@@ -1,4 +1,4 @@
-"""The alarm that the broker does not let us publish: its ACL is wrong, and somebody must mend it.
+"""The alarm that the broker does not let us publish: its ACL is wrong, and somebody must fix it.
 
 A refusal is an error in the log and makes the daemon unready by name; what was refused stays unpublished
 and is tried again, so the alarm ends by itself.
@@ -7,16 +7,16 @@ and is tried again, so the alarm ends by itself.
 import logging
 from datetime import datetime
 
-from kosmo_billing_daemon.backoff import Quiet
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import PublishRefused
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
 
 REFUSED_WAIT = 3.0
-"""Seconds after which a refused topic is tried again: its ACL may be mended."""
+"""Seconds after which a refused topic is tried again: its ACL may be fixed."""
 
 
 @record
@@ -35,16 +35,16 @@ class Refusals:
         self.current: Refusal | None = None
         self._topics = topics
         self._clock = clock
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     def refused(self, error: PublishRefused) -> None:
         """Raise the alarm; the log is told once a minute for each branch of the topic tree."""
         if self.current is None:
             self.current = Refusal(error.topic, error.reason, self._clock())
         branch = error.topic.removeprefix(self._topics.prefix + "/").partition("/")[0]
-        if self._quiet.allows(branch):
+        if self._throttle.allows(branch):
             log.error(
-                "the broker refuses our publication to %s (%s): mend its ACL so that we may write there",
+                "the broker refuses our publication to %s (%s): fix its ACL (see config/mosquitto/acl)",
                 error.topic,
                 error.reason,
             )
@@ -56,6 +56,6 @@ class Refusals:
             self.forget()
 
     def forget(self) -> None:
-        """Drop the alarm: the connection it was about is over, or the rights were mended."""
+        """Drop the alarm: the connection it was about is over, or the rights were fixed."""
         self.current = None
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()

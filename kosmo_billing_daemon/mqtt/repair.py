@@ -1,4 +1,4 @@
-"""What the broker lost, found by reading it: the watermark at every hello, every document at leisure.
+"""What the broker lost, found by reading it: the watermark at every connect, every document at leisure.
 
 A retained replay has no end marker. So once a subscription is granted our own retained ``status`` is
 subscribed too, which Mosquitto sends after what it replays for the one before. Other brokers promise no order
@@ -20,7 +20,7 @@ from kosmo_billing_daemon.mqtt.reservation import GREATEST_CEILING
 from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
-from kosmo_billing_daemon.store.lead import TermPool
+from kosmo_billing_daemon.store.leader_lock import TermPool
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Unfixed(Unavailable):
     code = "unfixed"
 
 
-class Replay:
+class RetainedReader:
     """Collects the retained messages of one filter at a time from the link's one stream."""
 
     def __init__(self, link: Link, topics: Topics) -> None:
@@ -116,7 +116,7 @@ class Replay:
             await self._link.unsubscribe(filters)
 
 
-async def read_watermark(replay: Replay, topics: Topics) -> Watermark | None:
+async def read_watermark(replay: RetainedReader, topics: Topics) -> Watermark | None:
     """Return what the broker remembers; ``None`` when it remembers nothing that can be read."""
     try:
         payload = await replay.read_one(topics.watermark)
@@ -127,16 +127,16 @@ async def read_watermark(replay: Replay, topics: Topics) -> Watermark | None:
 
 
 async def repair(
-    link: Link, replay: Replay, pool: TermPool, topics: Topics, *, changed: Callable[[], None]
+    link: Link, replay: RetainedReader, pool: TermPool, topics: Topics, *, changed: Callable[[], None]
 ) -> tuple[int, int]:
     """Compare every retained document with the database, shard by shard.
 
     Missing and outdated documents are marked for the publisher; altered ones, and versions that we never
     gave (a forgery, or another past of this database), are overtaken by a new version, since an edge may
     have believed them; those of nobody are cleared, and whatever is said later lies above them. ``changed``
-    wakes the publisher. Returns how many were mended and how many cleared.
+    wakes the publisher. Returns how many were fixed and how many cleared.
     """
-    mended = cleared = 0
+    fixed = cleared = 0
     held: set[UUID] = set()
     for shard in SHARDS:
         # The database first: what is published in between may be newer on the broker, never older.
@@ -183,14 +183,14 @@ async def repair(
                 await link.publish(topic, b"", retain=True)
             except PublishRefused as error:
                 log.warning("an orphaned document stays on the broker: %s", error)
-        mended += len(lost) + len(overtaken)
+        fixed += len(lost) + len(overtaken)
         cleared += len(orphans)
         await asyncio.sleep(PACE)
-    if mended or cleared:
-        log.warning("the broker had lost or altered %d documents and held %d of nobody", mended, cleared)
+    if fixed or cleared:
+        log.warning("the broker had lost or altered %d documents and held %d orphaned ones", fixed, cleared)
     if held:
         raise Unfixed(f"a writer holds the rows of {len(held)} users")
-    return mended, cleared
+    return fixed, cleared
 
 
 def _is_wrong(found: EntitlementDocument | None, truth: Versioned) -> bool:

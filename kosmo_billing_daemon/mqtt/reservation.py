@@ -10,7 +10,7 @@ version not above the floor gets a new one before it is published.
 from dataclasses import dataclass
 
 from kosmo_billing_daemon.contract.payloads import Watermark
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Position
 from kosmo_billing_daemon.store.postgres import Connection

@@ -9,12 +9,12 @@ import logging
 import time
 from collections import Counter, deque
 
-from kosmo_billing_daemon.backoff import Quiet
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
 from kosmo_billing_daemon.contract.payloads import TimeAnswer, TimeRequest
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class TimeAnswers:
         self._answered_in_all = 0
         self._waiting: deque[tuple[str, str]] = deque(maxlen=MOST_WAITING)  # name, nonce
         self._arrived = asyncio.Event()
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     def take(self, message: Message) -> bool:
         """Be given every message; returns whether it was a time request."""
@@ -69,7 +69,7 @@ class TimeAnswers:
             await self._arrived.wait()
 
     def _refused(self, error: PublishRefused | SubscribeRefused) -> None:
-        if self._quiet.allows("refused"):
+        if self._throttle.allows("refused"):
             log.error("time requests are not answered: %s; fix the broker's ACL", error)
 
     def _allows(self, name: str) -> bool:

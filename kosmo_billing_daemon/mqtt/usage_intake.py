@@ -13,12 +13,12 @@ import time
 from collections import Counter, deque
 from dataclasses import replace
 
-from kosmo_billing_daemon.backoff import Backoff, Quiet
 from kosmo_billing_daemon.contract.payloads import UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.metering import MOST_BYTES, Metering, Report
 from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.usage import Quarantined
@@ -74,7 +74,7 @@ class UsageIntake:
         self.metering = metering
         self.topics = topics
         self.allowance = Allowance()
-        self.quiet = Quiet()
+        self.throttle = LogThrottle()
         self.acks_refused = 0
         self.refusal: str | None = None
 
@@ -123,7 +123,7 @@ class UsageSession:
     def _leave(self, reporter: str) -> None:
         """Leave a message, and all that follow of its reporter, to the next connection."""
         self._left.add(reporter)
-        if self._intake.quiet.allows("flood"):
+        if self._intake.throttle.allows("flood"):
             log.warning("more usage of %r came than can be held; the rest is called for later", reporter)
         self._call_for_the_rest()
 
@@ -155,8 +155,8 @@ class UsageSession:
                 await self._link.subscribe([self._topics.usage_filter])
             except SubscribeRefused as error:
                 self._intake.refusal = str(error)
-                if self._intake.quiet.allows("subscribe"):
-                    log.error("no usage is received: %s; mend the broker's ACL", error)  # noqa: TRY400
+                if self._intake.throttle.allows("subscribe"):
+                    log.error("no usage is received: %s; fix the broker's ACL", error)  # noqa: TRY400
                 await asyncio.sleep(SUBSCRIBE_AGAIN)
             else:
                 self._intake.refusal = None
@@ -187,7 +187,7 @@ class UsageSession:
         return self._topics.usage_reporter(message.topic) or ""
 
     def _note(self, report: Quarantined) -> None:
-        if self._intake.quiet.allows("malformed"):
+        if self._intake.throttle.allows("malformed"):
             log.warning("a usage report of %r could not be read: %s", report.reporter, report.reason)
 
     async def _keep_counting(self, group: asyncio.TaskGroup) -> None:
@@ -206,7 +206,7 @@ class UsageSession:
                 except Unavailable as error:
                     if isinstance(error, LinkLost):
                         raise
-                    if self._intake.quiet.allows("database"):
+                    if self._intake.throttle.allows("database"):
                         log.warning("usage waits at the broker for the database: %s", error)
                     self._link.drop("the database is away, so usage stays with the broker")
                     raise await self._link.wait_lost() from error
@@ -263,7 +263,7 @@ class UsageSession:
             await self._link.publish(self._topics.usage_ack(reporter), encoded(answer))
         except PublishRefused as error:
             self._intake.acks_refused += 1
-            if self._intake.quiet.allows("ack"):
+            if self._intake.throttle.allows("ack"):
                 log.error("usage-ack was refused: %s; fix the broker's ACL", error)  # noqa: TRY400
 
     def _acknowledge(self, message: Message) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from kosmo_billing_daemon.contract.payloads import Watermark
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, PublishRefused
-from kosmo_billing_daemon.mqtt.progress import Progress
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
 from kosmo_billing_daemon.mqtt.reservation import BLOCK, Reservation
+from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
 from kosmo_billing_daemon.store import entitlements
-from kosmo_billing_daemon.store.lead import TermPool
+from kosmo_billing_daemon.store.leader_lock import TermPool
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class WatermarkWriter:
         topic: str,
         *,
         pool: TermPool,
-        progress: Progress,
+        progress: WatermarkTracker,
         reservation: Reservation,
         refusals: Refusals,
         swept: Callable[[], None],

@@ -5,11 +5,11 @@ REST and MQTT show the same document, so a front end and a gateway never disagre
 
 from datetime import datetime
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
 from kosmo_billing_daemon.domain.entitlements import entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.postgres import Pool

@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from datetime import datetime, timedelta
 
-from kosmo_billing_daemon.batching import Cooldown, write_each
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.subscriptions import UserId, advance
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.store import events, invoices, subscriptions
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
-from kosmo_billing_daemon.store.together import together
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +73,14 @@ class Expiry:
             current = await subscriptions.lock_current(connection, due)
             confirming = await invoices.load_processing(connection, due)
             changes: list[Change] = []
-            news: list[Event] = []
+            new_events: list[Event] = []
             for user_id, row in current.items():
                 outcome = advance((row,), now, holding=user_id in confirming)
                 changes.append(Change((row,), outcome.history))
-                news += [fulfilment.subscription_news(h, outcome.history, now) for h in outcome.happenings]
-            await fulfilment.write(connection, changes, news)
+                new_events += [
+                    fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings
+                ]
+            await fulfilment.write(connection, changes, new_events)
             return [user_id in current for user_id in due]
 
         return await self.pool.retrying(work, locking_users(due))
@@ -86,7 +88,7 @@ class Expiry:
     async def _announce(self, connection: Connection) -> int:
         now = self.clock()
         ending = await subscriptions.announce_expiring(connection, now, self.notice, BATCH)
-        news = [
+        new_events = [
             Event(
                 type="subscription.expiring",
                 user_id=row.user_id,
@@ -95,5 +97,5 @@ class Expiry:
             )
             for row in ending
         ]
-        await together(connection, [events.appending(news)])
+        await combine(connection, [events.append_statement(new_events)])
         return len(ending)

@@ -1,4 +1,4 @@
-"""Writes what the rules decided: subscriptions, news and cases, in the caller's transaction."""
+"""Writes what the rules decided: subscriptions, events and cases, in the caller's transaction."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -8,11 +8,11 @@ from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
 from kosmo_billing_daemon.domain.metering import ends_shortage
 from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import events, subscriptions
+from kosmo_billing_daemon.store.combining import Statement, combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import Statement, together
 
 
 @record
@@ -26,10 +26,10 @@ class Change:
 async def write(
     connection: Connection,
     changes: Sequence[Change],
-    news: Sequence[Event],
+    new_events: Sequence[Event],
     beside: Iterable[Statement | None] = (),
 ) -> None:
-    """Save the rows that differ, append the new ones and the news, and carry out what is ``beside``.
+    """Save the rows that differ, append the new ones and the new_events, and carry out what is ``beside``.
 
     Rows that stop being current go first: at most one is, at every moment (R12).
     """
@@ -43,26 +43,31 @@ async def write(
                 new.append(row)
             elif row != known[row.id]:
                 (current if row.status.is_current else ended).append(row)
-    rest = [subscriptions.saving(current), subscriptions.appending(new), events.appending(news), *beside]
+    rest = [
+        subscriptions.save_statement(current),
+        subscriptions.append_statement(new),
+        events.append_statement(new_events),
+        *beside,
+    ]
     if current or new:
-        await together(connection, [subscriptions.saving(ended)])
+        await combine(connection, [subscriptions.save_statement(ended)])
     else:
-        rest.append(subscriptions.saving(ended))
-    await together(connection, rest)
+        rest.append(subscriptions.save_statement(ended))
+    await combine(connection, rest)
 
 
-def subscription_news(happening: Happening, rows: Sequence[Subscription], now: datetime) -> Event:
+def subscription_event(happening: Happening, rows: Sequence[Subscription], now: datetime) -> Event:
     """Tell what happened to a subscription; ``rows`` are the user's after the change."""
     row = next(row for row in rows if row.id == happening.subscription_id)
     return Event(
-        type=f"subscription.{happening.news}",
+        type=f"subscription.{happening.event}",
         user_id=row.user_id,
         data=subscription_facts(row) | {"reason": happening.reason},
         occurred_at=now,
     )
 
 
-def quota_news(
+def quota_events(
     before: Sequence[Subscription], after: Sequence[Subscription], now: datetime
 ) -> tuple[Event, ...]:
     """Tell that a purchase gave a user whose quota was short an ample one."""
@@ -96,7 +101,7 @@ def subscription_facts(row: Subscription) -> dict[str, Any]:
     }
 
 
-def invoice_news(name: str, invoice: Invoice, now: datetime, **more: Any) -> Event:
+def invoice_event(name: str, invoice: Invoice, now: datetime, **more: Any) -> Event:
     """Tell what happened to an invoice."""
     return Event(type=name, user_id=invoice.user_id, data=invoice_facts(invoice) | more, occurred_at=now)
 
@@ -115,6 +120,6 @@ def invoice_facts(invoice: Invoice) -> dict[str, Any]:
     }
 
 
-def case_news(invoice: Invoice, case: Case, now: datetime) -> Event:
+def case_event(invoice: Invoice, case: Case, now: datetime) -> Event:
     """Tell that money needs a decision."""
-    return invoice_news("invoice.needs_attention", invoice, now, kind=case.kind, detail=case.detail)
+    return invoice_event("invoice.needs_attention", invoice, now, kind=case.kind, detail=case.detail)

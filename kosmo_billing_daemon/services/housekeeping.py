@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.metering import ACCEPTED_LATE
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR
 from kosmo_billing_daemon.store import deliveries, idempotency, usage
 from kosmo_billing_daemon.store.postgres import Pool

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.idempotency import Bound
 
 KEPT_FOR = timedelta(hours=24)

@@ -16,21 +16,21 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
-from kosmo_billing_daemon.btcpay.errors import (
-    BtcpayAway,
-    BtcpayDenied,
-    BtcpayRefused,
-    CreationUnknown,
-)
-from kosmo_billing_daemon.clock import Clock
+from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayRefused, CreationUnknown
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import Invalid, NotFound, Unavailable
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.services.idempotency import Key
-from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER, Opened, Reservations, Wish
+from kosmo_billing_daemon.services.reservations import (
+    ORPHANED_AFTER,
+    OpenedInvoice,
+    PurchaseRequest,
+    Reservations,
+)
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import idempotency, invoices
 from kosmo_billing_daemon.store.idempotency import Reply
@@ -60,7 +60,7 @@ class Invoicing:
     catalogue: Catalogue
     clock: Clock
     expiration: timedelta | None = None
-    limit: CreationLimit | None = None
+    limit: RateLimit | None = None
     _reservations: Reservations = field(init=False)
     _in_progress: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
     _refreshing: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Invoicing:
 
     async def open_under(
         self, key: Key | None, user_id: UserId, plan_type: str, redirect_url: str | None
-    ) -> Opened:
+    ) -> OpenedInvoice:
         """Do the same under a key: a known one gives the invoice it led to.
 
         Raises ``Invalid`` too when something else was asked under it.
@@ -93,10 +93,12 @@ class Invoicing:
                 field="plan_type",
                 code="unknown_plan",
             )
-        return await _finished(asyncio.create_task(self._open(Wish(user_id, plan, redirect_url, key))))
+        return await _finished(
+            asyncio.create_task(self._open(PurchaseRequest(user_id, plan, redirect_url, key)))
+        )
 
-    async def _open(self, wish: Wish) -> Opened:
-        opened = await self._reservations.reserve(wish)
+    async def _open(self, request: PurchaseRequest) -> OpenedInvoice:
+        opened = await self._reservations.reserve(request)
         if opened.reply is not None or opened.invoice.status is not InvoiceStatus.RESERVED:
             return opened
         reserved = opened.invoice
@@ -104,7 +106,7 @@ class Invoicing:
             attached = await _shared(self._in_progress, reserved.id, lambda: self._try(reserved))
         finally:
             self._reservations.unsent.discard(reserved.id)
-        return Opened(attached, opened.is_new)
+        return OpenedInvoice(attached, opened.is_new)
 
     async def keep(self, user_id: UserId, key: Key, invoice: Invoice, reply: Reply) -> Reply:
         """Keep the answer under its key, and return the one to give: the first."""

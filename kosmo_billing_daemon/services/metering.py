@@ -12,16 +12,16 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
-from kosmo_billing_daemon.backoff import Quiet
-from kosmo_billing_daemon.batching import write_each
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import Rejection, UsageAck
 from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
 from kosmo_billing_daemon.domain.metering import TOO_OLD, counts_as_sent
 from kosmo_billing_daemon.errors import Locked, Unavailable
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.batcher import write_each
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.usage import Columns, Quarantined
@@ -62,7 +62,7 @@ class Metering:
     clock: Clock
     changed: Callable[[], None]
     tally: Tally = field(default_factory=Tally)
-    quiet: Quiet = field(default_factory=Quiet)
+    throttle: LogThrottle = field(default_factory=LogThrottle)
 
     def read(self, reporter: str, payload: bytes) -> Report | Quarantined:
         """Read a report; what is wrong with it as a whole quarantines it."""
@@ -133,7 +133,7 @@ class Metering:
         for report, result in zip(reports, results, strict=True):
             if isinstance(result, Locked):
                 locked.append(report)
-                if self.quiet.allows(report.reporter):
+                if self.throttle.allows(report.reporter):
                     log.warning("usage report parked: %s", result, extra=fields(reporter=report.reporter))
             elif isinstance(result, Exception):
                 log.error(

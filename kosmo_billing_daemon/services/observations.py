@@ -24,8 +24,8 @@ from kosmo_billing_daemon.domain.invoices import (
 )
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import Unavailable
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.deliveries import Delivery
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Seen = Mapping[InvoiceId, Sequence[Observation]]
 
 
 @record
-class LookedUp:
+class LookupResult:
     """``seen`` holds what BTCPay showed; who is in neither is not known there.
 
     ``number`` orders looks by when they were asked for; an answer overtaken by a later look is dropped.
@@ -48,12 +48,12 @@ class LookedUp:
     number: int | None = None
 
 
-async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -> LookedUp:
+async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -> LookupResult:
     """Ask BTCPay for invoices: one list call, then single ones only where that was not enough.
 
     Raises ``Unavailable`` when BTCPay cannot be asked at all.
     """
-    looked = LookedUp(number=number)
+    looked = LookupResult(number=number)
     if not asked:
         return looked
     await _list(btcpay, asked, looked)
@@ -98,7 +98,7 @@ async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -
     return looked
 
 
-async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookedUp) -> None:
+async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookupResult) -> None:
     by_order = {str(invoice.id): invoice for invoice in asked}
     try:
         readable: Sequence[Observation] = await btcpay.find_invoices([invoice.id for invoice in asked])
@@ -125,7 +125,7 @@ async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookedUp
             looked.seen.setdefault(invoice.id, []).append(observation)
 
 
-def _set_aside(looked: LookedUp, invoice_id: InvoiceId, error: Exception) -> None:
+def _set_aside(looked: LookupResult, invoice_id: InvoiceId, error: Exception) -> None:
     looked.unreadable.add(invoice_id)
     log.error("an invoice cannot be read at BTCPay: %s", error, extra=fields(order=invoice_id))
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
-from kosmo_billing_daemon.batching import Cooldown, write_each
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
-from kosmo_billing_daemon.clock import Clock, ClockWatch
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import Locked
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.services.observations import LookedUp, Seen
+from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
+from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.services.observations import LookupResult, Seen
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices
 from kosmo_billing_daemon.store.postgres import Pool
@@ -66,7 +66,7 @@ class Reconciliation:
             due = await invoices.load_to_check(connection, now, ORDERS_PER_CALL, self._aside.resting(now))
         if not due:
             return 0
-        looked = LookedUp() if self.settlement.trust_body else await self.settlement.look_up(due)
+        looked = LookupResult() if self.settlement.trust_body else await self.settlement.look_up(due)
         settled = await self._settle(looked.seen, looked.number)
         resting = {*settled, *self._aside.resting(now)}
         rest = [invoice for invoice in due if invoice.id not in resting]
@@ -76,7 +76,7 @@ class Reconciliation:
                 self._leave(invoice.id, result)
         return len(due)
 
-    async def _put_off(self, looked: LookedUp, now: datetime, rest: Sequence[Invoice]) -> list[None]:
+    async def _put_off(self, looked: LookupResult, now: datetime, rest: Sequence[Invoice]) -> list[None]:
         """Note when to look again at invoices of which nothing was settled now, or that there is no need."""
         later: dict[InvoiceId, datetime | None] = {}
         abandoned: list[InvoiceId] = []

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from kosmo_billing_daemon.batching import Batches
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Payment, is_confirming
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
-from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.runtime.batcher import Batcher
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
 from kosmo_billing_daemon.store import idempotency, invoices, purchases
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.idempotency import Bound, Named, Reply
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
-from kosmo_billing_daemon.store.purchases import Having
-from kosmo_billing_daemon.store.together import together
+from kosmo_billing_daemon.store.purchases import Holdings
 
 ORPHANED_AFTER = timedelta(seconds=60)
 """A reservation this old is nobody's work in progress: longer than one creation may take."""
@@ -32,13 +32,13 @@ KEYS_PER_MINUTE = 30
 """New Idempotency-Keys of a user: each is a row for a day, also where it leads to an invoice already open."""
 
 
-def _key_limit() -> CreationLimit:
+def _key_limit() -> RateLimit:
     told = "too many Idempotency-Keys were used; one belongs to a purchase, and its repeats have the same"
-    return CreationLimit(KEYS_PER_MINUTE, code="too_many_keys", told=told)
+    return RateLimit(KEYS_PER_MINUTE, code="too_many_keys", told=told)
 
 
 @record
-class Wish:
+class PurchaseRequest:
     """Who wants to buy what, and under which key."""
 
     user_id: UserId
@@ -52,7 +52,7 @@ class Wish:
 
 
 @record
-class Opened:
+class OpenedInvoice:
     """An open invoice, whether the request made it, and the answer if one was given under its key."""
 
     invoice: Invoice
@@ -62,69 +62,71 @@ class Opened:
 
 @dataclass(slots=True, kw_only=True)
 class Reservations:
-    """Finds or reserves one invoice for each wish. No ``limit`` allows any number of new ones.
+    """Finds or reserves one invoice for each request. No ``limit`` allows any number of new ones.
 
     ``unsent`` holds what was reserved here and nobody asked BTCPay for yet.
     """
 
     pool: Pool
     clock: Clock
-    limit: CreationLimit | None = None
+    limit: RateLimit | None = None
     unsent: set[InvoiceId] = field(default_factory=set)
-    _keys: CreationLimit = field(default_factory=_key_limit)
-    _wishes: Batches[Wish, Opened | Refused] = field(init=False)
+    _keys: RateLimit = field(default_factory=_key_limit)
+    _requests: Batcher[PurchaseRequest, OpenedInvoice | Refused] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._wishes = Batches(self._write, most=100)
+        self._requests = Batcher(self._write, most=100)
 
-    async def reserve(self, wish: Wish) -> Opened:
+    async def reserve(self, request: PurchaseRequest) -> OpenedInvoice:
         """Return an open invoice, a reserved one if there was none.
 
         Raises ``Invalid`` for a key under which something else was asked, ``Conflict`` beyond the prepaid
         cap, ``TooMany`` beyond the limit, and ``Unavailable``.
         """
-        decided = await self._wishes.submit(wish)
+        decided = await self._requests.submit(request)
         if isinstance(decided, Refused):
             raise decided
         return decided
 
-    async def _write(self, wishes: Sequence[Wish]) -> list[Opened | Refused]:
+    async def _write(self, requests: Sequence[PurchaseRequest]) -> list[OpenedInvoice | Refused]:
         counted: set[int] = set()
         named: set[int] = set()
         tried: set[InvoiceId] = set()
 
-        async def work(connection: Connection) -> list[Opened | Refused]:
-            book = await _Book.load(connection, wishes, self.clock())
-            decided = [self._decided(book, place, wish, counted, named) for place, wish in enumerate(wishes)]
+        async def work(connection: Connection) -> list[OpenedInvoice | Refused]:
+            book = await _Book.load(connection, requests, self.clock())
+            decided = [
+                self._decided(book, place, request, counted, named) for place, request in enumerate(requests)
+            ]
             # Before COMMIT: from then on another request of the user may be the one that completes it.
             self.unsent -= tried
             tried.clear()
             tried.update(invoice.id for invoice in book.reserved)
             self.unsent |= tried
-            reserving = invoices.reserving(book.reserved, book.now + ORPHANED_AFTER)
-            await together(connection, [reserving, idempotency.saving(book.named, book.now)])
+            reserving = invoices.reserve_statement(book.reserved, book.now + ORPHANED_AFTER)
+            await combine(connection, [reserving, idempotency.save_statement(book.named, book.now)])
             return decided
 
-        return await self.pool.retrying(work, locking_users({wish.user_id for wish in wishes}))
+        return await self.pool.retrying(work, locking_users({request.user_id for request in requests}))
 
     def _decided(
-        self, book: "_Book", place: int, wish: Wish, counted: set[int], named: set[int]
-    ) -> Opened | Refused:
-        """Decide one wish; ``counted`` and ``named`` are the places that the limits have counted already."""
+        self, book: "_Book", place: int, request: PurchaseRequest, counted: set[int], named: set[int]
+    ) -> OpenedInvoice | Refused:
+        """Decide one; ``counted`` and ``named`` are the places that the limits have counted already."""
         try:
-            if wish.named is not None and wish.named not in book.bound and place not in named:
-                self._keys.take(wish.user_id)
+            if request.named is not None and request.named not in book.bound and place not in named:
+                self._keys.take(request.user_id)
                 named.add(place)
-            opened = book.find(wish)
+            opened = book.find(request)
             if opened is not None:
                 return opened
-            book.require_allowed(wish)
+            book.require_allowed(request)
             if self.limit is not None and place not in counted:
-                self.limit.take(wish.user_id)
+                self.limit.take(request.user_id)
                 counted.add(place)
         except Refused as refused:
             return refused
-        return book.reserve(wish)
+        return book.reserve(request)
 
 
 @record(kw_only=True)
@@ -132,16 +134,18 @@ class _Book:
     """What the locked users have, with what is decided for them meanwhile."""
 
     now: datetime
-    having: dict[UserId, Having]
+    having: dict[UserId, Holdings]
     bound: dict[Named, Bound]
     of_keys: dict[InvoiceId, Invoice]
     reserved: list[Invoice] = field(default_factory=list)
     named: dict[Named, Bound] = field(default_factory=dict)
 
     @classmethod
-    async def load(cls, connection: Connection, wishes: Sequence[Wish], now: datetime) -> "_Book":
-        users = {wish.user_id for wish in wishes}
-        keys = {named for wish in wishes if (named := wish.named) is not None}
+    async def load(
+        cls, connection: Connection, requests: Sequence[PurchaseRequest], now: datetime
+    ) -> "_Book":
+        users = {request.user_id for request in requests}
+        keys = {named for request in requests if (named := request.named) is not None}
         bound = await idempotency.load(connection, keys, now - KEPT_FOR)
         led_to = {entry.invoice_id for entry in bound.values()}
         return cls(
@@ -151,27 +155,28 @@ class _Book:
             of_keys=await invoices.load(connection, led_to) if led_to else {},
         )
 
-    def find(self, wish: Wish) -> Opened | None:
-        """Return what the wish's key led to, or else the user's unpaid, unexpired invoice (R10)."""
-        bound = None if wish.named is None else self.bound.get(wish.named)
-        if wish.key is not None and bound is not None:
-            require_same(wish.key, bound)
+    def find(self, request: PurchaseRequest) -> OpenedInvoice | None:
+        """Return what the request's key led to, or else the user's unpaid, unexpired invoice (R10)."""
+        bound = None if request.named is None else self.bound.get(request.named)
+        if request.key is not None and bound is not None:
+            require_same(request.key, bound)
             known = self.of_keys.get(bound.invoice_id)
             if known is not None and leads_to(bound, known):
-                return Opened(known, bound.is_new, bound.reply)
-        for invoice in reversed(self.having[wish.user_id].open):
-            if invoice.plan.plan_type == wish.plan.plan_type and _is_unpaid(invoice, self.now):
-                self._bind(wish, invoice, is_new=False)
-                return Opened(invoice, is_new=False)
+                return OpenedInvoice(known, bound.is_new, bound.reply)
+        for invoice in reversed(self.having[request.user_id].open):
+            if invoice.plan.plan_type == request.plan.plan_type and _is_unpaid(invoice, self.now):
+                self._bind(request, invoice, is_new=False)
+                return OpenedInvoice(invoice, is_new=False)
         return None
 
-    def require_allowed(self, wish: Wish) -> None:
+    def require_allowed(self, request: PurchaseRequest) -> None:
         """Refuse what would have no good effect once it is paid."""
-        having = self.having[wish.user_id]
+        having = self.having[request.user_id]
         current = having.current
         history = () if current is None else (current,)
         if any(
-            row.plan.price.currency != wish.plan.price.currency and row.plan.plan_type != wish.plan.plan_type
+            row.plan.price.currency != request.plan.price.currency
+            and row.plan.plan_type != request.plan.plan_type
             for row in history
         ):
             raise Conflict(
@@ -180,33 +185,33 @@ class _Book:
                 code="currency_changed",
             )
         confirming = [invoice.plan for invoice in having.open if is_confirming(invoice)]
-        if exceeds_cap(history, [*confirming, wish.plan], self.now):
+        if exceeds_cap(history, [*confirming, request.plan], self.now):
             raise Conflict(
                 "this purchase would pay more than 400 days ahead; wait until less is left",
                 code="prepaid_cap",
             )
 
-    def reserve(self, wish: Wish) -> Opened:
+    def reserve(self, request: PurchaseRequest) -> OpenedInvoice:
         """Note a reservation, to be written."""
         invoice = Invoice(
             id=InvoiceId(uuid4()),
-            user_id=wish.user_id,
-            plan=wish.plan,
+            user_id=request.user_id,
+            plan=request.plan,
             status=InvoiceStatus.RESERVED,
             created_at=self.now,
-            redirect_url=wish.redirect_url,
+            redirect_url=request.redirect_url,
         )
         self.reserved.append(invoice)
-        self.having[wish.user_id].open.append(invoice)
-        self._bind(wish, invoice, is_new=True)
-        return Opened(invoice, is_new=True)
+        self.having[request.user_id].open.append(invoice)
+        self._bind(request, invoice, is_new=True)
+        return OpenedInvoice(invoice, is_new=True)
 
-    def _bind(self, wish: Wish, invoice: Invoice, *, is_new: bool) -> None:
+    def _bind(self, request: PurchaseRequest, invoice: Invoice, *, is_new: bool) -> None:
         """Bind a free key, in the transaction that reserves its invoice."""
-        if wish.key is None:
+        if request.key is None:
             return
-        named = (wish.user_id, wish.key.value)
-        bound = Bound(fingerprint=wish.key.fingerprint, invoice_id=invoice.id, is_new=is_new, reply=None)
+        named = (request.user_id, request.key.value)
+        bound = Bound(fingerprint=request.key.fingerprint, invoice_id=invoice.id, is_new=is_new, reply=None)
         self.bound[named] = self.named[named] = bound
         self.of_keys[invoice.id] = invoice
 

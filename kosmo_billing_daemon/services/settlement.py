@@ -11,25 +11,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from kosmo_billing_daemon.batching import Batches, Cooldown, write_each
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain import invoices as rules
 from kosmo_billing_daemon.domain.invoices import Invoice, Verdict
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import NotFound
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.batcher import Batcher, Cooldown, write_each
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment, observations
-from kosmo_billing_daemon.services.observations import LookedUp, Seen
-from kosmo_billing_daemon.services.verdicts import Judged, change_periods
+from kosmo_billing_daemon.services.observations import LookupResult, Seen
+from kosmo_billing_daemon.services.verdicts import Evaluation, change_periods
 from kosmo_billing_daemon.store import attention, deliveries, invoices, purchases
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.invoices import Observed
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
-from kosmo_billing_daemon.store.together import Statement
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Unreadable(Exception):
 
 
 @record
-class Look:
+class InvoiceLookup:
     """What was seen and by which look, and what becomes of the deliveries that asked for it."""
 
     seen: Seen
@@ -66,10 +66,10 @@ class Settlement:
     changed: Callable[[], None]
     trust_body: bool = False
     _aside: Cooldown[str] = field(default_factory=Cooldown)
-    _looks: Batches[Look, dict[InvoiceId, Invoice]] = field(init=False)
+    _looks: Batcher[InvoiceLookup, dict[InvoiceId, Invoice]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._looks = Batches(self._settle, most=100)
+        self._looks = Batcher(self._settle, most=100)
 
     async def run_once(self) -> int:
         """Handle all waiting deliveries, at most one list call's worth; returns how many.
@@ -84,7 +84,7 @@ class Settlement:
             return 0
         if self.trust_body:
             claims = observations.claimed(waiting.deliveries, waiting.matches, waiting.known, self.store_id)
-            looked = LookedUp(claims)
+            looked = LookupResult(claims)
         else:
             looked = await observations.look_up(self.btcpay, list(waiting.known.values()), waiting.number)
         readable: list[Hint] = []
@@ -110,7 +110,7 @@ class Settlement:
         """Return when what was set aside is tried again."""
         return self._aside.next_end()
 
-    async def _handle(self, looked: LookedUp, groups: Sequence[Sequence[Hint]]) -> list[None]:
+    async def _handle(self, looked: LookupResult, groups: Sequence[Sequence[Hint]]) -> list[None]:
         hints = [hint for group in groups for hint in group]
         seen = {key: looked.seen[key] for _, match in hints for key in match if key in looked.seen}
         outcomes = [(delivery.delivery_id, _outcome(match, seen)) for delivery, match in hints]
@@ -129,7 +129,7 @@ class Settlement:
         async with self.pool.connection() as connection:
             await deliveries.note_set_aside(connection, reasons, now)
 
-    async def look_up(self, asked: Sequence[Invoice]) -> LookedUp:
+    async def look_up(self, asked: Sequence[Invoice]) -> LookupResult:
         """Ask BTCPay for invoices; raises ``Unavailable`` when it cannot be asked."""
         async with self.pool.connection() as connection:
             number = await invoices.number_observation(connection)
@@ -143,22 +143,22 @@ class Settlement:
         Returns the invoices as they are afterwards, without those that a later look than ``number`` has
         seen. A repeat changes nothing.
         """
-        return await self._looks.submit(Look(seen, outcomes, number))
+        return await self._looks.submit(InvoiceLookup(seen, outcomes, number))
 
-    async def _settle(self, looks: Sequence[Look]) -> list[dict[InvoiceId, Invoice]]:
+    async def _settle(self, looks: Sequence[InvoiceLookup]) -> list[dict[InvoiceId, Invoice]]:
         async def work(connection: Connection) -> tuple[list[dict[InvoiceId, Invoice]], list[Event]]:
             after: list[dict[InvoiceId, Invoice]] = []
-            news: list[Event] = []
+            new_events: list[Event] = []
             for together in _apart(looks):
                 judged, told = await self._judge(connection, together)
                 after += [{key: judged[key] for key in look.seen if key in judged} for look in together]
-                news += told
-            return after, news
+                new_events += told
+            return after, new_events
 
         ids = {invoice_id for look in looks for invoice_id in look.seen}
-        after, news = await self.pool.retrying(work, locking_owners(ids) if ids else "")
+        after, new_events = await self.pool.retrying(work, locking_owners(ids) if ids else "")
         self.changed()
-        asyncio.get_running_loop().call_soon(_tell, news)  # nobody need wait for lines in a log
+        asyncio.get_running_loop().call_soon(_tell, new_events)  # nobody need wait for lines in a log
         return after
 
     async def settle_by_hand(self, invoice_id: InvoiceId, resolution: str, *, also: Also) -> Invoice:
@@ -176,23 +176,23 @@ class Settlement:
             invoice = locked[0].invoice
             verdict = rules.settle_by_hand(invoice, now)
             await also(connection, invoice, now)
-            judged = [Judged(locked[0], verdict, None)]
+            judged = [Evaluation(locked[0], verdict, None)]
             return verdict.invoice, await self._write(connection, judged, now, resolution)
 
-        invoice, news = await self.pool.retrying(work, locking_owners([invoice_id]))
+        invoice, new_events = await self.pool.retrying(work, locking_owners([invoice_id]))
         self.changed()
-        _tell(news)
+        _tell(new_events)
         return invoice
 
     async def _judge(
-        self, connection: Connection, looks: Sequence[Look]
+        self, connection: Connection, looks: Sequence[InvoiceLookup]
     ) -> tuple[dict[InvoiceId, Invoice], list[Event]]:
         """Apply looks at different invoices, whose users are locked, and mark their deliveries."""
         seen = {key: (look.number, observed) for look in looks for key, observed in look.seen.items()}
         locked = await purchases.lock(connection, seen) if seen else []
         # Taken under the locks, so that times of one user rise in the order of the changes (R3).
         now = self.clock()
-        judged: list[Judged] = []
+        judged: list[Evaluation] = []
         for purchase in sorted(locked, key=lambda one: (one.invoice.created_at, one.invoice.id)):
             number, observed = seen[purchase.invoice.id]
             if number is not None and number <= purchase.observation:
@@ -201,21 +201,21 @@ class Settlement:
             verdict = Verdict(purchase.invoice)
             if observation is not None:
                 verdict = rules.observe(purchase.invoice, observation, now, store_id=self.store_id)
-            judged.append(Judged(purchase, observations.with_strays(verdict, strays), number))
+            judged.append(Evaluation(purchase, observations.with_strays(verdict, strays), number))
         outcomes = [outcome for look in looks for outcome in look.outcomes]
-        handled = deliveries.marking_handled(outcomes, now)
-        news = await self._write(connection, judged, now, "settled by itself", handled)
-        return {one.purchase.invoice.id: one.verdict.invoice for one in judged}, news
+        handled = deliveries.mark_handled_statement(outcomes, now)
+        new_events = await self._write(connection, judged, now, "settled by itself", handled)
+        return {one.purchase.invoice.id: one.verdict.invoice for one in judged}, new_events
 
     async def _write(
         self,
         connection: Connection,
-        judged: Sequence[Judged],
+        judged: Sequence[Evaluation],
         now: datetime,
         resolution: str,
         handled: Statement | None = None,
     ) -> list[Event]:
-        """Write what the verdicts ask for; returns the news, for the log once it is committed."""
+        """Write what the verdicts ask for; returns the new_events, for the log once it is committed."""
         cases = [(one.verdict.invoice, case) for one in judged for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
         closed = [
@@ -225,27 +225,31 @@ class Settlement:
             for kind in one.verdict.closes
         ]
         changes, of_periods = await change_periods(connection, judged, now)
-        news: list[Event] = []
+        new_events: list[Event] = []
         for one in judged:
             invoice = one.verdict.invoice
-            news += [fulfilment.invoice_news(name, invoice, now) for name in one.verdict.events]
-            news += of_periods.get(invoice.id, ())
-            news += [
-                fulfilment.case_news(invoice, case, now)
+            new_events += [fulfilment.invoice_event(name, invoice, now) for name in one.verdict.events]
+            new_events += of_periods.get(invoice.id, ())
+            new_events += [
+                fulfilment.case_event(invoice, case, now)
                 for case in one.verdict.cases
                 if (invoice.id, case.kind) in opened
             ]
         saved = [
             Observed(one.verdict.invoice, next_check(one.verdict.invoice, now), one.number) for one in judged
         ]
-        beside = [invoices.saving(saved, now), attention.closing(closed, resolution, now), handled]
-        await fulfilment.write(connection, changes, news, beside)
-        return news
+        beside = [
+            invoices.save_statement(saved, now),
+            attention.close_statement(closed, resolution, now),
+            handled,
+        ]
+        await fulfilment.write(connection, changes, new_events, beside)
+        return new_events
 
 
-def _apart(looks: Sequence[Look]) -> Iterator[list[Look]]:
+def _apart(looks: Sequence[InvoiceLookup]) -> Iterator[list[InvoiceLookup]]:
     """Part looks, in order, so that no invoice is in one part twice: each is judged on what the last left."""
-    part: list[Look] = []
+    part: list[InvoiceLookup] = []
     seen: set[InvoiceId] = set()
     for look in looks:
         if not seen.isdisjoint(look.seen):
@@ -257,12 +261,12 @@ def _apart(looks: Sequence[Look]) -> Iterator[list[Look]]:
         yield part
 
 
-def _tell(news: Sequence[Event]) -> None:
+def _tell(new_events: Sequence[Event]) -> None:
     """Log what was committed: rights that changed, and money that needs a decision."""
-    for event in news:
+    for event in new_events:
         named = fields(user=event.user_id, order=event.data.get("order_id"))
         if event.type == "invoice.needs_attention":
-            log.warning("money needs a decision: %s", event.data["kind"], extra=named)
+            log.warning("payment needs attention: %s", event.data["kind"], extra=named)
         elif event.type.startswith("subscription."):
             log.info("%s", event.type.replace(".", " "), extra=named)
 

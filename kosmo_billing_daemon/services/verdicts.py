@@ -6,14 +6,8 @@ from uuid import uuid4
 
 from kosmo_billing_daemon.domain import subscriptions as periods
 from kosmo_billing_daemon.domain.invoices import Action, InvoiceStatus, Verdict, is_confirming
-from kosmo_billing_daemon.domain.subscriptions import (
-    InvoiceId,
-    Outcome,
-    Subscription,
-    SubscriptionId,
-    UserId,
-)
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Outcome, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.store import subscriptions
@@ -23,7 +17,7 @@ from kosmo_billing_daemon.store.purchases import Purchase
 
 
 @record
-class Judged:
+class Evaluation:
     """An invoice with what its user has, the verdict on it, and the number of the look that was judged."""
 
     purchase: Purchase
@@ -39,12 +33,12 @@ class Judged:
 
 
 async def change_periods(
-    connection: Connection, judged: Sequence[Judged], now: datetime
+    connection: Connection, judged: Sequence[Evaluation], now: datetime
 ) -> tuple[list[Change], dict[InvoiceId, list[Event]]]:
-    """Apply verdicts to their users' subscriptions; returns the news by the invoice that made them."""
+    """Apply verdicts to their users' subscriptions; returns the events by the invoice that made them."""
     changes: list[Change] = []
-    news: dict[InvoiceId, list[Event]] = {}
-    of_users: dict[UserId, list[Judged]] = {}
+    new_events: dict[InvoiceId, list[Event]] = {}
+    of_users: dict[UserId, list[Evaluation]] = {}
     for one in judged:
         of_users.setdefault(one.purchase.invoice.user_id, []).append(one)
     for user_id, each in of_users.items():
@@ -59,16 +53,16 @@ async def change_periods(
         rows = before
         for one in touching:
             outcome = _change(rows, one.verdict, now, holding=holding)
-            told = [fulfilment.subscription_news(each, outcome.history, now) for each in outcome.happenings]
+            told = [fulfilment.subscription_event(each, outcome.history, now) for each in outcome.happenings]
             if one.verdict.action is Action.FULFIL:
-                told += fulfilment.quota_news(rows, outcome.history, now)
-            news[one.verdict.invoice.id] = told
+                told += fulfilment.quota_events(rows, outcome.history, now)
+            new_events[one.verdict.invoice.id] = told
             rows = outcome.history
         changes.append(Change(before, rows))
-    return changes, news
+    return changes, new_events
 
 
-def _is_confirming(of_user: Sequence[Judged]) -> bool:
+def _is_confirming(of_user: Sequence[Evaluation]) -> bool:
     """Say whether any invoice of the user is confirming after these verdicts (R5)."""
     known = {one.verdict.invoice.id for one in of_user}
     return any(is_confirming(one.verdict.invoice) for one in of_user) or any(

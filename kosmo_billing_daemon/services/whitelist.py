@@ -6,10 +6,10 @@ The list may be kept before and after such a plan; it gives no right by itself.
 import re
 from collections.abc import Callable
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import nodes
 from kosmo_billing_daemon.store.nodes import Node
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users

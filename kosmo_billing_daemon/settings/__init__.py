@@ -6,7 +6,7 @@ from kosmo_billing_daemon.settings.loading import load
 from kosmo_billing_daemon.settings.tree import (
     AuthMode,
     Btcpay,
-    Database,
+    DatabaseSettings,
     Http,
     Jwt,
     Mqtt,
@@ -15,14 +15,14 @@ from kosmo_billing_daemon.settings.tree import (
     Retention,
     Settings,
     Tls,
-    Webhook,
+    WebhookSettings,
     WebhookTrust,
 )
 
 __all__ = [
     "AuthMode",
     "Btcpay",
-    "Database",
+    "DatabaseSettings",
     "Http",
     "Jwt",
     "Mqtt",
@@ -31,7 +31,7 @@ __all__ = [
     "Retention",
     "Settings",
     "Tls",
-    "Webhook",
+    "WebhookSettings",
     "WebhookTrust",
     "load",
 ]

@@ -96,7 +96,7 @@ def _btcpay(found: _Found) -> tree.Btcpay | None:
     )
 
 
-def _webhook(found: _Found, host: str, *, socket_activated: bool) -> tree.Webhook:
+def _webhook(found: _Found, host: str, *, socket_activated: bool) -> tree.WebhookSettings:
     v = found.values
     if v.webhook_trust is tree.WebhookTrust.BODY:
         why = "whoever reaches the port could then write paid invoices"
@@ -110,10 +110,12 @@ def _webhook(found: _Found, host: str, *, socket_activated: bool) -> tree.Webhoo
                 f"WEBHOOK_TRUST: body is refused with a socket from systemd, which may be public: {why}; "
                 "stop the socket unit, or set WEBHOOK_TRUST=btcpay"
             )
-    return tree.Webhook(**_set(secrets=v.webhook_secret, trust=v.webhook_trust), public_url=v.webhook_url)
+    return tree.WebhookSettings(
+        **_set(secrets=v.webhook_secret, trust=v.webhook_trust), public_url=v.webhook_url
+    )
 
 
-def _database(found: _Found, environ: Mapping[str, str]) -> tree.Database | None:
+def _database(found: _Found, environ: Mapping[str, str]) -> tree.DatabaseSettings | None:
     v = found.values
     if found.missing("DATABASE_URL"):
         found.problems.append(
@@ -133,7 +135,7 @@ def _database(found: _Found, environ: Mapping[str, str]) -> tree.Database | None
         found.problems.append(
             "DATABASE_PASSWORD: DATABASE_URL has a password in it too; give it in one place only"
         )
-    return tree.Database(
+    return tree.DatabaseSettings(
         url=v.database_url,
         password=separate,
         ignored=address.ignored,

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr
 
-from kosmo_billing_daemon.logs import Format, Level
+from kosmo_billing_daemon.runtime.logs import Format, Level
 
 Network = IPv4Network | IPv6Network
 
@@ -50,7 +50,7 @@ class Btcpay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
+class WebhookSettings:
     """``secrets``: none, one, or the present one and the one it replaces."""
 
     secrets: tuple[SecretStr, ...] = ()
@@ -59,7 +59,7 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Database:
+class DatabaseSettings:
     """``url`` as the operator wrote it; connect with ``dsn()``. ``ignored`` says what of it has no effect."""
 
     url: SecretStr
@@ -153,8 +153,8 @@ class Settings:
     """Everything the operator may decide."""
 
     btcpay: Btcpay
-    webhook: Webhook
-    database: Database
+    webhook: WebhookSettings
+    database: DatabaseSettings
     mqtt: Mqtt
     http: Http
     retention: Retention

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from kosmo_billing_daemon.logs import Format, Level
+from kosmo_billing_daemon.runtime.logs import Format, Level
 from kosmo_billing_daemon.settings import addresses, values
 from kosmo_billing_daemon.settings.sources import Layer, LayerSource
 from kosmo_billing_daemon.settings.tree import AuthMode, MqttProtocol, WebhookTrust

@@ -5,8 +5,8 @@ from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Case, CaseKind, Invoice
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import Statement
 
 _OPEN = """
 INSERT INTO attention_cases AS c (invoice_id, user_id, kind, detail, amount, opened_at)
@@ -48,7 +48,9 @@ WHERE c.invoice_id = row.invoice_id AND c.invoice_id = ANY ($1) AND c.kind = row
 """
 
 
-def closing(cases: Sequence[tuple[UUID, CaseKind]], resolution: str, now: datetime) -> Statement | None:
+def close_statement(
+    cases: Sequence[tuple[UUID, CaseKind]], resolution: str, now: datetime
+) -> Statement | None:
     """Close what is open of these."""
     if not cases:
         return None

@@ -3,13 +3,13 @@
 from datetime import datetime
 from uuid import UUID
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 
 @record(kw_only=True)
-class Entry:
-    """One deed."""
+class AuditEntry:
+    """One by."""
 
     at: datetime
     who: str
@@ -24,8 +24,8 @@ INSERT INTO audit_log (at, who, action, user_id, subject, reason) VALUES ($1, $2
 """
 
 
-async def append(connection: Connection, entry: Entry) -> None:
-    """Write a deed down."""
+async def append(connection: Connection, entry: AuditEntry) -> None:
+    """Write a by down."""
     await connection.execute(
         _APPEND, entry.at, entry.who, entry.action, entry.user_id, entry.subject, entry.reason
     )
@@ -37,6 +37,6 @@ WHERE user_id = $1 ORDER BY id DESC LIMIT $2
 """
 
 
-async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Entry]:
+async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[AuditEntry]:
     """Return what was done about a user, newest first."""
-    return [Entry(**row) for row in await connection.fetch(_OF_USER, user_id, limit)]
+    return [AuditEntry(**row) for row in await connection.fetch(_OF_USER, user_id, limit)]

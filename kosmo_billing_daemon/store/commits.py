@@ -1,6 +1,6 @@
 """How long commits take: a slow disk holds up every purchase, and shows nowhere else.
 
-Noted where each transaction commits; nothing here waits or wakes. One slow commit is no news, since a
+Noted where each transaction commits; nothing here waits or wakes. One slow commit means nothing, since a
 checkpoint makes some; and many quick ones prove little, since a transaction that wrote nothing waits for no
 disk. So slow is where a quarter of the commits are, in two stretches of time one after the other.
 """
@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from kosmo_billing_daemon.backoff import Quiet
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Commits:
         self._slow_seconds = 0.0
         self._slow_stretches = 0  # in a row
         self._typical = 0.0  # seconds of a slow one in the last of them
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     @property
     def stalled(self) -> str | None:
@@ -55,12 +55,12 @@ class Commits:
             self._judge()
         if now - self._stretch_began > FORGOTTEN:
             self._slow_stretches = 0
-        ailment = self.stalled
-        if ailment is None and self._slow_stretches >= 2:
-            ailment = f"commits take {self._typical:.2f} s"
-        if ailment is not None and self._quiet.allows("slow"):
-            log.warning("%s: the database's disk is slow, or a standby it waits for", ailment)
-        return ailment
+        problem = self.stalled
+        if problem is None and self._slow_stretches >= 2:
+            problem = f"commits take {self._typical:.2f} s"
+        if problem is not None and self._throttle.allows("slow"):
+            log.warning("%s: the database's disk is slow, or a standby it waits for", problem)
+        return problem
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
@@ -95,7 +95,7 @@ class Commits:
             self._typical = self._slow_seconds / self._slow
         elif self._all:
             self._slow_stretches = 0
-            if self._quiet.forget("slow"):
+            if self._throttle.forget("slow"):
                 log.info("commits are quick again")
         self._all = self._slow = 0
         self._slow_seconds = 0.0

@@ -5,10 +5,10 @@ from datetime import datetime
 
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
-from kosmo_billing_daemon.store.together import Statement
 
 
 @record
@@ -48,7 +48,7 @@ async def notify(connection: Connection) -> None:
 
 
 @record
-class Waiting:
+class WaitingDeliveries:
     """Deliveries that nobody has handled, and which invoices of ours each may mean, as these are now.
 
     ``number`` is that of the look at BTCPay that is about to be asked for.
@@ -78,7 +78,9 @@ ORDER BY received_at
 """
 
 
-async def load_waiting(connection: Connection, limit: int, but: Sequence[str] = ()) -> Waiting | None:
+async def load_waiting(
+    connection: Connection, limit: int, but: Sequence[str] = ()
+) -> WaitingDeliveries | None:
     """Return the oldest deliveries nobody has handled, without those named in ``but``."""
     matches: dict[Delivery, set[InvoiceId]] = {}
     known: dict[InvoiceId, Invoice] = {}
@@ -89,7 +91,7 @@ async def load_waiting(connection: Connection, limit: int, but: Sequence[str] = 
         if row["id"] is not None:
             match.add(row["id"])
             known[row["id"]] = invoice(row)
-    return Waiting(list(matches), list(matches.values()), known, number) if matches else None
+    return WaitingDeliveries(list(matches), list(matches.values()), known, number) if matches else None
 
 
 # No word of handled_at in the condition: the index of what is unhandled would be read from end to end.
@@ -101,7 +103,7 @@ WHERE d.delivery_id = row.delivery_id AND d.delivery_id = ANY ($1)
 """
 
 
-def marking_handled(outcomes: Sequence[tuple[str, str]], now: datetime) -> Statement | None:
+def mark_handled_statement(outcomes: Sequence[tuple[str, str]], now: datetime) -> Statement | None:
     """Note what became of deliveries, given as ``(delivery id, outcome)``."""
     return Statement(_MARK, [*zip(*outcomes, strict=True), now]) if outcomes else None
 

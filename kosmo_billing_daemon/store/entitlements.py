@@ -10,10 +10,10 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.entitlements import Entitlement, entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.subscriptions import COLUMNS, WIDTH, subscription
-from kosmo_billing_daemon.store.together import Statement
 
 
 @record
@@ -103,7 +103,7 @@ class Marked:
     is_behind: bool
 
 
-def marking(published: Sequence[Published], now: datetime) -> Statement | None:
+def mark_statement(published: Sequence[Published], now: datetime) -> Statement | None:
     """Note acknowledged publications; returns rows for ``marked``.
 
     Never waits for a writer: a row that is locked is left out and says that it waits as before.

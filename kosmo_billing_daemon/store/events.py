@@ -1,4 +1,4 @@
-"""The outbox of news: rows first, published in order and marked one by one.
+"""The outbox of events: rows first, published in order and marked one by one.
 
 Ids are given at insert, not at commit, so "everything up to id" would skip late commits.
 """
@@ -9,14 +9,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import Statement
 
 
 @record(kw_only=True)
 class Event:
-    """One piece of news about one user; ``id`` is given by the database."""
+    """One event about one user; ``id`` is given by the database."""
 
     type: str
     user_id: UUID
@@ -34,8 +34,8 @@ ORDER BY place
 """
 
 
-def appending(events: Sequence[Event]) -> Statement | None:
-    """Append news in order."""
+def append_statement(events: Sequence[Event]) -> Statement | None:
+    """Append events in order."""
     if not events:
         return None
     return Statement(
@@ -62,7 +62,7 @@ def _event(row: Any) -> Event:
 _MARK = "UPDATE events SET published_at = $2 WHERE id = ANY ($1::bigint[])"
 
 
-def marking(ids: Sequence[int], now: datetime) -> Statement | None:
+def mark_statement(ids: Sequence[int], now: datetime) -> Statement | None:
     """Note that these events were acknowledged by the broker."""
     return Statement(_MARK, [ids, now]) if ids else None
 
@@ -80,7 +80,7 @@ async def mark_free(connection: Connection, ids: Sequence[int], now: datetime) -
 
 
 async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Event]:
-    """Return a user's latest news, newest first."""
+    """Return a user's latest new_events, newest first."""
     rows = await connection.fetch(
         "SELECT id, type, user_id, data, occurred_at FROM events"
         " WHERE user_id = $1 ORDER BY id DESC LIMIT $2",

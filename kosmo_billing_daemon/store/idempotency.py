@@ -5,9 +5,9 @@ from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import Statement
 
 
 @record
@@ -64,7 +64,7 @@ ON CONFLICT (user_id, key) DO UPDATE SET
 """
 
 
-def saving(bound: Mapping[Named, Bound], now: datetime) -> Statement | None:
+def save_statement(bound: Mapping[Named, Bound], now: datetime) -> Statement | None:
     """Bind keys to invoices, in place of whatever they were bound to. Their users are locked."""
     if not bound:
         return None

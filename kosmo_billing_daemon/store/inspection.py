@@ -3,12 +3,12 @@
 from datetime import datetime
 from uuid import UUID
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 
 
 @record(kw_only=True)
-class Server:
+class DatabaseServer:
     """The server we are connected to."""
 
     version: int
@@ -29,11 +29,11 @@ SELECT current_setting('server_version_num')::int AS version,
 """
 
 
-async def load_server(connection: Connection) -> Server:
+async def load_server(connection: Connection) -> DatabaseServer:
     """Return what the server says of itself."""
     row = await connection.fetchrow(_SERVER)
     assert row is not None  # noqa: S101 - a SELECT without FROM has its row
-    return Server(**row)
+    return DatabaseServer(**row)
 
 
 async def load_newest_migration(connection: Connection) -> int:

@@ -8,9 +8,9 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import Statement
 
 COLUMNS = """
 id, user_id, plan_type, amount, currency, period, quota, scope, features, status, payment, effect,
@@ -84,7 +84,7 @@ FROM unnest(
 """
 
 
-def reserving(reserved: Sequence[Invoice], orphaned_at: datetime) -> Statement | None:
+def reserve_statement(reserved: Sequence[Invoice], orphaned_at: datetime) -> Statement | None:
     """Insert reservations; reconciliation looks after them from ``orphaned_at`` on."""
     if not reserved:
         return None
@@ -292,7 +292,7 @@ class Observed:
     observation: int | None = None
 
 
-def saving(rows: Sequence[Observed], now: datetime) -> Statement | None:
+def save_statement(rows: Sequence[Observed], now: datetime) -> Statement | None:
     """Write observed invoices."""
     if not rows:
         return None

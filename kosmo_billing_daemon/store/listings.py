@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
@@ -163,7 +163,7 @@ async def load_users_after(connection: Connection, after: UUID, limit: int) -> l
 
 
 @record(kw_only=True)
-class Publication:
+class ListedPublication:
     """How far a user's document is known: up to date when ``published`` has reached ``version``."""
 
     version: int
@@ -171,13 +171,13 @@ class Publication:
     published_at: datetime | None
 
 
-async def load_publication(connection: Connection, user_id: UUID) -> Publication | None:
+async def load_publication(connection: Connection, user_id: UUID) -> ListedPublication | None:
     """Return how far a user's document is published; ``None`` when the user has none."""
     row = await connection.fetchrow(
         "SELECT version, published_version AS published, published_at FROM entitlements WHERE user_id = $1",
         user_id,
     )
-    return None if row is None else Publication(**row)
+    return None if row is None else ListedPublication(**row)
 
 
 async def count_waiting(connection: Connection, users: Sequence[UUID] | None = None) -> int:

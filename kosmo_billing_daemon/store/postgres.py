@@ -13,9 +13,9 @@ from uuid import UUID
 
 import asyncpg
 
-from kosmo_billing_daemon.batching import hurries
 from kosmo_billing_daemon.errors import Locked, Unavailable
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.batcher import hurries
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.settings import postgres_url
 from kosmo_billing_daemon.store import locks, session_settings
 from kosmo_billing_daemon.store.commits import Commits

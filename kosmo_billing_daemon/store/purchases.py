@@ -6,7 +6,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import subscriptions
 from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
 from kosmo_billing_daemon.store.postgres import Connection
@@ -55,7 +55,7 @@ async def lock(connection: Connection, ids: Iterable[UUID]) -> list[Purchase]:
 
 
 @dataclass(slots=True)
-class Having:
+class Holdings:
     """What a user has, and the invoices whose end is not known yet, oldest first."""
 
     current: Subscription | None = None
@@ -75,11 +75,11 @@ ORDER BY i.created_at
 """
 
 
-async def load(connection: Connection, users: Iterable[UUID]) -> dict[UserId, Having]:
+async def load(connection: Connection, users: Iterable[UUID]) -> dict[UserId, Holdings]:
     """Return what each of these users has, who are locked before."""
-    found: dict[UserId, Having] = {}
+    found: dict[UserId, Holdings] = {}
     for row in await connection.fetch(_LOAD, list(users)):
-        having = found.setdefault(row[-1], Having())
+        having = found.setdefault(row[-1], Holdings())
         if row[0] is not None:
             having.open.append(invoice(row))
         if row[WIDTH] is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 

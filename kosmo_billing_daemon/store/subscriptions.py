@@ -6,16 +6,9 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
-from kosmo_billing_daemon.domain.subscriptions import (
-    Carried,
-    Rule,
-    Source,
-    Status,
-    Subscription,
-    UserId,
-)
+from kosmo_billing_daemon.domain.subscriptions import Carried, Rule, Source, Status, Subscription, UserId
+from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import Statement
 
 COLUMNS = """
 id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope, features,
@@ -142,7 +135,7 @@ ORDER BY place
 """
 
 
-def appending(rows: Sequence[Subscription]) -> Statement | None:
+def append_statement(rows: Sequence[Subscription]) -> Statement | None:
     """Insert new subscriptions, in order. A second one for an invoice breaks R1's constraint."""
     return Statement(_APPEND, _columns([_values(row) for row in rows])) if rows else None
 
@@ -192,7 +185,7 @@ WHERE s.id = row.id AND s.id = ANY ($1)
 """
 
 
-def saving(rows: Sequence[Subscription]) -> Statement | None:
+def save_statement(rows: Sequence[Subscription]) -> Statement | None:
     """Write what the rules may change; ``messages_used`` is counted elsewhere and never written here.
 
     Rows that end must be saved before their successor is appended: at most one is current (R12).

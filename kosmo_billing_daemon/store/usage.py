@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from kosmo_billing_daemon.domain.metering import Decision
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.postgres import Connection
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import jwt
 
 from kosmo_billing_daemon.errors import Misconfigured, Refused
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.settings import Jwt
 from kosmo_billing_daemon.tokens.keys import FileKey, JwksKeys, Keys
 

@@ -18,8 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class JwksKeys:
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
-        self._quiet = Quiet()
+        self._throttle = LogThrottle()
 
     async def find(self, key_id: str | None, algorithm: str) -> Any | None:
         """Return the key; raises ``KeysAway`` when none were seen for too long.
@@ -163,12 +163,12 @@ class JwksKeys:
             ValueError,
             RecursionError,
         ) as error:
-            if self._quiet.allows("jwks"):
+            if self._throttle.allows("jwks"):
                 log.warning(
                     "the keys of JWT_JWKS_URL cannot be fetched: %s", str(error) or type(error).__name__
                 )
             return
-        self._quiet.forget("jwks")
+        self._throttle.forget("jwks")
         self._fetched_at = self._monotonic()
 
     def _among(self, key_id: str | None, algorithm: str) -> Any | None:

@@ -7,22 +7,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.contract.document import asyncapi
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
-from kosmo_billing_daemon.services.live import Live
+from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
-from kosmo_billing_daemon.settings import Http, Webhook, WebhookTrust
+from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web import (
     cors,
-    draining,
     health,
-    hosts,
     identity,
     invoices,
     keys,
@@ -36,9 +34,10 @@ from kosmo_billing_daemon.web import (
     usage,
     webhooks,
 )
-from kosmo_billing_daemon.web.admission import Admission, Runner
 from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.reference import openapi
+from kosmo_billing_daemon.web.server import draining, hosts
+from kosmo_billing_daemon.web.server.admission import Admission, Runner
 
 PREFIX = "/api/v1/billing"
 
@@ -51,13 +50,13 @@ SHUTDOWN_SECONDS = 10  # for requests in flight: longer than one creation at BTC
 def build_app(
     *,
     http: Http,
-    webhook: Webhook,
+    webhook: WebhookSettings,
     pool: Pool,
     invoicing: Invoicing,
     inbox: Inbox,
     entitlements: Entitlements,
     whitelist: Whitelist,
-    live: Live,
+    live: EntitlementStreams,
     catalogue: Catalogue,
     clock: Clock,
     readiness: Callable[[], Awaitable[health.Readiness]],

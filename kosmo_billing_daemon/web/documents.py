@@ -16,7 +16,7 @@ from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Scope
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.metering import Decision
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Status
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 MAX_PLAN_LENGTH = 64  # twice the longest name there can be: a slip is told by its name
 MAX_URL_LENGTH = 2048
@@ -228,7 +228,7 @@ class CheckDocument:
 
 @record(kw_only=True)
 class Ready:
-    """Whether requests should come here; degraded: yes, but a part ails."""
+    """Whether requests should come here; degraded: yes, but a part has a problem."""
 
     status: Literal["ready", "degraded", "unready"]
     checks: dict[str, CheckDocument]

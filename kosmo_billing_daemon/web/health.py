@@ -12,7 +12,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.documents import Alive, CheckDocument, Ready
 from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.rendering import json_response

@@ -14,8 +14,8 @@ from aiohttp import web
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.settings import AuthMode, Http, Jwt, Network
-from kosmo_billing_daemon.web.hosts import require_known
 from kosmo_billing_daemon.web.problems import HttpRefused
+from kosmo_billing_daemon.web.server.hosts import require_known
 
 Identify = Callable[[web.Request], Awaitable[UserId]]
 IDENTIFY: web.AppKey[Identify] = web.AppKey("identify")

@@ -16,7 +16,7 @@ from aiohttp import web
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid, NotFound
-from kosmo_billing_daemon.logs import fields
+from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.services.idempotency import Key
 from kosmo_billing_daemon.store import invoices
 from kosmo_billing_daemon.store.idempotency import Reply

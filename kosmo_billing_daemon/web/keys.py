@@ -4,12 +4,12 @@ circle arises between the application and its routes.
 
 from aiohttp import web
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
-from kosmo_billing_daemon.services.live import Live
+from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -18,7 +18,7 @@ INVOICING = web.AppKey("invoicing", Invoicing)
 INBOX = web.AppKey("inbox", Inbox)
 ENTITLEMENTS = web.AppKey("entitlements", Entitlements)
 WHITELIST = web.AppKey("whitelist", Whitelist)
-LIVE = web.AppKey("live", Live)
+LIVE = web.AppKey("live", EntitlementStreams)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 CLOCK: web.AppKey[Clock] = web.AppKey("clock")
 REDIRECT_HOSTS: web.AppKey[frozenset[str]] = web.AppKey("redirect_hosts")

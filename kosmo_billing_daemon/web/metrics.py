@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import Counter
 from pydantic import SecretStr
 
-from kosmo_billing_daemon.metrics import CONTENT_TYPE, Metrics
+from kosmo_billing_daemon.runtime.metrics import CONTENT_TYPE, Metrics
 from kosmo_billing_daemon.web.problems import PROBLEM_CODE, HttpRefused
 from kosmo_billing_daemon.web.recent import Recent
 

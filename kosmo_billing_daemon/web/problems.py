@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from kosmo_billing_daemon.backoff import LogBudget, Quiet
 from kosmo_billing_daemon.btcpay.errors import BtcpayRefused
 from kosmo_billing_daemon.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.services.creation_limit import TooMany
+from kosmo_billing_daemon.runtime.backoff import LogBudget, LogThrottle
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.rate_limit import TooMany
 from kosmo_billing_daemon.web.documents import FieldProblem, Problem
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
 
@@ -33,7 +33,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PROBLEM_CODE: web.RequestKey[str] = web.RequestKey("problem_code", str)
 _REASON: web.RequestKey[str | None] = web.RequestKey("refusal_reason")
-_QUIET: web.AppKey[Quiet] = web.AppKey("quiet", Quiet)
+_THROTTLE: web.AppKey[LogThrottle] = web.AppKey("quiet", LogThrottle)
 _REFUSALS: web.AppKey[LogBudget] = web.AppKey("refusals", LogBudget)
 
 
@@ -156,9 +156,11 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except Refused as error:
         return _refused(request, error)
     except Unavailable as error:
-        if request.app[_QUIET].allows(error.code):
+        if request.app[_THROTTLE].allows(error.code):
             log.warning(
-                "a request found something away: %s", error, extra=fields(request_id=request_id(request))
+                "request failed: a dependency is unreachable: %s",
+                error,
+                extra=fields(request_id=request_id(request)),
             )
         return _unavailable(request, error)
     except web.RequestPayloadError:
@@ -237,6 +239,6 @@ def _problem(
 
 def install(app: web.Application) -> None:
     """Prepare the application for ``middleware`` and ``dress``."""
-    app[_QUIET] = Quiet()
+    app[_THROTTLE] = LogThrottle()
     app[_REFUSALS] = LogBudget("refused requests")
     app.on_response_prepare.append(dress)

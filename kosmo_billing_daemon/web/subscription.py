@@ -119,7 +119,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         try:
             await _write(response, f"retry: {RETRY_MS}\n\n")
-            async for document in watcher.news():
+            async for document in watcher.documents():
                 await _write(response, ":\n\n" if document is None else _event(document))
             await _write(response, f"retry: {RETRY_STOPPING_MS}\n\n")
         except (ConnectionError, TimeoutError):

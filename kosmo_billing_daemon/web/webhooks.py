@@ -13,21 +13,21 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from kosmo_billing_daemon.backoff import Quiet
 from kosmo_billing_daemon.btcpay import signature
-from kosmo_billing_daemon.btcpay.errors import Malformed
+from kosmo_billing_daemon.btcpay.errors import InvalidResponse
 from kosmo_billing_daemon.btcpay.payloads import hint
 from kosmo_billing_daemon.errors import Forbidden
-from kosmo_billing_daemon.logs import fields
-from kosmo_billing_daemon.records import record
-from kosmo_billing_daemon.settings import Webhook, WebhookTrust
+from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.logs import fields
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.settings import WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.web import keys
 from kosmo_billing_daemon.web.documents import Recorded
-from kosmo_billing_daemon.web.hosts import require_known
 from kosmo_billing_daemon.web.problems import request_id
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
 from kosmo_billing_daemon.web.requests import read_body
+from kosmo_billing_daemon.web.server.hosts import require_known
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class Intake:
 
     secrets: tuple[bytes, ...]
     keep_claims: bool
-    quiet: Quiet = field(default_factory=Quiet)
+    throttle: LogThrottle = field(default_factory=LogThrottle)
 
     @classmethod
-    def of(cls, webhook: Webhook) -> "Intake":
+    def of(cls, webhook: WebhookSettings) -> "Intake":
         secrets = tuple(secret.get_secret_value().encode() for secret in webhook.secrets)
         return cls(secrets=secrets, keep_claims=webhook.trust is WebhookTrust.BODY)
 
@@ -54,10 +54,10 @@ class Intake:
         return len(signatures) == 1 and signature.verify(body, signatures[0], self.secrets)
 
     def delivery(self, body: bytes, now: datetime) -> Delivery:
-        """Reduce a body to what it hints at; raises ``Malformed`` for one that nobody signed."""
+        """Reduce a body to what it hints at; raises ``InvalidResponse`` for one that nobody signed."""
         try:
             read = hint(body)
-        except Malformed:
+        except InvalidResponse:
             if not self.secrets:
                 raise
             return Delivery(
@@ -95,7 +95,7 @@ async def _receive(request: web.Request) -> web.Response:
     body = await read_body(request, most=MAX_BODY_BYTES)
     signatures = request.headers.getall(signature.HEADER, [])
     if not intake.is_authentic(body, signatures):
-        if intake.quiet.allows("refused"):
+        if intake.throttle.allows("refused"):
             log.warning(
                 "webhook refused: its signature is %s; is WEBHOOK_SECRET the secret of BTCPay's webhook?",
                 "wrong" if signatures else "missing",

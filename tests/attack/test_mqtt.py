@@ -16,11 +16,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.contract.payloads import UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import LinkLost, Protocol, PublishRefused, Will, connect
 from kosmo_billing_daemon.mqtt.usage_intake import MOST_OF_ONE
+from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.attack.raw_mqtt import CONTENT_TYPE, USER_PROPERTY, publish, raw_client, text
 from tests.mqtt.shipped import BRIDGE, DAEMON, GATEWAY, NAMELESS, OPERATOR, PASSWORD, ShippedMosquitto
 from tests.mqtt.test_roles import NOT_AUTHORIZED, add

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.metering import Metering, Report
 from tests.cli.conftest import Cli
 from tests.services.conftest import Shop

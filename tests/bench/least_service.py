@@ -19,8 +19,8 @@ import uvloop
 from aiohttp import ClientSession, web
 from httpx_aiohttp import AiohttpTransport
 
-from kosmo_billing_daemon.batching import Batches
 from kosmo_billing_daemon.link import Broker, Link, connect
+from kosmo_billing_daemon.runtime.batcher import Batcher
 from tests.bench.fake_btcpay import STORE
 from tests.bench.plain_service import (
     AMOUNT,
@@ -74,10 +74,10 @@ class Shop:
     def __init__(self, pool: "asyncpg.Pool[Any]", http: httpx.AsyncClient, link: Link) -> None:
         self._pool, self._http, self._link = pool, http, link
         self._running: set[asyncio.Task[Any]] = set()
-        self.records = Batches(self._record)
-        self.settlements = Batches(self._settle, most=100)
-        self.reservations = Batches(self._reserve)
-        self.openings = Batches(self._open)
+        self.records = Batcher(self._record)
+        self.settlements = Batcher(self._settle, most=100)
+        self.reservations = Batcher(self._reserve)
+        self.openings = Batcher(self._open)
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

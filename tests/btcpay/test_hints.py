@@ -7,11 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kosmo_billing_daemon.btcpay.errors import Malformed
-from kosmo_billing_daemon.btcpay.payloads import (
-    Hint,
-    hint,
-)
+from kosmo_billing_daemon.btcpay.errors import InvalidResponse
+from kosmo_billing_daemon.btcpay.payloads import Hint, hint
 
 # Time is no fact about our code: a loaded machine draws slowly.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -98,7 +95,7 @@ def test_an_optional_field_we_could_not_keep_is_absent(value: Any) -> None:
     ],
 )
 def test_what_is_no_webhook_body_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(InvalidResponse):
         hint(body)
 
 
@@ -107,7 +104,7 @@ def test_what_is_no_webhook_body_is_malformed(body: bytes) -> None:
 def test_any_body_is_a_hint_or_malformed(body: bytes) -> None:
     try:
         seen = hint(body)
-    except Malformed:
+    except InvalidResponse:
         return
     for text in (seen.delivery_id, seen.type, seen.invoice_id, seen.order_id, seen.store_id):
         assert text is None or (text.isprintable() and len(text.encode()) <= 4 * 128)

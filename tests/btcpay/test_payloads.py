@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 
 from kosmo_billing_daemon.btcpay.addresses import Links
 from kosmo_billing_daemon.btcpay.errors import Garbled
-from kosmo_billing_daemon.btcpay.payloads import (
-    confirmed,
-    creation,
-    observation,
-    observations,
-)
+from kosmo_billing_daemon.btcpay.payloads import confirmed, creation, observation, observations
 from kosmo_billing_daemon.btcpay.reading import decode
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.plans import BUILT_IN

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.demo.btcpay import Simulator
+from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.demo.btcpay.conftest import HandClock
 from tests.mqtt.shipped import PASSWORD, ShippedMosquitto
 from tests.services.conftest import Shop, user

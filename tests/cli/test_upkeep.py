@@ -129,5 +129,5 @@ async def test_completion_knows_commands_and_their_options(cli: Cli) -> None:
 
 async def test_help_documents_the_exit_codes(cli: Cli) -> None:
     shown = " ".join((await cli("--help")).out.split())
-    for words in ("0 done", "1 failed", "2 wrong usage", "69 something", "78 bad settings"):
+    for words in ("0 done", "1 failed", "2 wrong usage", "69 a dependency", "78 bad settings"):
         assert words in shown

@@ -38,11 +38,11 @@ async def test_grant_is_a_purchase_and_is_audited(shop: Shop, cli: Cli, user: Us
 async def test_second_grant_adds_what_is_left_and_says_so(shop: Shop, cli: Cli, user: UserId) -> None:
     await cli("user", "grant", str(user), "wanderer", "--reason", "first")
     second = await cli("user", "grant", str(user), "wanderer", "--reason", "second")
-    assert "added (R2)" in second.out
+    assert "added: " in second.out
     third = await cli("user", "grant", str(user), "guardian", "--reason", "third")
-    assert "converted (R2)" in third.out
+    assert "converted: " in third.out
     shown = (await cli("user", "show", str(user))).out
-    assert shown.index("converted (R2)") < shown.index("added (R2)") < shown.index("fresh (R2)")
+    assert shown.index("converted: ") < shown.index("added: ") < shown.index("new period: ")
     assert await shop.front.statuses(user) == ["replaced", "replaced", "active"]
 
 
@@ -117,7 +117,7 @@ async def test_grant_beyond_the_prepaid_cap_is_refused(shop: Shop, cli: Cli, use
     await shop.front.execute("UPDATE subscriptions SET valid_until = now() + interval '399 days'")
     result = await cli("user", "grant", str(user), "wanderer", "--reason", "more")
     assert result.code == 1
-    assert "R11" in result.err
+    assert "more than 400 days ahead" in result.err
     assert len(await audit(shop, user)) == 1
 
 

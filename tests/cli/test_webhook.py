@@ -1,4 +1,4 @@
-"""The webhook is made and mended over BTCPay's API, and its secret is shown once or never."""
+"""The webhook is made and fixed over BTCPay's API, and its secret is shown once or never."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,7 +42,7 @@ async def test_new_webhook_gets_the_secret_we_expect(signed: Cli, simulator: Sim
     assert (made["url"], made["created"], "secret" in made) == (URL, True, False)
     assert secret_of(simulator, made["id"]) == WEBHOOK_SECRET
     again = (await signed("webhook", "register", "--json")).json
-    assert (again["id"], again["created"], again["mended"]) == (made["id"], False, [])
+    assert (again["id"], again["created"], again["fixed"]) == (made["id"], False, [])
     (listed,) = (await signed("webhook", "list", "--json")).json
     assert (listed["ours"], listed["defects"]) == (True, [])
 
@@ -54,7 +54,7 @@ async def test_webhook_of_ours_is_mended_and_another_left_alone(signed: Cli, sim
     assert "it is switched off" in shown
     mended = (await signed("webhook", "register", "--json")).json
     assert (mended["id"], mended["enabled"], mended["defects"]) == (broken, True, [])
-    assert len(mended["mended"]) == 2
+    assert len(mended["fixed"]) == 2
     assert "InvoiceSettled" in mended["events"]
     assert secret_of(simulator, broken) == WEBHOOK_SECRET
     assert secret_of(simulator, other) == "theirs"

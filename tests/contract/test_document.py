@@ -243,7 +243,9 @@ def test_every_reason_of_the_gate_is_explained() -> None:
 
 def test_news_of_rights_are_those_of_the_domain() -> None:
     types = SCHEMAS["SubscriptionEvent"]["properties"]["type"]["enum"]
-    assert set(types) == {f"subscription.{news}" for news in subscriptions.News} | {"subscription.expiring"}
+    assert set(types) == {f"subscription.{news}" for news in subscriptions.SubscriptionEvent} | {
+        "subscription.expiring"
+    }
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

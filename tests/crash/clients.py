@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.link import Broker, Link, connect
+from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.crash.audit import LOST
 from tests.crash.process import CrashingDaemon
 from tests.support import usage

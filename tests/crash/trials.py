@@ -17,7 +17,7 @@ from tests.support.world import World, until, world_around
 
 LATE = 1.5  # seconds a death may come after everything is done: a watermark waits for its second
 
-_QUIET = """
+_THROTTLE = """
 SELECT NOT EXISTS (SELECT FROM webhook_deliveries WHERE handled_at IS NULL)
     AND NOT EXISTS (SELECT FROM events WHERE published_at IS NULL)
     AND NOT EXISTS (SELECT FROM entitlements WHERE version > published_version)
@@ -119,7 +119,7 @@ class Range:
             await until(self._is_everybody_told, "what is retained is the database")
 
     async def _is_quiet(self) -> bool:
-        return bool(await self._connection.fetchval(_QUIET))
+        return bool(await self._connection.fetchval(_THROTTLE))
 
     async def _is_everybody_told(self) -> bool:
         rows = await self._connection.fetch("SELECT user_id FROM entitlements")

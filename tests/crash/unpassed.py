@@ -30,7 +30,7 @@ UNPASSED = {
     "btcpay.client.BtcpayClient.server_info": BY_HAND,
     "btcpay.client.BtcpayClient.try_creation": ASKS,
     "btcpay.client.BtcpayClient.update_webhook": BY_HAND,
-    "mqtt.conversation.Conversation._keep_saying_hello": AFTER_A_FAILURE,
+    "mqtt.broker_session.BrokerSession._keep_publishing_birth": AFTER_A_FAILURE,
     "mqtt.publisher.Publisher.run: session.finish()": AT_THE_END,
     "mqtt.publisher._Session._room_for_one": NARROW,
     "mqtt.publisher._Session._sweep: self._room_for_one()": NARROW,
@@ -39,8 +39,8 @@ UNPASSED = {
     "mqtt.watermark.WatermarkWriter._reserve": "once in half a million versions; as at a start",
     "mqtt.watermark.WatermarkWriter.run: self._reserve()": "once in half a million versions",
     "mqtt.publisher._Session.finish": AT_THE_END,
-    "mqtt.repair.Replay.read_one: self._arrived": AFTER_A_FAILURE,
-    "mqtt.repair.Replay.read_one: self._collecting": AFTER_A_FAILURE,
+    "mqtt.repair.RetainedReader.read_one: self._arrived": AFTER_A_FAILURE,
+    "mqtt.repair.RetainedReader.read_one: self._collecting": AFTER_A_FAILURE,
     "mqtt.repair.repair: entitlements.begin_versions_above()": RESTORED,
     "mqtt.repair.repair: entitlements.raise_versions()": RESTORED,
     "mqtt.usage_intake.UsageSession._keep_counting: self._link.wait_lost()": AFTER_A_FAILURE,
@@ -107,7 +107,7 @@ UNPASSED = {
 }
 
 SOMETIMES = {
-    "mqtt.marks.Marks.write > store.entitlements.touch": "when a sweep meets a held row",
+    "mqtt.ack_writer.AckWriter.write > store.entitlements.touch": "when a sweep meets a held row",
     "mqtt.usage_intake.UsageSession._keep_counting_parked": "every three seconds; mostly nothing is parked",
     "services.metering.Metering.count_parked": "the same",
     "store.usage.load_parked": "the same",

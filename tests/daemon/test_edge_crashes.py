@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
+from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.support.gateway import GatewayProcess
 from tests.support.observer import TOPICS
 from tests.support.world import World, until

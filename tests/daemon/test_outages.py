@@ -222,4 +222,4 @@ async def test_a_read_only_database_is_told_and_forgotten_as_soon_as_it_takes_wr
         await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     assert await answers() == (200, 201)
     await until(lambda: role(world, daemon, "leads"), lambda: daemon.log)
-    assert daemon.log.count("this daemon leads now") == 2
+    assert daemon.log.count("became leader") == 2

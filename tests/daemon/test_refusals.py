@@ -168,7 +168,7 @@ async def test_a_wrong_password_is_said_and_healed_by_the_right_one(guarded: Wor
         return "refused the connection" in body["checks"].get("broker", {"detail": ""})["detail"]
 
     await until(told, lambda: daemon.log)
-    assert "mend its password file or ACL" in daemon.log
+    assert "fix its password file or ACL" in daemon.log
     assert "wrong" not in daemon.log
     user_id = await guarded.buy(daemon)
     await guarded.broker.reload(users=USERS | {"kosmo": "wrong"})

@@ -63,7 +63,7 @@ async def test_missing_rights_are_waited_out_from_an_empty_database_to_a_purchas
         async with world.http.get(f"{daemon.url}/metrics") as response:
             assert response.status == 200
             assert "kosmo_billing_database_up 0.0" in await response.text()
-        assert daemon.log.count("a request found something away") == 1
+        assert daemon.log.count("request failed: a dependency is unreachable") == 1
         await poor.obtain(to_migrate=True)
         await world.until_ready(daemon)
         world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)

@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
 from kosmo_billing_daemon.demo.console import USERS
-from kosmo_billing_daemon.demo.stage import Stage
+from kosmo_billing_daemon.demo.stage import DemoStage
 from tests.demo.visit import CONTRAST, FOCUSED, LATER, SOON, Visit
 from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.support.world import API
@@ -21,8 +21,8 @@ IDS = {user.name: user.user_id for user in USERS}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def stage() -> AsyncIterator[Stage]:
-    async with Stage() as one:
+async def stage() -> AsyncIterator[DemoStage]:
+    async with DemoStage() as one:
         yield one
 
 
@@ -34,7 +34,7 @@ async def browser() -> AsyncIterator[Browser]:
         await one.close()
 
 
-async def open_page(browser: Browser, stage: Stage, user: str, **options: Any) -> Visit:
+async def open_page(browser: Browser, stage: DemoStage, user: str, **options: Any) -> Visit:
     context = await browser.new_context(locale="en-GB", **options)
     page = await context.new_page()
     visit = Visit(page)
@@ -47,14 +47,14 @@ async def open_page(browser: Browser, stage: Stage, user: str, **options: Any) -
     return visit
 
 
-async def end(visit: Visit, stage: Stage) -> None:
+async def end(visit: Visit, stage: DemoStage) -> None:
     await visit.page.context.close()
     assert visit.errors == []
     assert visit.asked == {urlsplit(stage.urls["console"]).netloc}
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def visit(browser: Browser, stage: Stage, request: pytest.FixtureRequest) -> AsyncIterator[Visit]:
+async def visit(browser: Browser, stage: DemoStage, request: pytest.FixtureRequest) -> AsyncIterator[Visit]:
     """The page of the user that the test names; it ends without an error, having asked nobody else."""
     one = await open_page(browser, stage, getattr(request, "param", "Ada"))
     yield one
@@ -232,14 +232,14 @@ async def test_the_other_user_is_chosen_by_keyboard_and_kept_in_the_address(visi
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_stands_out_from_its_ground(browser: Browser, stage: Stage, scheme: str) -> None:
+async def test_text_stands_out_from_its_ground(browser: Browser, stage: DemoStage, scheme: str) -> None:
     visit = await open_page(browser, stage, "Ben", color_scheme=scheme)
     weak = await visit.page.evaluate(CONTRAST)
     assert weak == []
     await end(visit, stage)
 
 
-async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, stage: Stage) -> None:
+async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, stage: DemoStage) -> None:
     visit = await open_page(
         browser, stage, "Cleo", viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
     )
@@ -253,7 +253,7 @@ async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, stage: Stag
     await end(visit, stage)
 
 
-async def test_only_the_own_page_is_answered(stage: Stage) -> None:
+async def test_only_the_own_page_is_answered(stage: DemoStage) -> None:
     console, ada = stage.urls["console"], IDS["Ada"]
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{console}/") as response:
@@ -279,7 +279,7 @@ async def test_only_the_own_page_is_answered(stage: Stage) -> None:
             assert await by.json() == await direct.json()
 
 
-async def test_who_comes_back_to_the_stream_misses_nothing(stage: Stage) -> None:
+async def test_who_comes_back_to_the_stream_misses_nothing(stage: DemoStage) -> None:
     url = f"{stage.urls['console']}/mqtt"
 
     async def numbers(last: str, most: int) -> list[int]:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from kosmo_billing_daemon.demo.stage import Stage
+from kosmo_billing_daemon.demo.stage import DemoStage
 from tests.support.world import API, until
 
 
@@ -16,7 +16,7 @@ from tests.support.world import API, until
 class Visitor:
     """Somebody at the demo, as one user."""
 
-    stage: Stage
+    stage: DemoStage
     http: aiohttp.ClientSession
     user_id: str
 
@@ -49,7 +49,7 @@ class Visitor:
 
 @pytest.fixture(params=["mosquitto", "amqtt"])
 async def visitor(request: pytest.FixtureRequest) -> AsyncIterator[Visitor]:
-    async with Stage(broker=request.param) as stage, aiohttp.ClientSession() as http:
+    async with DemoStage(broker=request.param) as stage, aiohttp.ClientSession() as http:
         yield Visitor(stage, http, str(uuid4()))
 
 

@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosmo_billing_daemon.domain.invoices import (
-    LATE_LIMIT,
-    Effect,
-    Invoice,
-    InvoiceStatus,
-    Payment,
-)
+from kosmo_billing_daemon.domain.invoices import LATE_LIMIT, Effect, Invoice, InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.polling import next_check
 from tests.domain.builders import DAY, HOUR, SECOND, START, invoice
 

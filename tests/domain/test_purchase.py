@@ -7,7 +7,7 @@ import pytest
 
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
-from kosmo_billing_daemon.domain.subscriptions import Carried, News, Rule, Status
+from kosmo_billing_daemon.domain.subscriptions import Carried, Rule, Status, SubscriptionEvent
 from tests.domain.builders import (
     DAY,
     GUARDIAN,
@@ -30,7 +30,7 @@ def test_first_purchase_starts_when_it_is_fulfilled_and_lasts_thirty_days() -> N
     assert (row.valid_from, row.valid_until) == (START, START + 30 * DAY)
     assert (row.status, row.messages_used, row.messages_limit) == (Status.ACTIVE, 0, 50)
     assert row.carried == Carried()
-    assert [h.news for h in outcome.happenings] == [News.ACTIVATED]
+    assert [h.event for h in outcome.happenings] == [SubscriptionEvent.ACTIVATED]
 
 
 def test_same_plan_adds_remaining_time_and_messages_as_they_are() -> None:
@@ -40,7 +40,7 @@ def test_same_plan_adds_remaining_time_and_messages_as_they_are() -> None:
     assert (old.status, old.ended_at, old.messages_used_at_end) == (Status.REPLACED, START + 10 * DAY, 20)
     assert (new.valid_until, new.messages_limit, new.messages_used) == (START + 60 * DAY, 80, 0)
     assert new.carried == Carried(Rule.ADDED, sid(1), 20 * DAY, 30)
-    assert [h.news for h in outcome.happenings] == [News.RENEWED]
+    assert [h.event for h in outcome.happenings] == [SubscriptionEvent.RENEWED]
 
 
 def test_same_plan_is_added_as_it_is_even_after_a_change_of_price() -> None:
@@ -63,7 +63,7 @@ def test_going_up_converts_the_smaller_share_by_price() -> None:
     assert row.valid_until == START + 45 * DAY + timedelta(days=6, hours=6)
     assert row.messages_limit == 500 + 104  # 104.17 rounded down
     assert row.carried.rule is Rule.CONVERTED
-    assert [h.news for h in outcome.happenings] == [News.CHANGED]
+    assert [h.event for h in outcome.happenings] == [SubscriptionEvent.CHANGED]
 
 
 def test_going_up_counts_messages_where_they_are_scarcer_than_time() -> None:
@@ -131,7 +131,7 @@ def test_a_purchase_after_the_end_starts_fresh_and_tells_of_the_end_first() -> N
     assert row_of(outcome.history, 1).ended_at == START + 30 * DAY
     assert row_of(outcome.history, 1).status is Status.EXPIRED
     assert live(outcome.history).carried == Carried()
-    assert [h.news for h in outcome.happenings] == [News.EXPIRED, News.ACTIVATED]
+    assert [h.event for h in outcome.happenings] == [SubscriptionEvent.EXPIRED, SubscriptionEvent.ACTIVATED]
 
 
 def test_a_purchase_at_the_very_end_carries_nothing_and_one_just_before_it_does() -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from kosmo_billing_daemon.domain.subscriptions import (
     Happening,
-    News,
     Status,
+    SubscriptionEvent,
     advance,
     current,
     reinstate,
@@ -39,7 +39,7 @@ def test_it_is_active_until_just_before_its_end_and_expired_at_its_end() -> None
     )
     outcome = advance(history, END, holding=False)
     assert (outcome.history[0].status, outcome.history[0].ended_at) == (Status.EXPIRED, END)
-    assert outcome.happenings == (Happening(News.EXPIRED, sid(1), "time"),)
+    assert outcome.happenings == (Happening(SubscriptionEvent.EXPIRED, sid(1), "time"),)
 
 
 @given(st.timedeltas(min_value=timedelta(0), max_value=400 * DAY))
@@ -65,7 +65,7 @@ def test_a_confirming_purchase_holds_the_old_rights_for_at_most_a_day() -> None:
     assert live(advance(history, END + DAY - SECOND, holding=True).history).status is Status.GRACE
     outcome = advance(history, END + DAY, holding=True)
     assert (outcome.history[0].status, outcome.history[0].ended_at) == (Status.EXPIRED, END + DAY)
-    assert [h.news for h in outcome.happenings] == [News.EXPIRED]
+    assert [h.event for h in outcome.happenings] == [SubscriptionEvent.EXPIRED]
 
 
 def test_a_hold_released_before_the_end_leaves_no_trace() -> None:
@@ -95,7 +95,7 @@ def test_a_purchase_settled_in_grace_renews_without_a_gap_and_carries_no_hold_ti
         END + 3 * HOUR + 30 * DAY,
         50,
     )
-    assert [h.news for h in outcome.happenings] == [News.RENEWED]
+    assert [h.event for h in outcome.happenings] == [SubscriptionEvent.RENEWED]
 
 
 def test_revoking_the_only_purchase_ends_all_rights_at_once() -> None:
@@ -103,7 +103,7 @@ def test_revoking_the_only_purchase_ends_all_rights_at_once() -> None:
     outcome = revoke(history, sid(1), START + DAY, reason="invalid")
     row = outcome.history[0]
     assert (row.status, row.ended_at, row.revoked_at) == (Status.REVOKED, START + DAY, START + DAY)
-    assert outcome.happenings == (Happening(News.REVOKED, sid(1), "invalid"),)
+    assert outcome.happenings == (Happening(SubscriptionEvent.REVOKED, sid(1), "invalid"),)
 
 
 def test_reinstating_gives_the_same_period_and_no_extra_time() -> None:
@@ -111,7 +111,7 @@ def test_reinstating_gives_the_same_period_and_no_extra_time() -> None:
     revoked = revoke(history, sid(1), START + DAY, reason="invalid").history
     outcome = reinstate(revoked, sid(1), START + 3 * DAY, reason="settled")
     assert outcome.history == history
-    assert outcome.happenings == (Happening(News.ACTIVATED, sid(1), "settled"),)
+    assert outcome.happenings == (Happening(SubscriptionEvent.ACTIVATED, sid(1), "settled"),)
 
 
 def test_reinstating_after_the_period_gives_no_rights() -> None:
@@ -182,9 +182,9 @@ def test_a_revocation_that_ends_a_later_purchase_tells_so() -> None:
     history = buy(buy((), 1, WANDERER, START).history, 2, WANDERER, START + 10 * DAY).history
     outcome = revoke(history, sid(1), START + 45 * DAY, reason="invalid")
     assert current(outcome.history) is None
-    assert [(h.news, h.subscription_id) for h in outcome.happenings] == [
-        (News.REVOKED, sid(1)),
-        (News.EXPIRED, sid(2)),
+    assert [(h.event, h.subscription_id) for h in outcome.happenings] == [
+        (SubscriptionEvent.REVOKED, sid(1)),
+        (SubscriptionEvent.EXPIRED, sid(2)),
     ]
 
 
@@ -193,7 +193,7 @@ def test_reinstating_wakes_the_later_purchase_that_its_revocation_had_ended() ->
     revoked = revoke(history, sid(1), START + 45 * DAY, reason="invalid").history
     outcome = reinstate(revoked, sid(1), START + 46 * DAY, reason="settled")
     assert outcome.history == history
-    assert outcome.happenings == (Happening(News.ACTIVATED, sid(2), "settled"),)
+    assert outcome.happenings == (Happening(SubscriptionEvent.ACTIVATED, sid(2), "settled"),)
 
 
 def test_reinstating_what_ends_the_present_rights_tells_so() -> None:
@@ -206,7 +206,7 @@ def test_reinstating_what_ends_the_present_rights_tells_so() -> None:
     assert live(revived).id == sid(3)
     outcome = reinstate(revived, sid(4), START + 46 * DAY, reason="settled")
     assert current(outcome.history) is None
-    assert outcome.happenings == (Happening(News.EXPIRED, sid(3), "settled"),)
+    assert outcome.happenings == (Happening(SubscriptionEvent.EXPIRED, sid(3), "settled"),)
 
 
 def test_a_hold_that_had_not_begun_is_forgotten_by_the_purchase_that_it_waited_for() -> None:

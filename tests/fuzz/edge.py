@@ -26,13 +26,13 @@ from kosmo_billing_daemon.contract.payloads import (
 )
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.gate.connection import Connection
-from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Entry, entry_of
+from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, UserEntry, entry_of
 from kosmo_billing_daemon.gate.documents import Documents
 from kosmo_billing_daemon.gate.journal import Journal
-from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.reports import Reporter
 from kosmo_billing_daemon.gate.rows import Row
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.link import Broker, Message
@@ -68,10 +68,10 @@ class _Edge:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state = State(path)
+        self.state = StateFile(path)
         self.time = Timekeeper(self.state.loaded.mark, lambda: NOW, lambda: 0.0)
         self.journal = Journal(self.state)
-        self.ledger = Ledger(self.journal, self.state.loaded.entries, 1000)
+        self.ledger = UsageLedger(self.journal, self.state.loaded.entries, 1000)
         self.documents = Documents(self.state, self.ledger, self.time)
         self.reporter = Reporter(
             self.journal, self.ledger, self.time, "", ACK_TOPIC, ack_timeout=1.0, monotonic=lambda: 0.0
@@ -194,7 +194,7 @@ def _documents(edge: _Edge, data: bytes) -> None:
         assert decision.remaining is None or decision.remaining >= 0
 
 
-def _allows(document: EntitlementDocument, entry: Entry, now: float) -> bool:
+def _allows(document: EntitlementDocument, entry: UserEntry, now: float) -> bool:
     """The rule in the words of the contract, for one message to NODE."""
     end = document.grace_until or document.valid_until
     is_reached = document.scope is Scope.ANY_NODE or (

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from kosmo_billing_daemon.btcpay import administration, answers, payloads
 from kosmo_billing_daemon.btcpay.addresses import Links
 from kosmo_billing_daemon.btcpay.errors import Garbled
-from kosmo_billing_daemon.btcpay.errors import Malformed as MalformedBody
+from kosmo_billing_daemon.btcpay.errors import InvalidResponse as MalformedBody
 from kosmo_billing_daemon.btcpay.signature import sign
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT, Rejection, UsageAck, UsageReport

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.payloads import (
     EntitlementDocument,
     QuotaState,
@@ -26,6 +25,7 @@ from kosmo_billing_daemon.contract.payloads import (
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.gate import Gate
 from kosmo_billing_daemon.link import Broker, Link, connect
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from tests.support.mosquitto import Mosquitto
 
 TOPICS = Topics()

@@ -15,12 +15,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from kosmo_billing_daemon.gate import Gate, Reason, salvage
-from kosmo_billing_daemon.gate.decisions import Entry
-from kosmo_billing_daemon.gate.journal import Journal, Stage
-from kosmo_billing_daemon.gate.ledger import Ledger
+from kosmo_billing_daemon.gate.decisions import UserEntry
+from kosmo_billing_daemon.gate.journal import Journal, MessageStage
+from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.pages import PAGE
 from kosmo_billing_daemon.gate.rows import Row
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.link import Broker
 from tests.gate.stand_in import NODE, daemon, gate
 from tests.support.mosquitto import Mosquitto
@@ -34,15 +34,15 @@ class Written(NamedTuple):
     """What is in an undamaged file."""
 
     content: bytes
-    documents: dict[int, Entry]
+    documents: dict[int, UserEntry]
     messages: dict[tuple[int, str], Row]
 
 
 def write(path: Path) -> Written:
-    state, now = State(path), datetime.now(UTC).timestamp()
+    state, now = StateFile(path), datetime.now(UTC).timestamp()
     nodes = frozenset(f"!{number:08x}" for number in range(300))  # more than one page holds
     documents = {
-        uuid4().int: Entry(
+        uuid4().int: UserEntry(
             number,
             (None, Reason.REVOKED, Reason.EXPIRED, Reason.NO_PLAN)[number % 4],
             nodes if number == 8 else frozenset({NODE}) if number % 2 else None,
@@ -60,7 +60,7 @@ def write(path: Path) -> Written:
         state.save_documents(documents.items())
         for number in range(150):
             journal.append(users[number % 59], f"m-{number}-{uuid4()}", NODE, 1 + number % 3, now)
-        journal.acknowledged(journal.waiting(0, 50), Stage.DONE)
+        journal.acknowledged(journal.waiting(0, 50), MessageStage.DONE)
         state.save_fact("complete", 1.0)
         state.save_fact("mark", now)
     messages = {(row.user, row.message_id): row for row in journal.waiting(0, 1000)}
@@ -73,8 +73,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return write(tmp_path_factory.mktemp("whole") / "gate.db")
 
 
-def rights(entry: Entry) -> tuple[object, ...]:
-    return tuple(getattr(entry, name) for name in Entry.__slots__ if name not in {"own", "seen"})
+def rights(entry: UserEntry) -> tuple[object, ...]:
+    return tuple(getattr(entry, name) for name in UserEntry.__slots__ if name not in {"own", "seen"})
 
 
 class Left(NamedTuple):
@@ -87,9 +87,9 @@ class Left(NamedTuple):
 
 def started(path: Path, written: Written) -> Left:
     """Open a file as a gate does, use it, and compare what it holds with what was written."""
-    state = State(path)
+    state = StateFile(path)
     journal, entries, loss = Journal(state), state.loaded.entries, state.loss
-    ledger = Ledger(journal, entries, 1000)
+    ledger = UsageLedger(journal, entries, 1000)
     assert all(rights(entry) == rights(written.documents[user]) for user, entry in entries.items())
     waiting = journal.waiting(0, 1000)
     unknown = {row for row in waiting if (row.user, row.message_id) not in written.messages}
@@ -161,7 +161,7 @@ async def test_a_damaged_log_is_noticed_and_what_is_whole_in_it_is_kept(
     fast: Path, written: Written, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("CRITICAL")
-    state = State(fast / "gate.db")
+    state = StateFile(fast / "gate.db")
     journal = Journal(state)
     for row in written.messages.values():
         journal.append(*row[1:])
@@ -199,7 +199,7 @@ async def test_a_start_interrupted_while_it_replaces_the_file_loses_nothing(
 ) -> None:
     path = tmp_path / "gate.db"
     path.write_bytes(written.content[:PAGE] + bytes(PAGE) + written.content[2 * PAGE :])
-    State(path).close()
+    StateFile(path).close()
     path.rename(path.with_name("gate.db.recovered"))  # as after the first of two renames
     path.with_name("gate.db-wal").write_bytes(b"of the old file")
     left = started(path, written)
@@ -261,7 +261,7 @@ async def test_a_file_of_the_first_schema_is_taken_over_and_its_messages_are_rep
         "INSERT INTO documents VALUES (?, 3, NULL, NULL, 50, 4, ?, ?, ?)",
         (user.bytes, uuid4().bytes, now - 9e4, now + 9e4),
     )
-    for stage in Stage:  # refused, waiting, counted, done
+    for stage in MessageStage:  # refused, waiting, counted, done
         sql.execute(
             "INSERT INTO journal (user, message_id, node, count, sent_at, stage) VALUES (?, ?, ?, 1, ?, ?)",
             (user.bytes, stage.name, NODE, now - 60, stage),

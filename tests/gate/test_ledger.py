@@ -7,12 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.gate.decisions import Entry
+from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.errors import NotJournaled
 from kosmo_billing_daemon.gate.journal import Journal
-from kosmo_billing_daemon.gate.ledger import SETTLED, Ledger
+from kosmo_billing_daemon.gate.ledger import SETTLED, UsageLedger
 from kosmo_billing_daemon.gate.rows import Row
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 
 USER = uuid4()
 FIRST, SECOND = uuid4().int, uuid4().int  # subscriptions
@@ -23,14 +23,14 @@ class Book:
     """A ledger over one user's documents, with the steps of a journey as methods."""
 
     def __init__(self, path: Path, limit: int = 1000) -> None:
-        self.state = State(path)
+        self.state = StateFile(path)
         self.journal = Journal(self.state)
         self.entries = self.state.loaded.entries
-        self.ledger = Ledger(self.journal, self.entries, limit)
+        self.ledger = UsageLedger(self.journal, self.entries, limit)
         self._number = 0
 
     def document(self, used: int, subscription: int = FIRST, valid_from: float = START) -> None:
-        entry = Entry(1, None, None, 50, used, subscription, valid_from, START + 1e6)
+        entry = UserEntry(1, None, None, 50, used, subscription, valid_from, START + 1e6)
         old = self.entries.get(USER.int)
         growth = self.ledger.pay(USER.int, old, entry)
         self.entries[USER.int] = entry

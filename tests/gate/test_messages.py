@@ -10,9 +10,9 @@ import pytest
 from kosmo_billing_daemon.domain import metering
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Gate, Reason
-from kosmo_billing_daemon.gate.decisions import Entry
+from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.messages import ACCEPTED_LATE
-from kosmo_billing_daemon.gate.state import State
+from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.link import Broker
 from tests.gate.stand_in import NODE
 
@@ -21,11 +21,11 @@ ANYWHERE, LISTED = uuid4(), uuid4()  # users
 
 
 def prepare(path: Path) -> None:
-    state, now = State(path), datetime.now(UTC).timestamp()
+    state, now = StateFile(path), datetime.now(UTC).timestamp()
     plans = ((ANYWHERE, None), (LISTED, frozenset({NODE})))
     with state.transaction():
         state.save_documents(
-            (user.int, Entry(1, None, nodes, 50, 0, uuid4().int, now - 600, now + 1e6))
+            (user.int, UserEntry(1, None, nodes, 50, 0, uuid4().int, now - 600, now + 1e6))
             for user, nodes in plans
         )
         state.save_fact("complete", 1.0)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.gate import Reason
+from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.gate.stand_in import ISSUED, NODE, Ledger, daemon, document, gate
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually

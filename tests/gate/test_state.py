@@ -9,14 +9,14 @@ import pytest
 
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.gate import Reason, StateInUse
-from kosmo_billing_daemon.gate.decisions import Entry
-from kosmo_billing_daemon.gate.journal import REJECTED_KEPT, REMEMBERED, Journal, Stage
+from kosmo_billing_daemon.gate.decisions import UserEntry
+from kosmo_billing_daemon.gate.journal import REJECTED_KEPT, REMEMBERED, Journal, MessageStage
 from kosmo_billing_daemon.gate.rows import Row
-from kosmo_billing_daemon.gate.state import State, checkpoint
+from kosmo_billing_daemon.gate.state import StateFile, checkpoint
 
 
-def entry(version: int = 1, nodes: frozenset[str] | None = None, refusal: Reason | None = None) -> Entry:
-    return Entry(version, refusal, nodes, 50, 7, uuid4().int, 100.0, 1000.0)
+def entry(version: int = 1, nodes: frozenset[str] | None = None, refusal: Reason | None = None) -> UserEntry:
+    return UserEntry(version, refusal, nodes, 50, 7, uuid4().int, 100.0, 1000.0)
 
 
 def test_documents_come_back_as_they_were(tmp_path: Path) -> None:
@@ -26,14 +26,14 @@ def test_documents_come_back_as_they_were(tmp_path: Path) -> None:
         uuid4().int: entry(3, frozenset()),
         5: entry(4, None, Reason.REVOKED),
     }
-    state = State(tmp_path / "gate.db")
+    state = StateFile(tmp_path / "gate.db")
     with state.transaction():
         state.save_documents(written.items())
         state.save_fact("mark", 123.5)
     state.close()
-    again = State(tmp_path / "gate.db")
+    again = StateFile(tmp_path / "gate.db")
     assert again.loaded.mark == 123.5
-    names = set(Entry.__slots__)
+    names = set(UserEntry.__slots__)
     assert {user: {n: getattr(e, n) for n in names} for user, e in again.loaded.entries.items()} == {
         user: {n: getattr(e, n) for n in names} for user, e in written.items()
     }
@@ -45,14 +45,14 @@ def test_an_unreadable_file_is_moved_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:
     path = tmp_path / "gate.db"
-    state = State(path)
+    state = StateFile(path)
     with state.transaction():
         state.save_documents((uuid4().int, entry()) for _ in range(1000))
     state.close()
     whole = path.read_bytes()
     path.write_bytes(damage or whole[:4096] + b"\xff" * (len(whole) - 4096))
     with caplog.at_level(logging.ERROR):
-        again = State(path)
+        again = StateFile(path)
     assert again.loaded.entries == {}
     assert (tmp_path / "gate.db.unreadable-1").exists()
     assert "moved aside" in caplog.text
@@ -61,11 +61,11 @@ def test_an_unreadable_file_is_moved_aside(
 
 def test_a_file_of_another_schema_is_moved_aside(tmp_path: Path) -> None:
     path = tmp_path / "gate.db"
-    State(path).close()
+    StateFile(path).close()
     sql = sqlite3.connect(path)
     sql.execute("PRAGMA user_version = 99")
     sql.close()
-    State(path).close()
+    StateFile(path).close()
     assert (tmp_path / "gate.db.unreadable-1").exists()
 
 
@@ -76,20 +76,20 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     sql.close()
     before = path.read_bytes()
     with pytest.raises(Misconfigured, match="another program"):
-        State(path)
+        StateFile(path)
     assert path.read_bytes() == before
 
 
 def test_one_file_serves_one_gate(tmp_path: Path) -> None:
-    state = State(tmp_path / "gate.db")
+    state = StateFile(tmp_path / "gate.db")
     with pytest.raises(StateInUse):
-        State(tmp_path / "gate.db")
+        StateFile(tmp_path / "gate.db")
     state.close()
-    State(tmp_path / "gate.db").close()
+    StateFile(tmp_path / "gate.db").close()
 
 
 def test_a_checkpoint_empties_the_log_beside_the_writer(tmp_path: Path) -> None:
-    state = State(tmp_path / "gate.db")
+    state = StateFile(tmp_path / "gate.db")
     journal = Journal(state)
     for number in range(50):
         journal.append(1, str(number), "!1", 1, 0.0)
@@ -98,19 +98,19 @@ def test_a_checkpoint_empties_the_log_beside_the_writer(tmp_path: Path) -> None:
     assert (tmp_path / "gate.db").stat().st_size >= before
     journal.append(1, "after", "!1", 1, 0.0)
     state.close()
-    again = State(tmp_path / "gate.db")
+    again = StateFile(tmp_path / "gate.db")
     assert Journal(again).waiting_rows == 51
     again.close()
 
 
 def test_old_ids_and_old_rejections_are_forgotten(tmp_path: Path) -> None:
-    state = State(tmp_path / "gate.db")
+    state = StateFile(tmp_path / "gate.db")
     journal = Journal(state)
     with state.transaction():
         for number in range(REMEMBERED + 10):
             journal.append(1, str(number), "!1", 1, 0.0)
         rows = journal.waiting(0, REMEMBERED + 10)
-        journal.acknowledged(rows, Stage.DONE)
+        journal.acknowledged(rows, MessageStage.DONE)
         for number in range(REJECTED_KEPT + 5):
             journal.reject(Row(0, 1, str(number), "!1", 1, 0.0), "too old")
         journal.forget_done()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kosmo_billing_daemon.logs import Format, Level, configure, fields
+from kosmo_billing_daemon.runtime.logs import Format, Level, configure, fields
 
 log = logging.getLogger("kosmo_billing_daemon.services.settlement")
 

@@ -8,11 +8,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.contract.payloads import Watermark
 from kosmo_billing_daemon.link import Broker, connect
 from kosmo_billing_daemon.mqtt.reservation import BLOCK, GREATEST_CEILING, Start, start
-from kosmo_billing_daemon.store.lead import OtherServer, Term, TermPool
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.store.leader_lock import OtherServer, Term, TermPool
 from kosmo_billing_daemon.store.postgres import Connection, Database, Pool
 from tests.support.intake import intake
 from tests.support.mosquitto import Mosquitto

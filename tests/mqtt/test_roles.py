@@ -12,15 +12,7 @@ from uuid import UUID
 import pytest
 
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.link import (
-    ConnectRefused,
-    Link,
-    LinkLost,
-    Protocol,
-    PublishRefused,
-    Will,
-    connect,
-)
+from kosmo_billing_daemon.link import ConnectRefused, Link, LinkLost, Protocol, PublishRefused, Will, connect
 from tests.mqtt.shipped import (
     BRIDGE,
     DAEMON,

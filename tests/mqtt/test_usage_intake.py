@@ -16,12 +16,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Rejection, UsageAck
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from kosmo_billing_daemon.domain.subscriptions import Subscription
 from kosmo_billing_daemon.link import Link, connect
 from kosmo_billing_daemon.mqtt.usage_intake import KEEP_PER_REPORTER, MOST_ACK, encoded
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.postgres import Database
 from tests.link.brokers import at, collect

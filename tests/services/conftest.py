@@ -15,7 +15,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
 from kosmo_billing_daemon.btcpay.payloads import hint
-from kosmo_billing_daemon.demo.btcpay import Invoice as Payable
+from kosmo_billing_daemon.demo.btcpay import SimulatedInvoice as Payable
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
@@ -27,9 +27,9 @@ from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.postgres import Database, Pool
-from kosmo_billing_daemon.store.together import together
 from tests.demo.btcpay.conftest import HandClock
 
 STORE = "StoreOne"
@@ -300,7 +300,7 @@ async def reserve(shop: Shop, user: UserId) -> InvoiceId:
         id=InvoiceId(uuid4()), user_id=user, plan=plan, status=InvoiceStatus.RESERVED, created_at=now
     )
     async with shop.front.pool.transaction() as connection:
-        await together(connection, [invoices.reserving([reserved], now + ORPHANED_AFTER)])
+        await combine(connection, [invoices.reserve_statement([reserved], now + ORPHANED_AFTER)])
     return reserved.id
 
 

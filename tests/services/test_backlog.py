@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from kosmo_billing_daemon.contract.payloads import Standing
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.services.backlog import read_backlog
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.housekeeping import Housekeeping
-from kosmo_billing_daemon.services.readiness import read_backlog
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.services.conftest import Shop
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 from uuid import uuid4
 
+from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, SubscriptionId, UserId
 from kosmo_billing_daemon.errors import Conflict
-from kosmo_billing_daemon.services.operations import Deed, Operations
 from tests.domain.builders import seen
 from tests.services.conftest import STORE, Daemon, Shop, reserve
 
-DEED = Deed("ann", "ticket 7")
+DEED = OperatorAction("ann", "ticket 7")
 LENGTH = 4
 
 
@@ -33,8 +33,8 @@ class Purchase:
     gives: bool = True
 
 
-def operations(daemon: Daemon, shop: Shop) -> Operations:
-    return Operations(pool=daemon.pool, settlement=daemon.settlement, catalogue=BUILT_IN, clock=shop.clock)
+def operations(daemon: Daemon, shop: Shop) -> AdminActions:
+    return AdminActions(pool=daemon.pool, settlement=daemon.settlement, catalogue=BUILT_IN, clock=shop.clock)
 
 
 async def mark(
@@ -50,7 +50,7 @@ async def mark(
     await daemon.settlement.settle({purchase.invoice: [at_btcpay]})
 
 
-async def step(what: str, purchase: Purchase, daemon: Daemon, by: Operations) -> None:
+async def step(what: str, purchase: Purchase, daemon: Daemon, by: AdminActions) -> None:
     """Do one thing, and note what it should lead to."""
     match what:
         case "settled":

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from kosmo_billing_daemon.admin.checks.btcpay import inspect
+from kosmo_billing_daemon.admin.checks.webhooks import PATH, defects, ours, register
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.demo.btcpay import Simulator
-from kosmo_billing_daemon.services.inspection.btcpay import inspect
-from kosmo_billing_daemon.services.inspection.webhooks import PATH, defects, ours, register
 from tests.services.conftest import KEY, STORE, TIMEOUTS
 
 URL = f"https://api.example.org{PATH}"
@@ -49,7 +49,7 @@ async def test_another_spelling_of_our_address_is_our_webhook(
     done = await register(client, URL, secret="ours", fresh=None)
     assert (done.webhook.id, done.is_new, done.surplus) == (hook, False, ())
     assert done.webhook.url == (spelling if arrives else URL)
-    assert bool(done.mended) is not arrives
+    assert bool(done.fixed) is not arrives
     listed = await client.list_webhooks()
     assert [one.id for one in ours(listed, URL)] == [one.id for one in listed] == [hook]
     assert defects(listed[0], URL) == ()

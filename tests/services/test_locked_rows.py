@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Locked
+from kosmo_billing_daemon.services.backlog import read_backlog
 from kosmo_billing_daemon.services.metering import Metering, Report
-from kosmo_billing_daemon.services.operations import Deed, Operations
-from kosmo_billing_daemon.services.readiness import read_backlog
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.events import mark_free
 from kosmo_billing_daemon.store.locks import find_holder
@@ -172,15 +172,15 @@ async def test_requests_and_operators_are_told_who_holds_the_lock(
     shop: Shop, user: UserId, others: list[UserId]
 ) -> None:
     await shop.buy(user)
-    operations = Operations(
+    operations = AdminActions(
         pool=shop.front.pool, settlement=shop.front.settlement, catalogue=BUILT_IN, clock=shop.clock
     )
     whitelist = Whitelist(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
     async with locking(shop, user, "SELECT FROM subscriptions WHERE user_id = $1 FOR UPDATE") as pid:
         began = time.monotonic()
         with pytest.raises(Locked, match=rf"locked by pid {pid} \(old gateway"):
-            await operations.grant(user, "guardian", Deed("Ann", "a gift"))
-        await operations.grant(others[0], "guardian", Deed("Ann", "a gift"))
+            await operations.grant(user, "guardian", OperatorAction("Ann", "a gift"))
+        await operations.grant(others[0], "guardian", OperatorAction("Ann", "a gift"))
         assert time.monotonic() - began < SOON
     async with locking(shop, user, "SELECT lock_users(ARRAY[$1::uuid])") as pid:
         began = time.monotonic()

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.errors import Invalid, Unavailable
-from kosmo_billing_daemon.services.loops import Loop
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.runtime.loop import Loop
 from tests.services.conftest import until
 
 

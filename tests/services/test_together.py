@@ -11,22 +11,24 @@ from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Pay
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Price
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
-from kosmo_billing_daemon.services.creation_limit import CreationLimit, TooMany
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit, TooMany
 from kosmo_billing_daemon.services.idempotency import Key
-from kosmo_billing_daemon.services.reservations import Opened, Reservations, Wish
+from kosmo_billing_daemon.services.reservations import OpenedInvoice, PurchaseRequest, Reservations
 from tests.services.conftest import STORE, Daemon, Shop
 from tests.services.test_poison import BREAK, break_rows
 
 WANDERER = BUILT_IN.plans[0]
 
 
-def wish(user: UserId, plan_type: str = "wanderer", key: Key | None = None) -> Wish:
+def wish(user: UserId, plan_type: str = "wanderer", key: Key | None = None) -> PurchaseRequest:
     plan = BUILT_IN.find(plan_type)
     assert plan is not None
-    return Wish(user, plan, None, key)
+    return PurchaseRequest(user, plan, None, key)
 
 
-async def together(reservations: Reservations, wishes: list[Wish]) -> list[Opened | BaseException]:
+async def together(
+    reservations: Reservations, wishes: list[PurchaseRequest]
+) -> list[OpenedInvoice | BaseException]:
     return await asyncio.gather(*(reservations.reserve(each) for each in wishes), return_exceptions=True)
 
 
@@ -44,7 +46,7 @@ def reservations(shop: Shop) -> Reservations:
 async def test_reservations_share_a_transaction(shop: Shop, reservations: Reservations) -> None:
     users = [UserId(uuid4()) for _ in range(20)]
     opened = await together(reservations, [wish(user) for user in users])
-    assert all(isinstance(each, Opened) and each.is_new for each in opened)
+    assert all(isinstance(each, OpenedInvoice) and each.is_new for each in opened)
     assert await transactions(shop.front) == 1
     rows = await shop.front.rows("SELECT user_id FROM btcpay_invoices WHERE status = 'reserved'")
     assert {row["user_id"] for row in rows} == set(users)
@@ -54,9 +56,9 @@ async def test_double_click_within_one_transaction_gets_one_invoice(
     shop: Shop, reservations: Reservations, user: UserId
 ) -> None:
     first, second, other = await together(reservations, [wish(user), wish(user), wish(user, "guardian")])
-    assert isinstance(first, Opened)
-    assert isinstance(second, Opened)
-    assert isinstance(other, Opened)
+    assert isinstance(first, OpenedInvoice)
+    assert isinstance(second, OpenedInvoice)
+    assert isinstance(other, OpenedInvoice)
     assert (first.is_new, second.is_new, other.is_new) == (True, False, True)
     assert first.invoice == second.invoice != other.invoice
     assert len(await shop.front.rows("SELECT FROM btcpay_invoices")) == 2
@@ -75,11 +77,11 @@ async def test_keys_within_one_transaction_are_told_apart(
             wish(UserId(uuid4()), "guardian", another),
         ],
     )
-    assert isinstance(first, Opened)
+    assert isinstance(first, OpenedInvoice)
     assert repeated == first, "a repeat is answered alike"
     assert isinstance(reused, Invalid)
     assert reused.code == "idempotency_key_reused"
-    assert isinstance(stranger, Opened), "a key is its user's own"
+    assert isinstance(stranger, OpenedInvoice), "a key is its user's own"
     assert await transactions(shop.front) == 1
     (bound,) = await shop.front.rows("SELECT * FROM idempotency_keys WHERE user_id = $1", user)
     assert bound["invoice_id"] == first.invoice.id
@@ -89,16 +91,16 @@ async def test_refused_wish_refuses_no_other(shop: Shop, user: UserId) -> None:
     await shop.buy(user, "guardian")
     in_euro = replace(WANDERER, price=Price(Decimal("5.00"), "EUR"))
     daemon = await shop.start(catalogue=Catalogue((in_euro,)))
-    reservations = Reservations(pool=daemon.pool, clock=shop.clock, limit=CreationLimit(1))
+    reservations = Reservations(pool=daemon.pool, clock=shop.clock, limit=RateLimit(1))
     busy, other = UserId(uuid4()), UserId(uuid4())
     answers = await together(
         reservations,
-        [Wish(user, in_euro, None, None), wish(busy), wish(busy, "guardian"), wish(other)],
+        [PurchaseRequest(user, in_euro, None, None), wish(busy), wish(busy, "guardian"), wish(other)],
     )
     assert isinstance(answers[0], Conflict)
-    assert isinstance(answers[1], Opened)
+    assert isinstance(answers[1], OpenedInvoice)
     assert isinstance(answers[2], TooMany)
-    assert isinstance(answers[3], Opened)
+    assert isinstance(answers[3], OpenedInvoice)
 
 
 async def test_wish_that_cannot_be_written_fails_alone(
@@ -111,7 +113,7 @@ async def test_wish_that_cannot_be_written_fails_alone(
     )
     others = [UserId(uuid4()) for _ in range(3)]
     answers = await together(reservations, [wish(others[0]), wish(user), *map(wish, others[1:])])
-    assert [isinstance(answer, Opened) for answer in answers] == [True, False, True, True]
+    assert [isinstance(answer, OpenedInvoice) for answer in answers] == [True, False, True, True]
     rows = await shop.front.rows("SELECT user_id FROM btcpay_invoices")
     assert {row["user_id"] for row in rows} == set(others)
 

@@ -7,7 +7,7 @@ import pytest
 
 from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.logs import Format, Level
+from kosmo_billing_daemon.runtime.logs import Format, Level
 from kosmo_billing_daemon.settings import AuthMode, MqttProtocol, Settings, WebhookTrust, load
 from kosmo_billing_daemon.settings.variables import KNOWN
 from tests.settings.setting import COMPLETE, loaded, problem, problems

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.store import unpublished, usage
+from kosmo_billing_daemon.store import outbox, usage
 from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.usage import Columns
 from tests.store.conftest import Connector, Rows
@@ -29,13 +29,13 @@ async def test_the_newest_change_of_rights_goes_first(rows: Rows) -> None:
     users = [uuid4() for _ in range(5)]
     for user in users:
         await rows.subscribe(user)
-    found = await unpublished.load(
+    found = await outbox.load(
         rows.connection,
         documents=2,
-        news=2,
+        events=2,
         but=[users[4]],
         but_used=users,
-        but_news=[],
+        but_events=[],
         told_before=NOW,
         now=NOW,
     )

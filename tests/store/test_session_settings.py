@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.store import lead
+from kosmo_billing_daemon.store import leader_lock
 from kosmo_billing_daemon.store.errors import DatabaseAway
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.store.session_settings import PINNED
@@ -120,6 +120,6 @@ async def test_a_pooler_is_noticed_even_if_it_drops_nothing(
         held = await asyncpg.connect(url, statement_cache_size=0)
         try:
             with pytest.raises(DatabaseAway, match=DIRECTLY):
-                await lead.holds(held, "public")
+                await leader_lock.holds(held, "public")
         finally:
             await held.close()

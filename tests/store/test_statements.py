@@ -13,7 +13,7 @@ from kosmo_billing_daemon import store
 from tests.store.conftest import Connector
 
 CALLS = {"execute", "fetch", "fetchrow", "fetchval", "executemany", "cursor", "copy_records_to_table"}
-WRITTEN_ELSEWHERE = {"postgres", "together"}  # send what they are given
+WRITTEN_ELSEWHERE = {"postgres", "combining"}  # send what they are given
 MODULES = [
     name
     for _, name, is_package in pkgutil.iter_modules(store.__path__)

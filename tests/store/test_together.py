@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.store.together import Statement, joined, together
+from kosmo_billing_daemon.store.combining import Statement, combine, joined
 from tests.store.conftest import Rows
 
 _LIST = "INSERT INTO whitelisted_nodes VALUES ($1, $2, NULL, now()) RETURNING node_id"
@@ -23,7 +23,7 @@ def test_arguments_are_numbered_through_and_the_rows_are_those_of_the_first() ->
 async def test_all_parts_are_carried_out_and_the_first_answers(rows: Rows, user: UUID) -> None:
     other = uuid4()
     await rows.execute("INSERT INTO whitelisted_nodes VALUES ($1, '!00000001', NULL, now())", other)
-    found = await together(
+    found = await combine(
         rows.connection,
         [None, Statement(_LIST, [user, "!a1b2c3d4"]), None, Statement(_LABEL, [other, "roof"])],
     )
@@ -34,14 +34,14 @@ async def test_all_parts_are_carried_out_and_the_first_answers(rows: Rows, user:
 
 async def test_nothing_is_asked_where_there_is_nothing_to_do(rows: Rows) -> None:
     await rows.connection.close()
-    assert await together(rows.connection, [None, None]) == []
+    assert await combine(rows.connection, [None, None]) == []
 
 
 async def test_one_part_that_fails_undoes_the_others(rows: Rows, user: UUID) -> None:
     other = uuid4()
     await rows.execute("INSERT INTO whitelisted_nodes VALUES ($1, '!00000001', NULL, now())", other)
     with pytest.raises(asyncpg.CheckViolationError):
-        await together(
+        await combine(
             rows.connection, [Statement(_LABEL, [other, "roof"]), Statement(_LIST, [user, "no id"])]
         )
     labels = await rows.connection.fetch("SELECT user_id, label FROM whitelisted_nodes")

@@ -13,8 +13,8 @@ import pytest
 from kosmo_billing_daemon.domain.metering import Decision, attributed, thresholds_crossed
 from kosmo_billing_daemon.domain.subscriptions import Status, Subscription
 from kosmo_billing_daemon.store import subscriptions, usage
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection, Database
-from kosmo_billing_daemon.store.together import together
 from kosmo_billing_daemon.store.usage import Columns, Quarantined
 from tests.domain.builders import OTHER_PLANS, START, Step, play
 from tests.support.usage import DAY, NOW, event_types, granted, subscribe, used
@@ -252,6 +252,6 @@ async def test_saving_a_subscription_keeps_what_was_counted_meanwhile(connection
     await subscribe(connection, row)
     await count(connection, [(row.user_id, f"m{n}", NOW) for n in range(45)])
     saved = replace(row, valid_until=row.valid_until + DAY)
-    await together(connection, [subscriptions.saving([saved])])
+    await combine(connection, [subscriptions.save_statement([saved])])
     assert await used(connection, row) == 45
     assert await event_types(connection, row.user_id) == ["quota.warning"]

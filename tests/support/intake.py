@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.payloads import UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Broker, Link, LinkLost, connect
-from kosmo_billing_daemon.mqtt.conversation import Conversation
+from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.store import lead
+from kosmo_billing_daemon.store import leader_lock
 from kosmo_billing_daemon.store.postgres import Connection, Database, Pool
 from tests.support.processes import eventually
 
@@ -30,7 +30,7 @@ CLIENT_ID = "billing"
 class Half:
     """What a test looks at while it speaks."""
 
-    conversation: Conversation
+    conversation: BrokerSession
     usage: UsageIntake
     metering: Metering
     pool: Pool
@@ -39,7 +39,7 @@ class Half:
 _TERM = "SELECT pid AS process_id, backend_start AS since FROM pg_stat_get_activity(pg_backend_pid())"
 
 
-async def _speak(conversation: Conversation, publisher: Publisher, database: Database) -> None:
+async def _speak(conversation: BrokerSession, publisher: Publisher, database: Database) -> None:
     """Speak as one who leads whenever there is a database; nobody is asked for a lock."""
     while True:
         with suppress(Unavailable):
@@ -51,15 +51,15 @@ async def _speak(conversation: Conversation, publisher: Publisher, database: Dat
         await asyncio.sleep(0.1)
 
 
-async def _speak_while(session: Connection, conversation: Conversation, publisher: Publisher) -> None:
+async def _speak_while(session: Connection, conversation: BrokerSession, publisher: Publisher) -> None:
     lost = asyncio.Event()
     session.add_termination_listener(lambda _: lost.set())
-    await lead.listen(session, lambda _payload, _sender: publisher.wake())
+    await leader_lock.listen(session, lambda _payload, _sender: publisher.wake())
     row = await session.fetchrow(_TERM)
     assert row is not None
 
-    async def leading() -> lead.Term:
-        return lead.Term(**row)
+    async def leading() -> leader_lock.Term:
+        return leader_lock.Term(**row)
 
     speaking, losing = (asyncio.ensure_future(one) for one in (conversation.run(leading), lost.wait()))
     try:
@@ -85,7 +85,7 @@ async def intake(
         publisher = Publisher(topics=TOPICS, clock=clock)
         metering = Metering(pool=pool, clock=clock, changed=publisher.wake)
         usage = UsageIntake(metering=metering, topics=TOPICS)
-        conversation = Conversation(
+        conversation = BrokerSession(
             broker=Broker(
                 host="127.0.0.1", port=port, client_id=CLIENT_ID, username=username, password=password
             ),

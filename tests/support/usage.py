@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import Source, Status, Subscription, SubscriptionId, UserId
 from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.together import together
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -35,7 +35,7 @@ def granted(user_id: UUID, **changes: Any) -> Subscription:
 
 
 async def subscribe(connection: Connection, *rows: Subscription) -> None:
-    await together(connection, [subscriptions.appending(rows)])
+    await combine(connection, [subscriptions.append_statement(rows)])
 
 
 async def used(connection: Connection, row: Subscription) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kosmo_billing_daemon.watchdog import Watched, find_stuck, keep_alive
+from kosmo_billing_daemon.runtime.watchdog import Watched, find_stuck, keep_alive
 from tests.support.processes import eventually
 from tests.systemd.served import Manager
 

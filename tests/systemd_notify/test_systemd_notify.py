@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kosmo_billing_daemon import systemd_notify
+from kosmo_billing_daemon.runtime import systemd_notify
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -76,7 +76,7 @@ def test_the_watchdog_is_ours_or_there_is_none(
 
 _TAKES_SOCKETS = """
 import os, socket
-from kosmo_billing_daemon.systemd_notify import listen_sockets
+from kosmo_billing_daemon.runtime.systemd_notify import listen_sockets
 with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
     expected = [first.getsockname(), second.getsockname()]
     handed = [os.dup(first.fileno()), os.dup(second.fileno())]

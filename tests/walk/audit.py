@@ -9,13 +9,13 @@ from uuid import UUID
 
 import asyncpg
 
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedStatus
 from tests.crash.audit import retained_is_the_database
 from tests.walk.model import Purchase, fate, standings, terms
 from tests.walk.people import Person, money_of
 from tests.walk.town import Town
 
-_QUIET = """
+_THROTTLE = """
 SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL) AS deliveries,
     (SELECT count(*) FROM events WHERE published_at IS NULL) AS events,
     (SELECT count(*) FROM entitlements WHERE version > published_version) AS documents,
@@ -58,7 +58,7 @@ class _Books:
 async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str, None]:
     """Yield what is not as it must be; nothing at rest."""
     async with town.world.sql() as connection:
-        quiet = await connection.fetchrow(_QUIET)
+        quiet = await connection.fetchrow(_THROTTLE)
         assert quiet is not None
         if any(quiet.values()):
             yield f"waiting: {dict(quiet)}"
@@ -91,13 +91,13 @@ async def _read(town: Town, connection: "asyncpg.Connection[Any]", people: Seque
     return _Books(rows, cases, counted, orders)
 
 
-def _of_person(invoices: Mapping[str, Invoice], books: _Books, person: Person) -> list[str]:
+def _of_person(invoices: Mapping[str, SimulatedInvoice], books: _Books, person: Person) -> list[str]:
     rows = books.rows.get(person.user_id, [])
     found = _messages(books, person)
     for invoice_id in person.invoices:
         found += _invoice(invoices[invoice_id], books, rows, person)
     holding = any(
-        invoices[key].status is InvoiceStatus.PROCESSING and key not in person.settled_by_hand
+        invoices[key].status is SimulatedStatus.PROCESSING and key not in person.settled_by_hand
         for key in person.invoices
     )
     grants = [row["status"] for row in rows if row["source"] == "grant"]
@@ -115,7 +115,7 @@ def _messages(books: _Books, person: Person) -> list[str]:
     ]
 
 
-def _invoice(invoice: Invoice, books: _Books, rows: Sequence[Any], person: Person) -> list[str]:
+def _invoice(invoice: SimulatedInvoice, books: _Books, rows: Sequence[Any], person: Person) -> list[str]:
     """R1 and R6 to R9 for one invoice."""
     mine = [row for row in rows if row["btcpay_invoice_id"] == invoice.id]
     dismissed = {kind for (key, kind) in person.dismissed if key == invoice.id}

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from kosmo_billing_daemon.demo.btcpay.invoices import AdditionalStatus, Invoice, InvoiceStatus, PaymentStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import (
+    AdditionalStatus,
+    PaymentStatus,
+    SimulatedInvoice,
+    SimulatedStatus,
+)
 
 PERIOD = timedelta(days=30)
 LATE = timedelta(hours=72)
@@ -90,7 +95,7 @@ def standings(until: datetime, now: datetime, *, holding: bool) -> set[str]:
 
 
 def fate(
-    invoice: Invoice,
+    invoice: SimulatedInvoice,
     confirmed_after: timedelta | None,
     *,
     had_effect: bool,
@@ -106,7 +111,7 @@ def fate(
     if is_settled_by_hand:
         return Fate(stands=True, may=frozenset({"overpaid", "mismatch"} if is_altered else {"overpaid"}))
     if is_altered:
-        is_touched = invoice.status is not InvoiceStatus.NEW
+        is_touched = invoice.status is not SimulatedStatus.NEW
         return Fate(stands=False, must=frozenset({"mismatch"} if is_touched else ()), may=KINDS)
     right = _as_btcpay_says(invoice, confirmed_after, had_effect=had_effect)
     if not is_declined or right.stands is False:
@@ -117,17 +122,19 @@ def fate(
     )
 
 
-def _as_btcpay_says(invoice: Invoice, confirmed_after: timedelta | None, *, had_effect: bool) -> Fate:
-    if invoice.status is InvoiceStatus.SETTLED:
+def _as_btcpay_says(
+    invoice: SimulatedInvoice, confirmed_after: timedelta | None, *, had_effect: bool
+) -> Fate:
+    if invoice.status is SimulatedStatus.SETTLED:
         return _settled(invoice)
-    if invoice.status is InvoiceStatus.INVALID:
+    if invoice.status is SimulatedStatus.INVALID:
         is_case = invoice.confirmed > 0 and not had_effect
         return Fate(
             stands=False,
             must=frozenset({"paid_invalid"} if is_case else ()),
             may=frozenset({"partial_payment", "late_payment", "overpaid"}),
         )
-    if invoice.status is not InvoiceStatus.EXPIRED:
+    if invoice.status is not SimulatedStatus.EXPIRED:
         return Fate(stands=False)
     if invoice.additional_status is AdditionalStatus.PAID_PARTIAL:
         was_more = any(payment.status is PaymentStatus.INVALID for payment in invoice.payments)  # replaced
@@ -138,14 +145,14 @@ def _as_btcpay_says(invoice: Invoice, confirmed_after: timedelta | None, *, had_
     return _late(invoice, confirmed_after)
 
 
-def _settled(invoice: Invoice) -> Fate:
+def _settled(invoice: SimulatedInvoice) -> Fate:
     over = frozenset({"overpaid"})
     if invoice.additional_status is AdditionalStatus.PAID_OVER:
         return Fate(stands=True, must=over)
     return Fate(stands=True, may=over if invoice.paid > invoice.price else frozenset())
 
 
-def _late(invoice: Invoice, confirmed_after: timedelta | None) -> Fate:
+def _late(invoice: SimulatedInvoice, confirmed_after: timedelta | None) -> Fate:
     cases = frozenset({"late_payment", "partial_payment"})
     over = frozenset({"overpaid"} if invoice.paid > invoice.price else ())
     if confirmed_after is None:

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from kosmo_billing_daemon.demo.btcpay.invoices import InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedStatus
 from tests.support.daemon import command, environment, settings_for
 from tests.walk.model import PLANS
 from tests.walk.people import Person, money_of
 from tests.walk.town import Town
 
 _REASON = ("--reason", "a walk")
-_UNDECIDED = {InvoiceStatus.NEW, InvoiceStatus.PROCESSING}  # BTCPay may yet call it settled or invalid
+_UNDECIDED = {SimulatedStatus.NEW, SimulatedStatus.PROCESSING}  # BTCPay may yet call it settled or invalid
 
 
 @dataclass(frozen=True)

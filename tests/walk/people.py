@@ -13,8 +13,8 @@ from uuid import UUID
 
 import aiohttp
 
-from kosmo_billing_daemon.demo.btcpay.actions import Action, possible_actions
-from kosmo_billing_daemon.demo.btcpay.invoices import CURRENCIES, Invoice, InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.actions import PayerAction, possible_actions
+from kosmo_billing_daemon.demo.btcpay.invoices import CURRENCIES, SimulatedInvoice, SimulatedStatus
 from tests.support.world import API
 from tests.walk.model import PLANS
 from tests.walk.town import Town
@@ -28,7 +28,7 @@ Money = tuple[int, Decimal, Decimal]
 """How many payments an invoice had, what counts of them, and what is confirmed of that."""
 
 
-def money_of(invoice: Invoice) -> Money:
+def money_of(invoice: SimulatedInvoice) -> Money:
     return len(invoice.payments), invoice.paid, invoice.confirmed
 
 
@@ -61,7 +61,7 @@ class Person:
     async def act(self, town: Town) -> None:
         """Do something to one of the last invoices, or remember one that expired, however long ago."""
         invoices = town.world.simulator.invoices
-        expired = [known for known in self.invoices if invoices[known].status is InvoiceStatus.EXPIRED]
+        expired = [known for known in self.invoices if invoices[known].status is SimulatedStatus.EXPIRED]
         remembers = self.chance.random() < _REMEMBERS
         await self._act(town, self.chance.choice((remembers and expired) or self.invoices[-3:]))
 
@@ -104,7 +104,7 @@ class Person:
                 await asyncio.sleep(0.1)
             house = (house + 1) % len(town.houses)
 
-    def _alter(self, town: Town, invoice: Invoice) -> None:
+    def _alter(self, town: Town, invoice: SimulatedInvoice) -> None:
         """Make of an unpaid invoice what was not quoted, as anybody with BTCPay's key can."""
         match self.chance.choice(["price", "currency", "order"]):
             case "price":
@@ -121,11 +121,11 @@ class Person:
         """Do one thing to an invoice at BTCPay: as its payer, or as the operator who marks it."""
         invoice = town.world.simulator.invoices[invoice_id]
         possible = possible_actions(invoice)
-        if invoice_id in self.settled_by_hand and Action.MARK_INVALID in possible:
-            possible.remove(Action.MARK_INVALID)  # both are the operator's decisions, and were made
+        if invoice_id in self.settled_by_hand and PayerAction.MARK_INVALID in possible:
+            possible.remove(PayerAction.MARK_INVALID)  # both are the operator's decisions, and were made
         amount, method = None, self.chance.choice(["BTC-LN", "BTC-LN", "BTC-CHAIN"])
         if not possible or self.chance.random() < 0.05:
-            action, amount = Action.PAY, Decimal(self.chance.choice(["0.5", "5", "60"]))  # once more
+            action, amount = PayerAction.PAY, Decimal(self.chance.choice(["0.5", "5", "60"]))  # once more
         else:
             action = self.chance.choices(possible, [_WEIGHTS.get(known, 1) for known in possible])[0]
         self._look_out(invoice, action)
@@ -133,15 +133,15 @@ class Person:
         self.note(
             f"{action} {amount or ''} {method} {invoice_id}: {invoice.status}/{invoice.additional_status}"
         )
-        if invoice.status is InvoiceStatus.EXPIRED and invoice.confirmed >= invoice.minimum:
+        if invoice.status is SimulatedStatus.EXPIRED and invoice.confirmed >= invoice.minimum:
             self.confirmed_after.setdefault(invoice_id, datetime.now(UTC) - invoice.expires)
 
-    def _look_out(self, invoice: Invoice, action: Action) -> None:
+    def _look_out(self, invoice: SimulatedInvoice, action: PayerAction) -> None:
         """Note whose hint alone can tell: what BTCPay calls final, or old, is not looked at any more."""
-        is_final = invoice.status in {InvoiceStatus.SETTLED, InvoiceStatus.INVALID} or (
+        is_final = invoice.status in {SimulatedStatus.SETTLED, SimulatedStatus.INVALID} or (
             invoice.id in self.confirmed_after
         )
-        is_mark = action in {Action.MARK_SETTLED, Action.MARK_INVALID}
+        is_mark = action in {PayerAction.MARK_SETTLED, PayerAction.MARK_INVALID}
         is_tracked = is_mark and invoice.additional_status == "Marked"
         if datetime.now(UTC) - invoice.expires > _UNTRACKED or (is_final and not is_tracked):
             self.unheard.add(invoice.id)
@@ -154,10 +154,10 @@ _ALTERED = 0.08  # how probable it is of an order
 _REMEMBERS = 0.3  # how probable it is of an act
 
 _WEIGHTS = {
-    Action.PAY: 6,
-    Action.PAY_PARTIAL: 2,
-    Action.PAY_OVER: 1,
-    Action.CONFIRM: 5,
-    Action.EXPIRE: 1,
-    Action.PAY_LATE: 2,
+    PayerAction.PAY: 6,
+    PayerAction.PAY_PARTIAL: 2,
+    PayerAction.PAY_OVER: 1,
+    PayerAction.CONFIRM: 5,
+    PayerAction.EXPIRE: 1,
+    PayerAction.PAY_LATE: 2,
 }

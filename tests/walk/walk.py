@@ -19,8 +19,8 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.btcpay.signature import HEADER, sign
-from kosmo_billing_daemon.demo.btcpay.actions import Action, possible_actions
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice
+from kosmo_billing_daemon.demo.btcpay.actions import PayerAction, possible_actions
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from tests.support import usage
 from tests.support.daemon import WEBHOOK_SECRET
 from tests.walk.audit import complaints
@@ -202,7 +202,7 @@ class Walk:
                 await self._deliver(invoice, f"again-{self.rounds}-{invoice_id}")
             person.unheard.clear()
 
-    async def _deliver(self, invoice: Invoice, delivery_id: str) -> None:
+    async def _deliver(self, invoice: SimulatedInvoice, delivery_id: str) -> None:
         body = (
             f'{{"deliveryId": "{delivery_id}", "type": "InvoiceSettled", "storeId": "{invoice.store_id}",'
             f' "invoiceId": "{invoice.id}", "metadata": {{"orderId": "{invoice.order_id}"}}}}'
@@ -238,12 +238,12 @@ class Walk:
         await self.town.until_ready()
         await self._compare(people)
 
-    async def _age(self, invoice: Invoice, distance: timedelta) -> None:
+    async def _age(self, invoice: SimulatedInvoice, distance: timedelta) -> None:
         invoice.created -= distance
         expires = invoice.expires - distance
         for payment in invoice.payments:
             payment.received -= distance
         invoice.monitored_until -= distance
-        if expires <= datetime.now(UTC) and Action.EXPIRE in possible_actions(invoice):
-            await self.town.world.simulator.act(invoice.id, Action.EXPIRE)
+        if expires <= datetime.now(UTC) and PayerAction.EXPIRE in possible_actions(invoice):
+            await self.town.world.simulator.act(invoice.id, PayerAction.EXPIRE)
         invoice.expires = expires

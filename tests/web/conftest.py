@@ -18,24 +18,24 @@ from pydantic import SecretStr
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.signature import sign
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN
-from kosmo_billing_daemon.metrics import Metrics, Reading
-from kosmo_billing_daemon.services.creation_limit import CreationLimit
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
-from kosmo_billing_daemon.services.live import Live
 from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
-from kosmo_billing_daemon.settings import Http, Webhook, WebhookTrust
+from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
-from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, PREFIX, build_app, serve
 from kosmo_billing_daemon.web.health import Check, Readiness
 from kosmo_billing_daemon.web.reference import openapi
+from kosmo_billing_daemon.web.server.admission import Admission
 from tests.web.record import Record
 
 STORE = "StoreOne"
@@ -102,7 +102,7 @@ class Service:
     settlement: Settlement
     simulator: Simulator
     runner: web.AppRunner
-    live: Live
+    live: EntitlementStreams
     admission: Admission
 
     async def ask(
@@ -187,7 +187,9 @@ class Starter:
         btcpay = await self._stack.enter_async_context(
             BtcpayClient(url=self._simulator.url, api_key=KEY, store_id=STORE)
         )
-        live = Live(pool=pool, clock=document_clock, beat=beat, longest=longest, most=most_streams)
+        live = EntitlementStreams(
+            pool=pool, clock=document_clock, beat=beat, longest=longest, most=most_streams
+        )
         admission = admission or Admission()
         settlement = Settlement(
             pool=pool,
@@ -204,7 +206,7 @@ class Starter:
 
         app = build_app(
             http=Http(**{"trusted_proxies": LOOPBACK, **http}),
-            webhook=Webhook(secrets=tuple(map(SecretStr, secrets)), trust=trust),
+            webhook=WebhookSettings(secrets=tuple(map(SecretStr, secrets)), trust=trust),
             pool=pool,
             invoicing=Invoicing(
                 pool=pool,
@@ -212,7 +214,7 @@ class Starter:
                 settlement=settlement,
                 catalogue=BUILT_IN,
                 clock=clock,
-                limit=CreationLimit(invoice_rate),
+                limit=RateLimit(invoice_rate),
             ),
             inbox=Inbox(pool=pool, wake=lambda: True),
             entitlements=Entitlements(pool=pool, clock=document_clock),

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
-from kosmo_billing_daemon.web.admission import Admission
 from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.web.server.admission import Admission
 from tests.attack.raw_http import connection
 from tests.support.world import until
 from tests.web.conftest import Service, Starter

@@ -8,7 +8,7 @@ import pytest
 
 from kosmo_billing_daemon.settings import AuthMode, WebhookTrust
 from kosmo_billing_daemon.web.app import PREFIX
-from kosmo_billing_daemon.web.hosts import admits
+from kosmo_billing_daemon.web.server.hosts import admits
 from tests.attack.raw_http import exchange, statuses
 from tests.web.conftest import HOOK, Service, Starter
 from tests.web.issuer import RSA_KEY, claims, issuing, jwk, signed

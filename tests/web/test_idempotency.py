@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.services.creation_limit import CreationLimit, TooMany
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit, TooMany
 from kosmo_billing_daemon.services.reservations import KEYS_PER_MINUTE
 from tests.web.conftest import Answer, Service, Starter
 
@@ -161,7 +161,7 @@ async def test_too_many_new_invoices_are_refused_but_open_ones_are_still_found(
 
 def test_the_limit_refills_steadily_and_forgets_who_is_quiet() -> None:
     now = [0.0]
-    limit = CreationLimit(6, most_users=3, monotonic=lambda: now[0])
+    limit = RateLimit(6, most_users=3, monotonic=lambda: now[0])
     user = uuid4()
     for _ in range(6):
         limit.take(user)

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.services.live import Live
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web.app import PREFIX
 from tests.web.conftest import Service, Starter
@@ -204,7 +204,7 @@ async def test_an_outage_of_the_database_delays_a_change_but_loses_none(service:
 async def test_thousands_of_idle_watchers_cost_one_statement_per_change(database_url: str) -> None:
     users = [UserId(uuid4()) for _ in range(5000)]
     async with Pool(Database(url=database_url)) as pool, asyncio.TaskGroup() as group:
-        live = Live(pool=pool, clock=utc_now, beat=600)
+        live = EntitlementStreams(pool=pool, clock=utc_now, beat=600)
         pushing = group.create_task(live.run())
         with ExitStack() as stack:
             watchers = [stack.enter_context(live.watching(user, lambda: False)) for user in users]
@@ -213,7 +213,7 @@ async def test_thousands_of_idle_watchers_cost_one_statement_per_change(database
                 await connection.execute(GRANT, users[:50])
             begun = time.monotonic()
             live.wake()
-            heard = [await anext(watcher.news()) for watcher in watchers[:50]]
+            heard = [await anext(watcher.documents()) for watcher in watchers[:50]]
             took = time.monotonic() - begun
             assert {document.plan_type for document in heard if document is not None} == {"sanctuary"}
             assert len(heard) == 50

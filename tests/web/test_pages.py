@@ -13,8 +13,8 @@ from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.store import invoices
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.invoices import Observed
-from kosmo_billing_daemon.store.together import together
 from tests.web.conftest import Service
 
 BEGIN = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -34,12 +34,12 @@ async def put(
                 status=InvoiceStatus.RESERVED,
                 created_at=created,
             )
-            await together(connection, [invoices.reserving([reserved], created)])
+            await combine(connection, [invoices.reserve_statement([reserved], created)])
             if status is not InvoiceStatus.RESERVED:
                 attached = replace(
                     reserved, status=status, btcpay_invoice_id=f"{user.hex[:6]}-{second}-{reserved.id}"
                 )
-                await together(connection, [invoices.saving([Observed(attached, None)], created)])
+                await combine(connection, [invoices.save_statement([Observed(attached, None)], created)])
 
 
 async def page(service: Service, user: UUID, **query: Any) -> tuple[list[str], str | None]:

@@ -110,7 +110,7 @@ async def test_a_database_that_is_away_is_told_once_a_minute(
         assert int(answer.headers["Retry-After"]) >= 1
         assert "127.0.0.1" not in answer.raw.decode()
     assert (await service.ask("GET", "/plans")).status == 200
-    assert len([record for record in caplog.records if "away" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "unreachable" in record.getMessage()]) == 1
 
 
 async def test_requests_are_noted_at_debug_without_their_query(

@@ -197,7 +197,7 @@ export interface PurchaseDocument {
 /** `quota_state` of an entitlement. */
 export type QuotaState = "ok" | "warning" | "exhausted";
 
-/** Whether requests should come here; degraded: yes, but a part ails. */
+/** Whether requests should come here; degraded: yes, but a part has a problem. */
 export interface Ready {
   status: "ready" | "degraded" | "unready";
   checks: Record<string, CheckDocument>;

@@ -71,7 +71,7 @@ export interface Entitlement {
 
 /** Whether a daemon speaks for this broker. */
 export interface Status {
-  /** offline is said at a goodbye and by the will. Rights do not depend on it; reports wait. */
+  /** offline is published at an orderly end and by the will. Rights do not depend on it; reports wait. */
   state: "online" | "offline";
   /** Which daemon. */
   instance: string;

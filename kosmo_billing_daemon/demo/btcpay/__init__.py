@@ -5,35 +5,35 @@ then ``greenfield`` and ``simulator``. The rule it keeps: what the real server r
 one refuses, delays or loses too.
 """
 
-from kosmo_billing_daemon.demo.btcpay.actions import Action
-from kosmo_billing_daemon.demo.btcpay.answers import Refused
+from kosmo_billing_daemon.demo.btcpay.actions import PayerAction
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused
 from kosmo_billing_daemon.demo.btcpay.faults import Faults, WebhookFaults
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     AdditionalStatus,
-    Invoice,
-    InvoiceStatus,
-    Payment,
     PaymentMethod,
     PaymentStatus,
+    SimulatedInvoice,
+    SimulatedPayment,
+    SimulatedStatus,
 )
 from kosmo_billing_daemon.demo.btcpay.simulator import Simulator
 from kosmo_billing_daemon.demo.btcpay.stores import BILLING_PERMISSIONS, Permission, SimulatedStore
-from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, Delivery
+from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, SimulatedDelivery
 
 __all__ = [
     "BILLING_PERMISSIONS",
     "BTCPAY_RETRY_WAITS",
-    "Action",
     "AdditionalStatus",
-    "Delivery",
     "Faults",
-    "Invoice",
-    "InvoiceStatus",
-    "Payment",
+    "GreenfieldRefused",
+    "PayerAction",
     "PaymentMethod",
     "PaymentStatus",
     "Permission",
-    "Refused",
+    "SimulatedDelivery",
+    "SimulatedInvoice",
+    "SimulatedPayment",
+    "SimulatedStatus",
     "SimulatedStore",
     "Simulator",
     "WebhookFaults",

@@ -9,15 +9,15 @@ from http import HTTPStatus
 from aiohttp import web
 
 from kosmo_billing_daemon.demo.btcpay.answers import (
-    Refused,
+    GreenfieldRefused,
     business_refusal,
     missing_permission,
     unauthenticated,
 )
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.stores import ApiKey, Permission, SimulatedStore
-from kosmo_billing_daemon.demo.btcpay.webhooks import Webhook
+from kosmo_billing_daemon.demo.btcpay.webhooks import SimulatedWebhook
 
 ENGINE = web.AppKey("engine", Engine)
 
@@ -44,7 +44,7 @@ def require_store(request: web.Request, permission: Permission) -> SimulatedStor
     return store
 
 
-def require_invoice(request: web.Request, permission: Permission) -> Invoice:
+def require_invoice(request: web.Request, permission: Permission) -> SimulatedInvoice:
     """Return the invoice named in the path, if the key has ``permission`` in its store."""
     engine = request.app[ENGINE]
     key = require_key(request)
@@ -54,7 +54,7 @@ def require_invoice(request: web.Request, permission: Permission) -> Invoice:
     return invoice
 
 
-def require_webhook(request: web.Request) -> Webhook:
+def require_webhook(request: web.Request) -> SimulatedWebhook:
     """Return the webhook named in the path, if the key may modify webhooks in its store."""
     engine = request.app[ENGINE]
     key = require_key(request)
@@ -69,7 +69,7 @@ def _is_open(request: web.Request, key: ApiKey, permission: Permission, store_id
     return request.match_info.get("store_id", store_id) == store_id and key.allows(permission, store_id)
 
 
-def _unknown(request: web.Request, permission: Permission, code: str, message: str) -> Refused:
+def _unknown(request: web.Request, permission: Permission, code: str, message: str) -> GreenfieldRefused:
     if "store_id" in request.match_info:
         require_store(request, permission)
     if request.app[ENGINE].hides_unknown_ids:

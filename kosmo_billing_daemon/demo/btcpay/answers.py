@@ -1,7 +1,7 @@
 """How the Greenfield API says no, and how its bodies are read and written.
 
-The rule it keeps: a refusal is raised as ``Refused`` with the exact status and body of BTCPay Server, and
-only the middleware turns it into a response.
+The rule it keeps: a refusal is raised as ``GreenfieldRefused`` with the exact status and body of BTCPay
+Server, and only the middleware turns it into a response.
 """
 
 import json
@@ -10,20 +10,20 @@ from typing import Any
 
 from aiohttp import web
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @record
-class Problem:
+class GreenfieldProblem:
     """One entry of a validation answer."""
 
     path: str
     message: str
 
 
-class Refused(Exception):
+class GreenfieldRefused(Exception):
     """The request is answered with this status and JSON body (None: no body)."""
 
     def __init__(self, status: int, body: Any) -> None:
@@ -32,20 +32,20 @@ class Refused(Exception):
         self.body = body
 
 
-def validation_refusal(*problems: Problem) -> Refused:
+def validation_refusal(*problems: GreenfieldProblem) -> GreenfieldRefused:
     """Return the 422 of failed validation."""
-    return Refused(
+    return GreenfieldRefused(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         [{"path": problem.path, "message": problem.message} for problem in problems],
     )
 
 
-def business_refusal(code: str, message: str, status: int = HTTPStatus.BAD_REQUEST) -> Refused:
+def business_refusal(code: str, message: str, status: int = HTTPStatus.BAD_REQUEST) -> GreenfieldRefused:
     """Return the answer to a valid request that cannot be served."""
-    return Refused(status, {"code": code, "message": message})
+    return GreenfieldRefused(status, {"code": code, "message": message})
 
 
-def unauthenticated() -> Refused:
+def unauthenticated() -> GreenfieldRefused:
     return business_refusal(
         "unauthenticated",
         "Authentication is required for accessing this endpoint",
@@ -53,8 +53,8 @@ def unauthenticated() -> Refused:
     )
 
 
-def missing_permission(permission: str) -> Refused:
-    return Refused(
+def missing_permission(permission: str) -> GreenfieldRefused:
+    return GreenfieldRefused(
         HTTPStatus.FORBIDDEN,
         {
             "missingPermission": permission,
@@ -83,15 +83,15 @@ async def read_json_object(request: web.Request, *, any_type: bool = False) -> t
     """
     media_type = request.content_type
     if not (any_type or media_type in ("application/json", "text/json") or media_type.endswith("+json")):
-        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, None)
+        raise GreenfieldRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, None)
     try:
         text = (await request.read()).decode()
         body = json.loads(text)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         message = str(error) if _text_given(error) else "A non-empty request body is required."
-        raise validation_refusal(Problem("", message)) from error
+        raise validation_refusal(GreenfieldProblem("", message)) from error
     if not isinstance(body, dict):
-        raise validation_refusal(Problem("", "A JSON object is required."))
+        raise validation_refusal(GreenfieldProblem("", "A JSON object is required."))
     return body, text
 
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE
-from kosmo_billing_daemon.demo.btcpay.actions import Action, possible_actions
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus, PaymentMethod
+from kosmo_billing_daemon.demo.btcpay.actions import PayerAction, possible_actions
+from kosmo_billing_daemon.demo.btcpay.invoices import PaymentMethod, SimulatedInvoice, SimulatedStatus
 
 _RECENT = 50
 _HEADERS = {
@@ -25,16 +25,16 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _BUTTONS = (
-    (Action.PAY, PaymentMethod.LIGHTNING, "Pay with Lightning"),
-    (Action.PAY, PaymentMethod.CHAIN, "Pay on-chain"),
-    (Action.CONFIRM, None, "Confirm the payment"),
-    (Action.PAY_PARTIAL, PaymentMethod.CHAIN, "Pay half"),
-    (Action.PAY_OVER, PaymentMethod.CHAIN, "Pay too much"),
-    (Action.PAY_LATE, PaymentMethod.CHAIN, "Pay too late"),
-    (Action.REPLACE_PAYMENT, None, "Replace the payment"),
-    (Action.EXPIRE, None, "Let it expire"),
-    (Action.MARK_SETTLED, None, "Mark settled manually"),
-    (Action.MARK_INVALID, None, "Mark invalid"),
+    (PayerAction.PAY, PaymentMethod.LIGHTNING, "Pay with Lightning"),
+    (PayerAction.PAY, PaymentMethod.CHAIN, "Pay on-chain"),
+    (PayerAction.CONFIRM, None, "Confirm the payment"),
+    (PayerAction.PAY_PARTIAL, PaymentMethod.CHAIN, "Pay half"),
+    (PayerAction.PAY_OVER, PaymentMethod.CHAIN, "Pay too much"),
+    (PayerAction.PAY_LATE, PaymentMethod.CHAIN, "Pay too late"),
+    (PayerAction.REPLACE_PAYMENT, None, "Replace the payment"),
+    (PayerAction.EXPIRE, None, "Let it expire"),
+    (PayerAction.MARK_SETTLED, None, "Mark settled manually"),
+    (PayerAction.MARK_INVALID, None, "Mark invalid"),
 )
 _PAYER_BUTTONS = 3  # the first ones are what a payer does; the rest simulate problems
 _WORDS = {
@@ -53,7 +53,7 @@ def routes() -> list[web.RouteDef]:
     return [web.get("/", _recent), web.get("/i/{invoice_id}", _checkout)]
 
 
-def redirect_target(invoice: Invoice) -> str | None:
+def redirect_target(invoice: SimulatedInvoice) -> str | None:
     """Return where the shop wants its customer back, or None when it named no web address."""
     template = invoice.checkout.redirect_url
     if not template:
@@ -77,7 +77,7 @@ async def _recent(request: web.Request) -> web.Response:
     )
     table = (
         '<div class="scroll"><table><thead><tr>'
-        '<th scope="col">Invoice</th><th scope="col" class="number">Amount</th>'
+        '<th scope="col">SimulatedInvoice</th><th scope="col" class="number">Amount</th>'
         '<th scope="col">Status</th><th scope="col">Created</th>'
         f"</tr></thead><tbody>{rows}</tbody></table></div>"
     )
@@ -96,7 +96,7 @@ async def _checkout(request: web.Request) -> web.Response:
     description = invoice.metadata.get("itemDesc")
     parts = (
         f'<main id="checkout" data-invoice="{escape(invoice.id)}" data-words="{escape(dumps(_WORDS))}">',
-        '<p class="eyebrow">Invoice</p>',
+        '<p class="eyebrow">SimulatedInvoice</p>',
         f"<h1>{_amount(invoice)}</h1>",
         f'<p class="about">{escape(str(description))}</p>' if description else "",
         f'<p role="status"><span id="status" class="badge {invoice.status.lower()}">',
@@ -104,7 +104,7 @@ async def _checkout(request: web.Request) -> web.Response:
         f'<dl><dt>Paid</dt><dd><span id="paid">{invoice.paid:f}</span> {escape(invoice.currency.code)}</dd>',
         f"<dt>Expires</dt><dd>{_time(invoice.expires)}</dd>",
         f"<dt>Order</dt><dd>{escape(invoice.order_id or 'none')}</dd>",
-        f"<dt>Invoice</dt><dd>{escape(invoice.id)}</dd></dl>",
+        f"<dt>SimulatedInvoice</dt><dd>{escape(invoice.id)}</dd></dl>",
         f'<section aria-label="Pay" class="actions">{happy}</section>',
         "<details><summary>Simulate problems</summary>",
         f'<div class="actions minor">{others}</div></details>',
@@ -116,18 +116,22 @@ async def _checkout(request: web.Request) -> web.Response:
     return _page(f"Pay {invoice.price:f} {invoice.currency.code}", "".join(parts))
 
 
-def _way_back(invoice: Invoice) -> str:
+def _way_back(invoice: SimulatedInvoice) -> str:
     target = redirect_target(invoice)
     if target is None:
         return ""
-    hidden = "" if invoice.status is InvoiceStatus.SETTLED else " hidden"
+    hidden = "" if invoice.status is SimulatedStatus.SETTLED else " hidden"
     automatic = ' data-automatic="true"' if invoice.checkout.redirect_automatically else ""
     link = f'<a class="button" href="{escape(target)}">Return to the shop</a>'
     return f'<p id="back"{automatic}{hidden}>{link}</p>'
 
 
 def _button(
-    invoice: Invoice, possible: list[Action], action: Action, method: PaymentMethod | None, label: str
+    invoice: SimulatedInvoice,
+    possible: list[PayerAction],
+    action: PayerAction,
+    method: PaymentMethod | None,
+    label: str,
 ) -> str:
     if method is not None and method not in invoice.checkout.payment_methods:
         return ""
@@ -136,16 +140,16 @@ def _button(
     return f'<button type="button" data-action="{action}"{chosen}{disabled}>{escape(label)}</button>'
 
 
-def _title(invoice: Invoice) -> str:
+def _title(invoice: SimulatedInvoice) -> str:
     return str(invoice.metadata.get("itemDesc") or invoice.order_id or invoice.id)
 
 
-def _amount(invoice: Invoice) -> str:
+def _amount(invoice: SimulatedInvoice) -> str:
     text = "any amount" if invoice.is_unset_top_up else f"{invoice.price:f}"
     return f"{text} {escape(invoice.currency.code)}"
 
 
-def _status(invoice: Invoice) -> str:
+def _status(invoice: SimulatedInvoice) -> str:
     words = [_WORDS.get(word, word) for word in (invoice.status, invoice.additional_status) if word != "None"]
     return escape(", ".join(words))
 

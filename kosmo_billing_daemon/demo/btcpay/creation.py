@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from kosmo_billing_daemon.demo.btcpay.answers import Problem, business_refusal, validation_refusal
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldProblem, business_refusal, validation_refusal
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     CURRENCIES,
     CheckoutOptions,
-    Invoice,
     PaymentMethod,
+    SimulatedInvoice,
     new_id,
     round_to_currency,
 )
@@ -49,7 +49,7 @@ class _Reader:
     """Typed access to the body, collecting a problem for each value of a wrong type."""
 
     exact: dict[str, Any]
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[GreenfieldProblem] = field(default_factory=list)
 
     def amount(self) -> Decimal | None:
         value = self.exact.get("amount")
@@ -64,7 +64,7 @@ class _Reader:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.problems.append(Problem(name, f"The value of {name} must be a JSON object."))
+            self.problems.append(GreenfieldProblem(name, f"The value of {name} must be a JSON object."))
             return {}
         return value
 
@@ -73,14 +73,14 @@ class _Reader:
         if value is None:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _MAX_MINUTES:
-            self.problems.append(Problem(f"checkout.{name}", "Invalid timespan"))
+            self.problems.append(GreenfieldProblem(f"checkout.{name}", "Invalid timespan"))
             return default
         return value
 
     def text(self, values: dict[str, Any], name: str, path: str) -> str | None:
         value = values.get(name)
         if isinstance(value, dict | list):
-            self.problems.append(Problem(path, f"Unexpected JSON type for {path}."))
+            self.problems.append(GreenfieldProblem(path, f"Unexpected JSON type for {path}."))
             return None
         return None if value is None else str(value)
 
@@ -89,7 +89,7 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, list):
-            self.problems.append(Problem(path, f"The value of {path} must be a JSON array."))
+            self.problems.append(GreenfieldProblem(path, f"The value of {path} must be a JSON array."))
             return None
         return tuple(item if isinstance(item, str) else None for item in value)
 
@@ -97,7 +97,7 @@ class _Reader:
         value = values.get(name)
         if value is None or isinstance(value, bool):
             return value
-        self.problems.append(Problem(path, f"Could not convert the value of {path} to a boolean."))
+        self.problems.append(GreenfieldProblem(path, f"Could not convert the value of {path} to a boolean."))
         return None
 
     def _decimal(self, value: object, path: str) -> Decimal:
@@ -108,11 +108,11 @@ class _Reader:
                 number = Decimal("NaN")
             if number.is_finite():
                 return number if abs(number) >= _SMALLEST else Decimal(0)
-        self.problems.append(Problem(path, "Invalid number"))
+        self.problems.append(GreenfieldProblem(path, "Invalid number"))
         return Decimal(0)
 
 
-def build_invoice(body: dict[str, Any], text: str, store: SimulatedStore, now: datetime) -> Invoice:
+def build_invoice(body: dict[str, Any], text: str, store: SimulatedStore, now: datetime) -> SimulatedInvoice:
     """Return the invoice the body asks for, or refuse; ``text`` is that body, for exact numbers."""
     has_float = any(isinstance(value, float) for value in (body.get("amount"), _tolerance_of(body)))
     exact = json.loads(text, parse_float=Decimal) if has_float else body
@@ -127,9 +127,9 @@ def build_invoice(body: dict[str, Any], text: str, store: SimulatedStore, now: d
         name: reader.flag(receipt, name, f"receipt.{name}") for name in ("enabled", "showQR", "showPayments")
     }
     if amount is not None and amount < 0:
-        reader.problems.append(Problem("Amount", "The amount should be 0 or more."))
+        reader.problems.append(GreenfieldProblem("Amount", "The amount should be 0 or more."))
     if amount is not None and amount > _MAX_AMOUNT:
-        reader.problems.append(Problem("Amount", f"The amount should less than {_MAX_AMOUNT}."))
+        reader.problems.append(GreenfieldProblem("Amount", f"The amount should less than {_MAX_AMOUNT}."))
     if reader.problems:
         raise validation_refusal(*dict.fromkeys(reader.problems))
     currency = CURRENCIES.get(code)
@@ -140,7 +140,7 @@ def build_invoice(body: dict[str, Any], text: str, store: SimulatedStore, now: d
         checkout = replace(checkout, payment_methods=())
     created = now.replace(microsecond=0)
     expires = created + timedelta(minutes=checkout.expiration_minutes)
-    return Invoice(
+    return SimulatedInvoice(
         id=new_id(),
         store_id=store.store_id,
         is_top_up=amount is None,
@@ -165,21 +165,27 @@ def _checkout(
     speed = reader.text(checkout, "speedPolicy", "checkout.speedPolicy") or store.speed_policy
     policy = next((known for known in _SPEED_POLICIES if known.lower() == speed.lower()), None)
     if policy is None:
-        reader.problems.append(Problem("checkout.speedPolicy", f'Error converting value "{speed}".'))
+        reader.problems.append(
+            GreenfieldProblem("checkout.speedPolicy", f'Error converting value "{speed}".')
+        )
     named = reader.texts(checkout, "paymentMethods", "checkout.paymentMethods") or ()
     methods = dict.fromkeys(
         found for name in named if (found := _METHODS.get((name or "").upper())) is not None
     )
     reader.problems += [
-        Problem(f"Checkout.PaymentMethods[{index}]", "Invalid PaymentMethodId")
+        GreenfieldProblem(f"Checkout.PaymentMethods[{index}]", "Invalid PaymentMethodId")
         for index, name in enumerate(named)
         if (name or "").upper() not in _METHODS
     ]
     if expiration * 60 < _MIN_EXPIRATION_SECONDS:
-        reader.problems.append(Problem("Checkout.Expiration", "Expiration time must be at least 30 seconds"))
+        reader.problems.append(
+            GreenfieldProblem("Checkout.Expiration", "Expiration time must be at least 30 seconds")
+        )
     if tolerance is not None and not 0 <= tolerance <= 100:
         reader.problems.append(
-            Problem("Checkout.PaymentTolerance", "PaymentTolerance can only be between 0 and 100 percent")
+            GreenfieldProblem(
+                "Checkout.PaymentTolerance", "PaymentTolerance can only be between 0 and 100 percent"
+            )
         )
     options = CheckoutOptions(
         expiration_minutes=expiration,
@@ -211,7 +217,7 @@ def _language(reader: _Reader, checkout: dict[str, Any]) -> str | None:
         "The requested defaultLang does not exists, Browse the ~/misc/lang page of your BTCPay Server "
         "instance to see the list of supported languages."
     )
-    reader.problems.append(Problem("Checkout.DefaultLanguage", message))
+    reader.problems.append(GreenfieldProblem("Checkout.DefaultLanguage", message))
     return None
 
 

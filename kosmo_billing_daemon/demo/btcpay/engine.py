@@ -13,16 +13,16 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.demo.btcpay import state
 from kosmo_billing_daemon.demo.btcpay.answers import business_refusal
 from kosmo_billing_daemon.demo.btcpay.creation import NO_WALLET, build_invoice
 from kosmo_billing_daemon.demo.btcpay.faults import Faults, merge
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus, Payment
-from kosmo_billing_daemon.demo.btcpay.ledger import Ledger
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedPayment, SimulatedStatus
+from kosmo_billing_daemon.demo.btcpay.ledger import InvoiceBook
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore, Stores
 from kosmo_billing_daemon.demo.btcpay.webhooks import Webhooks
+from kosmo_billing_daemon.runtime.clock import Clock
 
 _TIMER_MARGIN = timedelta(seconds=1)  # BTCPay looks one second late, never moments too early
 _RESTART_GRACE = timedelta(minutes=2)  # time for its listeners to catch up after a restart
@@ -47,7 +47,7 @@ class Engine:
         self.clock = clock
         self.version = version
         self.stores = Stores()
-        self.ledger = Ledger()
+        self.ledger = InvoiceBook()
         self.webhooks = webhooks
         self.faults = Faults()
         self.chance = chance
@@ -87,27 +87,27 @@ class Engine:
         self._set_timers(invoice, timedelta())
         return answer
 
-    def receive(self, invoice: Invoice, payment: Payment) -> None:
+    def receive(self, invoice: SimulatedInvoice, payment: SimulatedPayment) -> None:
         self.publish(invoice, state.receive(invoice, payment, self.clock()))
 
-    def confirm(self, invoice: Invoice, payments: list[Payment]) -> None:
+    def confirm(self, invoice: SimulatedInvoice, payments: list[SimulatedPayment]) -> None:
         self.publish(invoice, state.confirm(invoice, payments, self.clock()))
 
-    def expire(self, invoice: Invoice) -> None:
+    def expire(self, invoice: SimulatedInvoice) -> None:
         """Move the expiry of an unpaid invoice to now."""
         invoice.expires = self.clock().replace(microsecond=0)
         self.look_at(invoice)
 
-    def look_at(self, invoice: Invoice) -> None:
+    def look_at(self, invoice: SimulatedInvoice) -> None:
         self.publish(invoice, state.watch(invoice, self.clock()))
 
-    def mark(self, invoice: Invoice, status: InvoiceStatus) -> bool:
+    def mark(self, invoice: SimulatedInvoice, status: SimulatedStatus) -> bool:
         """Mark the invoice by hand; False when its state does not allow it."""
         events = state.mark(invoice, status)
         self.publish(invoice, events or [])
         return events is not None
 
-    def publish(self, invoice: Invoice, events: list[state.InvoiceEvent]) -> None:
+    def publish(self, invoice: SimulatedInvoice, events: list[state.InvoiceEvent]) -> None:
         common = {"storeId": invoice.store_id, "invoiceId": invoice.id, "metadata": invoice.metadata}
         for event in events:
             self.webhooks.publish(invoice.store_id, event.type.value, event.fields, common)
@@ -130,7 +130,7 @@ class Engine:
         await self.webhooks.lose_queued()
         self._timers.clear()
         for invoice in self.ledger.by_id.values():
-            if invoice.status in (InvoiceStatus.NEW, InvoiceStatus.PROCESSING):
+            if invoice.status in (SimulatedStatus.NEW, SimulatedStatus.PROCESSING):
                 self._set_timers(invoice, _RESTART_GRACE)
 
     def run_due(self) -> None:
@@ -140,7 +140,7 @@ class Engine:
             _, invoice_id = heappop(self._timers)
             self.look_at(self.ledger.by_id[invoice_id])
 
-    def _set_timers(self, invoice: Invoice, grace: timedelta) -> None:
+    def _set_timers(self, invoice: SimulatedInvoice, grace: timedelta) -> None:
         # A look at a finished invoice changes nothing, so timers are never taken back.
         heappush(self._timers, (invoice.expires + _TIMER_MARGIN + grace, invoice.id))
         heappush(self._timers, (invoice.monitored_until + _TIMER_MARGIN, invoice.id))

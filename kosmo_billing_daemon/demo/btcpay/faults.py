@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
 from typing import Any
 
-from kosmo_billing_daemon.demo.btcpay.answers import Problem, validation_refusal
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldProblem, validation_refusal
+from kosmo_billing_daemon.runtime.records import record
 
 
 @record(kw_only=True)
@@ -45,14 +45,14 @@ class Faults:
 
 def merge(faults: Faults, changes: Mapping[str, Any]) -> Faults:
     """Return ``faults`` with ``changes`` applied; a wrong name or value is refused with 422."""
-    problems: list[Problem] = []
+    problems: list[GreenfieldProblem] = []
     hooks = changes.get("webhooks", {})
     if isinstance(hooks, Mapping):
         webhooks = replace(
             faults.webhooks, **_checked(hooks, faults.webhooks, "webhooks.", problems, rates=("drop",))
         )
     else:
-        problems.append(Problem("webhooks", "must be an object"))
+        problems.append(GreenfieldProblem("webhooks", "must be an object"))
         webhooks = faults.webhooks
     rest = {name: value for name, value in changes.items() if name != "webhooks"}
     values = _checked(rest, faults, "", problems, rates=("error_rate",))
@@ -69,7 +69,7 @@ def _checked(
     changes: Mapping[str, Any],
     current: Faults | WebhookFaults,
     prefix: str,
-    problems: list[Problem],
+    problems: list[GreenfieldProblem],
     *,
     rates: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -77,16 +77,20 @@ def _checked(
     values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:
-            problems.append(Problem(prefix + name, f"unknown; known are {', '.join(sorted(known))}"))
+            problems.append(
+                GreenfieldProblem(prefix + name, f"unknown; known are {', '.join(sorted(known))}")
+            )
         elif name in rates:
             if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-                problems.append(Problem(prefix + name, "must be a boolean or a number from 0 to 1"))
+                problems.append(GreenfieldProblem(prefix + name, "must be a boolean or a number from 0 to 1"))
             else:
                 values[name] = float(value)
         elif isinstance(getattr(current, name), bool) != isinstance(value, bool):
-            problems.append(Problem(prefix + name, "must be a boolean or an integer, like its present value"))
+            problems.append(
+                GreenfieldProblem(prefix + name, "must be a boolean or an integer, like its present value")
+            )
         elif not isinstance(value, int) or value < 0:
-            problems.append(Problem(prefix + name, "must be an integer, 0 or more"))
+            problems.append(GreenfieldProblem(prefix + name, "must be an integer, 0 or more"))
         else:
             values[name] = value
     return values

@@ -18,7 +18,7 @@ from kosmo_billing_daemon.demo.btcpay.access import (
     require_store,
 )
 from kosmo_billing_daemon.demo.btcpay.answers import (
-    Problem,
+    GreenfieldProblem,
     business_refusal,
     json_response,
     missing_permission,
@@ -26,12 +26,12 @@ from kosmo_billing_daemon.demo.btcpay.answers import (
     validation_refusal,
 )
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
-from kosmo_billing_daemon.demo.btcpay.invoices import InvoiceStatus, PaymentMethod
+from kosmo_billing_daemon.demo.btcpay.invoices import PaymentMethod, SimulatedStatus
 from kosmo_billing_daemon.demo.btcpay.ledger import Search
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json, payment_methods_json
 from kosmo_billing_daemon.demo.btcpay.stores import Permission, key_json, store_json
 
-_STATUSES = {status.value.lower(): status for status in InvoiceStatus}
+_STATUSES = {status.value.lower(): status for status in SimulatedStatus}
 _GIVE_UP_CHECK_SECONDS = 0.05
 
 
@@ -128,7 +128,7 @@ async def _list(request: web.Request) -> web.Response:
 
 
 def _read_search(query: MultiMapping[str]) -> tuple[Search, bool]:
-    problems: list[Problem] = []
+    problems: list[GreenfieldProblem] = []
     start = _integer(query, "startDate", problems)
     end = _integer(query, "endDate", problems)
     skip = _integer(query, "skip", problems)
@@ -136,8 +136,8 @@ def _read_search(query: MultiMapping[str]) -> tuple[Search, bool]:
     include_archived = _boolean(query, "includeArchived", problems, default=False)
     with_methods = _boolean(query, "includePaymentMethods", problems, default=False)
     if start is not None and end is not None and start > end:
-        problems.append(Problem("startDate", "startDate should not be above endDate"))
-        problems.append(Problem("endDate", "endDate should not be below startDate"))
+        problems.append(GreenfieldProblem("startDate", "startDate should not be above endDate"))
+        problems.append(GreenfieldProblem("endDate", "endDate should not be below startDate"))
     if problems:
         raise validation_refusal(*problems)
     names = (name.lower() for name in query.getall("status", []))
@@ -156,7 +156,7 @@ def _read_search(query: MultiMapping[str]) -> tuple[Search, bool]:
 
 async def _get(request: web.Request) -> web.Response:
     invoice = require_invoice(request, Permission.VIEW_INVOICES)
-    problems: list[Problem] = []
+    problems: list[GreenfieldProblem] = []
     with_methods = _boolean(request.query, "includePaymentMethods", problems, default=False)
     if problems:
         raise validation_refusal(*problems)
@@ -168,7 +168,9 @@ async def _replace_metadata(request: web.Request) -> web.Response:
     body, _ = await read_json_object(request)
     metadata = body.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
-        raise validation_refusal(Problem("metadata", "The value of metadata must be a JSON object."))
+        raise validation_refusal(
+            GreenfieldProblem("metadata", "The value of metadata must be a JSON object.")
+        )
     request.app[ENGINE].ledger.replace_metadata(invoice, metadata or {})
     return json_response(invoice_json(invoice, base_url(request)))
 
@@ -188,7 +190,7 @@ async def _unarchive(request: web.Request) -> web.Response:
 
 async def _payment_methods(request: web.Request) -> web.Response:
     invoice = require_invoice(request, Permission.VIEW_INVOICES)
-    problems: list[Problem] = []
+    problems: list[GreenfieldProblem] = []
     only_counted = _boolean(request.query, "onlyAccountedPayments", problems, default=True)
     sensitive = _boolean(request.query, "includeSensitive", problems, default=False)
     if problems:
@@ -203,26 +205,30 @@ async def _mark(request: web.Request) -> web.Response:
     body, _ = await read_json_object(request)
     status = _STATUSES.get(str(body.get("status")).lower())
     if status is None:
-        raise validation_refusal(Problem("status", f'Error converting value "{body.get("status")}".'))
+        raise validation_refusal(
+            GreenfieldProblem("status", f'Error converting value "{body.get("status")}".')
+        )
     if not request.app[ENGINE].mark(invoice, status):
         message = "Status can only be marked to invalid or settled within certain conditions."
-        raise validation_refusal(Problem("Status", message))
+        raise validation_refusal(GreenfieldProblem("Status", message))
     return json_response(invoice_json(invoice, base_url(request)), HTTPStatus.OK)
 
 
-def _integer(query: MultiMapping[str], name: str, problems: list[Problem]) -> int | None:
+def _integer(query: MultiMapping[str], name: str, problems: list[GreenfieldProblem]) -> int | None:
     value = query.get(name)
     if not value:
         return None
     try:
         return int(value)
     except ValueError:
-        problems.append(Problem(name, f"The value '{value}' is not valid."))
+        problems.append(GreenfieldProblem(name, f"The value '{value}' is not valid."))
         return None
 
 
-def _boolean(query: MultiMapping[str], name: str, problems: list[Problem], *, default: bool) -> bool:
+def _boolean(
+    query: MultiMapping[str], name: str, problems: list[GreenfieldProblem], *, default: bool
+) -> bool:
     value = query.get(name, "").lower()
     if value not in ("", "true", "false"):
-        problems.append(Problem(name, f"The value '{value}' is not valid."))
+        problems.append(GreenfieldProblem(name, f"The value '{value}' is not valid."))
     return value == "true" if value else default

@@ -11,7 +11,7 @@ from enum import StrEnum
 from secrets import SystemRandom
 from typing import Any
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _random = SystemRandom()
@@ -19,7 +19,7 @@ _random = SystemRandom()
 ZERO = Decimal(0)
 
 
-class InvoiceStatus(StrEnum):
+class SimulatedStatus(StrEnum):
     """The ``status`` of an invoice."""
 
     NEW = "New"
@@ -95,7 +95,7 @@ class CheckoutOptions:
 
 
 @dataclass(slots=True, kw_only=True)
-class Payment:
+class SimulatedPayment:
     """One payment, in the currency of the invoice (``amount``) and in bitcoin (``value``)."""
 
     id: str
@@ -108,7 +108,7 @@ class Payment:
 
 
 @dataclass(slots=True, kw_only=True)
-class Invoice:
+class SimulatedInvoice:
     """One invoice; changed only by ``state`` and by metadata and archive calls."""
 
     id: str
@@ -123,10 +123,10 @@ class Invoice:
     checkout: CheckoutOptions
     receipt: dict[str, bool | None]
     search_terms: tuple[str, ...] = ()
-    status: InvoiceStatus = InvoiceStatus.NEW
+    status: SimulatedStatus = SimulatedStatus.NEW
     additional_status: AdditionalStatus = AdditionalStatus.NONE
     archived: bool = False
-    payments: list[Payment] = field(default_factory=list)
+    payments: list[SimulatedPayment] = field(default_factory=list)
 
     @property
     def order_id(self) -> str | None:
@@ -135,7 +135,7 @@ class Invoice:
         return None if value is None else str(value)
 
     @property
-    def counted_payments(self) -> list[Payment]:
+    def counted_payments(self) -> list[SimulatedPayment]:
         """The payments neither replaced nor double-spent."""
         return [payment for payment in self.payments if payment.status is not PaymentStatus.INVALID]
 

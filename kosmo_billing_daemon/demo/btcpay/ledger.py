@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice, InvoiceStatus
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedStatus
 from kosmo_billing_daemon.demo.btcpay.rendering import destination
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 @record(kw_only=True)
@@ -18,7 +18,7 @@ class Search:
     """The filters of the invoice list; empty ones do not filter."""
 
     order_ids: tuple[str, ...] = ()
-    statuses: frozenset[InvoiceStatus] = frozenset()
+    statuses: frozenset[SimulatedStatus] = frozenset()
     start: int | None = None
     end: int | None = None
     text: str = ""
@@ -27,21 +27,21 @@ class Search:
     include_archived: bool = False
 
 
-class Ledger:
+class InvoiceBook:
     """Invoices by id and by order id, in order of creation."""
 
     def __init__(self) -> None:
-        self.by_id: dict[str, Invoice] = {}
-        self._by_order: defaultdict[str, dict[str, Invoice]] = defaultdict(dict)
+        self.by_id: dict[str, SimulatedInvoice] = {}
+        self._by_order: defaultdict[str, dict[str, SimulatedInvoice]] = defaultdict(dict)
         self._position: dict[str, int] = {}
 
-    def add(self, invoice: Invoice) -> None:
+    def add(self, invoice: SimulatedInvoice) -> None:
         self._position[invoice.id] = len(self._position)
         self.by_id[invoice.id] = invoice
         if invoice.order_id is not None:
             self._by_order[invoice.order_id][invoice.id] = invoice
 
-    def replace_metadata(self, invoice: Invoice, metadata: dict[str, Any]) -> None:
+    def replace_metadata(self, invoice: SimulatedInvoice, metadata: dict[str, Any]) -> None:
         """Replace the whole metadata object; events already raised keep the old one."""
         if invoice.order_id is not None:
             del self._by_order[invoice.order_id][invoice.id]
@@ -49,9 +49,9 @@ class Ledger:
         if invoice.order_id is not None:
             self._by_order[invoice.order_id][invoice.id] = invoice
 
-    def find(self, store_id: str, search: Search) -> list[Invoice]:
+    def find(self, store_id: str, search: Search) -> list[SimulatedInvoice]:
         """Return the matching invoices of one store, newest first."""
-        found: list[Invoice] = []
+        found: list[SimulatedInvoice] = []
         skip = search.skip
         if search.take == 0:
             return found
@@ -66,7 +66,7 @@ class Ledger:
                 break
         return found
 
-    def _candidates(self, order_ids: Iterable[str]) -> Iterator[Invoice]:
+    def _candidates(self, order_ids: Iterable[str]) -> Iterator[SimulatedInvoice]:
         wanted = dict.fromkeys(order_ids)
         if not wanted:
             return reversed(self.by_id.values())
@@ -75,7 +75,7 @@ class Ledger:
         return iter(found)
 
 
-def _matches(invoice: Invoice, search: Search) -> bool:
+def _matches(invoice: SimulatedInvoice, search: Search) -> bool:
     if invoice.archived and not search.include_archived:
         return False
     if search.statuses and invoice.status not in search.statuses:
@@ -89,7 +89,7 @@ def _matches(invoice: Invoice, search: Search) -> bool:
     return not search.text or any(term.startswith(search.text) for term in _terms(invoice))
 
 
-def _terms(invoice: Invoice) -> Iterator[str]:
+def _terms(invoice: SimulatedInvoice) -> Iterator[str]:
     yield invoice.id
     yield f"{invoice.price:f}"
     for key in ("orderId", "buyerEmail"):

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE
-from kosmo_billing_daemon.demo.btcpay.answers import Refused, json_response, unauthenticated
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused, json_response, unauthenticated
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -29,7 +29,7 @@ async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
         if (fault := await _fault(request, engine)) is not None:
             return fault
         return await handler(request)
-    except Refused as refused:
+    except GreenfieldRefused as refused:
         if refused.body is None:
             return web.Response(status=refused.status)
         return json_response(refused.body, refused.status)

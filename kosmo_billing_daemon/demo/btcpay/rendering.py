@@ -10,10 +10,10 @@ from hashlib import sha256
 from typing import Any
 
 from kosmo_billing_daemon.demo.btcpay.invoices import (
-    Invoice,
-    InvoiceStatus,
     PaymentMethod,
     PaymentStatus,
+    SimulatedInvoice,
+    SimulatedStatus,
 )
 from kosmo_billing_daemon.demo.btcpay.state import markable, payment_json
 
@@ -22,7 +22,9 @@ _SATOSHI = Decimal("0.00000001")
 _MILLISATOSHI = Decimal("0.00000000001")
 
 
-def invoice_json(invoice: Invoice, base_url: str, *, payment_methods: bool = False) -> dict[str, Any]:
+def invoice_json(
+    invoice: SimulatedInvoice, base_url: str, *, payment_methods: bool = False
+) -> dict[str, Any]:
     """Return the invoice object; ``paymentMethods`` stays empty unless asked for."""
     checkout = invoice.checkout
     return {
@@ -57,15 +59,15 @@ def invoice_json(invoice: Invoice, base_url: str, *, payment_methods: bool = Fal
     }
 
 
-def payment_methods_json(invoice: Invoice, *, only_counted: bool = True) -> list[dict[str, Any]]:
+def payment_methods_json(invoice: SimulatedInvoice, *, only_counted: bool = True) -> list[dict[str, Any]]:
     """Return the payment methods with their payments; replaced ones only without ``only_counted``."""
     return [_payment_method(invoice, method, only_counted) for method in invoice.checkout.payment_methods]
 
 
-def _payment_method(invoice: Invoice, method: PaymentMethod, only_counted: bool) -> dict[str, Any]:
+def _payment_method(invoice: SimulatedInvoice, method: PaymentMethod, only_counted: bool) -> dict[str, Any]:
     payments = [payment for payment in invoice.payments if payment.method is method]
     counted = [payment for payment in payments if payment.status is not PaymentStatus.INVALID]
-    unpaid = invoice.status is InvoiceStatus.NEW
+    unpaid = invoice.status is SimulatedStatus.NEW
     address = destination(invoice, method)
     amount = in_bitcoin(invoice, invoice.price, method)
     scheme = "bitcoin" if method is PaymentMethod.CHAIN else "lightning"
@@ -87,19 +89,19 @@ def _payment_method(invoice: Invoice, method: PaymentMethod, only_counted: bool)
     }
 
 
-def in_bitcoin(invoice: Invoice, amount: Decimal, method: PaymentMethod) -> Decimal:
+def in_bitcoin(invoice: SimulatedInvoice, amount: Decimal, method: PaymentMethod) -> Decimal:
     """Convert an amount of the invoice's currency at the rate fixed for the invoice."""
     unit = _SATOSHI if method is PaymentMethod.CHAIN else _MILLISATOSHI
     return (amount / invoice.currency.rate).quantize(unit, ROUND_HALF_UP, _WIDE)
 
 
-def destination(invoice: Invoice, method: PaymentMethod) -> str:
+def destination(invoice: SimulatedInvoice, method: PaymentMethod) -> str:
     """Return the address or Lightning invoice of one payment method, the same each time."""
     digest = sha256(f"{invoice.id}/{method}".encode()).hexdigest()
     return f"bcrt1q{digest[:38]}" if method is PaymentMethod.CHAIN else f"lnbcrt1p{digest}"
 
 
-def _paid_amount(invoice: Invoice) -> str:
+def _paid_amount(invoice: SimulatedInvoice) -> str:
     if not invoice.payments:
         return "0"
     return f"{invoice.paid.quantize(Decimal(1).scaleb(-invoice.currency.digits), ROUND_HALF_UP):f}"

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import aiohttp
 from yarl import URL
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 _ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=100)  # the default of .NET's HttpClient
 _MAX_REDIRECTS = 50  # the default of .NET's HttpClient
@@ -32,7 +32,7 @@ class DeliveryStatus(StrEnum):
 
 
 @record
-class Outcome:
+class SendOutcome:
     """What came of one attempt."""
 
     status: DeliveryStatus
@@ -50,19 +50,21 @@ def signature(secret: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-async def send(session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
+async def send(
+    session: aiohttp.ClientSession, url: str, body: bytes, headers: Mapping[str, str]
+) -> SendOutcome:
     """POST the body and tell what came of it; never raises for what the other side does."""
     try:
         code = await _follow(session, URL(url), body, headers)
     except TimeoutError:
-        return Outcome(
+        return SendOutcome(
             DeliveryStatus.FAILED, None, "The request was canceled due to the HttpClient.Timeout elapsing."
         )
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Outcome(DeliveryStatus.FAILED, None, str(error) or type(error).__name__)
+        return SendOutcome(DeliveryStatus.FAILED, None, str(error) or type(error).__name__)
     if 200 <= code <= 299:
-        return Outcome(DeliveryStatus.HTTP_SUCCESS, code, None)
-    return Outcome(DeliveryStatus.HTTP_ERROR, code, f"HTTP Error Code {code}")
+        return SendOutcome(DeliveryStatus.HTTP_SUCCESS, code, None)
+    return SendOutcome(DeliveryStatus.HTTP_ERROR, code, f"HTTP Error Code {code}")
 
 
 async def _follow(session: aiohttp.ClientSession, url: URL, body: bytes, headers: Mapping[str, str]) -> int:

@@ -13,14 +13,14 @@ from aiohttp import web
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE, base_url
 from kosmo_billing_daemon.demo.btcpay.actions import act, possible_actions
 from kosmo_billing_daemon.demo.btcpay.answers import (
-    Problem,
+    GreenfieldProblem,
     business_refusal,
     json_response,
     read_json_object,
     validation_refusal,
 )
 from kosmo_billing_daemon.demo.btcpay.faults import faults_json
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json
 
 
@@ -35,7 +35,7 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-def simulated_invoice(request: web.Request) -> Invoice:
+def simulated_invoice(request: web.Request) -> SimulatedInvoice:
     """Return the invoice named in the path, or refuse with 404."""
     invoice = request.app[ENGINE].ledger.by_id.get(request.match_info["invoice_id"])
     if invoice is None:
@@ -80,11 +80,13 @@ def _read_duration(body: Mapping[str, Any]) -> timedelta:
     seconds = body.get("advance_seconds")
     # A century is more than any test needs and less than what a datetime can hold.
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= 3_155_760_000:
-        raise validation_refusal(Problem("advance_seconds", "must be a number of seconds, 0 or more"))
+        raise validation_refusal(
+            GreenfieldProblem("advance_seconds", "must be a number of seconds, 0 or more")
+        )
     return timedelta(seconds=seconds)
 
 
-def _simulated_json(request: web.Request, invoice: Invoice) -> dict[str, Any]:
+def _simulated_json(request: web.Request, invoice: SimulatedInvoice) -> dict[str, Any]:
     return {
         **invoice_json(invoice, base_url(request), payment_methods=True),
         "possibleActions": [action.value for action in possible_actions(invoice)],

@@ -14,17 +14,17 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from kosmo_billing_daemon.clock import utc_now
 from kosmo_billing_daemon.demo.btcpay import checkout, greenfield, simulation, webhook_routes
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE
 from kosmo_billing_daemon.demo.btcpay.actions import act
-from kosmo_billing_daemon.demo.btcpay.answers import Refused
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused
 from kosmo_billing_daemon.demo.btcpay.engine import Engine, ServerClock
 from kosmo_billing_daemon.demo.btcpay.faults import Faults
-from kosmo_billing_daemon.demo.btcpay.invoices import Invoice
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.middleware import answer
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore
-from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, Delivery, Webhooks
+from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, SimulatedDelivery, Webhooks
+from kosmo_billing_daemon.runtime.clock import utc_now
 
 _STATIC = Path(__file__).parent / "static"
 # BTCPay Server raises Kestrel's request line to this, so that long queries pass.
@@ -128,7 +128,7 @@ class Simulator:
         return self._store.api_key
 
     @property
-    def invoices(self) -> Mapping[str, Invoice]:
+    def invoices(self) -> Mapping[str, SimulatedInvoice]:
         """Every invoice by id, in order of creation, up to date with the clock."""
         self._engine.run_due()
         return MappingProxyType(self._engine.ledger.by_id)
@@ -173,12 +173,14 @@ class Simulator:
 
     async def act(
         self, invoice_id: str, action: str, amount: Decimal | str | None = None, method: str | None = None
-    ) -> Invoice:
-        """Do what ``POST /simulate/invoices/{id}`` does and return the invoice; raises ``Refused``."""
+    ) -> SimulatedInvoice:
+        """Do what ``POST /simulate/invoices/{id}`` does; raises ``GreenfieldRefused``."""
         self._engine.run_due()
         invoice = self._engine.ledger.by_id.get(invoice_id)
         if invoice is None:
-            raise Refused(404, {"code": "invoice-not-found", "message": "The invoice was not found"})
+            raise GreenfieldRefused(
+                404, {"code": "invoice-not-found", "message": "The invoice was not found"}
+            )
         act(self._engine, invoice, action, amount, method)
         return invoice
 
@@ -199,7 +201,7 @@ class Simulator:
         """Lose queued webhooks and pending retries, as a restart does."""
         await self._engine.restart()
 
-    def deliveries(self, webhook_id: str) -> list[Delivery]:
+    def deliveries(self, webhook_id: str) -> list[SimulatedDelivery]:
         """Return the attempted deliveries of a webhook, newest first."""
         return self._engine.webhooks.deliveries(webhook_id)
 

@@ -13,15 +13,15 @@ from typing import Any
 
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     AdditionalStatus,
-    Invoice,
-    InvoiceStatus,
-    Payment,
     PaymentStatus,
+    SimulatedInvoice,
+    SimulatedPayment,
+    SimulatedStatus,
 )
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
-_UNPAID = (InvoiceStatus.NEW, InvoiceStatus.EXPIRED)
-_OPEN = (InvoiceStatus.NEW, InvoiceStatus.PROCESSING, InvoiceStatus.EXPIRED)
+_UNPAID = (SimulatedStatus.NEW, SimulatedStatus.EXPIRED)
+_OPEN = (SimulatedStatus.NEW, SimulatedStatus.PROCESSING, SimulatedStatus.EXPIRED)
 
 
 class EventType(StrEnum):
@@ -46,7 +46,7 @@ class InvoiceEvent:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def watch(invoice: Invoice, now: datetime) -> list[InvoiceEvent]:
+def watch(invoice: SimulatedInvoice, now: datetime) -> list[InvoiceEvent]:
     """Let the invoice reach the state its payments and the time demand.
 
     Looks again only after a look that published something, as the watcher does: an invoice that silently fell
@@ -58,24 +58,24 @@ def watch(invoice: Invoice, now: datetime) -> list[InvoiceEvent]:
     return events
 
 
-def _look(invoice: Invoice, now: datetime) -> Iterator[InvoiceEvent]:
-    if invoice.status is InvoiceStatus.NEW and invoice.expires <= now:
-        invoice.status = InvoiceStatus.EXPIRED
+def _look(invoice: SimulatedInvoice, now: datetime) -> Iterator[InvoiceEvent]:
+    if invoice.status is SimulatedStatus.NEW and invoice.expires <= now:
+        invoice.status = SimulatedStatus.EXPIRED
         partial = invoice.additional_status is AdditionalStatus.PAID_PARTIAL
         yield InvoiceEvent(EventType.EXPIRED, {"partiallyPaid": partial})
         if partial:
             yield InvoiceEvent(EventType.EXPIRED_PAID_PARTIAL)
     if invoice.status in _UNPAID:
         yield from _look_at_unpaid(invoice)
-    if invoice.status is InvoiceStatus.PROCESSING:
+    if invoice.status is SimulatedStatus.PROCESSING:
         yield from _look_at_processing(invoice, now)
 
 
-def _look_at_unpaid(invoice: Invoice) -> Iterator[InvoiceEvent]:
+def _look_at_unpaid(invoice: SimulatedInvoice) -> Iterator[InvoiceEvent]:
     has_payment = bool(invoice.counted_payments)
     is_paid = has_payment if invoice.is_unset_top_up else not invoice.is_underpaid
-    if is_paid and invoice.status is InvoiceStatus.NEW:
-        invoice.status = InvoiceStatus.PROCESSING
+    if is_paid and invoice.status is SimulatedStatus.NEW:
+        invoice.status = SimulatedStatus.PROCESSING
         if invoice.is_unset_top_up and has_payment:
             invoice.price = invoice.counted_payments[0].amount
         over = invoice.is_overpaid
@@ -88,9 +88,9 @@ def _look_at_unpaid(invoice: Invoice) -> Iterator[InvoiceEvent]:
         invoice.additional_status = AdditionalStatus.PAID_PARTIAL
 
 
-def _look_at_processing(invoice: Invoice, now: datetime) -> Iterator[InvoiceEvent]:
+def _look_at_processing(invoice: SimulatedInvoice, now: datetime) -> Iterator[InvoiceEvent]:
     if invoice.is_underpaid:
-        invoice.status = InvoiceStatus.NEW
+        invoice.status = SimulatedStatus.NEW
         has_payment = bool(invoice.counted_payments)
         invoice.additional_status = AdditionalStatus.PAID_PARTIAL if has_payment else AdditionalStatus.NONE
         return
@@ -100,14 +100,14 @@ def _look_at_processing(invoice: Invoice, now: datetime) -> Iterator[InvoiceEven
     elif invoice.additional_status is AdditionalStatus.PAID_OVER:
         invoice.additional_status = AdditionalStatus.NONE
     if invoice.confirmed >= invoice.minimum:
-        invoice.status = InvoiceStatus.SETTLED
+        invoice.status = SimulatedStatus.SETTLED
         yield InvoiceEvent(EventType.SETTLED, {"manuallyMarked": False, "overPaid": over})
     elif invoice.monitored_until < now:
-        invoice.status = InvoiceStatus.INVALID
+        invoice.status = SimulatedStatus.INVALID
         yield InvoiceEvent(EventType.INVALID, {"manuallyMarked": False})
 
 
-def receive(invoice: Invoice, payment: Payment, now: datetime) -> list[InvoiceEvent]:
+def receive(invoice: SimulatedInvoice, payment: SimulatedPayment, now: datetime) -> list[InvoiceEvent]:
     """Record a payment; one that is already settled (Lightning) announces that before its receipt."""
     invoice.payments.append(payment)
     events = [_payment_event(EventType.RECEIVED_PAYMENT, invoice, payment)]
@@ -116,7 +116,9 @@ def receive(invoice: Invoice, payment: Payment, now: datetime) -> list[InvoiceEv
     return events + watch(invoice, now)
 
 
-def confirm(invoice: Invoice, payments: Sequence[Payment], now: datetime) -> list[InvoiceEvent]:
+def confirm(
+    invoice: SimulatedInvoice, payments: Sequence[SimulatedPayment], now: datetime
+) -> list[InvoiceEvent]:
     """Give ``payments`` enough confirmations."""
     events = []
     for payment in payments:
@@ -125,34 +127,34 @@ def confirm(invoice: Invoice, payments: Sequence[Payment], now: datetime) -> lis
     return events + watch(invoice, now)
 
 
-def drop_payment(payment: Payment) -> None:
+def drop_payment(payment: SimulatedPayment) -> None:
     """Stop counting a payment that another transaction replaced; no event tells of it."""
     payment.status = PaymentStatus.INVALID
 
 
-def markable(invoice: Invoice) -> tuple[InvoiceStatus, ...]:
+def markable(invoice: SimulatedInvoice) -> tuple[SimulatedStatus, ...]:
     """Return what the invoice may be marked as by hand (``availableStatusesForManualMarking``)."""
     marked = invoice.additional_status is AdditionalStatus.MARKED
     found = []
-    if invoice.status is not InvoiceStatus.SETTLED:
-        found.append(InvoiceStatus.SETTLED)
-    if invoice.status in _OPEN or (marked and invoice.status is not InvoiceStatus.INVALID):
-        found.append(InvoiceStatus.INVALID)
+    if invoice.status is not SimulatedStatus.SETTLED:
+        found.append(SimulatedStatus.SETTLED)
+    if invoice.status in _OPEN or (marked and invoice.status is not SimulatedStatus.INVALID):
+        found.append(SimulatedStatus.INVALID)
     return tuple(found)
 
 
-def mark(invoice: Invoice, status: InvoiceStatus) -> list[InvoiceEvent] | None:
+def mark(invoice: SimulatedInvoice, status: SimulatedStatus) -> list[InvoiceEvent] | None:
     """Mark the invoice by hand; None when its state does not allow it."""
     if status not in markable(invoice):
         return None
     invoice.status = status
     invoice.additional_status = AdditionalStatus.MARKED
-    if status is InvoiceStatus.SETTLED:
+    if status is SimulatedStatus.SETTLED:
         return [InvoiceEvent(EventType.SETTLED, {"manuallyMarked": True, "overPaid": False})]
     return [InvoiceEvent(EventType.INVALID, {"manuallyMarked": True})]
 
 
-def payment_json(payment: Payment) -> dict[str, Any]:
+def payment_json(payment: SimulatedPayment) -> dict[str, Any]:
     """Return a payment as the API and the webhooks show it."""
     return {
         "id": payment.id,
@@ -164,11 +166,11 @@ def payment_json(payment: Payment) -> dict[str, Any]:
     }
 
 
-def _payment_event(kind: EventType, invoice: Invoice, payment: Payment) -> InvoiceEvent:
+def _payment_event(kind: EventType, invoice: SimulatedInvoice, payment: SimulatedPayment) -> InvoiceEvent:
     return InvoiceEvent(
         kind,
         {
-            "afterExpiration": invoice.status in (InvoiceStatus.EXPIRED, InvoiceStatus.INVALID),
+            "afterExpiration": invoice.status in (SimulatedStatus.EXPIRED, SimulatedStatus.INVALID),
             "paymentMethodId": payment.method.value,
             "payment": payment_json(payment),
         },

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 
 class Permission(StrEnum):

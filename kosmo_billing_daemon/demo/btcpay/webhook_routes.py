@@ -13,14 +13,14 @@ from yarl import URL
 
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE, require_store, require_webhook
 from kosmo_billing_daemon.demo.btcpay.answers import (
-    Problem,
+    GreenfieldProblem,
     business_refusal,
     json_response,
     read_json_object,
     validation_refusal,
 )
 from kosmo_billing_daemon.demo.btcpay.stores import Permission
-from kosmo_billing_daemon.demo.btcpay.webhooks import Delivery, Webhook
+from kosmo_billing_daemon.demo.btcpay.webhooks import SimulatedDelivery, SimulatedWebhook
 
 _KEPT = timedelta(days=60)
 
@@ -48,7 +48,7 @@ def routes(*, store_less: bool) -> list[web.RouteDef]:
     return found
 
 
-def webhook_json(webhook: Webhook, *, with_secret: bool = False) -> dict[str, Any]:
+def webhook_json(webhook: SimulatedWebhook, *, with_secret: bool = False) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": webhook.id,
         "enabled": webhook.enabled,
@@ -62,7 +62,7 @@ def webhook_json(webhook: Webhook, *, with_secret: bool = False) -> dict[str, An
     return {**answer, "secret": webhook.secret} if with_secret else answer
 
 
-def delivery_json(delivery: Delivery) -> dict[str, Any]:
+def delivery_json(delivery: SimulatedDelivery) -> dict[str, Any]:
     outcome = delivery.outcome
     return {
         "id": delivery.id,
@@ -107,7 +107,7 @@ async def _deliveries(request: web.Request) -> web.Response:
     webhook = require_webhook(request)
     count = request.query.get("count", "")
     if count and not count.isdecimal():
-        raise validation_refusal(Problem("count", f"The value '{count}' is not valid."))
+        raise validation_refusal(GreenfieldProblem("count", f"The value '{count}' is not valid."))
     found = request.app[ENGINE].webhooks.deliveries(webhook.id)
     return json_response([delivery_json(delivery) for delivery in (found[: int(count)] if count else found)])
 
@@ -126,7 +126,7 @@ async def _redeliver(request: web.Request) -> web.Response:
     return json_response(request.app[ENGINE].webhooks.redeliver(delivery))
 
 
-def _require_delivery(request: web.Request) -> Delivery:
+def _require_delivery(request: web.Request) -> SimulatedDelivery:
     webhook = require_webhook(request)
     found = request.app[ENGINE].webhooks.delivery(webhook.id, request.match_info["delivery_id"])
     if found is None:
@@ -136,7 +136,7 @@ def _require_delivery(request: web.Request) -> Delivery:
     return found
 
 
-def _require_kept_delivery(request: web.Request) -> Delivery:
+def _require_kept_delivery(request: web.Request) -> SimulatedDelivery:
     delivery = _require_delivery(request)
     if request.app[ENGINE].clock() - delivery.created > _KEPT:
         raise business_refusal(
@@ -149,15 +149,17 @@ def _require_kept_delivery(request: web.Request) -> Delivery:
 
 async def _read_settings(request: web.Request) -> tuple[str, str, dict[str, Any]]:
     body, _ = await read_json_object(request)
-    problems: list[Problem] = []
+    problems: list[GreenfieldProblem] = []
     events = body.get("authorizedEvents")
     if events is not None and not isinstance(events, dict):
-        problems.append(Problem("authorizedEvents", "The value of authorizedEvents must be a JSON object."))
+        problems.append(
+            GreenfieldProblem("authorizedEvents", "The value of authorizedEvents must be a JSON object.")
+        )
     events = events if isinstance(events, dict) else {}
     names = events.get("specificEvents")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         problems.append(
-            Problem("authorizedEvents.specificEvents", "The value must be a JSON array of strings.")
+            GreenfieldProblem("authorizedEvents.specificEvents", "The value must be a JSON array of strings.")
         )
         names = None
     settings = {
@@ -168,19 +170,19 @@ async def _read_settings(request: web.Request) -> tuple[str, str, dict[str, Any]
     }
     url, secret = body.get("url"), body.get("secret")
     if secret is not None and not isinstance(secret, str):
-        problems.append(Problem("secret", "Unexpected JSON type for secret."))
+        problems.append(GreenfieldProblem("secret", "Unexpected JSON type for secret."))
     if not isinstance(url, str) or not _is_absolute(url):
-        problems.append(Problem("Url", "Invalid Url"))
+        problems.append(GreenfieldProblem("Url", "Invalid Url"))
     if problems:
         raise validation_refusal(*problems)
     return str(url), secret or "", settings
 
 
-def _flag(values: dict[str, Any], name: str, path: str, problems: list[Problem]) -> bool:
+def _flag(values: dict[str, Any], name: str, path: str, problems: list[GreenfieldProblem]) -> bool:
     value = values.get(name, True)
     if isinstance(value, bool):
         return value
-    problems.append(Problem(path, f"Could not convert the value of {path} to a boolean."))
+    problems.append(GreenfieldProblem(path, f"Could not convert the value of {path} to a boolean."))
     return True
 
 

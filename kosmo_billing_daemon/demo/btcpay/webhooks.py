@@ -16,18 +16,18 @@ from typing import Any
 
 import aiohttp
 
-from kosmo_billing_daemon.clock import Clock
 from kosmo_billing_daemon.demo.btcpay.faults import WebhookFaults
 from kosmo_billing_daemon.demo.btcpay.invoices import new_id
-from kosmo_billing_daemon.demo.btcpay.sending import Outcome, send, signature
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.demo.btcpay.sending import SendOutcome, send, signature
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 
 BTCPAY_RETRY_WAITS: tuple[float, ...] = (10, 60, 600, 600, 600, 600, 600, 600)
 _REORDER_PATIENCE_SECONDS = 0.05  # long enough for the events of one payment, short enough for a test
 
 
 @record(kw_only=True)
-class Webhook:
+class SimulatedWebhook:
     """One registration; ``specific_events`` has effect only without ``everything``."""
 
     id: str
@@ -44,7 +44,7 @@ class Webhook:
 
 
 @dataclass(slots=True, kw_only=True)
-class Delivery:
+class SimulatedDelivery:
     """One delivery: its body, and the outcome once it was attempted."""
 
     id: str
@@ -53,13 +53,13 @@ class Delivery:
     event: dict[str, Any]
     sent: datetime | None = None
     body: bytes = b""
-    outcome: Outcome | None = None
+    outcome: SendOutcome | None = None
 
 
 @dataclass(slots=True)
 class _Queued:
-    webhook: Webhook
-    delivery: Delivery
+    webhook: SimulatedWebhook
+    delivery: SimulatedDelivery
 
 
 @dataclass(slots=True)
@@ -79,9 +79,9 @@ class Webhooks:
     def __init__(
         self, *, clock: Clock, retry_waits: Sequence[float], user_agent: str, chance: Random
     ) -> None:
-        self.registered: dict[str, Webhook] = {}
+        self.registered: dict[str, SimulatedWebhook] = {}
         self.faults = WebhookFaults()
-        self._deliveries: dict[str, dict[str, Delivery]] = {}
+        self._deliveries: dict[str, dict[str, SimulatedDelivery]] = {}
         self._queues: dict[str, _Queue] = {}
         self._released = asyncio.Event()
         self._released.set()
@@ -91,14 +91,16 @@ class Webhooks:
         self._chance = chance
         self._session: aiohttp.ClientSession | None = None
 
-    def add(self, store_id: str, url: str, secret: str = "", **settings: Any) -> Webhook:
+    def add(self, store_id: str, url: str, secret: str = "", **settings: Any) -> SimulatedWebhook:
         """Register a webhook; an empty secret is replaced by a random one."""
-        webhook = Webhook(id=new_id(), store_id=store_id, url=url, secret=secret or new_id(), **settings)
+        webhook = SimulatedWebhook(
+            id=new_id(), store_id=store_id, url=url, secret=secret or new_id(), **settings
+        )
         self.registered[webhook.id] = webhook
         self._deliveries[webhook.id] = {}
         return webhook
 
-    def update(self, webhook: Webhook, secret: str, **settings: Any) -> Webhook:
+    def update(self, webhook: SimulatedWebhook, secret: str, **settings: Any) -> SimulatedWebhook:
         """Replace all settings; an empty secret keeps the present one."""
         changed = replace(webhook, secret=secret or webhook.secret, **settings)
         self.registered[webhook.id] = changed
@@ -108,11 +110,11 @@ class Webhooks:
         del self.registered[webhook_id]
         del self._deliveries[webhook_id]
 
-    def deliveries(self, webhook_id: str) -> list[Delivery]:
+    def deliveries(self, webhook_id: str) -> list[SimulatedDelivery]:
         """Return the attempted deliveries of one webhook, newest first."""
         return list(reversed(self._deliveries.get(webhook_id, {}).values()))
 
-    def delivery(self, webhook_id: str, delivery_id: str) -> Delivery | None:
+    def delivery(self, webhook_id: str, delivery_id: str) -> SimulatedDelivery | None:
         return self._deliveries.get(webhook_id, {}).get(delivery_id)
 
     def set_faults(self, faults: WebhookFaults) -> None:
@@ -130,7 +132,7 @@ class Webhooks:
             if webhook.store_id == store_id and webhook.wants(event_type) and not self._dropped():
                 self._enqueue(webhook, self._first_delivery(webhook, event_type, specific, common))
 
-    def redeliver(self, delivery: Delivery) -> str:
+    def redeliver(self, delivery: SimulatedDelivery) -> str:
         """Queue an attempted delivery again and return the id of the new one."""
         again = self._redelivery(delivery)
         self._enqueue(self.registered[delivery.webhook_id], again)
@@ -162,8 +164,8 @@ class Webhooks:
         return self.faults.drop > 0 and self._chance.random() < self.faults.drop
 
     def _first_delivery(
-        self, webhook: Webhook, event_type: str, specific: dict[str, Any], common: dict[str, Any]
-    ) -> Delivery:
+        self, webhook: SimulatedWebhook, event_type: str, specific: dict[str, Any], common: dict[str, Any]
+    ) -> SimulatedDelivery:
         now = self._clock()
         delivery_id = new_id()
         envelope = {
@@ -175,17 +177,19 @@ class Webhooks:
             "timestamp": int(now.timestamp()),
         }
         event = {**specific, **envelope, **common}
-        return Delivery(id=delivery_id, webhook_id=webhook.id, created=now, event=event)
+        return SimulatedDelivery(id=delivery_id, webhook_id=webhook.id, created=now, event=event)
 
-    def _redelivery(self, delivery: Delivery) -> Delivery:
+    def _redelivery(self, delivery: SimulatedDelivery) -> SimulatedDelivery:
         delivery_id = new_id()
         known = ("webhookId", "originalDeliveryId", "isRedelivery", "type", "timestamp")
         # A redelivery is read back without its specific type, so those fields move behind the envelope.
         envelope = {"deliveryId": delivery_id, **{name: delivery.event[name] for name in known}}
         event = {**envelope, **delivery.event, "deliveryId": delivery_id, "isRedelivery": True}
-        return Delivery(id=delivery_id, webhook_id=delivery.webhook_id, created=self._clock(), event=event)
+        return SimulatedDelivery(
+            id=delivery_id, webhook_id=delivery.webhook_id, created=self._clock(), event=event
+        )
 
-    def _enqueue(self, webhook: Webhook, delivery: Delivery) -> None:
+    def _enqueue(self, webhook: SimulatedWebhook, delivery: SimulatedDelivery) -> None:
         queue = self._queues.setdefault(webhook.id, _Queue())
         queue.idle.clear()
         queue.waiting.append(_Queued(webhook, delivery))
@@ -251,7 +255,7 @@ class Webhooks:
             delivery = self._redelivery(delivery)
             await self._attempt(present, delivery)
 
-    async def _attempt(self, webhook: Webhook, delivery: Delivery) -> None:
+    async def _attempt(self, webhook: SimulatedWebhook, delivery: SimulatedDelivery) -> None:
         if self._session is None:
             return
         if self.faults.delay_ms:

@@ -19,7 +19,7 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.demo.console.proxy import forward, open_session, problem
 from kosmo_billing_daemon.demo.console.tap import Tap
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.identity import HEADER
 from kosmo_billing_daemon.web.problems import Handler
 from kosmo_billing_daemon.web.rendering import json_response
@@ -157,7 +157,7 @@ class Console:
         try:
             await response.write(b"retry: 1000\n\n")
             while True:
-                news = self._tap.news
+                changed = self._tap.changed
                 if told is not self._tap.connected:
                     told = self._tap.connected
                     await response.write(b"event: broker\ndata: %s\n\n" % str(told).lower().encode())
@@ -166,7 +166,7 @@ class Console:
                     await response.write(f"id: {number}\ndata: {passed.encode()}\n\n".encode())
                 try:
                     async with asyncio.timeout(BEAT):
-                        await news.wait()
+                        await changed.wait()
                 except TimeoutError:
                     await response.write(b":\n\n")
         except ConnectionError:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from kosmo_billing_daemon.backoff import Backoff
-from kosmo_billing_daemon.clock import Clock, utc_now
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import Broker, ConnectRefused, LinkLost, Message, connect
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.backoff import Backoff
+from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Tap:
             await asyncio.sleep(backoff.failed())
 
     @property
-    def news(self) -> asyncio.Event:
+    def changed(self) -> asyncio.Event:
         """What the next message sets, or the broker that comes or goes; take it before looking."""
         return self._changed
 
@@ -101,7 +101,7 @@ class Tap:
         self._wake()
 
     def _wake(self) -> None:
-        """Let everybody who waits now go on, and whoever waits later wait for the next news."""
+        """Let everybody who waits now go on, and whoever waits later wait for the next change."""
         self._changed.set()
         self._changed = asyncio.Event()
 

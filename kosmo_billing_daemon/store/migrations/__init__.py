@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import resources
 
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import rights
 from kosmo_billing_daemon.store.errors import DatabaseUnfit, translated
 from kosmo_billing_daemon.store.postgres import Connection

@@ -22,7 +22,7 @@ BESIDE: tuple[Operation, ...] = (
         path=f"{API}/webhooks/btcpay",
         name="receiveWebhook",
         tag="BTCPay",
-        summary="Where BTCPay reports",
+        summary="BTCPay webhook",
         description="For BTCPay alone. What is signed is recorded and answered 200, whatever it says; the "
         "invoice is then looked up at BTCPay.",
         identity=False,

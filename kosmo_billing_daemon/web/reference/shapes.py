@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from kosmo_billing_daemon.records import record
+from kosmo_billing_daemon.runtime.records import record
 
 JSON = "application/json"
 API = "/api/v1/billing"

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from kosmo_billing_daemon.demo.btcpay import Invoice, Permission, SimulatedStore, Simulator
+from kosmo_billing_daemon.demo.btcpay import Permission, SimulatedInvoice, SimulatedStore, Simulator
 from tests.demo.btcpay.conftest import KEY, STORE, Api, HandClock
 
 INVOICES = f"/api/v1/stores/{STORE}/invoices"
@@ -282,7 +282,7 @@ async def test_list_of_500_order_ids_stays_quick_among_many_invoices(api: Api, s
     assert time.monotonic() - started < 2
 
 
-def _copy(template: Invoice, number: int) -> Invoice:
+def _copy(template: SimulatedInvoice, number: int) -> SimulatedInvoice:
     order = {"orderId": f"00000000-0000-0000-0000-{number:012d}"}
     return replace(template, id=f"copy{number}", metadata=order, payments=[])
 

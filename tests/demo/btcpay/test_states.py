@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from kosmo_billing_daemon.demo.btcpay import Invoice, Refused, Simulator
+from kosmo_billing_daemon.demo.btcpay import GreenfieldRefused, SimulatedInvoice, Simulator
 from tests.demo.btcpay.conftest import Api, HandClock, Receiver
 
 CREATED = "InvoiceCreated"
@@ -104,11 +104,11 @@ JOURNEYS: list[tuple[str, list[str], str, list[str]]] = [
 ]
 
 
-def _state(invoice: Invoice) -> str:
+def _state(invoice: SimulatedInvoice) -> str:
     return f"{invoice.status}/{invoice.additional_status}"
 
 
-async def _do(simulator: Simulator, invoice_id: str, *steps: str) -> Invoice:
+async def _do(simulator: Simulator, invoice_id: str, *steps: str) -> SimulatedInvoice:
     for step in steps:
         action, _, method = step.partition(" ")
         await simulator.act(invoice_id, action, method=method or None)
@@ -293,6 +293,6 @@ async def test_impossible_action_is_refused_and_tells_what_is_possible(
     status, body = await api.call("POST", f"/simulate/invoices/{invoice_id}", {"action": action}, key=None)
     assert (status, body["code"]) == (409, "action-impossible")
     assert "possible now:" in body["message"]
-    with pytest.raises(Refused):
+    with pytest.raises(GreenfieldRefused):
         await simulator.act(invoice_id, action)
     assert _state(simulator.invoices[invoice_id]) == state

@@ -1,0 +1,1 @@
+"""What operators do and see: actions, one user's overview, and ``kosmo-billing check``."""

@@ -1,0 +1,277 @@
+"""What an operator decides by hand: grants, revocations, settlements, closed cases.
+
+The rule it keeps: nothing is done without somebody's name and reason, written down in the transaction that
+does it.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+from uuid import UUID, uuid4
+
+from kosmo_billing_daemon.domain import subscriptions as periods
+from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice, InvoiceStatus
+from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.domain.prepaid import exceeds_cap
+from kosmo_billing_daemon.domain.subscriptions import Outcome, Source, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services import fulfilment
+from kosmo_billing_daemon.services.fulfilment import Change
+from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.store import attention, audit, entitlements, invoices, listings, subscriptions
+from kosmo_billing_daemon.store.audit import AuditEntry
+from kosmo_billing_daemon.store.combining import combine
+from kosmo_billing_daemon.store.listings import ListedCase
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners, locking_users
+
+BATCH = 1000
+LONGEST_REASON = 500
+
+_OF_NO_EFFECT_YET: Final = frozenset(CaseKind) - {CaseKind.OVERPAID, CaseKind.PAID_TWICE}
+"""Closing one of these decides that the money gives no rights; the others are beside a fulfilment."""
+
+
+@record
+class OperatorAction:
+    """Who decides, and why; raises ``Invalid`` without a reason."""
+
+    who: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise Invalid("a reason is needed, such as the ticket it goes back to", field="reason")
+        if len(self.reason) > LONGEST_REASON or not self.reason.isprintable():
+            raise Invalid(f"a reason is one line of at most {LONGEST_REASON} characters", field="reason")
+
+    def entry(self, action: str, user_id: UUID | None, subject: str, at: datetime) -> AuditEntry:
+        return AuditEntry(
+            at=at, who=self.who, action=action, user_id=user_id, subject=subject, reason=self.reason
+        )
+
+
+@record(kw_only=True)
+class AdminActions:
+    """Carries out what operators decide."""
+
+    pool: Pool
+    settlement: Settlement
+    catalogue: Catalogue
+    clock: Clock
+
+    async def grant(self, user_id: UserId, plan_type: str, by: OperatorAction) -> Subscription:
+        """Give a user a plan as if it had been bought now (R2); raises ``Conflict`` beyond R11's cap."""
+        plan = self.catalogue.find(plan_type)
+        if plan is None:
+            names = ", ".join(plan.plan_type for plan in self.catalogue.plans)
+            raise Invalid(f"there is no plan {plan_type!r}; there are {names}", field="plan_type")
+
+        def granted(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+            if exceeds_cap(history, [plan], now):
+                raise Conflict("this would carry the plan more than 400 days ahead", code="prepaid_cap")
+            return periods.purchase(
+                history,
+                subscription_id=SubscriptionId(uuid4()),
+                user_id=user_id,
+                invoice_id=None,
+                source=Source.GRANT,
+                plan=plan,
+                now=now,
+                holding=holding,
+            )
+
+        async def work(connection: Connection) -> Subscription:
+            now = self.clock()
+            before = await subscriptions.lock_history(connection, user_id)
+            rows = await self._apply(connection, user_id, before, granted, now)
+            subject = f"subscription {rows[-1].id}"
+            await audit.append(connection, by.entry("user.grant", user_id, subject, now))
+            return rows[-1]
+
+        return await self.pool.retrying(work, locking_users([user_id]))
+
+    async def revoke(
+        self, user_id: UserId, subscription_id: SubscriptionId | None, by: OperatorAction
+    ) -> Subscription:
+        """Take a purchase back as if it had never been, by default the current one; a repeat is refused.
+
+        What had been paid before it counts again. No mark at BTCPay undoes it; what such a mark revoked
+        before can be revoked here too, so that it stays revoked.
+        """
+
+        async def revoked(connection: Connection, history: Sequence[Subscription]) -> Subscription:
+            row = _chosen(history, subscription_id)
+            is_new = row.revoked_at is None
+            if row.invoice_id is not None:
+                given = (Effect.FULFILLED, Effect.REVOKED)
+                is_new |= await invoices.decide(connection, row.invoice_id, Effect.WITHDRAWN, given)
+            if not is_new:
+                raise Conflict(f"subscription {row.id} was revoked before", code="revoked_before")
+            return row
+
+        return await self._decide(user_id, "user.revoke", by, revoked, periods.revoke)
+
+    async def reinstate(
+        self, user_id: UserId, subscription_id: SubscriptionId, by: OperatorAction
+    ) -> Subscription:
+        """Give a revoked purchase back with the same period, no extra time (R8)."""
+
+        async def reinstated(connection: Connection, history: Sequence[Subscription]) -> Subscription:
+            row = _chosen(history, subscription_id)
+            if row.revoked_at is None:
+                raise Conflict(f"subscription {row.id} is not revoked", code="not_revoked")
+            if row.invoice_id is not None:
+                taken = (Effect.WITHDRAWN, Effect.REVOKED)
+                await invoices.decide(connection, row.invoice_id, Effect.FULFILLED, taken)
+            return row
+
+        return await self._decide(user_id, "user.reinstate", by, reinstated, periods.reinstate)
+
+    async def settle(self, name: str, by: OperatorAction, *, unpaid: bool = False) -> tuple[Invoice, bool]:
+        """Fulfil an invoice by hand (R6); returns it and whether that changed anything.
+
+        Raises ``Conflict`` for an invoice on which no money was ever seen, unless ``unpaid``.
+        """
+        async with self.pool.connection() as connection:
+            found = await listings.find_invoice(connection, name)
+            if found is None:
+                raise NotFound(f"there is no invoice {name!r}")
+            if found.btcpay_invoice_id is None:
+                raise Conflict(
+                    f"invoice {name} never reached BTCPay; grant the plan instead", code="not_attached"
+                )
+            money = found.paid_amount or found.status in (InvoiceStatus.SETTLED, InvoiceStatus.PROCESSING)
+            cases = await listings.load_cases_of_invoice(connection, found.id)
+            if found.effect is Effect.NONE and not money and not cases and not unpaid:
+                raise Conflict(
+                    "no money was ever seen on this invoice; with --unpaid it is settled all the same",
+                    code="unpaid",
+                )
+
+        async def write_down(connection: Connection, before: Invoice, now: datetime) -> None:
+            entry = by.entry("invoice.settle", before.user_id, _named(before), now)
+            await audit.append(connection, entry)
+
+        resolution = f"settled by {by.who}: {by.reason}"
+        settled = await self.settlement.settle_by_hand(found.id, resolution, also=write_down)
+        return settled, found.effect is not Effect.FULFILLED
+
+    async def close_case(self, number: int, by: OperatorAction) -> ListedCase:
+        """Close a case without giving any rights, as after a refund; what comes in later is listed anew."""
+        async with self.pool.connection() as connection:
+            asked = await listings.lock_case(connection, number)
+        if asked is None:
+            raise NotFound(f"there is no case {number}")
+
+        async def work(connection: Connection) -> ListedCase:
+            case = await listings.lock_case(connection, number)
+            if case is None:
+                raise NotFound(f"there is no case {number}")
+            if case.closed_at is not None:
+                raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
+            now = self.clock()
+            resolution = f"closed by {by.who}: {by.reason}"
+            closing = attention.close_statement([(case.invoice.id, case.kind)], resolution, now)
+            await combine(connection, [closing])
+            if case.kind in _OF_NO_EFFECT_YET:
+                await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])
+            subject = f"case {number} ({case.kind}) of {_named(case.invoice)}"
+            await audit.append(connection, by.entry("attention.close", case.invoice.user_id, subject, now))
+            return case
+
+        return await self.pool.retrying(work, locking_owners([asked.invoice.id]))
+
+    async def republish(self, user_id: UserId | None, progress: Callable[[int], None]) -> int:
+        """Have one document, or all, published again, the same versions; returns how many.
+
+        ``progress`` is told how many are marked so far.
+        """
+        marked, after = 0, UUID(int=0)
+        while True:
+            async with self.pool.connection() as connection:
+                if user_id is None:
+                    users = await listings.load_users_after(connection, after, BATCH)
+                else:
+                    users = [user_id] if await listings.load_publication(connection, user_id) else []
+                    if not users:
+                        raise NotFound(f"user {user_id} has no document: nothing was ever bought or granted")
+                if users:
+                    await entitlements.touch(connection, users)
+                    await listings.wake_publisher(connection)
+            marked += len(users)
+            progress(marked)
+            if user_id is not None or len(users) < BATCH:
+                return marked
+            after = users[-1]
+
+    async def _decide(
+        self, user_id: UserId, action: str, by: OperatorAction, choose: "Choose", rule: "DecisionRule"
+    ) -> Subscription:
+        """Apply a decision to the subscription that is chosen, and return it as it is afterwards."""
+
+        async def work(connection: Connection) -> Subscription:
+            now = self.clock()
+            before = await subscriptions.lock_history(connection, user_id)
+            row = await choose(connection, before)
+
+            def decided(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+                return rule(history, row.id, now, reason="operator", holding=holding)
+
+            rows = await self._apply(connection, user_id, before, decided, now)
+            await audit.append(connection, by.entry(action, user_id, f"subscription {row.id}", now))
+            return _chosen(rows, row.id)
+
+        return await self.pool.retrying(work, locking_users([user_id]))
+
+    async def _apply(
+        self,
+        connection: Connection,
+        user_id: UserId,
+        before: tuple[Subscription, ...],
+        rule: "Rule",
+        now: datetime,
+    ) -> tuple[Subscription, ...]:
+        """Apply a rule to the user's whole history, which is locked; returns it as it is afterwards."""
+        holding = bool(await invoices.load_processing(connection, [user_id]))
+        outcome = rule(before, now, holding)
+        new_events = [fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings]
+        new_events += fulfilment.quota_events(before, outcome.history, now)
+        await fulfilment.write(connection, [Change(before, outcome.history)], new_events)
+        return outcome.history
+
+
+Choose = Callable[[Connection, Sequence[Subscription]], Awaitable[Subscription]]
+Rule = Callable[[Sequence[Subscription], datetime, bool], Outcome]
+
+
+class DecisionRule(Protocol):
+    """``periods.revoke`` or ``periods.reinstate``."""
+
+    def __call__(
+        self,
+        history: Sequence[Subscription],
+        subscription_id: SubscriptionId,
+        now: datetime,
+        *,
+        reason: str,
+        holding: bool,
+    ) -> Outcome: ...
+
+
+def _chosen(history: Sequence[Subscription], subscription_id: SubscriptionId | None) -> Subscription:
+    row = (
+        periods.current(history)
+        if subscription_id is None
+        else next((row for row in history if row.id == subscription_id), None)
+    )
+    if row is None and subscription_id is None:
+        raise NotFound("this user has no current subscription")
+    if row is None:
+        raise NotFound(f"this user has no subscription {subscription_id}")
+    return row
+
+
+def _named(invoice: Invoice) -> str:
+    return f"invoice {invoice.btcpay_invoice_id or invoice.id}"

@@ -1,0 +1,129 @@
+"""Reads every part for one scrape: what it counted, how it stands, and what waits in the database.
+
+And watches what no part notices by itself: how late the event loop is, and that the clock was set.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.leadership import Leadership
+from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
+from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.runtime import descriptors
+from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
+from kosmo_billing_daemon.runtime.loop import Loop
+from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.backlog import ANSWER_WITHIN, read_backlog
+from kosmo_billing_daemon.services.metering import Metering
+from kosmo_billing_daemon.store.outbox import OutboxEvent
+from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.queue_sizes import load_waiting
+from kosmo_billing_daemon.web.metrics import install
+from kosmo_billing_daemon.web.server.admission import Admission
+
+
+@record(kw_only=True)
+class MetricsCollector:
+    """One daemon's parts, as metrics see them; ``timers`` are the loops that wait for a time."""
+
+    metrics: Metrics
+    pool: Pool
+    clock: Clock
+    btcpay: BtcpayClient
+    publisher: Publisher
+    conversation: BrokerSession
+    metering: Metering
+    leadership: Leadership
+    admission: Admission
+    watch: ClockWatch
+    timers: Sequence[Loop]
+
+    def install(self, app: web.Application) -> None:
+        """Serve ``/metrics`` and count what is answered; must be called before the application runs."""
+        install(app, self.metrics, self.expose)
+        self.publisher.told = self.told
+        self.pool.commits.observed = self.metrics.commit.observe
+
+    async def run(self) -> None:
+        """Watch the event loop and the clock, until cancelled; wake what waits by a clock that was set."""
+        while True:
+            await self.metrics.sample_lag()
+            if self.watch.look():
+                for timer in self.timers:
+                    timer.wake()
+
+    def told(self, event: OutboxEvent) -> None:
+        """Be told that the broker acknowledged events; those of rights say how long everything took."""
+        if event.type.startswith("subscription."):
+            seconds = (self.clock() - event.occurred_at).total_seconds()
+            self.metrics.settle_to_publish.observe(max(0.0, seconds))
+
+    async def expose(self) -> bytes:
+        """Return everything in Prometheus' text format; a database that is away is a fact, no failure."""
+        reading = self._parts()
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                await self._database(reading)
+        except (Unavailable, TimeoutError):
+            reading.values["database_up"] = 0
+        return self.metrics.expose(reading)
+
+    def _parts(self) -> Reading:
+        state, tally = self.btcpay.state, self.metering.tally
+        line, found = self.conversation.line, descriptors.count()
+        return Reading(
+            {
+                "leader": self.leadership.leads,
+                "broker_connected": line.connected_since is not None,
+                "broker_refuses": self.publisher.refusals.current is not None,
+                "broker_losses_total": line.losses,
+                "publications_total": self.publisher.published,
+                "btcpay_up": state.reachable,
+                "btcpay_denies": state.denied is not None,
+                "btcpay_refuses": state.refused is not None,
+                "btcpay_errors_total": state.failures,
+                "http_connections": self.admission.held,
+                "http_displaced_total": self.admission.displaced,
+                "clock_steps_total": self.watch.steps,
+            },
+            {
+                "descriptors": {"open": found.open, "most": found.most},
+                "usage_total": {
+                    "accepted": tally.accepted,
+                    "duplicate": tally.duplicates,
+                    "rejected": tally.rejected,
+                    "malformed": tally.malformed,
+                },
+            },
+        )
+
+    async def _database(self, reading: Reading) -> None:
+        now = self.clock()
+        async with self.pool.connection(wait=ANSWER_WITHIN) as connection:
+            waiting = await load_waiting(connection, now)
+        backlog = await read_backlog(self.pool, self.clock)
+        late = 0.0 if waiting.earliest_end is None else (now - waiting.earliest_end).total_seconds()
+        reading.values |= {
+            "database_up": backlog.error is None,
+            "attention_cases": waiting.attention,
+            "expiry_lateness_seconds": max(0.0, late),
+            "usage_lag_seconds": waiting.usage_lag or 0.0,
+        }
+        reading.labelled |= {
+            "oldest_waiting_seconds": {
+                "delivery": backlog.deliveries,
+                "entitlement": backlog.entitlements,
+                "event": backlog.events,
+            },
+            "waiting": {
+                "delivery": waiting.deliveries,
+                "entitlement": waiting.entitlements,
+                "event": waiting.events,
+                "quarantined_report": waiting.quarantine,
+            },
+        }

@@ -1,0 +1,222 @@
+"""One connection to the broker after another: birth message, what was lost, then events until it goes.
+
+Only the leader speaks. Before each connect it makes sure that it still leads: the fixed client id takes
+the session over from whoever holds it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from kosmo_billing_daemon.contract.payloads import StatusDocument
+from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.errors import Unavailable
+from kosmo_billing_daemon.link import (
+    Broker,
+    ConnectRefused,
+    Link,
+    LinkLost,
+    PublishRefused,
+    SubscribeRefused,
+    Will,
+    connect,
+)
+from kosmo_billing_daemon.mqtt import repair, reservation
+from kosmo_billing_daemon.mqtt.publisher import Publisher
+from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT
+from kosmo_billing_daemon.mqtt.time_answers import TimeAnswers
+from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake, UsageSession
+from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.store.leader_lock import Term, TermPool
+from kosmo_billing_daemon.store.postgres import Pool
+
+log = logging.getLogger(__name__)
+
+REPAIR_EVERY = 6 * 3600.0  # seconds between full comparisons while connected
+
+
+@dataclass(slots=True)
+class Line:
+    """How the connection stands, for health."""
+
+    connected_since: datetime | None = None
+    away_since: datetime | None = None
+    last_error: str | None = None
+    losses: int = 0
+    repaired_at: float | None = None  # in this term
+    withheld: str | None = None  # why what is retained could not be read back
+
+
+class BrokerSession:
+    """Speaks for one daemon. ``lead`` raises ``Unavailable`` when it does not lead any more."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        topics: Topics,
+        pool: Pool,
+        publisher: Publisher,
+        usage: UsageIntake,
+        clock: Clock,
+        instance: str,
+        version: str,
+    ) -> None:
+        self._broker = broker
+        self._topics = topics
+        self._pool = pool
+        self._publisher = publisher
+        self._usage = usage
+        self._times = TimeAnswers(topics, clock)
+        self._clock = clock
+        self._instance = instance
+        self._version = version
+        self._throttle = LogThrottle()
+        self._floor: int | None = None  # of the versions of this term
+        self.line = Line()
+
+    async def run(self, still_leading: Callable[[], Awaitable[Term]]) -> None:
+        """Keep speaking until cancelled, for one term: another one may find the database gone back."""
+        backoff = Backoff(0.1, 3.0)
+        self._floor, self.line.repaired_at = None, None
+        pool = TermPool(self._pool, await still_leading())
+        try:
+            while True:
+                began = asyncio.get_running_loop().time()
+                try:
+                    await self._run_session(pool)
+                except* (LinkLost, ConnectRefused, PublishRefused, SubscribeRefused, Unavailable) as group:
+                    self._note_loss(group.exceptions[0])
+                if asyncio.get_running_loop().time() - began > 10:
+                    backoff.succeeded()
+                await asyncio.sleep(backoff.failed())
+                await still_leading()
+        finally:
+            self.line.connected_since = None
+
+    def _note_loss(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if self.line.connected_since is not None or self.line.away_since is None:
+            self.line.away_since = self._clock()
+        self.line.connected_since = None
+        self.line.last_error = str(error)
+        self.line.losses += 1
+        if isinstance(error, PublishRefused | SubscribeRefused | ConnectRefused):
+            if self._throttle.allows("refused"):
+                log.error("Mosquitto refused the connection: %s; fix its password file or ACL", error)
+        elif self._throttle.allows("away"):
+            log.warning("not connected to the broker: %s", error)
+
+    async def _run_session(self, pool: TermPool) -> None:
+        will = Will(self._topics.status, self._status("offline"))
+        async with connect(self._broker, will=will) as link:
+            replay = repair.RetainedReader(link, self._topics)
+            usage = self._usage.session(link)
+            listening = asyncio.create_task(self._listen(link, replay, usage))
+            try:
+                replay.is_ended = await self._publish_birth(link)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_together(listening))
+                    group.create_task(usage.run())
+                    group.create_task(self._times.run(link))
+                    if not replay.is_ended:
+                        group.create_task(self._keep_publishing_birth(link, replay))
+                    group.create_task(self._speak(link, pool, replay))
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+                await self._publish_offline(link)
+
+    async def _publish_birth(self, link: Link) -> bool:
+        """Say that we are online; false when the broker refuses it, which keeps nobody's document back."""
+        refusals = self._publisher.refusals
+        try:
+            await link.publish(self._topics.status, self._status("online"), retain=True)
+        except PublishRefused as error:
+            refusals.refused(error)
+            return False
+        refusals.accepted(self._topics.status)
+        return True
+
+    async def _keep_publishing_birth(self, link: Link, replay: repair.RetainedReader) -> None:
+        while not replay.is_ended:
+            await asyncio.sleep(REFUSED_WAIT)
+            replay.is_ended = await self._publish_birth(link)
+
+    async def _publish_offline(self, link: Link) -> None:
+        """A graceful exit sends no will, so say it ourselves; a lost link says it for us."""
+        try:
+            async with asyncio.timeout(1):
+                await link.publish(self._topics.status, self._status("offline"), retain=True)
+        except (LinkLost, PublishRefused, TimeoutError):
+            log.debug("the will is published in our place")
+
+    async def _speak(self, link: Link, pool: TermPool, replay: repair.RetainedReader) -> None:
+        remembered = await repair.read_watermark(replay, self._topics)
+        self.line.withheld = replay.withheld
+        async with pool.connection() as connection:
+            start = await reservation.start(connection, remembered, self._floor)
+        # Until everything was compared in this term, gates may hold what this database never said.
+        repeats = self.line.repaired_at is not None and start.reservation.floor == self._floor
+        self._floor = start.reservation.floor
+        if start.went_back:
+            log.warning(
+                "the database is older than what was published (restored from a backup, or a standby was"
+                " promoted?): all documents are published again, above version %d",
+                self._floor,
+            )
+        self.line.connected_since, self.line.away_since = self._clock(), None
+        self._throttle.forget("away")
+        log.info(
+            "connected to the broker; %d of %d publications to be repeated",
+            max(0, start.position.sequence - start.after),
+            start.position.sequence,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._publisher.run(link, pool, start, repeats=repeats))
+            group.create_task(self._repair(link, pool, replay, at_once=start.after == 0))
+
+    async def _repair(
+        self, link: Link, pool: TermPool, replay: repair.RetainedReader, *, at_once: bool
+    ) -> None:
+        """Compare everything when the broker forgot, after a start, and a few times a day."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = 0.0
+            if not at_once and self.line.repaired_at is not None:
+                due = self.line.repaired_at + REPAIR_EVERY - loop.time()
+            await asyncio.sleep(max(0.0, due))
+            await self._publisher.swept.wait()  # what is about to be repeated is not missing
+            try:
+                await repair.repair(link, replay, pool, self._topics, changed=self._publisher.wake)
+                self.line.withheld = None
+            except LinkLost:
+                raise
+            except (Unavailable, SubscribeRefused) as error:
+                self.line.withheld = replay.withheld
+                log.warning("comparing the broker's documents was put off: %s", error)
+                await asyncio.sleep(60)
+                continue
+            self.line.repaired_at = loop.time()
+            at_once = False
+
+    async def _listen(self, link: Link, replay: repair.RetainedReader, usage: UsageSession) -> None:
+        while True:
+            for message in await link.receive():
+                if not usage.take(message) and not self._times.take(message):
+                    replay.take(message)
+                    link.acknowledge(message)
+
+    def _status(self, state: str) -> bytes:
+        return StatusDocument(
+            state=state, instance=self._instance, version=self._version, since=self._clock()
+        ).encode()
+
+
+async def _together(task: asyncio.Task[None]) -> None:
+    """Fail with a task that was started before the group."""
+    await asyncio.shield(task)

@@ -1,0 +1,45 @@
+"""What waits, counted for metrics: each a look at an index, and never more than 10,000 rows of it."""
+
+from datetime import datetime
+
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.postgres import Connection
+
+_WAITING = """
+SELECT
+    (SELECT count(*) FROM (
+        SELECT FROM webhook_deliveries WHERE handled_at IS NULL LIMIT 10000) AS d) AS deliveries,
+    (SELECT count(*) FROM (
+        SELECT FROM entitlements WHERE waits LIMIT 10000) AS e) AS entitlements,
+    (SELECT count(*) FROM (SELECT FROM events WHERE published_at IS NULL LIMIT 10000) AS n) AS events,
+    (SELECT count(*) FROM (
+        SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
+    (SELECT count(*) FROM (SELECT FROM usage_quarantine LIMIT 10000) AS q) AS quarantine,
+    (SELECT CASE status WHEN 'grace' THEN grace_until ELSE valid_until END FROM subscriptions
+     WHERE status IN ('active', 'grace')
+     ORDER BY CASE status WHEN 'grace' THEN grace_until ELSE valid_until END LIMIT 1) AS earliest_end,
+    (SELECT extract(epoch FROM max(received_at - sent_at))::float8 FROM (
+        SELECT received_at, sent_at FROM usage_events
+        WHERE received_at > $1::timestamptz - interval '5 minutes'
+        ORDER BY received_at DESC LIMIT 500) AS u) AS usage_lag
+"""
+
+
+@record(kw_only=True)
+class QueueSizes:
+    """How many rows wait; ``earliest_end`` of a current subscription; ``usage_lag`` is in seconds."""
+
+    deliveries: int
+    entitlements: int
+    events: int
+    attention: int
+    quarantine: int
+    earliest_end: datetime | None
+    usage_lag: float | None
+
+
+async def load_waiting(connection: Connection, now: datetime) -> QueueSizes:
+    """Return what waits now."""
+    row = await connection.fetchrow(_WAITING, now)
+    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    return QueueSizes(**row)

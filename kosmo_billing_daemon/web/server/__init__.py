@@ -1,0 +1,1 @@
+"""What carries the routes: which connections are admitted, under which names, and how they are drained."""
