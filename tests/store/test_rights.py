@@ -116,7 +116,7 @@ async def test_who_may_make_nothing_is_told_what_to_grant_and_can_then_migrate(
 
 async def test_tables_of_another_owner_are_named_before_they_are_altered(poor: Poor) -> None:
     """As after a restore by a superuser."""
-    await poor.owner.execute("DELETE FROM kosmo_billing_migrations WHERE number > 1")
+    await poor.owner.execute("DELETE FROM kosmo_billing_migrations")
     await poor.obtain()
     connection = await poor.connect()
     with pytest.raises(DatabaseUnfit, match=r"ALTER TABLE public.subscriptions OWNER TO \"Poor-"):

@@ -1,4 +1,7 @@
--- Tables, constraints and triggers of the purchase half. The invariants of R1 and R12 live here.
+-- Tables, constraints and triggers. The invariants of R1 and R12 live here.
+--
+-- Invoices, subscriptions, deliveries and cases; events; entitlements and their versions; usage; operators; what a
+-- transaction begins with.
 
 CREATE TABLE btcpay_invoices (
     id                  uuid PRIMARY KEY,
@@ -29,7 +32,8 @@ CREATE TABLE btcpay_invoices (
         status IN ('reserved', 'new', 'processing', 'settled', 'expired', 'invalid', 'abandoned')),
     CONSTRAINT btcpay_invoices_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none')),
     CONSTRAINT btcpay_invoices_payment_is_known CHECK (payment IN ('none', 'partial', 'over', 'late', 'marked')),
-    CONSTRAINT btcpay_invoices_effect_is_known CHECK (effect IN ('none', 'fulfilled', 'revoked')),
+    -- What an operator withdrew, or declined without giving any rights, no mark at BTCPay gives again.
+    CONSTRAINT btcpay_invoices_effect_is_known CHECK (effect IN ('none', 'fulfilled', 'revoked', 'withdrawn', 'declined')),
     CONSTRAINT btcpay_invoices_attached_once UNIQUE (btcpay_invoice_id),
     CONSTRAINT btcpay_invoices_attached_unless_reserved CHECK (
         btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned'))
@@ -69,6 +73,7 @@ CREATE TABLE subscriptions (
     carried_messages     bigint NOT NULL,
     reason               text,
     expiring_announced   boolean NOT NULL DEFAULT false,
+    threshold_announced  smallint NOT NULL DEFAULT 0,
     -- R1: one effect per invoice, for ever.
     CONSTRAINT subscriptions_one_per_invoice UNIQUE (invoice_id),
     CONSTRAINT subscriptions_number_is_unique UNIQUE (number),
@@ -83,7 +88,8 @@ CREATE TABLE subscriptions (
         (ended_at IS NULL) = (status IN ('active', 'grace'))),
     CONSTRAINT subscriptions_grace_is_timed CHECK (status <> 'grace' OR grace_until IS NOT NULL),
     CONSTRAINT subscriptions_use_is_counted_up CHECK (messages_used >= 0),
-    CONSTRAINT subscriptions_rule_is_known CHECK (carried_rule IN ('fresh', 'added', 'converted'))
+    CONSTRAINT subscriptions_rule_is_known CHECK (carried_rule IN ('fresh', 'added', 'converted')),
+    CONSTRAINT subscriptions_threshold_is_known CHECK (threshold_announced IN (0, 80, 100))
 ) WITH (fillfactor = 80);  -- room for HOT updates of messages_used
 -- R12: at most one current subscription per user.
 CREATE UNIQUE INDEX subscriptions_one_current_per_user ON subscriptions (user_id)
@@ -103,7 +109,11 @@ CREATE TABLE webhook_deliveries (
     store_id          text,
     claimed_status    text,   -- only with WEBHOOK_TRUST=body: what the body says of the invoice
     handled_at        timestamptz,
-    outcome           text
+    outcome           text,
+    -- What could not be handled is tried again later. Every daemon must see that the leader knows of it, or each would
+    -- take the queue for stuck.
+    set_aside_at      timestamptz,
+    set_aside_why     text
 );
 CREATE INDEX webhook_deliveries_unhandled ON webhook_deliveries (received_at) WHERE handled_at IS NULL;
 CREATE INDEX webhook_deliveries_handled ON webhook_deliveries (handled_at) WHERE handled_at IS NOT NULL;
@@ -130,7 +140,9 @@ CREATE TABLE events (
     user_id      uuid NOT NULL,
     data         jsonb NOT NULL,
     occurred_at  timestamptz NOT NULL,
-    published_at timestamptz
+    published_at timestamptz,
+    -- A level of a topic: with a wildcard in it, the broker would end the connection over which all is published.
+    CONSTRAINT events_type_is_a_name CHECK (type ~ '^[a-z0-9_.-]{1,100}$')
 );
 CREATE INDEX events_to_publish ON events (id) WHERE published_at IS NULL;
 CREATE INDEX events_by_user ON events (user_id, id);
@@ -153,19 +165,30 @@ CREATE TABLE entitlements (
     changed_at         timestamptz NOT NULL,
     published_version  bigint NOT NULL DEFAULT 0,
     published_sequence bigint NOT NULL DEFAULT 0,
-    published_at       timestamptz
-) WITH (fillfactor = 80);
-CREATE INDEX entitlements_urgent ON entitlements (user_id) WHERE urgent_version > published_version;
-CREATE INDEX entitlements_waiting ON entitlements (user_id) WHERE version > published_version;
+    published_at       timestamptz,
+    -- A value of its own: a further change of a waiting document leaves it as it is, so it touches no index.
+    waits              boolean NOT NULL GENERATED ALWAYS AS (version > published_version) STORED,
+    -- Word for word, so that a broker that lost it can be given it again without rendering it anew.
+    published_document text
+) WITH (fillfactor = 50);  -- room on the page for HOT updates
+-- By urgent_version, so that the newest change of rights goes first: whoever buys while thousands are waiting
+-- waits for none of them.
+CREATE INDEX entitlements_urgent ON entitlements (urgent_version) WHERE urgent_version > published_version;
+-- By the last publication, so that whoever may not be published again yet is not even read.
+CREATE INDEX entitlements_waiting ON entitlements (coalesce(published_at, '-infinity')) WHERE waits;
 CREATE INDEX entitlements_by_sequence ON entitlements (published_sequence);
 
 -- From 2, so that published_version = version - 1 still says that something was published.
 CREATE SEQUENCE entitlement_versions MINVALUE 2;
 
--- One row: which database this is, so that documents of another one are noticed on the broker.
+-- One row: which database this is, so that documents of another one are noticed on the broker; and the ceiling of
+-- versions. No version above it was ever published: it is raised here, then in the broker's watermark, and only then
+-- are greater versions published. So a database that went back, by a backup or a promoted standby, still learns from
+-- one of the two what it must not speak below.
 CREATE TABLE installation (
-    is_only     boolean PRIMARY KEY DEFAULT true CHECK (is_only),
-    database_id uuid NOT NULL DEFAULT gen_random_uuid()
+    is_only         boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    database_id     uuid NOT NULL DEFAULT gen_random_uuid(),
+    version_ceiling bigint NOT NULL DEFAULT 0
 );
 INSERT INTO installation DEFAULT VALUES;
 
@@ -221,8 +244,10 @@ END $$;
 
 -- A change of use alone is not urgent unless it crosses a threshold; columns that no document shows
 -- raise nothing.
+-- PL/pgSQL keeps the plan of its first call: made for one row that is a nested loop, which compares every row of a
+-- thousand with every other.
 CREATE FUNCTION subscriptions_updated() RETURNS trigger LANGUAGE plpgsql
-SET search_path FROM CURRENT AS $$
+SET search_path FROM CURRENT SET enable_nestloop = off AS $$
 DECLARE users uuid[]; urgent boolean[];
 BEGIN
     SELECT array_agg(user_id ORDER BY user_id), array_agg(is_urgent ORDER BY user_id)
@@ -289,3 +314,158 @@ CREATE TRIGGER whitelist_updated AFTER UPDATE ON whitelisted_nodes
     FOR EACH STATEMENT EXECUTE FUNCTION whitelist_changed();
 CREATE TRIGGER whitelist_deleted AFTER DELETE ON whitelisted_nodes
     REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION whitelist_changed();
+
+-- Messages counted, exactly once each, and the thresholds they cross. Whoever raises messages_used, metering or a
+-- gateway with SQL of its own, is announced by the same trigger.
+
+CREATE FUNCTION quota_threshold(used bigint, most bigint) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE quota_state(used, most) WHEN 'exhausted' THEN 100 WHEN 'warning' THEN 80 ELSE 0 END;
+
+-- Each threshold once per subscription: the row that is being written remembers it, so neither a repeat
+-- nor a race can announce it again, and a purchase, being a new row, arms both. Rows that have ended
+-- are not announced: their users go by another one.
+CREATE FUNCTION announce_threshold() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE reached smallint := quota_threshold(NEW.messages_used, NEW.messages_limit);
+BEGIN
+    INSERT INTO events (type, user_id, data, occurred_at)
+    SELECT t.type, NEW.user_id, jsonb_build_object(
+        'subscription_id', NEW.id, 'plan_type', NEW.plan_type, 'threshold', t.threshold,
+        'messages_used', NEW.messages_used, 'messages_limit', NEW.messages_limit), clock_timestamp()
+    FROM (VALUES ('quota.warning', 80), ('quota.exhausted', 100)) AS t (type, threshold)
+    WHERE t.threshold > NEW.threshold_announced AND t.threshold <= reached
+    ORDER BY t.threshold;
+    NEW.threshold_announced := reached;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER subscriptions_threshold_announced BEFORE UPDATE ON subscriptions FOR EACH ROW
+    WHEN (NEW.status IN ('active', 'grace')
+        AND quota_threshold(NEW.messages_used, NEW.messages_limit) > NEW.threshold_announced)
+    EXECUTE FUNCTION announce_threshold();
+
+-- One row per message of a user: the key is what counts each once. By message before user: ids of a gate rise with
+-- time, so that new ones meet at the end of the index, however many there are, instead of one page per user. Ids and
+-- node ids are compared as bytes, which costs a fraction of a language's rules. No foreign key to subscriptions: it would cost
+-- a check per message, and subscriptions are never deleted.
+CREATE TABLE usage_events (
+    user_id         uuid NOT NULL,
+    message_id      text COLLATE "C" NOT NULL,
+    subscription_id uuid,
+    node_id         text COLLATE "C",
+    reporter        text COLLATE "C" NOT NULL,
+    count           integer NOT NULL,
+    over_limit      boolean NOT NULL,
+    sent_at         timestamptz NOT NULL,
+    received_at     timestamptz NOT NULL,
+    CONSTRAINT usage_events_counted_once PRIMARY KEY (message_id, user_id),
+    CONSTRAINT usage_events_count_is_positive CHECK (count > 0),
+    CONSTRAINT usage_events_sent_before_received CHECK (sent_at <= received_at)
+);
+CREATE INDEX usage_events_latest ON usage_events (user_id, sent_at);
+CREATE INDEX usage_events_by_arrival ON usage_events (received_at);
+
+-- Messages per user and day (UTC), kept with the events, so that reading a month costs thirty rows.
+CREATE TABLE usage_days (
+    user_id  uuid NOT NULL,
+    day      date NOT NULL,
+    messages bigint NOT NULL,
+    PRIMARY KEY (user_id, day)
+) WITH (fillfactor = 80);
+CREATE INDEX usage_days_by_day ON usage_days (day);
+
+-- Reports that could not be read, for whoever has to fix their sender.
+CREATE TABLE usage_quarantine (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reporter    text NOT NULL,
+    reason      text NOT NULL,
+    payload     bytea NOT NULL,
+    size        integer NOT NULL,
+    received_at timestamptz NOT NULL,
+    CONSTRAINT usage_quarantine_payload_is_bounded CHECK (octet_length(payload) <= 4096)
+);
+
+-- Usage reports that could not be counted because somebody else's transaction holds a row they need. They are
+-- acknowledged to the broker, whose window they would block, and counted from here.
+CREATE TABLE parked_reports (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reporter text NOT NULL,
+    report_id text NOT NULL,
+    payload bytea NOT NULL,
+    parked_at timestamptz NOT NULL,
+    CONSTRAINT one_parked_report_per_id UNIQUE (reporter, report_id)
+);
+
+-- What operators did by hand: who, when, what and why. Rows are added and never changed.
+
+CREATE TABLE audit_log (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL,
+    who        text NOT NULL,
+    action     text NOT NULL,
+    user_id    uuid,
+    subject    text NOT NULL,
+    reason     text NOT NULL,
+    CONSTRAINT audit_log_has_a_reason CHECK (btrim(reason) <> ''),
+    CONSTRAINT audit_log_names_somebody CHECK (btrim(who) <> '')
+);
+CREATE INDEX audit_log_by_user ON audit_log (user_id, id);
+
+-- R10: what was answered under an Idempotency-Key. A key is bound to its invoice in the transaction that
+-- reserves it, so a crash or a second daemon finds the same one; the answer is added when there is one.
+
+CREATE TABLE idempotency_keys (
+    user_id      uuid NOT NULL,
+    key          text COLLATE "C" NOT NULL,
+    fingerprint  bytea NOT NULL,
+    invoice_id   uuid NOT NULL REFERENCES btcpay_invoices (id),
+    is_new       boolean NOT NULL,
+    reply_status smallint,
+    reply_body   bytea,
+    created_at   timestamptz NOT NULL,
+    PRIMARY KEY (user_id, key),
+    CONSTRAINT idempotency_keys_key_is_bounded CHECK (octet_length(key) BETWEEN 1 AND 255),
+    CONSTRAINT idempotency_keys_reply_is_whole CHECK ((reply_status IS NULL) = (reply_body IS NULL))
+);
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+
+-- What a transaction of ours begins with, so that it is one round trip together with BEGIN.
+
+-- Serialises changes of users' purchases until the transaction ends. In order, so that two batches cannot
+-- deadlock; a class of their own, or a user whose hash met the leader's would wait for as long as it leads.
+CREATE FUNCTION lock_users(users uuid[]) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1802465134, key)
+    FROM (SELECT DISTINCT hashtext(user_id::text) AS key FROM unnest(users) AS u (user_id) ORDER BY key) AS ordered;
+END $$;
+
+CREATE FUNCTION lock_owners(invoices uuid[]) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM lock_users(ARRAY(SELECT user_id FROM btcpay_invoices WHERE id = ANY (invoices)));
+END $$;
+
+-- 'infinity' and years beyond 9999 are no times to our language and have no form in a document: one row of them, by
+-- whatever hand, would end every daemon that reads it. Usage messages are written by us alone, and are too many to
+-- look at.
+DO $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT c.relname AS of_table, a.attname AS name
+        FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+        WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
+                'subscriptions', 'btcpay_invoices', 'webhook_deliveries', 'attention_cases', 'events',
+                'whitelisted_nodes', 'entitlements', 'audit_log', 'parked_reports')
+            AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
+        ORDER BY c.relname, a.attnum
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %1$I ADD CONSTRAINT %3$I'
+            ' CHECK (%2$I >= ''1900-01-01 00:00+00'' AND %2$I < ''9999-12-01 00:00+00'')',
+            one.of_table, one.name, one.of_table || '_' || one.name || '_is_a_time');
+    END LOOP;
+END
+$$;
