@@ -24,7 +24,7 @@ class BrokerKind(StrEnum):
 def demo(
     port: Annotated[int, typer.Option(help="Port of the API; 0 takes a free one.", min=0, max=65535)] = 8004,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Keep the database here; otherwise everything is temporary.")
+        str | None, typer.Option(help="Keep the database here; otherwise everything is temporary.")
     ] = None,
     broker: Annotated[
         BrokerKind | None,
@@ -37,6 +37,11 @@ def demo(
     """Run everything on this machine, with a page to see it. No root needed."""
     if caller() is not None:
         raise Invalid("the demo is not for the service's account: run it without sudo")
+    if (
+        data_dir == ""
+    ):  # "$DIR" of a shell in which it is not set; Path would take it for the current directory
+        raise Invalid("--data-dir is empty: name a directory, or leave the option out")
+    directory = None if data_dir is None else Path(data_dir)
     try:
         from kosmo_billing_daemon.demo.stage import DemoStage  # noqa: PLC0415 - needs the extra "demo"
     except ImportError as error:
@@ -48,7 +53,7 @@ def demo(
     async def play() -> None:
         stop = asyncio.Event()
         with stopped_by_signals(stop):
-            async with DemoStage(port=port, data_dir=data_dir, broker=broker) as stage:
+            async with DemoStage(port=port, data_dir=directory, broker=broker) as stage:
                 announce = _announce_json if as_json else _announce
                 announce(stage.urls)
                 await stage.until_ended(stop)

@@ -111,7 +111,7 @@ def translate(error: BaseException) -> Unavailable | None:
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
         return ReadOnly(str(error))
     if isinstance(error, _AWAY):
-        return DatabaseAway(f"database: {type(error).__name__}: {error}")
+        return DatabaseAway(f"database: {str(error) or type(error).__name__}")
     return None
 
 

@@ -17,6 +17,21 @@ from kosmo_billing_daemon.settings import postgres_url
 from kosmo_billing_daemon.settings.postgres_url import PostgresAddress
 from kosmo_billing_daemon.store.sessions import Session
 
+_REMEDIES: Mapping[type[asyncpg.PostgresError], str] = {
+    asyncpg.InsufficientPrivilegeError: "GRANT CONNECT ON DATABASE {database} TO {user}",
+    asyncpg.InvalidPasswordError: "correct the password in DATABASE_URL, or set it:"
+    " ALTER ROLE {user} PASSWORD '…'",
+    asyncpg.InvalidAuthorizationSpecificationError: "let the role log in (CREATE ROLE {user} LOGIN, or"
+    " ALTER ROLE {user} LOGIN), and let pg_hba.conf accept it from this host",
+    asyncpg.InvalidCatalogNameError: "correct the name in DATABASE_URL, or create it:"
+    " createdb --encoding=UTF8 --template=template0 --owner={user} {database}",
+    asyncpg.TooManyConnectionsError: "end other sessions, or raise a limit:"
+    " max_connections in postgresql.conf, ALTER ROLE {user} CONNECTION LIMIT,"
+    " or ALTER DATABASE {database} CONNECTION LIMIT",
+    asyncpg.ObjectNotInPrerequisiteStateError: "ALTER DATABASE {database} ALLOW_CONNECTIONS true",
+}
+"""What to do when a server refuses the session, by what it answers; its words may be in any language."""
+
 _FAILURES = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -26,6 +41,16 @@ class NoServer(ConnectionError):
     def __init__(self, why: str, said: Exception | None = None) -> None:
         super().__init__(why)
         self.said = said
+
+
+def remedy(url: str, said: Exception | None) -> str | None:
+    """Return what an operator should do so that the server takes the session."""
+    advice = next((text for kind, text in _REMEDIES.items() if isinstance(said, kind)), None)
+    if advice is None:
+        return None
+    address = postgres_url.read(url, os.environ)
+    user, database = ('"' + name.replace('"', '""') + '"' for name in (address.user, address.database))
+    return advice.format(user=user, database=database)
 
 
 class Opener:

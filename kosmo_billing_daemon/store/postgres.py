@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +15,6 @@ import asyncpg
 from kosmo_billing_daemon.errors import Locked, Unavailable
 from kosmo_billing_daemon.runtime.batcher import hurries
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.settings import postgres_url
 from kosmo_billing_daemon.store import locks, session_settings
 from kosmo_billing_daemon.store.commits import Commits
 from kosmo_billing_daemon.store.errors import (
@@ -30,7 +28,7 @@ from kosmo_billing_daemon.store.errors import (
     translate,
     translated,
 )
-from kosmo_billing_daemon.store.opening import NoServer, Opener
+from kosmo_billing_daemon.store.opening import NoServer, Opener, remedy
 from kosmo_billing_daemon.store.sessions import Session, Sessions, is_read_only
 
 log = logging.getLogger(__name__)
@@ -88,8 +86,11 @@ class Database:
         try:
             session = await self._open(name, pinned)
         except NoServer as error:
-            if isinstance(error.said, asyncpg.InsufficientPrivilegeError):
-                raise DatabaseUnfit(f"database: {error.said}", self._granting_connections()) from None
+            if (advice := remedy(self.url, error.said)) is not None:
+                fact = f"database: {error.said}"
+                if isinstance(error.said, asyncpg.InsufficientPrivilegeError):
+                    raise DatabaseUnfit(fact, advice) from None
+                raise DatabaseAway(fact, advice=advice) from None
             # What the only server said has a meaning of its own; else all that was met is told.
             if error.said is not None and translate(error.said) is not None:
                 raise error.said from None
@@ -100,11 +101,6 @@ class Database:
             session.terminate()
             raise
         return session
-
-    def _granting_connections(self) -> str:
-        address = postgres_url.read(self.url, os.environ)
-        database, user = (name.replace('"', '""') for name in (address.database, address.user))
-        return f'GRANT CONNECT ON DATABASE "{database}" TO "{user}"'
 
     async def _verify(self, session: Session, pinned: Mapping[str, str]) -> None:
         wrong = await session_settings.find_difference(session, pinned, within=self.connect_timeout)

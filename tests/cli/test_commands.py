@@ -60,6 +60,7 @@ async def test_a_mistake_ends_in_one_message(cli: Cli, tmp_path: Path) -> None:
     for words, more, code, told in (
         (("check",), {"PLANS_FILE": str(plans)}, 78, "PLANS_FILE"),
         (("serve",), {"HOST": "192.0.2.7"}, 69, "cannot listen on 192.0.2.7"),
+        (("demo", "--data-dir", ""), {}, 1, "--data-dir is empty"),
         (("demo", "--data-dir", "/proc/nothing"), {}, 1, "/proc/nothing cannot be the data directory"),
         (("demo", "--data-dir", str(plans)), {}, 1, "cannot be the data directory"),
         (("demo", "--data-dir", str(foreign)), {}, 1, "can be written by everybody"),

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from kosmo_billing_daemon.store.errors import DatabaseUnfit
+from kosmo_billing_daemon.store.errors import DatabaseAway, DatabaseUnfit
 from kosmo_billing_daemon.store.migrations import migrate, objects, pending
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.store.conftest import SUBSCRIBE, Connector
@@ -126,14 +126,60 @@ async def test_tables_of_another_owner_are_named_before_they_are_altered(poor: P
     await connection.close()
 
 
-async def test_a_database_that_may_not_be_connected_to_is_told_with_the_grant(poor: Poor) -> None:
-    name = urlsplit(poor.url).path[1:]
-    await poor.owner.execute(f'REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC')
-    with pytest.raises(DatabaseUnfit, match="permission denied") as refused:
-        await poor.connect()
-    assert refused.value.advice == f'GRANT CONNECT ON DATABASE "{name}" TO "{poor.name}"'
-    await poor.owner.execute(refused.value.advice)
-    await (await poor.connect()).close()
+async def test_a_server_that_refuses_the_session_is_told_with_what_to_do(poor: Poor) -> None:
+    here, role = f'"{urlsplit(poor.url).path[1:]}"', f'"{poor.name}"'
+    closed = f"closed_{poor.name[-8:]}"
+    await poor.owner.execute(f"CREATE DATABASE {closed} ALLOW_CONNECTIONS false")
+    try:
+        for before, database, words, remedy, after in (
+            (
+                f"REVOKE CONNECT ON DATABASE {here} FROM PUBLIC",
+                None,
+                "permission denied",
+                f"GRANT CONNECT ON DATABASE {here} TO {role}",
+                f"GRANT CONNECT ON DATABASE {here} TO PUBLIC",
+            ),
+            (
+                f"ALTER ROLE {role} NOLOGIN",
+                None,
+                "not permitted to log in",
+                f"ALTER ROLE {role} LOGIN",
+                f"ALTER ROLE {role} LOGIN",
+            ),
+            (
+                f"ALTER ROLE {role} CONNECTION LIMIT 0",
+                None,
+                "too many connections",
+                f"ALTER ROLE {role} CONNECTION LIMIT",
+                f"ALTER ROLE {role} CONNECTION LIMIT -1",
+            ),
+            (
+                f"ALTER ROLE {role} PASSWORD 'other'",
+                None,
+                "password authentication failed",
+                f"ALTER ROLE {role} PASSWORD",
+                f"ALTER ROLE {role} PASSWORD 'poor'",
+            ),
+            (
+                "SELECT",
+                closed,
+                "not currently accepting",
+                f'ALTER DATABASE "{closed}" ALLOW_CONNECTIONS true',
+                "SELECT",
+            ),
+            ("SELECT", "absent", "does not exist", f'--owner={role} "absent"', "SELECT"),
+        ):
+            await poor.owner.execute(before)
+            place = urlsplit(poor.url)
+            url = place._replace(path=f"/{database}").geturl() if database else poor.url
+            with pytest.raises(DatabaseAway, match=words) as refused:
+                await Database(url=url).connect()
+            assert remedy in refused.value.advice
+            assert "Error" not in refused.value.message
+            await poor.owner.execute(after)
+        await (await poor.connect()).close()
+    finally:
+        await poor.owner.execute(f"DROP DATABASE {closed}")
 
 
 async def test_before_the_schema_is_there_every_statement_says_so(empty_database_url: str) -> None:
