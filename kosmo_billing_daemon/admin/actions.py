@@ -173,7 +173,7 @@ class AdminActions:
                 raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
             now = self.clock()
             resolution = f"closed by {by.who}: {by.reason}"
-            closing = attention.close_statement([(case.invoice.id, case.kind)], resolution, now)
+            closing = attention.close_statement([(case.invoice.id, case.kind, resolution)], now)
             await combine(connection, [closing])
             if case.kind in _OF_NO_EFFECT_YET:
                 await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])

@@ -138,7 +138,7 @@ class Case:
 
 @record
 class Verdict:
-    """The invoice after an observation, what to do, what to list, and which cases that settles."""
+    """The invoice after an observation, what to do, what to list, and which cases that closes."""
 
     invoice: Invoice
     action: Action = Action.NOTHING
@@ -148,12 +148,10 @@ class Verdict:
     closes: tuple[CaseKind, ...] = ()
 
 
-_CLOSED_BY_FULFILMENT = (
-    CaseKind.PARTIAL_PAYMENT,
-    CaseKind.LATE_PAYMENT,
-    CaseKind.PAID_INVALID,
-    CaseKind.MISMATCH,
-)
+_OF_UNUSED_MONEY = (CaseKind.PARTIAL_PAYMENT, CaseKind.LATE_PAYMENT, CaseKind.PAID_INVALID)
+"""Money on an invoice that gave nothing is listed under one of these: what BTCPay shows now."""
+
+_CLOSED_BY_FULFILMENT = (*_OF_UNUSED_MONEY, CaseKind.MISMATCH)
 
 
 def needs_confirmation(observation: Observation) -> bool:
@@ -269,11 +267,20 @@ def _fulfil(
             return Verdict(invoice, cases=cases)
         case Effect.DECLINED:
             detail = f"paid {invoice.paid_amount} after its case was closed without giving any rights"
-            return Verdict(invoice, cases=(*cases, Case(CaseKind.LATE_PAYMENT, detail, invoice.paid_amount)))
+            return _unused(invoice, Case(CaseKind.LATE_PAYMENT, detail, invoice.paid_amount), *cases)
         case _:
             assert_never(invoice.effect)
     settled = replace(invoice, effect=Effect.FULFILLED, settled_at=settled_at)
     return Verdict(settled, action=action, source=source, cases=cases, closes=closes)
+
+
+def _unused(invoice: Invoice, case: Case, *more: Case) -> Verdict:
+    """List money that gives nothing; what it was listed as before is outdated."""
+    return Verdict(
+        invoice,
+        cases=(case, *more),
+        closes=tuple(kind for kind in _OF_UNUSED_MONEY if kind is not case.kind),
+    )
 
 
 def _settled(invoice: Invoice, now: datetime) -> Verdict:
@@ -300,7 +307,7 @@ def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
         return Verdict(invoice)
     if invoice.payment is Payment.PARTIAL:
         detail = f"paid {paid} of {invoice.plan.price.amount} {invoice.plan.price.currency}, then it expired"
-        return Verdict(invoice, cases=(Case(CaseKind.PARTIAL_PAYMENT, detail, paid),))
+        return _unused(invoice, Case(CaseKind.PARTIAL_PAYMENT, detail, paid))
     if invoice.payment is not Payment.LATE:
         return Verdict(invoice)
     deadline = seen.expires_at + LATE_LIMIT
@@ -312,13 +319,13 @@ def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
         if now <= deadline:
             return Verdict(waiting)
         detail = f"paid after expiry and not confirmed by {deadline:%Y-%m-%d %H:%M} UTC"
-        return Verdict(waiting, cases=(Case(CaseKind.LATE_PAYMENT, detail, paid),))
+        return _unused(waiting, Case(CaseKind.LATE_PAYMENT, detail, paid))
     # When it settled is not told by BTCPay: not before it was received, nor before we last saw it
     # unconfirmed. Doubt that an outage of ours left is the customer's (R3).
     earliest = max(t for t in (seen.expires_at, seen.last_received_at, invoice.late_unconfirmed_at) if t)
     if min(earliest, now) > deadline:
         detail = f"paid in full, but settled later than {deadline:%Y-%m-%d %H:%M} UTC"
-        return Verdict(invoice, cases=(Case(CaseKind.LATE_PAYMENT, detail, paid),))
+        return _unused(invoice, Case(CaseKind.LATE_PAYMENT, detail, paid))
     return _fulfil(invoice, now, source=Source.BTCPAY, cases=_overpaid(invoice))
 
 
@@ -330,5 +337,5 @@ def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
     if invoice.effect in (Effect.NONE, Effect.DECLINED) and seen.confirmed_amount:
         currency = invoice.plan.price.currency
         detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"
-        return Verdict(invoice, cases=(Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount),))
+        return _unused(invoice, Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount))
     return Verdict(invoice)

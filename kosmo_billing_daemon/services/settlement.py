@@ -13,7 +13,7 @@ from functools import partial
 
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
 from kosmo_billing_daemon.domain import invoices as rules
-from kosmo_billing_daemon.domain.invoices import Invoice, Verdict
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice, Verdict
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import NotFound
@@ -219,7 +219,7 @@ class Settlement:
         cases = [(one.verdict.invoice, case) for one in judged for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
         closed = [
-            (one.verdict.invoice.id, kind)
+            (one.verdict.invoice.id, kind, resolution if _is_given(one.verdict) else attention.OUTDATED)
             for one in judged
             if one.purchase.has_cases
             for kind in one.verdict.closes
@@ -240,7 +240,7 @@ class Settlement:
         ]
         beside = [
             invoices.save_statement(saved, now),
-            attention.close_statement(closed, resolution, now),
+            attention.close_statement(closed, now),
             handled,
         ]
         await fulfilment.write(connection, changes, new_events, beside)
@@ -259,6 +259,10 @@ def _apart(looks: Sequence[InvoiceLookup]) -> Iterator[list[InvoiceLookup]]:
         seen.update(look.seen)
     if part:
         yield part
+
+
+def _is_given(verdict: Verdict) -> bool:
+    return verdict.invoice.effect is Effect.FULFILLED
 
 
 def _tell(new_events: Sequence[Event]) -> None:

@@ -140,3 +140,34 @@ async def test_money_after_a_closed_case_is_a_case_again_and_gives_nothing(shop:
     await acting.settle(shop.btcpay_id(invoice), DEED)
     assert await shop.front.statuses(user) == ["active"]
     assert [case for case in await shop.front.cases(user) if case[2]] == []
+
+
+async def test_money_that_gives_nothing_is_listed_as_btcpay_shows_it_now_and_once(
+    shop: Shop, user: UserId
+) -> None:
+    """Seen failing: declined while also listed as paid_invalid, then marked settled, it was listed twice."""
+
+    async def listed() -> list[str]:
+        return [kind for kind, _, is_open in await shop.front.cases(user) if is_open]
+
+    invoice = await shop.open(user)
+    await shop.act(invoice, "pay_partial", "confirm", amount="4.99")
+    await shop.wait(minutes=16)
+    assert await listed() == ["partial_payment"]
+    await shop.act(invoice, "mark_invalid")
+    assert await listed() == ["paid_invalid"]
+    (row,) = await shop.front.rows("SELECT id FROM attention_cases WHERE closed_at IS NULL")
+    await operations(shop.front, shop).close_case(row["id"], DEED)
+    await shop.act(invoice, "mark_settled")
+    assert await listed() == ["late_payment"]
+    await shop.act(invoice, "mark_invalid")
+    assert await listed() == [], "the operator has decided on that money"
+    await shop.act(invoice, "mark_settled")
+    assert await listed() == ["late_payment"]
+    resolutions = await shop.front.rows("SELECT kind, resolution FROM attention_cases ORDER BY kind")
+    assert [(row["kind"], row["resolution"]) for row in resolutions] == [
+        ("late_payment", None),
+        ("paid_invalid", "closed by ann: ticket 7"),
+        ("partial_payment", "BTCPay shows this invoice differently now"),
+    ]
+    assert await shop.front.statuses(user) == []
