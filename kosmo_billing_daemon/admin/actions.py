@@ -20,7 +20,15 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.store import attention, audit, entitlements, invoices, listings, subscriptions
+from kosmo_billing_daemon.store import (
+    attention,
+    audit,
+    entitlements,
+    invoices,
+    listings,
+    quotes,
+    subscriptions,
+)
 from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.listings import ListedCase
@@ -238,7 +246,8 @@ class AdminActions:
         outcome = rule(before, now, holding)
         new_events = [fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings]
         new_events += fulfilment.quota_events(before, outcome.history, now)
-        await fulfilment.write(connection, [Change(before, outcome.history)], new_events)
+        quoting = quotes.save_statement(row.plan for row in outcome.history[len(before) :])
+        await fulfilment.write(connection, [Change(before, outcome.history)], new_events, [quoting])
         return outcome.history
 
 

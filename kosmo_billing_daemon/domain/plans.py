@@ -1,18 +1,24 @@
-"""What is sold. A plan is copied into every invoice and subscription, so a later price change never
-touches what was quoted or bought (R9).
+"""What is sold. Every invoice and subscription refers to the plan as it was quoted, and a quote is never
+changed, so a later price change never touches what was quoted or bought (R9).
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NewType
+from uuid import UUID
 
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.records import record
 
 PlanType = NewType("PlanType", str)
+
+_MICROSECOND = timedelta(microseconds=1)
 
 FREE = PlanType("free")
 """What everybody has without a plan: receives, sends nothing. Never for sale."""
@@ -41,7 +47,10 @@ def smallest_unit(currency: str) -> Decimal:
 
 @record(kw_only=True)
 class Plan:
-    """One plan as sold: ``quota`` messages (``None`` = unlimited) within ``period``."""
+    """One plan as sold: ``quota`` messages (``None`` = unlimited) within ``period``.
+
+    ``quote_id`` names exactly this content; the database computes the same (``quote_id`` in the schema).
+    """
 
     plan_type: PlanType
     price: Price
@@ -49,6 +58,20 @@ class Plan:
     quota: int | None
     scope: Scope
     features: tuple[str, ...] = ()
+    quote_id: UUID = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        content = (
+            self.plan_type,
+            f"{self.price.amount:f}",
+            self.price.currency,
+            self.period // _MICROSECOND,
+            self.quota,
+            self.scope,
+            self.features,
+        )
+        digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).digest()
+        object.__setattr__(self, "quote_id", UUID(bytes=digest[:16]))
 
 
 @record

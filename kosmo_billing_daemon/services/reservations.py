@@ -19,7 +19,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
-from kosmo_billing_daemon.store import idempotency, invoices, purchases
+from kosmo_billing_daemon.store import idempotency, invoices, purchases, quotes
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.idempotency import Bound, Named, Reply
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
@@ -104,7 +104,9 @@ class Reservations:
             tried.update(invoice.id for invoice in book.reserved)
             self.unsent |= tried
             reserving = invoices.reserve_statement(book.reserved, book.now + ORPHANED_AFTER)
-            await combine(connection, [reserving, idempotency.save_statement(book.named, book.now)])
+            quoting = quotes.save_statement(invoice.plan for invoice in book.reserved)
+            naming = idempotency.save_statement(book.named, book.now)
+            await combine(connection, [reserving, quoting, naming])
             return decided
 
         return await self.pool.retrying(work, locking_users({request.user_id for request in requests}))

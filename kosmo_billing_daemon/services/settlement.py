@@ -236,7 +236,12 @@ class Settlement:
                 if (invoice.id, case.kind) in opened
             ]
         saved = [
-            Observed(one.verdict.invoice, next_check(one.verdict.invoice, now), one.number) for one in judged
+            Observed(
+                one.verdict.invoice,
+                next_check(one.verdict.invoice, now),
+                one.number or one.purchase.observation,
+            )
+            for one in judged
         ]
         beside = [
             invoices.save_statement(saved, now),

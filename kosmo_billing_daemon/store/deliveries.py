@@ -7,8 +7,9 @@ from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.combining import Statement
-from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
+from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.quotes import learn
 
 
 @record
@@ -85,9 +86,9 @@ async def load_waiting(
     matches: dict[Delivery, set[InvoiceId]] = {}
     known: dict[InvoiceId, Invoice] = {}
     number = 0
-    for row in await connection.fetch(_WAITING, limit, list(but)):
-        number = row[WIDTH]
-        match = matches.setdefault(Delivery(*row[WIDTH + 1 :]), set())
+    for row in await learn(connection, await connection.fetch(_WAITING, limit, list(but))):
+        number = row[COLUMNS.width]
+        match = matches.setdefault(Delivery(*row[COLUMNS.width + 1 :]), set())
         if row["id"] is not None:
             match.add(row["id"])
             known[row["id"]] = invoice(row)

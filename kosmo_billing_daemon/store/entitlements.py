@@ -13,7 +13,8 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.subscriptions import COLUMNS, WIDTH, subscription
+from kosmo_billing_daemon.store.quotes import learn
+from kosmo_billing_daemon.store.subscriptions import COLUMNS, subscription
 
 
 @record
@@ -35,11 +36,13 @@ class Published:
 
 
 CONTENT = f"""
-{", ".join(f"s.{name.strip()}" for name in COLUMNS.split(","))}, due.user_id, due.version,
-CASE WHEN s.scope = 'whitelist' THEN ARRAY(
+{COLUMNS.of("s")}, due.user_id, due.version,
+CASE WHEN (SELECT scope FROM quotes WHERE id = s.quote_id) = 'whitelist' THEN ARRAY(
     SELECT node_id FROM whitelisted_nodes AS n WHERE n.user_id = due.user_id ORDER BY node_id) END AS nodes
 """
-"""What a document says, of ``FROM_DUE``: the user's current or else last subscription, and the nodes."""
+"""What a document says, of ``FROM_DUE``: the user's current or else last subscription, and the nodes.
+
+Its rows must be learned (``quotes.learn``)."""
 
 FROM_DUE = """
 FROM due LEFT JOIN LATERAL (
@@ -56,14 +59,14 @@ SELECT {CONTENT} {FROM_DUE}
 
 def versioned(row: Any) -> Versioned:
     """Read a row that begins with ``CONTENT``."""
-    user_id, version, nodes = row[WIDTH : WIDTH + 3]
+    user_id, version, nodes = row[COLUMNS.width : COLUMNS.width + 3]
     bought = None if row[0] is None else subscription(row)
     return Versioned(version, entitlement(user_id, bought, tuple(nodes or ())))
 
 
 async def load_of_users(connection: Connection, users: Sequence[UUID]) -> dict[UserId, Versioned]:
     """Return what these users may do; users without a document are missing."""
-    rows = await connection.fetch(_OF_USERS, list(users))
+    rows = await learn(connection, await connection.fetch(_OF_USERS, list(users)))
     found = [versioned(row) for row in rows]
     return {one.entitlement.user_id: one for one in found}
 
@@ -78,7 +81,8 @@ SELECT {CONTENT} {FROM_DUE}
 
 async def load_risen(connection: Connection, known: Mapping[UserId, int]) -> list[Versioned]:
     """Return the documents of those users whose version is greater than the one known."""
-    return [versioned(row) for row in await connection.fetch(_RISEN, list(known), list(known.values()))]
+    rows = await connection.fetch(_RISEN, list(known), list(known.values()))
+    return [versioned(row) for row in await learn(connection, rows)]
 
 
 _MARK = """

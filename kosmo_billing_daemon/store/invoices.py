@@ -6,34 +6,37 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus, Payment
-from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.quotes import learn, plan
 
-COLUMNS = """
-id, user_id, plan_type, amount, currency, period, quota, scope, features, status, payment, effect,
-btcpay_invoice_id, checkout_url, redirect_url, paid_amount, created_at, expires_at, settled_at,
-late_unconfirmed_at
-"""
-
-
-WIDTH = COLUMNS.count(",") + 1
+COLUMNS = Columns(
+    ("id", "uuid", "id"),
+    ("user_id", "uuid", "user_id"),
+    ("quote_id", "uuid", "plan.quote_id"),
+    ("status", "text", "status"),
+    ("payment", "text", "payment"),
+    ("effect", "text", "effect"),
+    ("btcpay_invoice_id", "text", "btcpay_invoice_id"),
+    ("checkout_url", "text", "checkout_url"),
+    ("redirect_url", "text", "redirect_url"),
+    ("paid_amount", "numeric", "paid_amount"),
+    ("created_at", "timestamptz", "created_at"),
+    ("expires_at", "timestamptz", "expires_at"),
+    ("settled_at", "timestamptz", "settled_at"),
+    ("late_unconfirmed_at", "timestamptz", "late_unconfirmed_at"),
+)
 
 
 def invoice(row: Any) -> Invoice:
-    """Build the domain object from a row that begins with ``COLUMNS``."""
+    """Build the domain object from a row that begins with ``COLUMNS`` and whose quote is learned."""
     (
         invoice_id,
         user_id,
-        plan_type,
-        amount,
-        currency,
-        period,
-        quota,
-        scope,
-        features,
+        quote_id,
         status,
         payment,
         effect,
@@ -45,18 +48,11 @@ def invoice(row: Any) -> Invoice:
         expires_at,
         settled_at,
         late_unconfirmed_at,
-    ) = row[:WIDTH]
+    ) = row[: COLUMNS.width]
     return Invoice(
         id=invoice_id,
         user_id=user_id,
-        plan=Plan(
-            plan_type=plan_type,
-            price=Price(amount, currency),
-            period=period,
-            quota=quota,
-            scope=Scope(scope),
-            features=tuple(features),
-        ),
+        plan=plan(quote_id),
         status=InvoiceStatus(status),
         payment=Payment(payment),
         effect=Effect(effect),
@@ -71,40 +67,20 @@ def invoice(row: Any) -> Invoice:
     )
 
 
-_RESERVE = """
-INSERT INTO btcpay_invoices (
-    id, user_id, plan_type, amount, currency, period, quota, scope, features, status, redirect_url,
-    created_at, next_check_at)
-SELECT id, user_id, plan_type, amount, currency, period, quota, scope, string_to_array(features, ','),
-    'reserved', redirect_url, created_at, $12
-FROM unnest(
-    $1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::text[], $6::interval[], $7::bigint[], $8::text[],
-    $9::text[], $10::text[], $11::timestamptz[]) AS row (
-    id, user_id, plan_type, amount, currency, period, quota, scope, features, redirect_url, created_at)
-"""
+async def fetched(connection: Connection, rows: Sequence[Any]) -> list[Invoice]:
+    """Build the domain objects from rows that begin with ``COLUMNS``."""
+    return [invoice(row) for row in await learn(connection, rows)]
+
+
+_RESERVED = COLUMNS.only("id", "user_id", "quote_id", "status", "redirect_url", "created_at")
+_RESERVE = _RESERVED.insert("btcpay_invoices", {"next_check_at": "$7"})
 
 
 def reserve_statement(reserved: Sequence[Invoice], orphaned_at: datetime) -> Statement | None:
     """Insert reservations; reconciliation looks after them from ``orphaned_at`` on."""
     if not reserved:
         return None
-    values = [
-        (
-            row.id,
-            row.user_id,
-            row.plan.plan_type,
-            row.plan.price.amount,
-            row.plan.price.currency,
-            row.plan.period,
-            row.plan.quota,
-            row.plan.scope,
-            ",".join(row.plan.features),
-            row.redirect_url,
-            row.created_at,
-        )
-        for row in reserved
-    ]
-    return Statement(_RESERVE, [*zip(*values, strict=True), orphaned_at])
+    return Statement(_RESERVE, [*_RESERVED.values(reserved), orphaned_at])
 
 
 _PROCESSING = """
@@ -126,7 +102,8 @@ _LOAD = f"SELECT {COLUMNS} FROM btcpay_invoices WHERE id = ANY ($1::uuid[])"
 
 async def load(connection: Connection, ids: Iterable[UUID]) -> dict[InvoiceId, Invoice]:
     """Return these invoices as they are now."""
-    return {InvoiceId(row["id"]): invoice(row) for row in await connection.fetch(_LOAD, list(ids))}
+    found = await fetched(connection, await connection.fetch(_LOAD, list(ids)))
+    return {each.id: each for each in found}
 
 
 async def number_observation(connection: Connection) -> int:
@@ -140,8 +117,8 @@ _LOAD_OF_USER = f"SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id 
 
 async def load_of_user(connection: Connection, btcpay_invoice_id: str, user_id: UUID) -> Invoice | None:
     """Return one invoice if it belongs to the user."""
-    row = await connection.fetchrow(_LOAD_OF_USER, btcpay_invoice_id, user_id)
-    return None if row is None else invoice(row)
+    found = await fetched(connection, await connection.fetch(_LOAD_OF_USER, btcpay_invoice_id, user_id))
+    return found[0] if found else None
 
 
 _PAGE = f"""
@@ -160,7 +137,7 @@ async def load_page(
     limit: int,
 ) -> list[Invoice]:
     """Return the user's invoices older than ``before``, newest first; new ones do not shift pages."""
-    return [invoice(row) for row in await connection.fetch(_PAGE, user_id, status, *before, limit)]
+    return await fetched(connection, await connection.fetch(_PAGE, user_id, status, *before, limit))
 
 
 _TO_CHECK = f"""
@@ -173,7 +150,7 @@ async def load_to_check(
     connection: Connection, now: datetime, limit: int, but: Sequence[UUID] = ()
 ) -> list[Invoice]:
     """Return invoices whose time has come to be looked at, reservations too, without those in ``but``."""
-    return [invoice(row) for row in await connection.fetch(_TO_CHECK, now, limit, but)]
+    return await fetched(connection, await connection.fetch(_TO_CHECK, now, limit, but))
 
 
 _NEXT_CHECK = """
@@ -267,50 +244,26 @@ async def claim_refresh(connection: Connection, invoice_id: UUID, now: datetime,
     return bool(result == "UPDATE 1")
 
 
-_SAVE = """
-UPDATE btcpay_invoices AS i SET
-    status = row.status, payment = row.payment, effect = row.effect,
-    btcpay_invoice_id = row.btcpay_invoice_id, checkout_url = row.checkout_url,
-    expires_at = row.expires_at, paid_amount = row.paid_amount, settled_at = row.settled_at,
-    late_unconfirmed_at = row.late_unconfirmed_at, next_check_at = row.next_check_at, observed_at = $13,
-    observation = coalesce(row.observation, i.observation)
-FROM unnest(
-    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-    $8::numeric[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[]) AS row (
-    id, status, payment, effect, btcpay_invoice_id, checkout_url, expires_at, paid_amount, settled_at,
-    late_unconfirmed_at, next_check_at, observation)
-WHERE i.id = row.id AND i.id = ANY ($1)
-"""
-
-
 @record
 class Observed:
-    """An observed invoice, when to look at it next, and by which look it was seen."""
+    """An observed invoice, when to look at it next, and the number of that observation."""
 
     invoice: Invoice
     next_check_at: datetime | None
-    observation: int | None = None
+    observation: int
+
+
+_SAVED = Columns(
+    *(
+        (name, kind, f"invoice.{path}")
+        for name, kind, path in COLUMNS.but("user_id", "quote_id", "redirect_url", "created_at")
+    ),
+    ("next_check_at", "timestamptz", "next_check_at"),
+    ("observation", "bigint", "observation"),
+)
+_SAVE = _SAVED.update("btcpay_invoices", {"observed_at": "$13"})
 
 
 def save_statement(rows: Sequence[Observed], now: datetime) -> Statement | None:
     """Write observed invoices."""
-    if not rows:
-        return None
-    values = [
-        (
-            row.invoice.id,
-            row.invoice.status,
-            row.invoice.payment,
-            row.invoice.effect,
-            row.invoice.btcpay_invoice_id,
-            row.invoice.checkout_url,
-            row.invoice.expires_at,
-            row.invoice.paid_amount,
-            row.invoice.settled_at,
-            row.invoice.late_unconfirmed_at,
-            row.next_check_at,
-            row.observation,
-        )
-        for row in rows
-    ]
-    return Statement(_SAVE, [*zip(*values, strict=True), now])
+    return Statement(_SAVE, [*_SAVED.values(rows), now]) if rows else None

@@ -9,8 +9,9 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.deliveries import Delivery
-from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
+from kosmo_billing_daemon.store.invoices import COLUMNS, fetched, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.quotes import learn
 
 
 @record(kw_only=True)
@@ -36,26 +37,27 @@ class HandledDelivery:
     outcome: str | None
 
 
-_INVOICE_COLUMNS = ", ".join(f"i.{name.strip()}" for name in COLUMNS.split(","))
-
 _CASES = f"""
-SELECT {_INVOICE_COLUMNS}, c.id AS case_number, c.kind, c.detail, c.amount AS case_amount, c.opened_at,
+SELECT {COLUMNS.of("i")}, c.id AS case_number, c.kind, c.detail, c.amount AS case_amount, c.opened_at,
     c.closed_at, c.resolution
 FROM attention_cases AS c JOIN btcpay_invoices AS i ON i.id = c.invoice_id
 """
 
 
-def _case(row: Any) -> ListedCase:
-    return ListedCase(
-        number=row["case_number"],
-        kind=CaseKind(row["kind"]),
-        detail=row["detail"],
-        amount=row["case_amount"],
-        opened_at=row["opened_at"],
-        closed_at=row["closed_at"],
-        resolution=row["resolution"],
-        invoice=invoice(row),
-    )
+async def _cases(connection: Connection, rows: Sequence[Any]) -> list[ListedCase]:
+    return [
+        ListedCase(
+            number=row["case_number"],
+            kind=CaseKind(row["kind"]),
+            detail=row["detail"],
+            amount=row["case_amount"],
+            opened_at=row["opened_at"],
+            closed_at=row["closed_at"],
+            resolution=row["resolution"],
+            invoice=invoice(row),
+        )
+        for row in await learn(connection, rows)
+    ]
 
 
 async def load_open_cases(connection: Connection, limit: int) -> list[ListedCase]:
@@ -63,7 +65,7 @@ async def load_open_cases(connection: Connection, limit: int) -> list[ListedCase
     rows = await connection.fetch(
         _CASES + " WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id LIMIT $1", limit
     )
-    return [_case(row) for row in rows]
+    return await _cases(connection, rows)
 
 
 async def load_cases_of_user(connection: Connection, user_id: UUID, limit: int) -> list[ListedCase]:
@@ -71,20 +73,19 @@ async def load_cases_of_user(connection: Connection, user_id: UUID, limit: int) 
     rows = await connection.fetch(
         _CASES + " WHERE c.user_id = $1 ORDER BY c.closed_at IS NOT NULL, c.id DESC LIMIT $2", user_id, limit
     )
-    return [_case(row) for row in rows]
+    return await _cases(connection, rows)
 
 
 async def load_cases_of_invoice(connection: Connection, invoice_id: UUID) -> list[ListedCase]:
     """Return the cases of one invoice."""
-    return [
-        _case(row) for row in await connection.fetch(_CASES + " WHERE i.id = $1 ORDER BY c.id", invoice_id)
-    ]
+    rows = await connection.fetch(_CASES + " WHERE i.id = $1 ORDER BY c.id", invoice_id)
+    return await _cases(connection, rows)
 
 
 async def lock_case(connection: Connection, number: int) -> ListedCase | None:
     """Return and lock one case."""
-    row = await connection.fetchrow(_CASES + " WHERE c.id = $1 FOR UPDATE OF c", number)
-    return None if row is None else _case(row)
+    rows = await connection.fetch(_CASES + " WHERE c.id = $1 FOR UPDATE OF c", number)
+    return next(iter(await _cases(connection, rows)), None)
 
 
 _FIND = f"""
@@ -101,8 +102,7 @@ async def find_invoice(connection: Connection, name: str) -> Invoice | None:
         our_id = UUID(name)
     except ValueError:
         our_id = None
-    row = await connection.fetchrow(_FIND, name, our_id)
-    return None if row is None else invoice(row)
+    return next(iter(await fetched(connection, await connection.fetch(_FIND, name, our_id))), None)
 
 
 _LIST = f"""
@@ -116,7 +116,7 @@ async def load_invoices(
     connection: Connection, user_id: UUID | None, status: str | None, limit: int
 ) -> list[Invoice]:
     """Return invoices of one user or of everybody, newest first, reservations included."""
-    return [invoice(row) for row in await connection.fetch(_LIST, user_id, status, limit)]
+    return await fetched(connection, await connection.fetch(_LIST, user_id, status, limit))
 
 
 _AWAITED = f"""
@@ -126,7 +126,7 @@ SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at IS NOT NULL ORDER BY n
 
 async def load_awaited(connection: Connection) -> list[Invoice]:
     """Return every invoice from which something is still awaited."""
-    return [invoice(row) for row in await connection.fetch(_AWAITED)]
+    return await fetched(connection, await connection.fetch(_AWAITED))
 
 
 _DELIVERIES = """

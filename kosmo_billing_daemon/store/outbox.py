@@ -9,7 +9,8 @@ from uuid import UUID
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.entitlements import CONTENT, FROM_DUE, Versioned, versioned
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.subscriptions import WIDTH
+from kosmo_billing_daemon.store.quotes import learn
+from kosmo_billing_daemon.store.subscriptions import COLUMNS
 
 
 @record
@@ -58,10 +59,10 @@ WITH urgent AS MATERIALIZED (
 )
 SELECT {CONTENT}, what, NULL::text, NULL::timestamptz {FROM_DUE}
 UNION ALL
-(SELECT {"NULL, " * WIDTH} user_id, id, NULL, type, data::text, occurred_at FROM events
+(SELECT {"NULL, " * COLUMNS.width} user_id, id, NULL, type, data::text, occurred_at FROM events
  WHERE published_at IS NULL AND id <> ALL ($6::bigint[]) ORDER BY id LIMIT $7)
 UNION ALL
-SELECT {"NULL, " * WIDTH} NULL, NULL, NULL, 'later', NULL, NULL WHERE EXISTS (
+SELECT {"NULL, " * COLUMNS.width} NULL, NULL, NULL, 'later', NULL, NULL WHERE EXISTS (
     SELECT FROM entitlements
     WHERE waits AND coalesce(published_at, '-infinity') > $4 AND coalesce(published_at, '-infinity') <= $5)
 """
@@ -84,8 +85,8 @@ async def load(
     """
     found = Unpublished()
     rows = await connection.fetch(_LOOK, documents, but, but_used, told_before, now, but_events, events)
-    for row in rows:
-        user_id, number, _, what, data, occurred_at = row[WIDTH:]
+    for row in await learn(connection, rows):
+        user_id, number, _, what, data, occurred_at = row[COLUMNS.width :]
         if what == "urgent":
             found.urgent.append(versioned(row))
         elif what == "used":

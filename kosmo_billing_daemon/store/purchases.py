@@ -8,8 +8,9 @@ from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import subscriptions
-from kosmo_billing_daemon.store.invoices import COLUMNS, WIDTH, invoice
+from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.quotes import PLACE, learn
 
 
 @record
@@ -43,12 +44,16 @@ SELECT i.*, s.* FROM (
 """
 
 
+_BOUGHT = COLUMNS.width + 3
+
+
 async def lock(connection: Connection, ids: Iterable[UUID]) -> list[Purchase]:
     """Return and lock invoices and their users' current subscriptions; the users are locked before."""
     found: list[Purchase] = []
-    for row in await connection.fetch(_LOCK, list(ids)):
-        observation, confirming, has_cases = row[WIDTH : WIDTH + 3]
-        bought = row[WIDTH + 3 :]
+    rows = await connection.fetch(_LOCK, list(ids))
+    for row in await learn(connection, rows, (PLACE, _BOUGHT + PLACE)):
+        observation, confirming, has_cases = row[COLUMNS.width : _BOUGHT]
+        bought = row[_BOUGHT:]
         current = None if bought[0] is None else subscriptions.subscription(bought)
         found.append(Purchase(invoice(row), observation, current, frozenset(confirming), has_cases))
     return found
@@ -78,10 +83,11 @@ ORDER BY i.created_at
 async def load(connection: Connection, users: Iterable[UUID]) -> dict[UserId, Holdings]:
     """Return what each of these users has, who are locked before."""
     found: dict[UserId, Holdings] = {}
-    for row in await connection.fetch(_LOAD, list(users)):
+    rows = await connection.fetch(_LOAD, list(users))
+    for row in await learn(connection, rows, (PLACE, COLUMNS.width + PLACE)):
         having = found.setdefault(row[-1], Holdings())
         if row[0] is not None:
             having.open.append(invoice(row))
-        if row[WIDTH] is not None:
-            having.current = subscriptions.subscription(row[WIDTH:])
+        if row[COLUMNS.width] is not None:
+            having.current = subscriptions.subscription(row[COLUMNS.width :])
     return found

@@ -5,35 +5,42 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
 from kosmo_billing_daemon.domain.subscriptions import Carried, Rule, Source, Status, Subscription, UserId
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.quotes import learn, plan
 
-COLUMNS = """
-id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope, features,
-status, valid_from, valid_until, grace_until, ended_at, revoked_at, messages_limit, messages_used,
-messages_used_at_end, carried_rule, carried_from, carried_time, carried_messages
-"""
-
-
-WIDTH = COLUMNS.count(",") + 1
+COLUMNS = Columns(
+    ("id", "uuid", "id"),
+    ("user_id", "uuid", "user_id"),
+    ("quote_id", "uuid", "plan.quote_id"),
+    ("invoice_id", "uuid", "invoice_id"),
+    ("source", "text", "source"),
+    ("status", "text", "status"),
+    ("valid_from", "timestamptz", "valid_from"),
+    ("valid_until", "timestamptz", "valid_until"),
+    ("grace_until", "timestamptz", "grace_until"),
+    ("ended_at", "timestamptz", "ended_at"),
+    ("revoked_at", "timestamptz", "revoked_at"),
+    ("messages_limit", "bigint", "messages_limit"),
+    ("messages_used", "bigint", "messages_used"),
+    ("messages_used_at_end", "bigint", "messages_used_at_end"),
+    ("carried_rule", "text", "carried.rule"),
+    ("carried_from", "uuid", "carried.from_id"),
+    ("carried_time", "interval", "carried.time"),
+    ("carried_messages", "bigint", "carried.messages"),
+)
 
 
 def subscription(row: Any) -> Subscription:
-    """Build the domain object from a row that begins with ``COLUMNS``."""
+    """Build the domain object from a row that begins with ``COLUMNS`` and whose quote is learned."""
     (
         subscription_id,
         user_id,
+        quote_id,
         invoice_id,
         source,
-        plan_type,
-        price_amount,
-        price_currency,
-        period,
-        quota,
-        scope,
-        features,
         status,
         valid_from,
         valid_until,
@@ -47,20 +54,13 @@ def subscription(row: Any) -> Subscription:
         carried_from,
         carried_time,
         carried_messages,
-    ) = row[:WIDTH]
+    ) = row[: COLUMNS.width]
     return Subscription(
         id=subscription_id,
         user_id=user_id,
         invoice_id=invoice_id,
         source=Source(source),
-        plan=Plan(
-            plan_type=plan_type,
-            price=Price(price_amount, price_currency),
-            period=period,
-            quota=quota,
-            scope=Scope(scope),
-            features=tuple(features),
-        ),
+        plan=plan(quote_id),
         status=Status(status),
         valid_from=valid_from,
         valid_until=valid_until,
@@ -74,6 +74,11 @@ def subscription(row: Any) -> Subscription:
     )
 
 
+async def fetched(connection: Connection, rows: Sequence[Any]) -> tuple[Subscription, ...]:
+    """Build the domain objects from rows that begin with ``COLUMNS``."""
+    return tuple(subscription(row) for row in await learn(connection, rows))
+
+
 _LOCK_CURRENT = f"""
 SELECT {COLUMNS} FROM subscriptions
 WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
@@ -83,8 +88,8 @@ ORDER BY user_id FOR UPDATE
 
 async def lock_current(connection: Connection, users: Iterable[UUID]) -> dict[UserId, Subscription]:
     """Return and lock the current subscription of each user who has one."""
-    rows = await connection.fetch(_LOCK_CURRENT, sorted(users))
-    return {UserId(row["user_id"]): subscription(row) for row in rows}
+    rows = await fetched(connection, await connection.fetch(_LOCK_CURRENT, sorted(users)))
+    return {row.user_id: row for row in rows}
 
 
 _LOCK_HISTORY = f"""
@@ -94,7 +99,7 @@ SELECT {COLUMNS} FROM subscriptions WHERE user_id = $1 ORDER BY number FOR UPDAT
 
 async def lock_history(connection: Connection, user_id: UUID) -> tuple[Subscription, ...]:
     """Return and lock everything a user ever bought, in the order of fulfilment."""
-    return tuple(subscription(row) for row in await connection.fetch(_LOCK_HISTORY, user_id))
+    return await fetched(connection, await connection.fetch(_LOCK_HISTORY, user_id))
 
 
 _LOAD_HISTORY = f"""
@@ -104,7 +109,7 @@ SELECT {COLUMNS} FROM subscriptions WHERE user_id = $1 ORDER BY number DESC LIMI
 
 async def load_history(connection: Connection, user_id: UUID, limit: int) -> tuple[Subscription, ...]:
     """Return a user's last purchases, newest first."""
-    return tuple(subscription(row) for row in await connection.fetch(_LOAD_HISTORY, user_id, limit))
+    return await fetched(connection, await connection.fetch(_LOAD_HISTORY, user_id, limit))
 
 
 async def count_history(connection: Connection, user_id: UUID) -> int:
@@ -113,107 +118,25 @@ async def count_history(connection: Connection, user_id: UUID) -> int:
     return number
 
 
-_APPEND = """
-INSERT INTO subscriptions (
-    id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope,
-    features, status, valid_from, valid_until, grace_until, ended_at, revoked_at, messages_limit,
-    messages_used, messages_used_at_end, carried_rule, carried_from, carried_time, carried_messages)
-SELECT id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope,
-    string_to_array(features, ','), status, valid_from, valid_until, grace_until, ended_at,
-    revoked_at, messages_limit, messages_used, messages_used_at_end, carried_rule, carried_from,
-    carried_time, carried_messages
-FROM unnest(
-    $1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::numeric[], $7::text[],
-    $8::interval[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::timestamptz[],
-    $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::bigint[],
-    $19::bigint[], $20::bigint[], $21::text[], $22::uuid[], $23::interval[], $24::bigint[])
-    WITH ORDINALITY AS row (
-    id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope,
-    features, status, valid_from, valid_until, grace_until, ended_at, revoked_at, messages_limit,
-    messages_used, messages_used_at_end, carried_rule, carried_from, carried_time, carried_messages, place)
-ORDER BY place
-"""
+_APPEND = COLUMNS.insert("subscriptions")
 
 
 def append_statement(rows: Sequence[Subscription]) -> Statement | None:
     """Insert new subscriptions, in order. A second one for an invoice breaks R1's constraint."""
-    return Statement(_APPEND, _columns([_values(row) for row in rows])) if rows else None
+    return Statement(_APPEND, COLUMNS.values(rows)) if rows else None
 
 
-def _values(row: Subscription) -> tuple[Any, ...]:
-    return (
-        row.id,
-        row.user_id,
-        row.invoice_id,
-        row.source,
-        row.plan.plan_type,
-        row.plan.price.amount,
-        row.plan.price.currency,
-        row.plan.period,
-        row.plan.quota,
-        row.plan.scope,
-        ",".join(row.plan.features),
-        row.status,
-        row.valid_from,
-        row.valid_until,
-        row.grace_until,
-        row.ended_at,
-        row.revoked_at,
-        row.messages_limit,
-        row.messages_used,
-        row.messages_used_at_end,
-        row.carried.rule,
-        row.carried.from_id,
-        row.carried.time,
-        row.carried.messages,
-    )
-
-
-_SAVE = """
-UPDATE subscriptions AS s SET
-    status = row.status, valid_until = row.valid_until, grace_until = row.grace_until,
-    ended_at = row.ended_at, revoked_at = row.revoked_at, messages_limit = row.messages_limit,
-    messages_used_at_end = row.messages_used_at_end, carried_rule = row.carried_rule,
-    carried_from = row.carried_from, carried_time = row.carried_time,
-    carried_messages = row.carried_messages
-FROM unnest(
-    $1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
-    $7::bigint[], $8::bigint[], $9::text[], $10::uuid[], $11::interval[], $12::bigint[]) AS row (
-    id, status, valid_until, grace_until, ended_at, revoked_at, messages_limit, messages_used_at_end,
-    carried_rule, carried_from, carried_time, carried_messages)
-WHERE s.id = row.id AND s.id = ANY ($1)
-"""
+# messages_used is counted elsewhere and never written here.
+_SAVED = COLUMNS.but("user_id", "quote_id", "invoice_id", "source", "valid_from", "messages_used")
+_SAVE = _SAVED.update("subscriptions")
 
 
 def save_statement(rows: Sequence[Subscription]) -> Statement | None:
-    """Write what the rules may change; ``messages_used`` is counted elsewhere and never written here.
+    """Write what the rules may change.
 
     Rows that end must be saved before their successor is appended: at most one is current (R12).
     """
-    if not rows:
-        return None
-    values = [
-        (
-            row.id,
-            row.status,
-            row.valid_until,
-            row.grace_until,
-            row.ended_at,
-            row.revoked_at,
-            row.messages_limit,
-            row.messages_used_at_end,
-            row.carried.rule,
-            row.carried.from_id,
-            row.carried.time,
-            row.carried.messages,
-        )
-        for row in rows
-    ]
-    return Statement(_SAVE, _columns(values))
-
-
-def _columns(values: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return list(zip(*values, strict=True))
+    return Statement(_SAVE, _SAVED.values(rows)) if rows else None
 
 
 _DUE = """
@@ -263,6 +186,6 @@ RETURNING {COLUMNS}
 
 async def announce_expiring(
     connection: Connection, now: datetime, notice: Any, limit: int
-) -> list[Subscription]:
+) -> tuple[Subscription, ...]:
     """Mark and return subscriptions that end within ``notice``, each once in its life."""
-    return [subscription(row) for row in await connection.fetch(_ANNOUNCE, now, notice, limit)]
+    return await fetched(connection, await connection.fetch(_ANNOUNCE, now, notice, limit))

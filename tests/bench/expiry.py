@@ -13,21 +13,25 @@ import asyncpg
 from kosmo_billing_daemon.link import Broker, Link, Protocol, connect
 from tests.bench.figures import Figure, at_most, percentile
 from tests.bench.rig import Rig, alone, rig
+from tests.support.quotes import GUARDIAN, quoting
 
 TOGETHER = 10_000
 SINGLE = 5
 PATIENCE = 60.0
 
-_SUBSCRIBE = """
+_SUBSCRIBE = quoting(
+    GUARDIAN,
+    """
 INSERT INTO subscriptions (
-    id, user_id, source, plan_type, price_amount, price_currency, period, quota, scope, features, status,
-    valid_from, valid_until, messages_limit, carried_rule, carried_time, carried_messages, expiring_announced)
-SELECT gen_random_uuid(), u, 'grant', 'guardian', 12, 'USD', '30 days', 500, 'any_node', '{}', 'active',
+    id, user_id, quote_id, source, status, valid_from, valid_until, messages_limit, carried_rule,
+    carried_time, carried_messages, expiring_announced)
+SELECT gen_random_uuid(), u, :quote, 'grant', 'active',
     $2::timestamptz - interval '29 days', $2::timestamptz + interval '1 second' * place / $3::integer, 500,
     'fresh', '0', 0, true
 FROM unnest($1::uuid[]) WITH ORDINALITY AS row (u, place)
 RETURNING user_id, valid_until
-"""
+""",
+)
 
 
 async def told(link: Link, where: Rig, ends: dict[UUID, datetime]) -> list[float]:

@@ -6,16 +6,19 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from tests.bench.load_generator import Connection, post
+from tests.support.quotes import WANDERER, quoting
 
-_OPEN = """
+_OPEN = quoting(
+    WANDERER,
+    """
 INSERT INTO btcpay_invoices (
-    id, user_id, plan_type, amount, currency, period, quota, scope, features, status, btcpay_invoice_id,
-    checkout_url, created_at, expires_at, next_check_at)
-SELECT id, user_id, 'wanderer', 5, 'USD', '30 days', 50, 'any_node', '{}', 'new',
+    id, user_id, quote_id, status, btcpay_invoice_id, checkout_url, created_at, expires_at, next_check_at)
+SELECT id, user_id, :quote, 'new',
     'B' || left(replace(id::text, '-', ''), 21), 'http://127.0.0.1/i/' || id, now(),
     now() + interval '1 hour', now() + interval '30 minutes'
 FROM unnest($1::uuid[], $2::uuid[]) AS row (id, user_id)
-"""
+""",
+)
 
 _OPEN_PLAIN = """
 INSERT INTO invoices (id, user_id, plan_type, amount, currency, status, created_at)

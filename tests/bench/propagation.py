@@ -19,17 +19,21 @@ from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.gate import Gate
 from kosmo_billing_daemon.link import Broker
 from tests.bench.rig import Rig, percentiles, rig
+from tests.support.quotes import WANDERER, quoting
 
 NODE = "!a1b2c3d4"
 PATIENCE = 20.0
 
-_SUBSCRIBE = """
+_SUBSCRIBE = quoting(
+    WANDERER,
+    """
 INSERT INTO subscriptions (
-    id, user_id, source, plan_type, price_amount, price_currency, period, quota, scope, features, status,
-    valid_from, valid_until, messages_limit, carried_rule, carried_time, carried_messages)
-VALUES (gen_random_uuid(), $1, 'grant', 'wanderer', 5, 'USD', '30 days', $2, 'any_node', '{}', 'active',
+    id, user_id, quote_id, source, status, valid_from, valid_until, messages_limit, carried_rule,
+    carried_time, carried_messages)
+VALUES (gen_random_uuid(), $1, :quote, 'grant', 'active',
     now() - interval '1 minute', now() + interval '29 days', $2, 'fresh', '0', 0)
-"""
+""",
+)
 
 
 async def until_allowed(gates: Sequence[Gate], user_id: UUID, *, allowed: bool) -> float:

@@ -25,6 +25,7 @@ from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.usage import Columns
 from tests.bench.figures import Figure, at_least, percentile
 from tests.bench.rig import Rig, alone, rig
+from tests.support.quotes import GUARDIAN, quoting
 
 USERS = 1000
 REPORTERS = 10
@@ -33,14 +34,17 @@ IN_FLIGHT = 3  # reports of one reporter without an answer, as a gate has them
 TOPICS = Topics()
 BARE = Topics("bench/link")  # where no daemon listens
 
-_SUBSCRIBE = """
+_SUBSCRIBE = quoting(
+    GUARDIAN,
+    """
 INSERT INTO subscriptions (
-    id, user_id, source, plan_type, price_amount, price_currency, period, quota, scope, features, status,
-    valid_from, valid_until, messages_limit, carried_rule, carried_time, carried_messages)
-SELECT gen_random_uuid(), u, 'grant', 'guardian', 12, 'USD', '30 days', 500, 'any_node', '{}', 'active',
+    id, user_id, quote_id, source, status, valid_from, valid_until, messages_limit, carried_rule,
+    carried_time, carried_messages)
+SELECT gen_random_uuid(), u, :quote, 'grant', 'active',
     now() - interval '1 day', now() + interval '29 days', 1000000000, 'fresh', '0', 0
 FROM unnest($1::uuid[]) AS u
-"""
+""",
+)
 
 _numbers = count()
 

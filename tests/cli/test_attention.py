@@ -8,6 +8,7 @@ from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from tests.cli.conftest import Cli
 from tests.services.conftest import Shop
+from tests.support.quotes import quoting
 
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
 
@@ -28,9 +29,11 @@ async def paid_partly(shop: Shop, user: UserId) -> Invoice:
 
 
 async def paid_another_price(shop: Shop, user: UserId) -> Invoice:
-    """The invoice at BTCPay was edited: it does not carry what was quoted."""
+    """The invoice at BTCPay does not carry what was quoted."""
     invoice = await shop.open(user)
-    await shop.front.execute("UPDATE btcpay_invoices SET amount = 6.00 WHERE id = $1", invoice.id)
+    dearer = "'wanderer', 6.00, 'USD', '30 days', 50, 'any_node', '{}'"
+    change = quoting(dearer, "UPDATE btcpay_invoices SET quote_id = :quote WHERE id = $1")
+    await shop.front.execute(change, invoice.id)
     await shop.lightning(invoice)
     return invoice
 

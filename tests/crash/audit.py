@@ -30,7 +30,8 @@ class Expected:
 
 
 _LEDGER = """
-SELECT s.*, i.status AS invoice_status, i.effect FROM subscriptions AS s
+SELECT s.*, q.period, q.quota, i.status AS invoice_status, i.effect FROM subscriptions AS s
+JOIN quotes AS q ON q.id = s.quote_id
 LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id WHERE s.user_id = $1 ORDER BY s.number
 """
 

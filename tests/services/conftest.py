@@ -26,7 +26,7 @@ from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.store import invoices
+from kosmo_billing_daemon.store import invoices, quotes
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.postgres import Database, Pool
@@ -91,7 +91,11 @@ class Daemon:
         return [row["type"] for row in rows]
 
     async def subscriptions(self, user_id: UserId) -> list[Any]:
-        return await self.rows("SELECT * FROM subscriptions WHERE user_id = $1 ORDER BY number", user_id)
+        return await self.rows(
+            "SELECT s.*, q.plan_type FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id"
+            " WHERE user_id = $1 ORDER BY number",
+            user_id,
+        )
 
     async def statuses(self, user_id: UserId) -> list[str]:
         return [row["status"] for row in await self.subscriptions(user_id)]
@@ -252,10 +256,10 @@ async def everything(daemon: Daemon) -> dict[str, list[tuple[Any, ...]]]:
     for table, columns, order in (
         (
             "btcpay_invoices",
-            "id, user_id, plan_type, status, payment, effect, btcpay_invoice_id, paid_amount",
+            "id, user_id, quote_id, status, payment, effect, btcpay_invoice_id, paid_amount",
             1,
         ),
-        ("subscriptions", "invoice_id, user_id, source, plan_type, status, messages_limit", 1),
+        ("subscriptions", "invoice_id, user_id, source, quote_id, status, messages_limit", 1),
         ("attention_cases", "invoice_id, kind, amount, closed_at IS NULL", "1, 2"),
     ):
         rows = await daemon.rows(f"SELECT {columns} FROM {table} ORDER BY {order}")  # noqa: S608  constants
@@ -300,7 +304,10 @@ async def reserve(shop: Shop, user: UserId) -> InvoiceId:
         id=InvoiceId(uuid4()), user_id=user, plan=plan, status=InvoiceStatus.RESERVED, created_at=now
     )
     async with shop.front.pool.transaction() as connection:
-        await combine(connection, [invoices.reserve_statement([reserved], now + ORPHANED_AFTER)])
+        await combine(
+            connection,
+            [quotes.save_statement([plan]), invoices.reserve_statement([reserved], now + ORPHANED_AFTER)],
+        )
     return reserved.id
 
 

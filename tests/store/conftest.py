@@ -12,20 +12,27 @@ import asyncpg
 import pytest
 
 from kosmo_billing_daemon.store.postgres import Database
+from tests.support.quotes import WANDERER, quoting
 
-SUBSCRIBE = """
+_QUOTE = "'wanderer', 5, 'USD', '30 days', 50, $5, '{}'"
+SUBSCRIBE = quoting(
+    _QUOTE,
+    """
 INSERT INTO subscriptions (
-    id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope, features,
-    status, valid_from, valid_until, ended_at, messages_limit, carried_rule, carried_time, carried_messages)
-VALUES ($1, $2, $3, $4, 'wanderer', 5, 'USD', '30 days', 50, $5, '{}', $6, '2026-03-01Z', '2026-03-31Z',
+    id, user_id, invoice_id, source, quote_id, status, valid_from, valid_until, ended_at, messages_limit,
+    carried_rule, carried_time, carried_messages)
+VALUES ($1, $2, $3, $4, :quote, $6, '2026-03-01Z', '2026-03-31Z',
     CASE WHEN $6 IN ('active', 'grace') THEN NULL ELSE '2026-03-02Z'::timestamptz END, $7, 'fresh', '0', 0)
-"""
+""",
+)
 
-RESERVE = """
-INSERT INTO btcpay_invoices (
-    id, user_id, plan_type, amount, currency, period, quota, scope, features, status, created_at)
-VALUES ($1, $2, 'wanderer', 5, 'USD', '30 days', 50, 'any_node', '{}', 'reserved', '2026-03-01Z')
-"""
+RESERVE = quoting(
+    WANDERER,
+    """
+INSERT INTO btcpay_invoices (id, user_id, quote_id, status, created_at)
+VALUES ($1, $2, :quote, 'reserved', '2026-03-01Z')
+""",
+)
 
 
 @dataclass(frozen=True)

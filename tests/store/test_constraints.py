@@ -44,7 +44,6 @@ async def test_btcpay_invoice_is_attached_once(rows: Rows, user: UUID) -> None:
         ("status = 'expired', ended_at = valid_from - interval '1 s'", "subscriptions_end_is_forward"),
         ("messages_used = -1", "subscriptions_use_is_counted_up"),
         ("source = 'btcpay'", "subscriptions_paid_or_granted"),
-        ("scope = 'galaxy'", "subscriptions_scope_is_known"),
         ("carried_rule = 'doubled'", "subscriptions_rule_is_known"),
     ],
 )
@@ -64,8 +63,6 @@ async def test_impossible_subscription_is_refused(
         ("status = 'lost'", "btcpay_invoices_status_is_known"),
         ("payment = 'double'", "btcpay_invoices_payment_is_known"),
         ("effect = 'doubled'", "btcpay_invoices_effect_is_known"),
-        ("scope = 'galaxy'", "btcpay_invoices_scope_is_known"),
-        ("amount = 0", "btcpay_invoices_amount_is_positive"),
     ],
 )
 async def test_impossible_invoice_is_refused(rows: Rows, user: UUID, change: str, constraint: str) -> None:

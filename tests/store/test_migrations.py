@@ -81,10 +81,11 @@ async def test_triggers_of_a_schema_write_there_whoever_calls(connect: Connector
     await migrate(connection, "billing")
     public = await connect()
     await public.execute(
-        "INSERT INTO billing.subscriptions (id, user_id, source, plan_type, price_amount, price_currency,"
-        " period, scope, features, status, valid_from, valid_until, carried_rule, carried_time,"
-        " carried_messages) VALUES (gen_random_uuid(), gen_random_uuid(), 'grant', 'x', 1, 'USD', '1 day',"
-        " 'any_node', '{}', 'active', now(), now() + interval '1 day', 'fresh', '0', 0)"
+        "WITH quoted AS (INSERT INTO billing.quotes (plan_type, amount, currency, period, scope, features)"
+        " VALUES ('x', 1, 'USD', '1 day', 'any_node', '{}') RETURNING id)"
+        " INSERT INTO billing.subscriptions (id, user_id, quote_id, source, status, valid_from, valid_until,"
+        " carried_rule, carried_time, carried_messages) SELECT gen_random_uuid(), gen_random_uuid(), id,"
+        " 'grant', 'active', now(), now() + interval '1 day', 'fresh', '0', 0 FROM quoted"
     )
     assert await public.fetchval("SELECT count(*) FROM billing.entitlements") == 1
 

@@ -149,7 +149,10 @@ async def refusal(connection: "asyncpg.Connection[Any]", index: asyncpg.Record) 
                 "SET LOCAL session_replication_role = replica"
             )  # no trigger, no reference
             for column in index["columns"]:
-                await connection.execute(f"ALTER TABLE {table} ALTER {column} DROP IDENTITY IF EXISTS")
+                await connection.execute(
+                    f"ALTER TABLE {table} ALTER {column} DROP IDENTITY IF EXISTS,"
+                    f" ALTER {column} DROP EXPRESSION IF EXISTS"
+                )
             done = await connection.execute(
                 f"UPDATE {table} SET ({columns}) = ({one % columns}) WHERE ctid = ({other})"  # noqa: S608  the same
             )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kosmo_billing_daemon.domain.entitlements import quota_state
 from tests.store.conftest import Connector, Rows
+from tests.support.quotes import GUARDIAN, quoting
 
 NODE = "!0000000a"
 
@@ -62,13 +63,12 @@ async def test_first_subscription_makes_a_document_at_once(rows: Rows, user: UUI
         ("status = 'revoked', ended_at = now()", True),
         ("valid_until = valid_until + interval '1 day'", True),
         ("grace_until = valid_until + interval '1 day'", True),
-        ("features = '{api}'", True),
-        ("scope = 'whitelist'", True),
-        ("plan_type = 'guardian'", True),
+        (f"quote_id = quote_id({GUARDIAN})", True),
     ],
 )
 async def test_update_raises_the_version(rows: Rows, user: UUID, change: str, is_urgent: bool) -> None:
     await rows.subscribe(user)
+    await rows.execute(quoting(GUARDIAN, "SELECT"))
     before, urgent_before = await rows.versions(user)
     await rows.execute(f"UPDATE subscriptions SET {change} WHERE user_id = $1", user)  # noqa: S608  from the list
     version, urgent = await rows.versions(user)

@@ -13,19 +13,22 @@ SELECT n AS number, md5('invoice ' || n)::uuid AS id, user_id, now() - interval 
     - interval '1 ms' * n AS at, place, place >= {each} - 1 AS is_paid
 FROM generate_series(1, {invoices}) AS n, LATERAL (SELECT (n - 1) / {users} + 1 AS place) AS p,
     LATERAL (SELECT md5('user ' || ((n - 1) % {users} + 1))::uuid AS user_id) AS u;
+INSERT INTO quotes (plan_type, amount, currency, period, quota, scope, features)
+SELECT 'guardian', n, 'USD', '30 days', 500, 'any_node', '{{}}' FROM generate_series(1, 100) AS n;
 INSERT INTO btcpay_invoices (
-    id, user_id, plan_type, amount, currency, period, quota, scope, features, status, effect,
-    btcpay_invoice_id, checkout_url, created_at, expires_at, settled_at)
-SELECT id, user_id, 'guardian', 12, 'USD', '30 days', 500, 'any_node', '{{}}',
+    id, user_id, quote_id, status, effect, btcpay_invoice_id, checkout_url, created_at, expires_at,
+    settled_at)
+SELECT id, user_id, quote_id('guardian', 12, 'USD', '30 days', 500, 'any_node', '{{}}'),
     CASE WHEN is_paid THEN 'settled' ELSE 'expired' END, CASE WHEN is_paid THEN 'fulfilled' ELSE 'none' END,
     'B' || left(md5('invoice ' || number), 21), 'https://pay.example/i/' || number, at,
     at + interval '15 minutes', CASE WHEN is_paid THEN at END
 FROM bought;
 INSERT INTO subscriptions (
-    id, user_id, invoice_id, source, plan_type, price_amount, price_currency, period, quota, scope, features,
-    status, valid_from, valid_until, ended_at, messages_limit, carried_rule, carried_time, carried_messages)
-SELECT md5('subscription ' || number)::uuid, user_id, id, 'btcpay', 'guardian', 12, 'USD', '30 days', 500,
-    'any_node', '{{}}', CASE place WHEN {each} THEN 'active' ELSE 'replaced' END, at, at + interval '30 days',
+    id, user_id, invoice_id, source, quote_id, status, valid_from, valid_until, ended_at, messages_limit,
+    carried_rule, carried_time, carried_messages)
+SELECT md5('subscription ' || number)::uuid, user_id, id, 'btcpay',
+    quote_id('guardian', 12, 'USD', '30 days', 500, 'any_node', '{{}}'),
+    CASE place WHEN {each} THEN 'active' ELSE 'replaced' END, at, at + interval '30 days',
     CASE place WHEN {each} THEN NULL ELSE at + interval '1 day' END, 1000000000, 'fresh', '0', 0
 FROM bought WHERE is_paid ORDER BY number;
 INSERT INTO webhook_deliveries (

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import Source, Status, Subscription, SubscriptionId, UserId
-from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store import quotes, subscriptions
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -35,7 +35,8 @@ def granted(user_id: UUID, **changes: Any) -> Subscription:
 
 
 async def subscribe(connection: Connection, *rows: Subscription) -> None:
-    await combine(connection, [subscriptions.append_statement(rows)])
+    quoting = quotes.save_statement(row.plan for row in rows)
+    await combine(connection, [quoting, subscriptions.append_statement(rows)])
 
 
 async def used(connection: Connection, row: Subscription) -> int:

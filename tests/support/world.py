@@ -17,6 +17,7 @@ from kosmo_billing_daemon.demo.btcpay import Simulator
 from tests.support.daemon import KEY, STORE, WEBHOOK_SECRET, DaemonProcess, settings_for
 from tests.support.mosquitto import Mosquitto
 from tests.support.observer import Observer, observing, retained
+from tests.support.quotes import WANDERER, quoting
 
 DEADLINE = 20.0
 API = "/api/v1/billing"
@@ -166,13 +167,16 @@ async def world_around(
             assert "ResourceWarning" not in daemon.log or not daemon.leaves_in_order, daemon.log
 
 
-GRANT = """
-INSERT INTO subscriptions (id, user_id, source, plan_type, price_amount, price_currency, period, quota, scope,
-    features, status, valid_from, valid_until, messages_limit, carried_rule, carried_time, carried_messages)
-SELECT gen_random_uuid(), user_id, 'grant', 'wanderer', 5, 'USD', '30 days', 50, 'any_node', '{}', 'active',
+GRANT = quoting(
+    WANDERER,
+    """
+INSERT INTO subscriptions (id, user_id, quote_id, source, status, valid_from, valid_until, messages_limit,
+    carried_rule, carried_time, carried_messages)
+SELECT gen_random_uuid(), user_id, :quote, 'grant', 'active',
     clock_timestamp() - interval '1 day', $2, 50, 'fresh', '0', 0
 FROM unnest($1::uuid[]) AS u (user_id)
-"""
+""",
+)
 
 
 async def grant(world: World, users: list[UUID], until_time: datetime | None = None) -> None:

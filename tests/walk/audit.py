@@ -23,7 +23,8 @@ SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL) AS del
 """
 
 _ROWS = """
-SELECT s.*, i.btcpay_invoice_id FROM subscriptions AS s LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id
+SELECT s.*, q.plan_type, i.btcpay_invoice_id FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id
+LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id
 WHERE s.user_id = ANY ($1) ORDER BY s.number
 """
 

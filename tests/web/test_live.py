@@ -16,16 +16,21 @@ from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web.app import PREFIX
+from tests.support.quotes import quoting
 from tests.web.conftest import Service, Starter
 
 DEADLINE = 10.0
 
-GRANT = """
-INSERT INTO subscriptions (id, user_id, source, plan_type, price_amount, price_currency, period, scope,
-    features, status, valid_from, valid_until, carried_rule, carried_time, carried_messages)
-SELECT gen_random_uuid(), user_id, 'grant', 'sanctuary', 50, 'USD', '30 days', 'any_node', '{}', 'active',
-    now(), now() + interval '30 days', 'fresh', '0', 0 FROM unnest($1::uuid[]) AS u (user_id)
-"""
+SANCTUARY = "'sanctuary', 50, 'USD', '30 days', NULL, 'any_node', '{}'"
+GRANT = quoting(
+    SANCTUARY,
+    """
+INSERT INTO subscriptions (id, user_id, quote_id, source, status, valid_from, valid_until, carried_rule,
+    carried_time, carried_messages)
+SELECT gen_random_uuid(), user_id, :quote, 'grant', 'active', now(),
+    now() + interval '30 days', 'fresh', '0', 0 FROM unnest($1::uuid[]) AS u (user_id)
+""",
+)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.store import invoices
+from kosmo_billing_daemon.store import invoices, quotes
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.invoices import Observed
 from tests.web.conftest import Service
@@ -34,12 +34,15 @@ async def put(
                 status=InvoiceStatus.RESERVED,
                 created_at=created,
             )
-            await combine(connection, [invoices.reserve_statement([reserved], created)])
+            await combine(
+                connection,
+                [quotes.save_statement([reserved.plan]), invoices.reserve_statement([reserved], created)],
+            )
             if status is not InvoiceStatus.RESERVED:
                 attached = replace(
                     reserved, status=status, btcpay_invoice_id=f"{user.hex[:6]}-{second}-{reserved.id}"
                 )
-                await combine(connection, [invoices.save_statement([Observed(attached, None)], created)])
+                await combine(connection, [invoices.save_statement([Observed(attached, None, 0)], created)])
 
 
 async def page(service: Service, user: UUID, **query: Any) -> tuple[list[str], str | None]:

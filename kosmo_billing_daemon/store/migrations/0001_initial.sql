@@ -1,18 +1,36 @@
 -- Tables, constraints and triggers. The invariants of R1 and R12 live here.
 --
--- Invoices, subscriptions, deliveries and cases; events; entitlements and their versions; usage; operators; what a
+-- Quotes, invoices, subscriptions, deliveries and cases; events; entitlements and their versions; usage; operators; what a
 -- transaction begins with.
+
+-- A quote's id follows from its content, so whoever writes it down knows it, and the same content is one row. The
+-- daemon computes the same (Plan.quote_id).
+CREATE FUNCTION quote_id(
+    plan_type text, amount numeric, currency text, period interval, quota bigint, scope text, features text[]
+) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN encode(substring(sha256(convert_to(jsonb_build_array(
+    plan_type, amount::text, currency, (extract(epoch FROM period) * 1000000)::bigint, quota, scope, features)::text,
+    'UTF8')) FOR 16), 'hex')::uuid;
+
+-- Plans as they were sold: written once, referred to by invoices and subscriptions.
+CREATE TABLE quotes (
+    id        uuid PRIMARY KEY
+        GENERATED ALWAYS AS (quote_id(plan_type, amount, currency, period, quota, scope, features)) STORED,
+    plan_type text NOT NULL,
+    amount    numeric NOT NULL,
+    currency  text NOT NULL,
+    period    interval NOT NULL,
+    quota     bigint,
+    scope     text NOT NULL,
+    features  text[] NOT NULL,
+    CONSTRAINT quotes_amount_is_positive CHECK (amount > 0),
+    CONSTRAINT quotes_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none'))
+);
 
 CREATE TABLE btcpay_invoices (
     id                  uuid PRIMARY KEY,
     user_id             uuid NOT NULL,
-    plan_type           text NOT NULL,
-    amount              numeric NOT NULL,
-    currency            text NOT NULL,
-    period              interval NOT NULL,
-    quota               bigint,
-    scope               text NOT NULL,
-    features            text[] NOT NULL,
+    quote_id            uuid NOT NULL REFERENCES quotes (id),
     status              text NOT NULL,
     payment             text NOT NULL DEFAULT 'none',
     effect              text NOT NULL DEFAULT 'none',
@@ -27,10 +45,8 @@ CREATE TABLE btcpay_invoices (
     observed_at         timestamptz,
     observation         bigint NOT NULL DEFAULT 0,
     next_check_at       timestamptz,
-    CONSTRAINT btcpay_invoices_amount_is_positive CHECK (amount > 0),
     CONSTRAINT btcpay_invoices_status_is_known CHECK (
         status IN ('reserved', 'new', 'processing', 'settled', 'expired', 'invalid', 'abandoned')),
-    CONSTRAINT btcpay_invoices_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none')),
     CONSTRAINT btcpay_invoices_payment_is_known CHECK (payment IN ('none', 'partial', 'over', 'late', 'marked')),
     -- What an operator withdrew, or declined without giving any rights, no mark at BTCPay gives again.
     CONSTRAINT btcpay_invoices_effect_is_known CHECK (effect IN ('none', 'fulfilled', 'revoked', 'withdrawn', 'declined')),
@@ -49,15 +65,9 @@ CREATE TABLE subscriptions (
     id                   uuid PRIMARY KEY,
     number               bigint GENERATED ALWAYS AS IDENTITY,
     user_id              uuid NOT NULL,
+    quote_id             uuid NOT NULL REFERENCES quotes (id),
     invoice_id           uuid REFERENCES btcpay_invoices (id),
     source               text NOT NULL,
-    plan_type            text NOT NULL,
-    price_amount         numeric NOT NULL,
-    price_currency       text NOT NULL,
-    period               interval NOT NULL,
-    quota                bigint,
-    scope                text NOT NULL,
-    features             text[] NOT NULL,
     status               text NOT NULL,
     valid_from           timestamptz NOT NULL,
     valid_until          timestamptz NOT NULL,
@@ -81,7 +91,6 @@ CREATE TABLE subscriptions (
     CONSTRAINT subscriptions_paid_or_granted CHECK (invoice_id IS NOT NULL OR source = 'grant'),
     CONSTRAINT subscriptions_status_is_known CHECK (
         status IN ('active', 'grace', 'replaced', 'expired', 'revoked')),
-    CONSTRAINT subscriptions_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none')),
     CONSTRAINT subscriptions_period_is_forward CHECK (valid_until > valid_from),
     CONSTRAINT subscriptions_end_is_forward CHECK (ended_at >= valid_from),
     CONSTRAINT subscriptions_ended_unless_current CHECK (
@@ -256,11 +265,11 @@ BEGIN
         SELECT user_id, bool_or(is_urgent) AS is_urgent
         FROM (
             SELECT who.user_id,
-                (n.user_id, n.plan_type, n.status, n.scope, n.features, n.messages_limit, n.valid_from,
-                 n.valid_until, n.grace_until, n.ended_at)
+                (n.user_id, n.quote_id, n.status, n.messages_limit, n.valid_from, n.valid_until, n.grace_until,
+                 n.ended_at)
                 IS DISTINCT FROM
-                (o.user_id, o.plan_type, o.status, o.scope, o.features, o.messages_limit, o.valid_from,
-                 o.valid_until, o.grace_until, o.ended_at)
+                (o.user_id, o.quote_id, o.status, o.messages_limit, o.valid_from, o.valid_until, o.grace_until,
+                 o.ended_at)
                 OR n.messages_used < o.messages_used
                 OR quota_state(n.messages_used, n.messages_limit)
                    <> quota_state(o.messages_used, o.messages_limit) AS is_urgent,
@@ -301,8 +310,8 @@ BEGIN
         SELECT array_agg(DISTINCT user_id ORDER BY user_id) INTO users FROM new_rows;
     END IF;
     SELECT array_agg(s.user_id ORDER BY s.user_id), array_agg(true)
-    INTO users, urgent FROM subscriptions AS s
-    WHERE s.user_id = ANY (users) AND s.status IN ('active', 'grace') AND s.scope = 'whitelist';
+    INTO users, urgent FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id
+    WHERE s.user_id = ANY (users) AND s.status IN ('active', 'grace') AND q.scope = 'whitelist';
     PERFORM raise_versions(users, urgent);
     RETURN NULL;
 END $$;
@@ -330,9 +339,10 @@ DECLARE reached smallint := quota_threshold(NEW.messages_used, NEW.messages_limi
 BEGIN
     INSERT INTO events (type, user_id, data, occurred_at)
     SELECT t.type, NEW.user_id, jsonb_build_object(
-        'subscription_id', NEW.id, 'plan_type', NEW.plan_type, 'threshold', t.threshold,
+        'subscription_id', NEW.id, 'plan_type', q.plan_type, 'threshold', t.threshold,
         'messages_used', NEW.messages_used, 'messages_limit', NEW.messages_limit), clock_timestamp()
     FROM (VALUES ('quota.warning', 80), ('quota.exhausted', 100)) AS t (type, threshold)
+        JOIN quotes AS q ON q.id = NEW.quote_id
     WHERE t.threshold > NEW.threshold_announced AND t.threshold <= reached
     ORDER BY t.threshold;
     NEW.threshold_announced := reached;

@@ -26,6 +26,7 @@ OURS = (
     "entitlements",
     "events",
     "installation",
+    "quotes",
     "subscriptions",
     "webhook_deliveries",
     "whitelisted_nodes",

@@ -1,0 +1,74 @@
+"""Quotes: plans as they were sold. A row is never changed, and its id follows from its content.
+
+So a process remembers every quote that it has read, whatever database it came from.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
+from kosmo_billing_daemon.store.combining import Statement
+from kosmo_billing_daemon.store.postgres import Connection
+
+PLACE = 2
+"""Of ``quote_id`` among the columns of invoices and of subscriptions."""
+
+_known: dict[UUID, Plan] = {}
+
+
+def plan(quote_id: UUID) -> Plan:
+    """Return a plan that was learned."""
+    return _known[quote_id]
+
+
+_LOAD = """
+SELECT id, plan_type, amount, currency, period, quota, scope, features FROM quotes WHERE id = ANY ($1::uuid[])
+"""
+
+
+async def learn(
+    connection: Connection, rows: Sequence[Any], places: Iterable[int] = (PLACE,)
+) -> Sequence[Any]:
+    """Return the rows, once the quotes are known whose ids are at these places of each."""
+    for place in places:
+        unknown = {row[place] for row in rows}.difference(_known)
+        unknown.discard(None)
+        if unknown:
+            for row in await connection.fetch(_LOAD, list(unknown)):
+                _known[row["id"]] = Plan(
+                    plan_type=row["plan_type"],
+                    price=Price(row["amount"], row["currency"]),
+                    period=row["period"],
+                    quota=row["quota"],
+                    scope=Scope(row["scope"]),
+                    features=tuple(row["features"]),
+                )
+    return rows
+
+
+_SAVE = """
+INSERT INTO quotes (plan_type, amount, currency, period, quota, scope, features)
+SELECT plan_type, amount, currency, period, quota, scope, string_to_array(features, ',')
+FROM unnest(
+    $1::text[], $2::numeric[], $3::text[], $4::interval[], $5::bigint[], $6::text[], $7::text[]) AS row (
+    plan_type, amount, currency, period, quota, scope, features)
+ON CONFLICT (id) DO NOTHING
+"""
+
+
+def save_statement(plans: Iterable[Plan]) -> Statement | None:
+    """Have these quotes in the database, with what refers to them."""
+    values = [
+        (
+            each.plan_type,
+            each.price.amount,
+            each.price.currency,
+            each.period,
+            each.quota,
+            each.scope,
+            ",".join(each.features),
+        )
+        for each in sorted(set(plans), key=lambda each: each.quote_id)
+    ]
+    return Statement(_SAVE, list(zip(*values, strict=True))) if values else None
