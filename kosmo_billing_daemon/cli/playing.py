@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.cli.frame import caller, run, stopped_by_signals
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.errors import Invalid, Unavailable
 from kosmo_billing_daemon.runtime import logs
 
@@ -80,12 +81,12 @@ The demo runs. Ctrl-C ends it and everything it started.
   Database  {urls["database"]}
 
 Or by hand. Buy a plan:
-  curl -X POST {urls["api"]}/api/v1/billing/invoices -H "X-User-ID: {user}" \\
+  curl -X POST {urls["api"]}{API}/invoices -H "X-User-ID: {user}" \\
     -d '{{"plan_type": "wanderer", "redirect_url": "https://kosmoconnect.local/thank-you"}}'
 Pay it: open the checkout_url it returns, or with its invoice_id
   curl -X POST {urls["btcpay"]}/simulate/invoices/INVOICE_ID -d '{{"action": "pay", "method": "BTC-LN"}}'
 See what the user may do:
-  curl {urls["api"]}/api/v1/billing/subscription -H "X-User-ID: {user}"
+  curl {urls["api"]}{API}/subscription -H "X-User-ID: {user}"
 Send a message; the gateway counts it, or refuses it with the reason:
   curl -X POST {urls["gateway"]}/send \\
     -d '{{"user_id": "{user}", "node_id": "!a1b2c3d4", "text": "hello mesh"}}'

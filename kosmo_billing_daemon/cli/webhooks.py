@@ -15,6 +15,7 @@ from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
 from kosmo_billing_daemon.connections import btcpay_of
+from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.errors import Conflict, Invalid
 from kosmo_billing_daemon.settings import Settings
 
@@ -98,7 +99,7 @@ def _address(url: str | None, loaded: Settings) -> str:
     if address is None:
         raise Invalid(
             "where does BTCPay reach us? set WEBHOOK_URL or give --url, such as"
-            f" https://api.example.org{webhooks.PATH}"
+            f" https://api.example.org{WEBHOOK}"
         )
     if not address.startswith(("https://", "http://")):
         raise Invalid(f"{address} is no http or https address")

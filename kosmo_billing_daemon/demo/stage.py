@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.daemon import Daemon, Started, ungrouped
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker
 from kosmo_billing_daemon.demo.btcpay import Simulator
@@ -98,7 +99,7 @@ class DemoStage:
         if self._running.done():
             await self._running
         api = f"http://{HOST}:{started.result().port}"
-        simulator.add_webhook(f"{api}/api/v1/billing/webhooks/btcpay", webhook_secret)
+        simulator.add_webhook(f"{api}{WEBHOOK}", webhook_secret)
         await _until_ready(daemon)
         at = Broker(host=mqtt.hostname or HOST, port=broker.port, client_id=GATEWAY, protocol=broker.protocol)
         gateway = await self._resources.enter_async_context(Gateway(at, directory / "gateway.db"))

@@ -3,11 +3,13 @@
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from kosmo_billing_daemon.contract.document import asyncapi
+from kosmo_billing_daemon.contract.paths import API, WEBHOOK
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -19,6 +21,7 @@ from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web import (
+    buying,
     cors,
     health,
     identity,
@@ -26,6 +29,7 @@ from kosmo_billing_daemon.web import (
     keys,
     metrics,
     nodes,
+    openapi,
     pages,
     plans,
     problems,
@@ -35,11 +39,22 @@ from kosmo_billing_daemon.web import (
     webhooks,
 )
 from kosmo_billing_daemon.web.recent import Recent
-from kosmo_billing_daemon.web.reference import openapi
 from kosmo_billing_daemon.web.server import draining, hosts
 from kosmo_billing_daemon.web.server.admission import Admission, Runner
 
-PREFIX = "/api/v1/billing"
+OPERATIONS = (
+    *plans.OPERATIONS,
+    *buying.OPERATIONS,
+    *invoices.OPERATIONS,
+    *subscription.OPERATIONS,
+    *usage.OPERATIONS,
+    *nodes.OPERATIONS,
+    *webhooks.OPERATIONS,
+    *pages.OPERATIONS,
+    *health.OPERATIONS,
+    *metrics.OPERATIONS,
+)
+"""Every route, in the order in which it is described."""
 
 KEEPALIVE_SECONDS = 75.0
 """Longer than common proxies keep theirs, so that they close first; a head has no more time either."""
@@ -84,18 +99,18 @@ def build_app(
     app[webhooks.INTAKE] = webhooks.Intake.of(webhook)
     app[hosts.NAMES] = hosts.Names(http.allowed_hosts)
     # A webhook is only a hint, unless its body is the fact.
-    exempt = () if webhook.trust is WebhookTrust.BODY else (PREFIX + webhooks.BRANCH,)
-    app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), PREFIX, exempt)
+    exempt = () if webhook.trust is WebhookTrust.BODY else (WEBHOOK,)
+    app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), API, exempt)
     app[health.READINESS] = Recent(readiness)
     app[metrics.TOKEN] = http.metrics_token
-    app[pages.OPENAPI] = openapi.served(http.auth_mode)
+    described: Callable[[], bytes] = cache(lambda: openapi.encoded(OPERATIONS, http.auth_mode))
+    app[pages.OPENAPI] = described
     app[pages.ASYNCAPI] = asyncapi(topics)
     problems.install(app)
     app.on_response_prepare.append(cors.dress)
     draining.install(app)
-    for part in (invoices, webhooks, plans, subscription, usage, nodes, pages):
-        app.add_routes(part.routes(PREFIX))
-    app.add_routes(health.routes())
+    app.add_routes([operation.route() for operation in OPERATIONS])
+    app.add_routes(pages.PARTS)
     app.on_shutdown.append(_end_streams)
     return app
 

@@ -6,14 +6,14 @@ parts are read at most once a second, and ids that a detail quotes (a topic, an 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Literal
 
 from aiohttp import web
 
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.web.documents import Alive, CheckDocument, Ready
+from kosmo_billing_daemon.web.operations import Answer, Operation
 from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.rendering import json_response
 
@@ -45,8 +45,27 @@ READINESS: web.AppKey[Recent[Readiness]] = web.AppKey("readiness")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def routes() -> Sequence[web.RouteDef]:
-    return [web.get("/health/live", _live), web.get("/health/ready", _ready)]
+@record(kw_only=True)
+class Alive:
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+@record(kw_only=True)
+class CheckDocument:
+    """How one part is."""
+
+    ok: bool
+    detail: str
+
+
+@record(kw_only=True)
+class Ready:
+    """Whether requests should come here; degraded: yes, but a part has a problem."""
+
+    status: Literal["ready", "degraded", "unready"]
+    checks: dict[str, CheckDocument]
 
 
 async def _live(_request: web.Request) -> web.Response:
@@ -61,3 +80,30 @@ async def _ready(request: web.Request) -> web.Response:
     }
     document = Ready(status=readiness.status, checks=checks)
     return json_response(document, status=200 if readiness.ok else 503)
+
+
+_READY = Ready(status="ready", checks={"database": CheckDocument(ok=True, detail="answers")})
+_UNREADY = Ready(status="unready", checks={"database": CheckDocument(ok=False, detail="does not answer")})
+
+OPERATIONS = (
+    Operation(
+        method="get",
+        path="/health/live",
+        handler=_live,
+        name="live",
+        tag="Health",
+        summary="Whether the process answers",
+        needs_user=False,
+        answers={200: Answer("It does", Alive, Alive(status="alive"))},
+    ),
+    Operation(
+        method="get",
+        path="/health/ready",
+        handler=_ready,
+        name="ready",
+        tag="Health",
+        summary="Whether requests should come here",
+        needs_user=False,
+        answers={200: Answer("They should", Ready, _READY), 503: Answer("They should not", Ready, _UNREADY)},
+    ),
+)

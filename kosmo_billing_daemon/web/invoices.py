@@ -1,44 +1,36 @@
-"""A user's invoices: open one, show one, list them."""
+"""A user's invoices: show one, list them. ``buying`` opens them."""
 
 import base64
 import binascii
 import hashlib
-import logging
 import re
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from typing import Any
+from decimal import Decimal
+from typing import Annotated
 from uuid import UUID
 
 from aiohttp import web
+from pydantic import Field, WithJsonSchema
 
-from kosmo_billing_daemon.domain.invoices import Invoice
+from kosmo_billing_daemon.contract.paths import API
+from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid, NotFound
-from kosmo_billing_daemon.runtime.logs import fields
-from kosmo_billing_daemon.services.idempotency import Key
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import invoices
-from kosmo_billing_daemon.store.idempotency import Reply
-from kosmo_billing_daemon.web import keys, redirects
+from kosmo_billing_daemon.web import documents, keys
 from kosmo_billing_daemon.web.conditional import conditional
-from kosmo_billing_daemon.web.documents import (
-    MAX_KEY_LENGTH,
-    MAX_PLAN_LENGTH,
-    SHOWN_STATUSES,
-    InvoiceDocument,
-    InvoicePage,
-    InvoiceRequest,
-)
+from kosmo_billing_daemon.web.documents import Amount, Currency, PlanName, Time
 from kosmo_billing_daemon.web.identity import identify
-from kosmo_billing_daemon.web.problems import request_id
-from kosmo_billing_daemon.web.rendering import encode, json_bytes
-from kosmo_billing_daemon.web.requests import WrongFields, optional_text, parameter, read_object, text
-
-log = logging.getLogger(__name__)
+from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
+from kosmo_billing_daemon.web.rendering import encode
+from kosmo_billing_daemon.web.requests import WrongFields, parameter
 
 DEFAULT_PAGE = 20
 LARGEST_PAGE = 100
+
+SHOWN_STATUSES = tuple(s for s in InvoiceStatus if s not in (InvoiceStatus.RESERVED, InvoiceStatus.ABANDONED))
+"""A reservation is our own affair until BTCPay knows it."""
 
 Place = tuple[datetime, UUID]
 """Where a page ends: the last invoice's time of creation and our id."""
@@ -50,60 +42,37 @@ _CHECK_BYTES = 4
 _CURSOR_BYTES = 8 + 16 + _CHECK_BYTES
 
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
-_KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_LENGTH}}}")
 _INVOICE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-def routes(prefix: str) -> Sequence[web.RouteDef]:
-    return [
-        web.post(f"{prefix}/invoices", _open),
-        web.get(f"{prefix}/invoices", _list),
-        web.get(f"{prefix}/invoices/{{invoice_id:[^/]+}}", _show),
+@record(kw_only=True)
+class InvoiceDocument:
+    """One invoice: send the customer to ``checkout_url``."""
+
+    invoice_id: Annotated[str | None, Field(description="BTCPay's id", examples=[documents.EXAMPLE_INVOICE])]
+    order_id: Annotated[UUID, Field(description="Our id; BTCPay shows it as orderId")]
+    checkout_url: str | None
+    amount: Amount
+    currency: Currency
+    plan_type: PlanName
+    status: Annotated[
+        InvoiceStatus,
+        WithJsonSchema({"type": "string", "enum": [status.value for status in SHOWN_STATUSES]}),
+        Field(description="new: unpaid; processing: seen, not final; settled: final"),
     ]
+    payment: Annotated[Payment, Field(description="What is unusual about the payment")]
+    paid_amount: Amount | None
+    redirect_url: str | None
+    created_at: Time
+    expires_at: Time | None
 
 
-async def _open(request: web.Request) -> web.Response:
-    user_id = await identify(request)
-    document = await read_object(request, InvoiceRequest)
-    with WrongFields() as wrong:
-        plan_type = wrong.read(text, document, "plan_type", most=MAX_PLAN_LENGTH)
-        redirect_url = wrong.read(_redirect_url, request, document)
-        named = wrong.read(_key, request)
-    key = None if named is None else Key.of(named, plan_type, redirect_url)
-    invoicing = request.app[keys.INVOICING]
-    opened = await invoicing.open_under(key, user_id, plan_type, redirect_url)
-    reply = opened.reply
-    if opened.is_new and reply is None:
-        invoice_id = opened.invoice.btcpay_invoice_id
-        log.info(
-            "invoice opened",
-            extra=fields(user=user_id, invoice=invoice_id, request_id=request_id(request)),
-        )
-    if reply is None:
-        status = HTTPStatus.CREATED if opened.is_new else HTTPStatus.OK
-        reply = Reply(status, encode(shown(opened.invoice)).encode())
-        if key is not None:
-            reply = await invoicing.keep(user_id, key, opened.invoice, reply)
-    where = f"{request.path}/{opened.invoice.btcpay_invoice_id}"
-    return json_bytes(reply.body, status=reply.status, headers={"Location": where})
+@record(kw_only=True)
+class InvoicePage:
+    """One page, newest first; ``next_cursor`` is null on the last."""
 
-
-def _redirect_url(request: web.Request, document: Mapping[str, Any]) -> str | None:
-    given = optional_text(document, "redirect_url")
-    return None if given is None else redirects.checked(given, request.app[keys.REDIRECT_HOSTS])
-
-
-def _key(request: web.Request) -> str | None:
-    given = request.headers.getall("Idempotency-Key", [])
-    if not given:
-        return None
-    if len(given) > 1 or not _KEY.fullmatch(given[0]):
-        raise Invalid(
-            f"one key of 1 to {MAX_KEY_LENGTH} visible ASCII characters is needed",
-            field="Idempotency-Key",
-            code="invalid_idempotency_key",
-        )
-    return given[0]
+    items: tuple[InvoiceDocument, ...]
+    next_cursor: Annotated[str | None, Field(description="Give it as ``cursor`` for the next page")]
 
 
 async def _show(request: web.Request) -> web.Response:
@@ -192,3 +161,70 @@ def _place(cursor: str, user_id: UserId) -> Place:
 
 def _check(where: bytes, user_id: UserId) -> bytes:
     return hashlib.sha256(where + user_id.bytes).digest()[:_CHECK_BYTES]
+
+
+EXAMPLE = InvoiceDocument(
+    invoice_id=documents.EXAMPLE_INVOICE,
+    order_id=documents.EXAMPLE_ORDER,
+    checkout_url=f"https://btcpay.example.org/i/{documents.EXAMPLE_INVOICE}",
+    amount=Decimal("5.00"),
+    currency="USD",
+    plan_type="wanderer",
+    status=InvoiceStatus.NEW,
+    payment=Payment.NONE,
+    paid_amount=Decimal(0),
+    redirect_url="https://kosmoconnect.example.org/thank-you?invoice={InvoiceId}",
+    created_at=documents.EXAMPLE_TIME,
+    expires_at=documents.EXAMPLE_TIME + timedelta(minutes=15),
+)
+
+OPERATIONS = (
+    Operation(
+        method="get",
+        path=f"{API}/invoices",
+        handler=_list,
+        name="listInvoices",
+        tag="Buying",
+        summary="The user's invoices, newest first",
+        description="Pages are stable: new invoices do not shift them.",
+        has_etag=True,
+        parameters=(
+            Parameter(
+                name="limit",
+                place="query",
+                description="At most so many",
+                schema={"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE},
+            ),
+            Parameter(name="cursor", place="query", description="next_cursor of the page before"),
+            Parameter(
+                name="status",
+                place="query",
+                description="Only these",
+                schema={"type": "string", "enum": [status.value for status in SHOWN_STATUSES]},
+            ),
+        ),
+        answers={200: Answer("A page", InvoicePage, InvoicePage(items=(EXAMPLE,), next_cursor=None))},
+        problems=(WRONG_PARAMETER, {422: {"invalid_cursor": "It is no next_cursor of this user"}}),
+    ),
+    Operation(
+        method="get",
+        path=f"{API}/invoices/{{invoice_id}}",
+        handler=_show,
+        name="showInvoice",
+        tag="Buying",
+        summary="One invoice, as BTCPay sees it now",
+        description="An open invoice is looked up at BTCPay (at most every 2 seconds); without BTCPay it is "
+        "shown as last seen.",
+        has_etag=True,
+        parameters=(
+            Parameter(
+                name="invoice_id",
+                place="path",
+                description="invoice_id of the invoice",
+                example=documents.EXAMPLE_INVOICE,
+            ),
+        ),
+        answers={200: Answer("The invoice", InvoiceDocument, EXAMPLE)},
+        problems=({404: {"invoice_not_found": "There is none, or it is another user's"}},),
+    ),
+)

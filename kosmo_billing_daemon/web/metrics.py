@@ -13,19 +13,17 @@ from prometheus_client import Counter
 from pydantic import SecretStr
 
 from kosmo_billing_daemon.runtime.metrics import CONTENT_TYPE, Metrics
+from kosmo_billing_daemon.web.operations import Answer, Operation
 from kosmo_billing_daemon.web.problems import PROBLEM_CODE, HttpRefused
 from kosmo_billing_daemon.web.recent import Recent
 
 TOKEN: web.AppKey[SecretStr | None] = web.AppKey("metrics_token")
+_EXPOSED: web.AppKey[Recent[bytes]] = web.AppKey("metrics")
 
 
 def install(app: web.Application, metrics: Metrics, read: Callable[[], Awaitable[bytes]]) -> None:
     """Serve what ``read`` returns, and count every answer by its route, never by its path."""
-    recent = Recent(read)
-
-    async def expose(request: web.Request) -> web.Response:
-        _require_token(request)
-        return web.Response(body=await recent.get(), headers={"Content-Type": CONTENT_TYPE})
+    app[_EXPOSED] = Recent(read)
 
     @cache
     def counter(method: str, route: str, status: int) -> Counter:
@@ -39,8 +37,12 @@ def install(app: web.Application, metrics: Metrics, read: Callable[[], Awaitable
         if isinstance(code, str):
             metrics.refusals.labels(code).inc()
 
-    app.router.add_get("/metrics", expose)
     app.on_response_prepare.append(count)
+
+
+async def _expose(request: web.Request) -> web.Response:
+    _require_token(request)
+    return web.Response(body=await request.app[_EXPOSED].get(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _require_token(request: web.Request) -> None:
@@ -60,3 +62,18 @@ def _require_token(request: web.Request) -> None:
 def _known(method: str) -> str:
     """Keep invented methods from becoming labels without number."""
     return method if method in {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} else "other"
+
+
+OPERATIONS = (
+    Operation(
+        method="get",
+        path="/metrics",
+        handler=_expose,
+        name="metrics",
+        tag="Health",
+        summary="How the daemon is, for Prometheus",
+        needs_user=False,
+        answers={200: Answer("Metrics as text", str, media_type="text/plain")},
+        problems=({401: {"unauthenticated": "With METRICS_TOKEN: another bearer token, or none"}},),
+    ),
+)

@@ -3,16 +3,18 @@
 The page needs no other host, and its policy says so: whatever it shows came from here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.web.conditional import conditional
+from kosmo_billing_daemon.web.operations import JSON, Answer, Operation
 
-OPENAPI = web.AppKey("openapi", bytes)
+OPENAPI: web.AppKey[Callable[[], bytes]] = web.AppKey("openapi")
 ASYNCAPI = web.AppKey("asyncapi", bytes)
 
 _CACHED = {"Cache-Control": "public, no-cache"}
@@ -22,18 +24,8 @@ _POLICY = {
 }
 
 
-def routes(prefix: str) -> Sequence[web.RouteDef]:
-    return [
-        web.get(f"{prefix}/openapi.json", _openapi),
-        web.get(f"{prefix}/asyncapi.json", _asyncapi),
-        web.get(f"{prefix}/docs", _static("docs.html", "text/html")),
-        web.get(f"{prefix}/docs/docs.css", _static("docs.css", "text/css")),
-        web.get(f"{prefix}/docs/docs.js", _static("docs.js", "text/javascript")),
-    ]
-
-
 async def _openapi(request: web.Request) -> web.StreamResponse:
-    return conditional(request, request.app[OPENAPI], headers=_CACHED)
+    return conditional(request, request.app[OPENAPI](), headers=_CACHED)
 
 
 async def _asyncapi(request: web.Request) -> web.StreamResponse:
@@ -53,3 +45,28 @@ def _static(name: str, content_type: str) -> Handler:
 @cache
 def _file(name: str) -> bytes:
     return resources.files(__package__).joinpath("static", name).read_bytes()
+
+
+OPERATIONS = tuple(
+    Operation(
+        method="get",
+        path=f"{API}/{name}",
+        handler=handler,
+        name=name.removesuffix(".json"),
+        tag="Documents",
+        summary=summary,
+        needs_user=False,
+        has_etag=True,
+        answers={200: Answer(summary, kind, media_type=media_type)},
+    )
+    for name, handler, summary, kind, media_type in (
+        ("openapi.json", _openapi, "This document", dict, JSON),
+        ("asyncapi.json", _asyncapi, "The MQTT contract, AsyncAPI 3.0", dict, JSON),
+        ("docs", _static("docs.html", "text/html"), "A page to read this document", str, "text/html"),
+    )
+)
+PARTS = (
+    web.get(f"{API}/docs/docs.css", _static("docs.css", "text/css")),
+    web.get(f"{API}/docs/docs.js", _static("docs.js", "text/javascript")),
+)
+"""What the page loads: no operations."""

@@ -10,16 +10,17 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Annotated
 
 from aiohttp import web
+from pydantic import Field
 
 from kosmo_billing_daemon.btcpay.errors import BtcpayRefused
 from kosmo_billing_daemon.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
 from kosmo_billing_daemon.runtime.backoff import LogBudget, LogThrottle
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.rate_limit import TooMany
-from kosmo_billing_daemon.web.documents import FieldProblem, Problem
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
 
 log = logging.getLogger(__name__)
@@ -37,17 +38,33 @@ _THROTTLE: web.AppKey[LogThrottle] = web.AppKey("quiet", LogThrottle)
 _REFUSALS: web.AppKey[LogBudget] = web.AppKey("refusals", LogBudget)
 
 
-class FieldError(NamedTuple):
-    """One wrong field of a request."""
+@record
+class FieldProblem:
+    """One wrong field of the request, and what would be right."""
 
     field: str
     message: str
 
 
+@record(kw_only=True)
+class Problem:
+    """RFC 9457. Match on ``code``; show ``detail`` to a developer; tell the operator the ``request_id``."""
+
+    type: Annotated[str, Field(examples=["about:blank"])]
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: str
+    code: Annotated[str, Field(examples=["unknown_plan"])]
+    request_id: str
+    errors: Annotated[
+        tuple[FieldProblem, ...], Field(description="There only where single fields are wrong")
+    ] = ()
+
+
 class InvalidFields(Invalid):
     """Several fields of a request are wrong."""
 
-    def __init__(self, errors: Sequence[FieldError]) -> None:
+    def __init__(self, errors: Sequence[FieldProblem]) -> None:
         super().__init__("; ".join(f"{error.field}: {error.message}" for error in errors))
         self.errors = tuple(errors)
 
@@ -182,11 +199,11 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 def _refused(request: web.Request, error: Refused) -> web.Response:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
-    errors: Sequence[FieldError] = ()
+    errors: Sequence[FieldProblem] = ()
     if isinstance(error, InvalidFields):
         errors = error.errors
     elif isinstance(error, Invalid) and error.field is not None:
-        errors = (FieldError(error.field, error.message),)
+        errors = (FieldProblem(error.field, error.message),)
     if errors:
         request[_REASON] = f"wrong: {', '.join(error.field for error in errors)}"
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, TooMany) else None
@@ -213,7 +230,7 @@ def _problem(
     code: str,
     detail: str,
     *,
-    errors: Sequence[FieldError] = (),
+    errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     request[PROBLEM_CODE] = code
@@ -224,7 +241,7 @@ def _problem(
         detail=detail,
         code=code,
         request_id=request_id(request),
-        errors=tuple(FieldProblem(error.field, error.message) for error in errors),
+        errors=tuple(errors),
     )
     response = json_bytes(
         encode(document).encode(errors="replace"),

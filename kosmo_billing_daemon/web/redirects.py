@@ -4,17 +4,15 @@ BTCPay fills in ``{InvoiceId}`` and ``{OrderId}``, so braces are fine behind the
 """
 
 import re
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.web.documents import MAX_URL_LENGTH
+from kosmo_billing_daemon.settings.addresses import is_address, is_host_name, is_loopback
+
+MAX_URL_LENGTH = 2048
 
 # Neither a backslash, which browsers read as a slash, nor anything a parser would drop or change.
 _PLAIN = re.compile(r"[!#-;=?-\[\]_a-z{}|~]+")
-_HOST = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*"
-)
 
 
 def checked(url: str, allowed_hosts: frozenset[str]) -> str:
@@ -32,9 +30,9 @@ def checked(url: str, allowed_hosts: frozenset[str]) -> str:
         raise _invalid("a complete address that begins with https://")
     if "@" in parts.netloc:
         raise _invalid("an address without a user name or password")
-    if not _is_address(host) and not _HOST.fullmatch(host):
+    if not is_address(host) and not is_host_name(host):
         raise _invalid("an https:// address; the host cannot be read")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise _invalid("an https:// address; http is for hosts such as localhost only")
     if allowed_hosts and host not in allowed_hosts:
         raise _invalid(f"an address on {' or '.join(sorted(allowed_hosts))}")
@@ -43,15 +41,3 @@ def checked(url: str, allowed_hosts: frozenset[str]) -> str:
 
 def _invalid(right: str) -> Invalid:
     return Invalid(f"this is needed: {right}", field="redirect_url", code="invalid_redirect_url")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return ip_address(host).is_loopback if _is_address(host) else host == "localhost"

@@ -15,8 +15,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.web import keys
-from kosmo_billing_daemon.web.documents import InvoiceRequest, NodeRequest
-from kosmo_billing_daemon.web.problems import FieldError, HttpRefused, InvalidFields
+from kosmo_billing_daemon.web.problems import FieldProblem, HttpRefused, InvalidFields
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,7 +63,7 @@ def _too_large(most: int) -> HttpRefused:
     )
 
 
-async def read_object(request: web.Request, kind: type[InvoiceRequest | NodeRequest]) -> Mapping[str, Any]:
+async def read_object(request: web.Request, kind: type[Any]) -> Mapping[str, Any]:
     """Return the JSON object in the body, with no fields but those of ``kind``; an empty body has none.
 
     JSON is read whatever type the request names, since ``curl -d`` calls it a form; a real form is refused.
@@ -78,7 +77,7 @@ async def read_object(request: web.Request, kind: type[InvoiceRequest | NodeRequ
     unknown = [name for name in document if name not in known]
     if unknown:
         told = f"there is no such field; known are {', '.join(known)}"
-        raise InvalidFields([FieldError(_shown(name), told) for name in unknown[:10]])
+        raise InvalidFields([FieldProblem(_shown(name), told) for name in unknown[:10]])
     return document
 
 
@@ -101,7 +100,7 @@ def _not_json(message: str) -> HttpRefused:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise InvalidFields([FieldError(_shown(_repeated(pairs)), "it is there twice")])
+        raise InvalidFields([FieldProblem(_shown(_repeated(pairs)), "it is there twice")])
     return document
 
 
@@ -172,4 +171,4 @@ class WrongFields:
             return
         if len(self._refusals) == 1:
             raise self._refusals[0]
-        raise InvalidFields([FieldError(str(each.field), each.message) for each in self._refusals])
+        raise InvalidFields([FieldProblem(str(each.field), each.message) for each in self._refusals])

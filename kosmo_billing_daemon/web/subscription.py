@@ -1,27 +1,26 @@
 """What the user may do now: the same document that gateways get, once, with its history, or live."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
+from uuid import UUID
 
 from aiohttp import web
+from pydantic import Field
 
-from kosmo_billing_daemon.contract.payloads import EntitlementDocument
-from kosmo_billing_daemon.domain.subscriptions import Subscription
+from kosmo_billing_daemon.contract.paths import API
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Status, Subscription
 from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import subscriptions
-from kosmo_billing_daemon.web import keys
+from kosmo_billing_daemon.web import documents, keys
 from kosmo_billing_daemon.web.conditional import conditional
-from kosmo_billing_daemon.web.documents import (
-    CarriedDocument,
-    PriceDocument,
-    PurchaseDocument,
-    SubscriptionWithHistory,
-)
+from kosmo_billing_daemon.web.documents import PlanName, PriceDocument, Time
 from kosmo_billing_daemon.web.identity import identify
+from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
 from kosmo_billing_daemon.web.rendering import encode
 from kosmo_billing_daemon.web.requests import parameter
 
@@ -34,12 +33,45 @@ _SECOND = timedelta(seconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def routes(prefix: str) -> Sequence[web.RouteDef]:
-    return [
-        web.get(f"{prefix}/subscription", _show),
-        # Not for HEAD, which would open a stream.
-        web.get(f"{prefix}/subscription/events", _stream, allow_head=False),
-    ]
+@record(kw_only=True)
+class CarriedDocument:
+    """What a purchase took over from the one before, and by which rule.
+
+    fresh: nothing; added: the same plan, time and messages as they were left; converted: another plan, by
+    the worth that was left.
+    """
+
+    rule: Rule
+    from_subscription_id: UUID | None
+    seconds: Annotated[int, Field(ge=0, description="Time taken over, in whole seconds")]
+    messages: Annotated[int, Field(ge=0)]
+
+
+@record(kw_only=True)
+class PurchaseDocument:
+    """One fulfilled purchase and the dates that came of it."""
+
+    subscription_id: UUID
+    order_id: Annotated[UUID | None, Field(description="The invoice; null for a grant")]
+    source: Annotated[Source, Field(description="Who says that it was paid")]
+    plan_type: PlanName
+    price: PriceDocument
+    status: Status
+    valid_from: Time
+    valid_until: Time
+    grace_until: Time | None
+    ended_at: Annotated[datetime | None, Field(description="When it was replaced, ran out or was revoked")]
+    messages_limit: Annotated[int | None, Field(description="null is unlimited")]
+    messages_used: Annotated[int, Field(ge=0)]
+    carried: CarriedDocument
+
+
+@record(kw_only=True)
+class SubscriptionWithHistory(EntitlementDocument):
+    """What the user may do now, and everything bought so far."""
+
+    purchases: Annotated[int, Field(ge=0, description="How many there are in all")]
+    history: Annotated[tuple[PurchaseDocument, ...], Field(description=f"The last {HISTORY}, newest first")]
 
 
 async def _show(request: web.Request) -> web.Response:
@@ -80,7 +112,7 @@ def purchase(row: Subscription) -> PurchaseDocument:
         order_id=row.invoice_id,
         source=row.source,
         plan_type=row.plan.plan_type,
-        price=PriceDocument(amount=row.plan.price.amount, currency=row.plan.price.currency),
+        price=PriceDocument.of(row.plan.price),
         status=row.status,
         valid_from=row.valid_from,
         valid_until=row.valid_until,
@@ -134,3 +166,104 @@ async def _write(response: web.StreamResponse, text: str) -> None:
 
 def _event(document: EntitlementDocument) -> str:
     return f"event: entitlement\nid: {document.version}\ndata: {document.encode().decode()}\n\n"
+
+
+_ENTITLEMENT = EntitlementDocument(
+    version=42,
+    user_id=UUID("11111111-1111-1111-1111-111111111111"),
+    plan_type="wanderer",
+    status=Standing.ACTIVE,
+    scope=Scope.ANY_NODE,
+    allowed_nodes=(),
+    features=(),
+    messages_limit=50,
+    messages_used=3,
+    quota_state=QuotaState.OK,
+    subscription_id=documents.EXAMPLE_SUBSCRIPTION,
+    valid_from=documents.EXAMPLE_TIME,
+    valid_until=documents.EXAMPLE_END,
+    grace_until=None,
+    issued_at=documents.EXAMPLE_TIME + timedelta(hours=1),
+)
+_PURCHASE = PurchaseDocument(
+    subscription_id=documents.EXAMPLE_SUBSCRIPTION,
+    order_id=documents.EXAMPLE_ORDER,
+    source=Source.BTCPAY,
+    plan_type="wanderer",
+    price=documents.EXAMPLE_PRICE,
+    status=Status.ACTIVE,
+    valid_from=documents.EXAMPLE_TIME,
+    valid_until=documents.EXAMPLE_END,
+    grace_until=None,
+    ended_at=None,
+    messages_limit=50,
+    messages_used=3,
+    carried=CarriedDocument(rule=Rule.FRESH, from_subscription_id=None, seconds=0, messages=0),
+)
+
+OPERATIONS = (
+    Operation(
+        method="get",
+        path=f"{API}/subscription",
+        handler=_show,
+        name="showSubscription",
+        tag="Rights",
+        summary="What the user may do now",
+        description="The same document that gateways get. Who never bought anything has one too: version 0, "
+        "plan free. The end is grace_until where that is set, else valid_until.",
+        has_etag=True,
+        parameters=(
+            Parameter(
+                name="history",
+                place="query",
+                description="With the purchases so far, and the rule that produced each one's dates",
+                schema={"type": "boolean", "default": False},
+            ),
+        ),
+        answers={
+            200: Answer(
+                "The entitlement; with history=true also purchases and history",
+                (EntitlementDocument, SubscriptionWithHistory),
+                with_history(_ENTITLEMENT, 1, (_PURCHASE,)),
+            )
+        },
+        problems=(WRONG_PARAMETER,),
+    ),
+    Operation(
+        method="get",
+        path=f"{API}/subscription/events",
+        handler=_stream,
+        allow_head=False,  # which would open a stream
+        name="watchSubscription",
+        tag="Rights",
+        summary="Stream the entitlement (SSE)",
+        description="Server-Sent Events: an event “entitlement” at once and after each change; its data is "
+        "the document, its id the version. A comment every 15 seconds keeps the connection. Give the last id "
+        "as Last-Event-ID (browsers do): what one has is not sent again.",
+        parameters=(
+            Parameter(
+                name="Last-Event-ID",
+                place="header",
+                description="The version one has",
+                schema={"type": "string", "examples": ["42"]},
+            ),
+        ),
+        answers={
+            200: Answer(
+                "The stream",
+                str,
+                f"retry: {RETRY_MS}\n\n{_event(_ENTITLEMENT)}:\n\n",
+                media_type="text/event-stream",
+            )
+        },
+        problems=(
+            {
+                429: {"too_many_streams": "10 streams of the user are open"},
+                503: {
+                    "stopping": "This server is stopping; connect again",
+                    "overloaded": "Too many streams of all users are open",
+                },
+            },
+        ),
+    ),
+)

@@ -1,19 +1,25 @@
 """What was counted for the user: per day, in sum, and the last messages."""
 
 import re
-from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Annotated
+from uuid import UUID
 
 from aiohttp import web
+from pydantic import Field
 
+from kosmo_billing_daemon.contract.paths import API
+from kosmo_billing_daemon.domain.metering import Decision
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import entitlements, usage
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.web import keys
 from kosmo_billing_daemon.web.conditional import conditional
-from kosmo_billing_daemon.web.documents import DayDocument, MessageDocument, UsageDocument
+from kosmo_billing_daemon.web.documents import EXAMPLE_END, EXAMPLE_SUBSCRIPTION, EXAMPLE_TIME, Time
 from kosmo_billing_daemon.web.identity import identify
+from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
 from kosmo_billing_daemon.web.rendering import encode
 from kosmo_billing_daemon.web.requests import WrongFields, parameter
 
@@ -25,8 +31,40 @@ WITHOUT_PLAN = timedelta(days=29)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 
 
-def routes(prefix: str) -> Sequence[web.RouteDef]:
-    return [web.get(f"{prefix}/usage", _show)]
+@record(kw_only=True)
+class DayDocument:
+    """Messages counted on one day (UTC)."""
+
+    day: date
+    messages: Annotated[int, Field(ge=0)]
+
+
+@record(kw_only=True)
+class MessageDocument:
+    """One message that a gateway reported."""
+
+    message_id: str
+    node_id: str | None
+    count: Annotated[int, Field(ge=1)]
+    sent_at: Time
+    decision: Annotated[
+        Decision,
+        Field(description="over_limit was counted too; no_subscription had nothing to count on"),
+    ]
+    subscription_id: UUID | None
+
+
+@record(kw_only=True)
+class UsageDocument:
+    """Messages counted from one day to another, both included."""
+
+    first: Annotated[date, Field(description="The first day")]
+    last: Annotated[date, Field(description="The last day")]
+    messages: Annotated[int, Field(ge=0, description="All of these days together")]
+    days: Annotated[tuple[DayDocument, ...], Field(description="Days with messages, oldest first")]
+    latest: Annotated[
+        tuple[MessageDocument, ...], Field(description=f"The last {LATEST} of all, newest first")
+    ]
 
 
 async def _show(request: web.Request) -> web.Response:
@@ -83,3 +121,50 @@ def _day(request: web.Request, name: str) -> date | None:
         return date.fromisoformat(given)
     except ValueError:
         raise Invalid("a day as 2026-03-01 is needed", field=name) from None
+
+
+_A_DAY = {"type": "string", "format": "date"}
+_EXAMPLE = UsageDocument(
+    first=EXAMPLE_TIME.date(),
+    last=EXAMPLE_END.date(),
+    messages=3,
+    days=(DayDocument(day=EXAMPLE_TIME.date(), messages=3),),
+    latest=(
+        MessageDocument(
+            message_id="gateway-1-000017",
+            node_id="!a1b2c3d4",
+            count=1,
+            sent_at=EXAMPLE_TIME + timedelta(minutes=50),
+            decision=Decision.COUNTED,
+            subscription_id=EXAMPLE_SUBSCRIPTION,
+        ),
+    ),
+)
+
+OPERATIONS = (
+    Operation(
+        method="get",
+        path=f"{API}/usage",
+        handler=_show,
+        name="showUsage",
+        tag="Rights",
+        summary="Messages counted",
+        description=f"Days are UTC and both ends count; together they are at most {MOST_DAYS}. Without from: "
+        "since the present plan began, or the last 30 days.",
+        has_etag=True,
+        parameters=(
+            Parameter(
+                name="from", place="query", description="The first day", schema=_A_DAY, example="2026-03-01"
+            ),
+            Parameter(
+                name="to",
+                place="query",
+                description="The last day; without it: today",
+                schema=_A_DAY,
+                example="2026-03-31",
+            ),
+        ),
+        answers={200: Answer("Per day, in sum, and the last messages", UsageDocument, _EXAMPLE)},
+        problems=(WRONG_PARAMETER,),
+    ),
+)

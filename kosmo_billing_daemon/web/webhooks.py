@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import field
 from datetime import datetime
+from typing import Literal
 from uuid import uuid4
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from aiohttp import web
 from kosmo_billing_daemon.btcpay import signature
 from kosmo_billing_daemon.btcpay.errors import InvalidResponse
 from kosmo_billing_daemon.btcpay.payloads import hint
+from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.errors import Forbidden
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
 from kosmo_billing_daemon.runtime.logs import fields
@@ -23,7 +25,8 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.settings import WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.web import keys
-from kosmo_billing_daemon.web.documents import Recorded
+from kosmo_billing_daemon.web.documents import EXAMPLE_INVOICE, EXAMPLE_ORDER
+from kosmo_billing_daemon.web.operations import AWAY, OVERLOADED, WRITING, Answer, Operation, Parameter
 from kosmo_billing_daemon.web.problems import request_id
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
 from kosmo_billing_daemon.web.requests import read_body
@@ -31,8 +34,14 @@ from kosmo_billing_daemon.web.server.hosts import require_known
 
 log = logging.getLogger(__name__)
 
-BRANCH = "/webhooks/"
 MAX_BODY_BYTES = 256 * 1024
+
+
+@record(kw_only=True)
+class Recorded:
+    """The delivery is recorded, and will be looked into."""
+
+    recorded: Literal[True]
 
 
 @record(kw_only=True)
@@ -84,10 +93,6 @@ _RECORDED = encode(Recorded(recorded=True)).encode()
 INTAKE = web.AppKey("intake", Intake)
 
 
-def routes(prefix: str) -> Sequence[web.RouteDef]:
-    return [web.post(f"{prefix}{BRANCH}btcpay", _receive)]
-
-
 async def _receive(request: web.Request) -> web.Response:
     intake = request.app[INTAKE]
     if intake.keep_claims:  # what the body says is done, so no web page may send one
@@ -107,3 +112,55 @@ async def _receive(request: web.Request) -> web.Response:
         )
     await request.app[keys.INBOX].record(intake.delivery(body, request.app[keys.CLOCK]()))
     return json_bytes(_RECORDED)
+
+
+_DELIVERY = {
+    "deliveryId": "PQBaNDwtUuFDTCqmHfSeqR",
+    "webhookId": "BvJTkpHXk4LFM8vGLQ8XKz",
+    "type": "InvoiceSettled",
+    "storeId": "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776",
+    "invoiceId": EXAMPLE_INVOICE,
+    "metadata": {"orderId": str(EXAMPLE_ORDER)},
+}
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path=WEBHOOK,
+        handler=_receive,
+        name="receiveWebhook",
+        tag="BTCPay",
+        summary="BTCPay webhook",
+        description="For BTCPay alone. What is signed is recorded and answered 200, whatever it says; the "
+        "invoice is then looked up at BTCPay.",
+        needs_user=False,
+        parameters=(
+            Parameter(
+                name=signature.HEADER,
+                place="header",
+                description="sha256= and the HMAC-SHA256 of the body under WEBHOOK_SECRET",
+            ),
+        ),
+        body=dict,
+        body_example=_DELIVERY,
+        answers={200: Answer("Recorded", Recorded, Recorded(recorded=True))},
+        problems=(
+            {
+                400: {
+                    "malformed": "Only where no secret is set: the body is no delivery",
+                    "malformed_request": WRITING[400]["malformed_request"],
+                },
+                403: {
+                    "bad_signature": "BTCPay-Sig is missing or wrong; check WEBHOOK_SECRET",
+                    "foreign_origin": "Only with WEBHOOK_TRUST=body: a web page sent this",
+                },
+                408: WRITING[408],
+                413: {"body_too_large": "The body is larger than 256 KiB"},
+                415: {"unsupported_encoding": "The body has a Content-Encoding"},
+                421: {"unknown_host": "Only with WEBHOOK_TRUST=body: Host is not listed in ALLOWED_HOSTS"},
+            },
+            AWAY,
+            OVERLOADED,
+        ),
+    ),
+)

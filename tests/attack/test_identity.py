@@ -11,8 +11,8 @@ import jwt
 import pytest
 from multidict import CIMultiDict
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.settings import AuthMode, Jwt
-from kosmo_billing_daemon.web.app import PREFIX
 from tests.attack.raw_http import exchange, statuses
 from tests.web.conftest import Service, Starter
 from tests.web.issuer import (
@@ -30,7 +30,7 @@ from tests.web.issuer import (
     signed,
 )
 
-SUBSCRIPTION = f"GET {PREFIX}/subscription HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+SUBSCRIPTION = f"GET {API}/subscription HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 
 
 async def test_a_header_that_is_only_like_it_names_nobody(start: Starter, user: UUID) -> None:

@@ -11,9 +11,10 @@ import pytest
 from aiohttp import web
 
 from kosmo_billing_daemon.btcpay.signature import sign
+from kosmo_billing_daemon.contract.paths import API
 from tests.support.daemon import KEY, WEBHOOK_SECRET
 from tests.support.mosquitto import Mosquitto
-from tests.support.world import API, World, until, world_around
+from tests.support.world import World, until, world_around
 from tests.web.conftest import Service
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\n2026-01-01T00:00:00Z ERROR forged line\r\u2028\u202ex=1 \x00\x9b31m"

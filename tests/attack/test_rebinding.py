@@ -4,7 +4,7 @@ from uuid import UUID
 
 from playwright.async_api import async_playwright
 
-from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.contract.paths import API
 from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.web.conftest import Service
 
@@ -37,9 +37,9 @@ async def test_a_page_that_leads_its_own_name_here_acts_for_nobody(service: Serv
         try:
             page = await browser.new_page()
             await page.goto(service.url.replace("127.0.0.1", "evil.example") + "/health/live")
-            answers = await page.evaluate(ASK, [PREFIX, str(user)])
+            answers = await page.evaluate(ASK, [API, str(user)])
             await page.goto(service.url + "/health/live")
-            own = await page.evaluate(ASK, [PREFIX, str(user)])
+            own = await page.evaluate(ASK, [API, str(user)])
         finally:
             await browser.close()
     assert [status for status, _ in answers] == [421] * 5

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.contract.paths import API
 from tests.attack.raw_http import PATIENCE, connection, drip, exchange, rest, statuses
 from tests.web.conftest import HOOK, Service, Starter
 
@@ -51,7 +51,7 @@ BAD_CHUNKS = {
 
 
 def post(path: str, framing: bytes, then: bytes) -> bytes:
-    return f"POST {PREFIX}{path} HTTP/1.1\r\nHost: x\r\n".encode() + framing + b"\r\n" + then
+    return f"POST {API}{path} HTTP/1.1\r\nHost: x\r\n".encode() + framing + b"\r\n" + then
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def nodes_of(service: Service, user: UUID) -> int:
 async def test_no_request_hides_behind_another(hasty: Service, user: UUID) -> None:
     """What a proxy takes for a body must not be done as a request of somebody else."""
     assert (await hasty.ask("PUT", f"/nodes/{NODE}", user=user)).status in {200, 201}
-    hidden = f"DELETE {PREFIX}/nodes/{NODE} HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\n\r\n".encode()
+    hidden = f"DELETE {API}/nodes/{NODE} HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\n\r\n".encode()
     sent = {name: post(HOOK, framing, b"0\r\n\r\n" + hidden) for name, framing in AMBIGUOUS.items()}
     sent |= {name: post(HOOK, CHUNKED, chunk + hidden) for name, chunk in BAD_CHUNKS.items()}
     answers = dict(
@@ -79,7 +79,7 @@ async def test_no_request_hides_behind_another(hasty: Service, user: UUID) -> No
 
 async def test_no_connection_becomes_something_else(hasty: Service) -> None:
     """A proxy that sees 101, or a CONNECT agreed to, looks away from all that follows."""
-    plain = f"GET {PREFIX}/plans HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n".encode()
+    plain = f"GET {API}/plans HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n".encode()
     upgrades = (plain + f"Upgrade: {name}\r\n\r\n".encode() for name in ("h2c", "websocket", "TLS/1.0"))
     for upgrade in upgrades:
         assert statuses(await exchange(hasty, upgrade)) == [200]
@@ -101,7 +101,7 @@ async def test_a_method_that_is_none_here_does_nothing_and_reflects_nothing(
 async def test_a_head_that_drips_or_never_comes_costs_its_connection(start: Starter) -> None:
     """Fails with ``keepalive_timeout`` left out of web/app.py: connections outlive the test's patience."""
     service = await start(keepalive_seconds=0.15)
-    begun = f"GET {PREFIX}/plans HTTP/1.1\r\nHost: x\r\n".encode()
+    begun = f"GET {API}/plans HTTP/1.1\r\nHost: x\r\n".encode()
     again = begun + b"\r\n" + begun
     answers = await asyncio.gather(
         drip(service, b"", b""), drip(service, begun, b"a: b\r\n"), drip(service, again, b"a: b\r\n")
@@ -152,7 +152,7 @@ async def test_two_hundred_slow_connections_hold_nobody_up(service: Service, use
 
 
 async def test_a_flood_of_pipelined_requests_is_answered_in_turn(hasty: Service) -> None:
-    asked = f"GET {PREFIX}/plans HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    asked = f"GET {API}/plans HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     async with connection(hasty) as (reader, writer), asyncio.timeout(PATIENCE):
         answers = asyncio.create_task(rest(reader))
         writer.write(asked * 500)
@@ -160,7 +160,7 @@ async def test_a_flood_of_pipelined_requests_is_answered_in_turn(hasty: Service)
 
 
 async def test_heads_are_bounded(service: Service) -> None:
-    asked = f"GET {PREFIX}/plans HTTP/1.1\r\nHost: x\r\n".encode()
+    asked = f"GET {API}/plans HTTP/1.1\r\nHost: x\r\n".encode()
     for headers in (
         b"a: b\r\n" * 200,
         b"a: " + b"b" * 9000 + b"\r\n",

@@ -7,9 +7,10 @@ keeps a row; and beside the least that keeps one before it asks, so that nothing
 import time
 from uuid import uuid4
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.bench import least_service, plain_service
 from tests.bench.figures import Figure, at_least, at_most, percentile
-from tests.bench.load_generator import PREFIX, Connection, in_flight, post
+from tests.bench.load_generator import Connection, in_flight, post
 from tests.bench.rig import alone, daemon, services
 from tests.bench.settlement import TURNS, other
 
@@ -37,7 +38,7 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
         other(where, plain_service) as (plain, _),
         other(where, least_service) as (least, _),
     ):
-        paths = {plain: "/invoices", least: "/invoices", ours.api: f"{PREFIX}/invoices"}
+        paths = {plain: "/invoices", least: "/invoices", ours.api: f"{API}/invoices"}
         for url, path in paths.items():
             await create(url, path, 50, [])  # warm
         for _ in range(rounds):

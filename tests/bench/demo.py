@@ -7,8 +7,9 @@ opened over REST and paid at the simulator, whose own webhooks are off so that o
 import json
 from uuid import UUID, uuid4
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.bench.figures import Figure, percentile
-from tests.bench.load_generator import PREFIX, Connection, Subscriber, in_flight, post, webhook
+from tests.bench.load_generator import Connection, Subscriber, in_flight, post, webhook
 from tests.bench.rig import Rig, alone, daemon, services
 from tests.bench.settlement import IN_FLIGHT, Course
 
@@ -21,7 +22,7 @@ async def paid(ours: Rig, number: int) -> list[Job]:
     jobs: list[Job] = []
 
     async def one(connection: Connection, user_id: UUID) -> None:
-        wish = post(f"{PREFIX}/invoices", b'{"plan_type": "wanderer"}', X_User_ID=str(user_id))
+        wish = post(f"{API}/invoices", b'{"plan_type": "wanderer"}', X_User_ID=str(user_id))
         opened = json.loads(await connection.expect(wish, 201))
         jobs.append((user_id, webhook(ours.webhook_path, UUID(opened["order_id"]), opened["invoice_id"])))
         pay = post(f"/simulate/invoices/{opened['invoice_id']}", b'{"action": "pay", "method": "BTC-LN"}')

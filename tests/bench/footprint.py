@@ -9,9 +9,10 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.bench.figures import Figure, at_most
 from tests.bench.filling import filled, some_users
-from tests.bench.load_generator import PREFIX, get
+from tests.bench.load_generator import get
 from tests.bench.rig import Rig, alone, daemon, services
 
 USERS = 200_000
@@ -73,7 +74,7 @@ async def listened_to(ours: Rig, number: int) -> Figure:
         for user_id in users:
             reader, writer = await asyncio.open_connection(address[0], int(address[1]))
             stack.callback(writer.close)
-            writer.write(get(f"{PREFIX}/subscription/events", X_User_ID=str(user_id)))
+            writer.write(get(f"{API}/subscription/events", X_User_ID=str(user_id)))
             async with asyncio.timeout(30):
                 answer = await reader.readuntil(b"data:")
             if b" 200 " not in answer:

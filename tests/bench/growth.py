@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.bench import usage
 from tests.bench.figures import Figure, at_most, percentile
 from tests.bench.filling import filled, some_users, tidied
 from tests.bench.footprint import until_idle
 from tests.bench.invoices import paid_orders
-from tests.bench.load_generator import PREFIX, Connection, Subscriber, get
+from tests.bench.load_generator import Connection, Subscriber, get
 from tests.bench.rig import Rig, Services, alone, daemon, services
 from tests.bench.settlement import TURNS, Course
 
@@ -38,7 +39,7 @@ async def pages(ours: Rig, number: int) -> float:
     users = await some_users(ours.database_url, min(number, SMALL[1]))
     async with Connection(ours.api) as connection:
         for place in range(number):
-            request = get(f"{PREFIX}/invoices?limit=3", X_User_ID=str(users[place % len(users)]))
+            request = get(f"{API}/invoices?limit=3", X_User_ID=str(users[place % len(users)]))
             began = time.perf_counter()
             await connection.expect(request, 200)
             took.append(time.perf_counter() - began)

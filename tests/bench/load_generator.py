@@ -19,7 +19,6 @@ from kosmo_billing_daemon.link import Broker, connect
 from tests.bench.fake_btcpay import STORE, btcpay_id
 
 SECRET = "bench-secret"
-PREFIX = "/api/v1/billing"
 PATIENCE = 60.0
 
 T = TypeVar("T")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker, Kind
@@ -24,7 +25,7 @@ from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.bench.fake_btcpay import KEY, STORE
 from tests.bench.figures import Figure, rows, table
-from tests.bench.load_generator import PREFIX, SECRET, Connection, get
+from tests.bench.load_generator import SECRET, Connection, get
 
 START_SECONDS = 180.0  # the first start of a filled database publishes it all
 STOP_SECONDS = 15.0
@@ -66,7 +67,7 @@ class Rig(Services):
 
     @property
     def webhook_path(self) -> str:
-        return f"{PREFIX}/webhooks/btcpay"
+        return f"{API}/webhooks/btcpay"
 
 
 @asynccontextmanager

@@ -7,13 +7,14 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.link import Broker, Link, connect
 from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.crash.audit import LOST
 from tests.crash.process import CrashingDaemon
 from tests.support import usage
 from tests.support.observer import TOPICS
-from tests.support.world import API, DEADLINE, World
+from tests.support.world import DEADLINE, World
 
 
 async def order(world: World, daemon: CrashingDaemon, user_id: UUID) -> str:

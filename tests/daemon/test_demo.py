@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.children import is_alive, temporary_directory
 from kosmo_billing_daemon.link import Broker, Protocol, connect
 from tests.support.daemon import command, environment
 from tests.support.observer import TOPICS
 from tests.support.processes import eventually, with_descendants
-from tests.support.world import API
 
 USER = "11111111-1111-1111-1111-111111111111"
 

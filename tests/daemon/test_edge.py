@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
 from kosmo_billing_daemon.gate import Gate, Reason
 from kosmo_billing_daemon.link import Broker
 from tests.contract.schemas import errors, schema_of
 from tests.support.daemon import DaemonProcess
-from tests.support.world import API, World, until
+from tests.support.world import World, until
 
 NODE, OTHER_NODE = "!a1b2c3d4", "!00000007"
 

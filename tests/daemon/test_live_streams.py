@@ -10,8 +10,9 @@ from uuid import uuid4
 
 import aiohttp
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.support.daemon import DaemonProcess
-from tests.support.world import API, DEADLINE, World
+from tests.support.world import DEADLINE, World
 from tests.web.issuer import AUDIENCE, ISSUER, OTHER_RSA_KEY, RSA_KEY, claims, issuing, jwk, signed
 
 

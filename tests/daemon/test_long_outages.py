@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.crash.audit import retained_is_the_database
 from tests.faults.signs import says
@@ -24,7 +25,7 @@ from tests.support import usage
 from tests.support.houses import House, build_house, move_in
 from tests.support.mosquitto import Mosquitto
 from tests.support.proxy import Mode
-from tests.support.world import API, World, grant, until, world_around
+from tests.support.world import World, grant, until, world_around
 from tests.walk.gateways import report_until_answered
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(300)]

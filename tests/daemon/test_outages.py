@@ -7,12 +7,13 @@ from uuid import uuid4
 
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.daemon.test_two_daemons import role
 from tests.support.daemon import WEBHOOK_SECRET, DaemonProcess
 from tests.support.mosquitto import Mosquitto
 from tests.support.observer import TOPICS
-from tests.support.world import API, World, until, world_around
+from tests.support.world import World, until, world_around
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import aiohttp
 import asyncpg
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.support.daemon import DaemonProcess, command, environment
-from tests.support.world import API, World, until
+from tests.support.world import World, until
 
 
 def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":

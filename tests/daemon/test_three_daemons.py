@@ -15,13 +15,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from kosmo_billing_daemon.btcpay.signature import HEADER, sign
+from kosmo_billing_daemon.contract.paths import API
 from tests.daemon.test_two_daemons import counting, role
 from tests.faults.signs import says
 from tests.support.daemon import STORE, WEBHOOK_SECRET
 from tests.support.houses import House, build_house, move_in
 from tests.support.observer import TOPICS
 from tests.support.proxy import Mode
-from tests.support.world import API, World, grant, until
+from tests.support.world import World, grant, until
 
 CUTS = [
     Mode.REFUSE,

@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.support.daemon import WEBHOOK_SECRET, DaemonProcess
 from tests.support.mosquitto import Mosquitto
 from tests.support.roles import gone, made
-from tests.support.world import API, World, until, world_around
+from tests.support.world import World, until, world_around
 
 
 @pytest.fixture

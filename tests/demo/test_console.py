@@ -9,11 +9,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.console import USERS
 from kosmo_billing_daemon.demo.stage import DemoStage
 from tests.demo.visit import CONTRAST, FOCUSED, LATER, SOON, Visit
 from tests.support.chromium import ARGUMENTS, PROGRAM
-from tests.support.world import API
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,8 +8,9 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.stage import DemoStage
-from tests.support.world import API, until
+from tests.support.world import until
 
 
 @dataclass

@@ -7,8 +7,9 @@ was "ready" with ``btcpay_up 1`` and no error counted.
 import time
 from uuid import uuid4
 
+from kosmo_billing_daemon.contract.paths import API
 from tests.faults.signs import measures, metrics, says
-from tests.support.world import API, World
+from tests.support.world import World
 
 
 async def test_a_shop_that_cannot_sell_is_degraded_until_it_sells(world: World) -> None:

@@ -14,10 +14,11 @@ import pytest
 from aiohttp import web
 
 from kosmo_billing_daemon.btcpay.wire import MAX_ANSWER_BYTES
+from kosmo_billing_daemon.contract.paths import API
 from tests.faults.signs import measures, metrics, says
 from tests.services.relay import Relay, relay
 from tests.support.daemon import STORE, WEBHOOK_SECRET, DaemonProcess
-from tests.support.world import API, World
+from tests.support.world import World
 
 
 def words(text: str, kind: str = "application/json") -> web.Response:

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kosmo_billing_daemon.admin.checks.btcpay import inspect
-from kosmo_billing_daemon.admin.checks.webhooks import PATH, defects, ours, register
+from kosmo_billing_daemon.admin.checks.webhooks import defects, ours, register
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from tests.services.conftest import KEY, STORE, TIMEOUTS
 
-URL = f"https://api.example.org{PATH}"
+URL = f"https://api.example.org{WEBHOOK}"
 PREFIX = "btcpay.store."
 
 
@@ -32,13 +33,13 @@ async def found(client: BtcpayClient) -> dict[str, bool | None]:
     ("spelling", "arrives"),
     [
         (URL, True),
-        (f"https://api.example.org:443{PATH}", True),
-        (f"https://API.Example.Org{PATH}", True),
-        (f"https://api.example.org.{PATH}", True),
-        (f"https://user:word@api.example.org{PATH}", True),
-        (f"https://api.example.org{PATH}/", False),
-        (f"http://api.example.org{PATH}", False),
-        (f"http://API.example.org:80{PATH}/", False),
+        (f"https://api.example.org:443{WEBHOOK}", True),
+        (f"https://API.Example.Org{WEBHOOK}", True),
+        (f"https://api.example.org.{WEBHOOK}", True),
+        (f"https://user:word@api.example.org{WEBHOOK}", True),
+        (f"https://api.example.org{WEBHOOK}/", False),
+        (f"http://api.example.org{WEBHOOK}", False),
+        (f"http://API.example.org:80{WEBHOOK}/", False),
     ],
 )
 async def test_another_spelling_of_our_address_is_our_webhook(
@@ -59,12 +60,12 @@ async def test_another_address_is_anothers_and_equal_ones_are_surplus(
     client: BtcpayClient, simulator: Simulator
 ) -> None:
     for other in (
-        f"https://api.example.org:8443{PATH}",
-        f"https://api.example.com{PATH}",
-        f"https://api.example.org{PATH}?shop=2",
-        f"https://api.example.org/v2{PATH}",
-        f"http://api.example.org:8004{PATH}",
-        f"https://api.example.org{PATH.upper()}",
+        f"https://api.example.org:8443{WEBHOOK}",
+        f"https://api.example.com{WEBHOOK}",
+        f"https://api.example.org{WEBHOOK}?shop=2",
+        f"https://api.example.org/v2{WEBHOOK}",
+        f"http://api.example.org:8004{WEBHOOK}",
+        f"https://api.example.org{WEBHOOK.upper()}",
     ):
         simulator.add_webhook(other)
     made = await register(client, URL, secret="ours", fresh=None)

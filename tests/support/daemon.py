@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from kosmo_billing_daemon.contract.paths import WEBHOOK
 from tests.support.mosquitto import Mosquitto
 
 DEADLINE = 20.0
@@ -83,7 +84,7 @@ class DaemonProcess:
 
     @property
     def webhook_url(self) -> str:
-        return f"{self.url}/api/v1/billing/webhooks/btcpay"
+        return f"{self.url}{WEBHOOK}"
 
     @property
     def log(self) -> str:

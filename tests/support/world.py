@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import asyncpg
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from tests.support.daemon import KEY, STORE, WEBHOOK_SECRET, DaemonProcess, settings_for
 from tests.support.mosquitto import Mosquitto
@@ -20,7 +21,6 @@ from tests.support.observer import Observer, observing, retained
 from tests.support.quotes import WANDERER, quoting
 
 DEADLINE = 20.0
-API = "/api/v1/billing"
 
 
 async def until(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kosmo_billing_daemon.contract.document import asyncapi
-from kosmo_billing_daemon.web.reference import openapi
+from kosmo_billing_daemon.settings import AuthMode
+from kosmo_billing_daemon.web import openapi
+from kosmo_billing_daemon.web.app import OPERATIONS
 
 TARGET = Path(__file__).parents[2] / "config" / "examples" / "typescript"
 WIDTH = 108
@@ -21,7 +23,7 @@ Schema = Mapping[str, Any]
 
 def api() -> str:
     """The types of the API, and every code a problem may have."""
-    document = json.loads(openapi.text())
+    document = openapi.document(OPERATIONS, AuthMode.HEADER)
     problem = document["components"]["schemas"]["Problem"]["properties"]
     union = "".join(f'\n  | "{code}"' for code in problem.pop("code")["enum"])
     problem["code"] = {"$ref": "#/ProblemCode"}

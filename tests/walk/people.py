@@ -13,9 +13,9 @@ from uuid import UUID
 
 import aiohttp
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay.actions import PayerAction, possible_actions
 from kosmo_billing_daemon.demo.btcpay.invoices import CURRENCIES, SimulatedInvoice, SimulatedStatus
-from tests.support.world import API
 from tests.walk.model import PLANS
 from tests.walk.town import Town
 

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.signature import sign
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
@@ -32,9 +33,9 @@ from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
-from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, PREFIX, build_app, serve
+from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, OPERATIONS, build_app, serve
 from kosmo_billing_daemon.web.health import Check, Readiness
-from kosmo_billing_daemon.web.reference import openapi
+from kosmo_billing_daemon.web.openapi import problem_codes
 from kosmo_billing_daemon.web.server.admission import Admission
 from tests.web.record import Record
 
@@ -43,7 +44,7 @@ KEY = "a1" * 20
 SECRET = "present secret"
 OLD_SECRET = "former secret"
 HOOK = "/webhooks/btcpay"
-CODES = openapi.problem_codes()
+CODES = problem_codes(OPERATIONS)
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 
@@ -118,7 +119,7 @@ class Service:
         named = CIMultiDict(headers or {})
         if user is not None:
             named.add("X-User-ID", str(user))
-        url = self.url + (path[1:] if path.startswith("//") else PREFIX + path)
+        url = self.url + (path[1:] if path.startswith("//") else API + path)
         async with self.session.request(method, url, headers=named, **more) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 

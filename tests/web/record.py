@@ -7,20 +7,20 @@ from typing import Any
 import jsonschema_rs
 from aiohttp import web
 
-from kosmo_billing_daemon.web.reference import openapi
+from kosmo_billing_daemon.settings import AuthMode
+from kosmo_billing_daemon.web.app import OPERATIONS
+from kosmo_billing_daemon.web.openapi import document
 
 UNDESCRIBED = {"OPTIONS"}
 
 
-@cache
-def _described() -> dict[str, Any]:
-    return json.loads(openapi.text())  # type: ignore[no-any-return]  # an object it is
+DESCRIBED: dict[str, Any] = json.loads(json.dumps(document(OPERATIONS, AuthMode.HEADER)))
 
 
 @cache
 def _validator(reference: str) -> jsonschema_rs.Validator:
     """A validator for a schema given as text; references are found among the document's components."""
-    schema = {**json.loads(reference), "components": _described()["components"]}
+    schema = {**json.loads(reference), "components": DESCRIBED["components"]}
     return jsonschema_rs.validator_for(schema, validate_formats=True)
 
 
@@ -39,7 +39,7 @@ class Record:
             return
         method = {"HEAD": "GET"}.get(request.method, request.method).lower()
         path = resource.canonical
-        told = _described()["paths"].get(path, {}).get(method)
+        told = DESCRIBED["paths"].get(path, {}).get(method)
         if told is None:
             self.undocumented.append(f"{method} {path}")
             return

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from aiohttp import web
 
-from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.web.server.admission import Admission
 from tests.attack.raw_http import connection
 from tests.support.world import until
@@ -28,7 +28,7 @@ async def asked(ends: Ends, request: bytes = ALIVE, until: bytes = b'{"status":"
 
 
 def stream(user: UUID) -> bytes:
-    path = f"{PREFIX}/subscription/events"
+    path = f"{API}/subscription/events"
     return f"GET {path} HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\n\r\n".encode()
 
 
@@ -113,7 +113,7 @@ async def unread(service: Service) -> socket.socket:
     peer.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(peer, ("127.0.0.1", int(service.url.rpartition(":")[2])))
-    await loop.sock_sendall(peer, f"GET {PREFIX}/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 300)
+    await loop.sock_sendall(peer, f"GET {API}/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 300)
     return peer
 
 

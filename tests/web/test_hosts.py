@@ -6,8 +6,8 @@ from uuid import UUID
 import aiohttp
 import pytest
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.settings import AuthMode, WebhookTrust
-from kosmo_billing_daemon.web.app import PREFIX
 from kosmo_billing_daemon.web.server.hosts import admits
 from tests.attack.raw_http import exchange, statuses
 from tests.web.conftest import HOOK, Service, Starter
@@ -72,7 +72,7 @@ def test_on_port_80_where_browsers_name_no_port_a_name_must_be_listed() -> None:
 
 
 async def test_no_host_or_two_of_them(service: Service, user: UUID) -> None:
-    asked = f"GET {PREFIX}/nodes HTTP/1.%d\r\n%sX-User-ID: {user}\r\nConnection: close\r\n\r\n"
+    asked = f"GET {API}/nodes HTTP/1.%d\r\n%sX-User-ID: {user}\r\nConnection: close\r\n\r\n"
     assert statuses(await exchange(service, (asked % (0, "")).encode())) == [200]  # no browser
     twice = "Host: 127.0.0.1\r\nHost: evil.example:1\r\n"
     assert statuses(await exchange(service, (asked % (1, twice)).encode())) in ([400], [421])
@@ -96,7 +96,7 @@ async def test_over_a_unix_socket_there_is_no_browser(start: Starter, tmp_path: 
     said = {"X-User-ID": str(user), "Host": "kosmoconnect.example:8443"}
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
-        session.get(f"http://local{PREFIX}/nodes", headers=said) as answer,
+        session.get(f"http://local{API}/nodes", headers=said) as answer,
     ):
         assert answer.status == 200
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.web.rendering import encode
 from tests.web.conftest import Answer, Service
 
@@ -24,7 +24,7 @@ async def test_a_new_invoice_is_answered_with_all_that_a_checkout_needs(service:
     answer = await service.buy(user, "wanderer", redirect_url="https://kosmoconnect.local/thank-you")
     assert answer.status == 201
     invoice = answer.body
-    assert answer.headers["Location"] == f"{PREFIX}/invoices/{invoice['invoice_id']}"
+    assert answer.headers["Location"] == f"{API}/invoices/{invoice['invoice_id']}"
     assert set(invoice) == {
         "invoice_id", "order_id", "checkout_url", "amount", "currency", "plan_type", "status", "payment",
         "paid_amount", "redirect_url", "created_at", "expires_at",

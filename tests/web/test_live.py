@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.store.postgres import Database, Pool
-from kosmo_billing_daemon.web.app import PREFIX
 from tests.support.quotes import quoting
 from tests.web.conftest import Service, Starter
 
@@ -62,7 +62,7 @@ class Stream:
 @asynccontextmanager
 async def watching(service: Service, user: UUID, **headers: str) -> AsyncIterator[Stream]:
     async with service.session.get(
-        f"{service.url}{PREFIX}/subscription/events", headers={"X-User-ID": str(user), **headers}
+        f"{service.url}{API}/subscription/events", headers={"X-User-ID": str(user), **headers}
     ) as response:
         assert response.status == 200, await response.text()
         assert response.headers["Content-Type"] == "text/event-stream"

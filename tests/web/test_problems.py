@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.web.health import Check, Readiness
 from tests.web.conftest import HOOK, Service, Starter, told
 
@@ -120,7 +120,7 @@ async def test_requests_are_noted_at_debug_without_their_query(
         await service.ask("GET", "/invoices/abc?token=hidden", user=user)
     [noted] = [r.__dict__["fields"] for r in caplog.records if r.getMessage() == "request answered"]
     assert (noted["method"], noted["status"]) == ("GET", 404)
-    assert noted["path"] == f"{PREFIX}/invoices/{{invoice_id}}"
+    assert noted["path"] == f"{API}/invoices/{{invoice_id}}"
     assert "hidden" not in str(noted)
 
 
@@ -150,7 +150,7 @@ async def raw(service: Service, request: bytes) -> bytes:
 
 async def test_a_body_that_does_not_come_is_given_up(start: Starter, user: UUID) -> None:
     service = await start(body_seconds=0.05)
-    head = f"POST {PREFIX}/invoices HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\nContent-Length: 99\r\n\r\n{{"
+    head = f"POST {API}/invoices HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\nContent-Length: 99\r\n\r\n{{"
     answer = await raw(service, head.encode())
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"body_too_slow"' in answer
@@ -161,7 +161,7 @@ async def test_a_body_that_breaks_off_leaves_the_service_well(
 ) -> None:
     port = int(service.url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {PREFIX}/invoices HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\nContent-Length: 99\r\n\r\n{{"
+    head = f"POST {API}/invoices HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\nContent-Length: 99\r\n\r\n{{"
     writer.write(head.encode())
     await writer.drain()
     writer.close()
@@ -189,7 +189,7 @@ async def test_what_is_no_http_is_a_400_and_fills_no_log(
 
 
 async def test_two_lengths_or_a_length_beside_chunks_are_no_http(service: Service, user: UUID) -> None:
-    head = f"POST {PREFIX}/invoices HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\n".encode()
+    head = f"POST {API}/invoices HTTP/1.1\r\nHost: x\r\nX-User-ID: {user}\r\n".encode()
     for tail in (
         b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.web.app import PREFIX
+from kosmo_billing_daemon.contract.paths import API
 from tests.web.conftest import HOOK, Service
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "examples"
@@ -101,22 +101,22 @@ async def _visit(service: Service, visitor: aiohttp.ClientSession, user: UUID) -
         async with visitor.get(base + path, headers=more) as answer:
             return answer.status
 
-    assert await status(f"{PREFIX}/subscription") == 401
-    assert await status(f"{PREFIX}/subscription", **{"X-User-ID": str(uuid4())}) == 401
-    assert await status(f"{PREFIX}/plans") == 200
-    assert await status(f"{PREFIX}/docs/docs.js") == 200
+    assert await status(f"{API}/subscription") == 401
+    assert await status(f"{API}/subscription", **{"X-User-ID": str(uuid4())}) == 401
+    assert await status(f"{API}/plans") == 200
+    assert await status(f"{API}/docs/docs.js") == 200
     assert [await status(path) == 200 for path in ("/health/ready", "/metrics")] == [False, False]
-    async with visitor.post(base + PREFIX + HOOK, data=b"{}") as unsigned:
+    async with visitor.post(base + API + HOOK, data=b"{}") as unsigned:
         assert unsigned.status == 403  # from the daemon itself: the signature is missing
 
     mine = {"Cookie": "session=mine", "X-User-ID": str(uuid4())}
-    async with visitor.get(f"{base}{PREFIX}/subscription", headers=mine) as answer:
+    async with visitor.get(f"{base}{API}/subscription", headers=mine) as answer:
         assert (answer.status, (await answer.json())["user_id"]) == (200, str(user))
     browser = {**mine, "Origin": base, "Content-Type": "application/json"}
-    async with visitor.put(f"{base}{PREFIX}/nodes/!a1b2c3d4", headers=browser, data=b"{}") as added:
+    async with visitor.put(f"{base}{API}/nodes/!a1b2c3d4", headers=browser, data=b"{}") as added:
         assert added.status == 201, await added.text()
 
-    async with visitor.get(f"{base}{PREFIX}/subscription/events", headers=mine) as stream:
+    async with visitor.get(f"{base}{API}/subscription/events", headers=mine) as stream:
         async with asyncio.timeout(10):
             assert stream.content_type == "text/event-stream"
             assert b"retry" in await stream.content.readuntil(b"\n\n")

@@ -3,7 +3,6 @@
 import json
 import re
 from html.parser import HTMLParser
-from importlib import resources
 from typing import Any
 
 import jsonschema_rs
@@ -11,25 +10,17 @@ import pytest
 from playwright.async_api import async_playwright
 
 from kosmo_billing_daemon.contract.document import asyncapi
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.settings import AuthMode
-from kosmo_billing_daemon.web import pages
-from kosmo_billing_daemon.web.app import PREFIX
-from kosmo_billing_daemon.web.reference import openapi
+from kosmo_billing_daemon.web import openapi
+from kosmo_billing_daemon.web.app import OPERATIONS as ROUTES
 from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.web.conftest import Service
 
-DOCUMENT: dict[str, Any] = json.loads(openapi.text())
+DOCUMENT: dict[str, Any] = openapi.document(ROUTES, AuthMode.HEADER)
 OPERATIONS = [
     (method, path, told) for path, methods in DOCUMENT["paths"].items() for method, told in methods.items()
 ]
-
-
-def test_the_file_in_the_package_is_what_is_made_now() -> None:
-    """After a change: python -m kosmo_billing_daemon.web.reference.openapi."""
-    served = openapi.served(AuthMode.HEADER)
-    assert json.loads(served)["paths"].keys() == DOCUMENT["paths"].keys()
-    packaged = resources.files(openapi.__package__).joinpath(openapi.FILE).read_text("utf-8")
-    assert packaged == openapi.text()
 
 
 async def test_the_document_has_every_route_and_no_other(service: Service) -> None:
@@ -55,7 +46,7 @@ def test_every_operation_tells_of_bugs_and_outages_and_strangers() -> None:
 def test_names_are_unique_and_every_reference_leads_somewhere() -> None:
     names = [told["operationId"] for _, _, told in OPERATIONS]
     assert len(set(names)) == len(names)
-    references = set(re.findall(r'"#/components/schemas/([^"]+)"', openapi.text()))
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DOCUMENT)))
     assert references <= DOCUMENT["components"]["schemas"].keys()
 
 
@@ -83,10 +74,10 @@ def test_every_example_is_what_its_schema_says() -> None:
     ("mode", "scheme"), [(AuthMode.HEADER, "proxy"), (AuthMode.JWT, "bearer")], ids=["header", "jwt"]
 )
 def test_what_is_served_names_the_one_way_to_say_who_asks(mode: AuthMode, scheme: str) -> None:
-    served = json.loads(openapi.served(mode))
+    served = openapi.document(ROUTES, mode)
     assert list(served["components"]["securitySchemes"]) == [scheme]
-    assert served["paths"][f"{PREFIX}/nodes"]["get"]["security"] == [{scheme: []}]
-    assert served["paths"][f"{PREFIX}/plans"]["get"]["security"] == []
+    assert served["paths"][f"{API}/nodes"]["get"]["security"] == [{scheme: []}]
+    assert served["paths"][f"{API}/plans"]["get"]["security"] == []
 
 
 async def test_metrics_are_as_they_are_told(service: Service) -> None:
@@ -98,6 +89,7 @@ async def test_metrics_are_as_they_are_told(service: Service) -> None:
 async def test_both_contracts_are_served(service: Service) -> None:
     served = await service.ask("GET", "/openapi.json")
     assert (served.status, served.body["openapi"]) == (200, "3.1.0")
+    assert served.body == json.loads(json.dumps(DOCUMENT))
     mqtt = await service.ask("GET", "/asyncapi.json")
     assert mqtt.raw == asyncapi()
     assert mqtt.body["asyncapi"].startswith("3.")
@@ -148,7 +140,7 @@ async def test_the_menu_has_method_and_path_and_is_folded_away_on_a_phone(
         browser = await playwright.chromium.launch(executable_path=PROGRAM, args=[*ARGUMENTS])
         try:
             page = await browser.new_page(viewport={"width": width, "height": 740})
-            await page.goto(f"{service.url}{PREFIX}/docs")
+            await page.goto(f"{service.url}{API}/docs")
             await page.wait_for_selector("section")
             entries = await page.locator("#contents a").all_text_contents()
             assert ("get /plans" in entries, "put /nodes/{node_id}" in entries) == (True, True)
@@ -156,7 +148,3 @@ async def test_the_menu_has_method_and_path_and_is_folded_away_on_a_phone(
             assert await page.evaluate("document.documentElement.scrollWidth") <= width
         finally:
             await browser.close()
-
-
-def test_pages_are_told_to_be_what_they_are() -> None:
-    assert len(pages.routes(PREFIX)) == 5

@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.web.app import PREFIX, serve
+from kosmo_billing_daemon.contract.paths import API
+from kosmo_billing_daemon.web.app import serve
 from tests.web.conftest import Service, Starter
 
 USER = {"X-User-ID": "11111111-1111-1111-1111-111111111111"}
@@ -32,7 +33,7 @@ async def test_a_peer_over_a_unix_socket_is_a_proxy_by_setting(
     assert service.url.endswith(":0")
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
-        session.get(f"http://local{PREFIX}/subscription", headers=USER) as answer,
+        session.get(f"http://local{API}/subscription", headers=USER) as answer,
     ):
         assert answer.status == status
 

@@ -11,8 +11,8 @@ import pytest
 from multidict import CIMultiDict
 
 from kosmo_billing_daemon.btcpay.signature import sign
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.settings import WebhookTrust
-from kosmo_billing_daemon.web.app import PREFIX
 from tests.web.conftest import HOOK, OLD_SECRET, SECRET, Service, Starter
 
 ALL = """
@@ -82,7 +82,7 @@ async def test_a_missing_or_wrong_signature_is_refused_and_nothing_recorded(
 async def test_two_signatures_are_refused(service: Service) -> None:
     raw = json.dumps(event()).encode()
     headers = CIMultiDict([("BTCPay-Sig", sign(raw, SECRET.encode()))] * 2)
-    async with service.session.post(service.url + PREFIX + HOOK, data=raw, headers=headers) as answer:
+    async with service.session.post(service.url + API + HOOK, data=raw, headers=headers) as answer:
         assert answer.status == 403
     assert await recorded(service) == []
 
@@ -195,7 +195,7 @@ async def test_the_classic_curl_activates_where_the_body_is_trusted(start: Start
 
 
 async def test_a_payment_at_btcpay_arrives_by_its_own_webhook(service: Service, user: UUID) -> None:
-    service.simulator.add_webhook(service.url + PREFIX + HOOK, SECRET)
+    service.simulator.add_webhook(service.url + API + HOOK, SECRET)
     invoice = (await service.buy(user, "wanderer")).body
     await service.simulator.act(invoice["invoice_id"], "pay")
     await service.simulator.act(invoice["invoice_id"], "confirm")

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from kosmo_billing_daemon.btcpay.administration import RegisteredWebhook
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.runtime.records import record
 
 WANTED_EVENTS = (
@@ -27,7 +28,6 @@ WANTED_EVENTS = (
 )
 """What changes an invoice. BTCPay does not check names, so those an older one does not know do no harm."""
 
-PATH = "/api/v1/billing/webhooks/btcpay"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -67,7 +67,7 @@ def defects(webhook: RegisteredWebhook, url: str | None) -> tuple[str, ...]:
 def ours(webhooks: list[RegisteredWebhook], url: str | None) -> list[RegisteredWebhook]:
     """Pick the webhooks that lead to us: of this address, or with our path where it is not known."""
     if url is None:
-        return [webhook for webhook in webhooks if urlsplit(webhook.url).path.rstrip("/").endswith(PATH)]
+        return [webhook for webhook in webhooks if urlsplit(webhook.url).path.rstrip("/").endswith(WEBHOOK)]
     found = [webhook for webhook in webhooks if _address(webhook.url) == _address(url)]
     return sorted(found, key=lambda webhook: (webhook.url != url, _differs(webhook.url, url)))
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.demo.console.proxy import forward, open_session, problem
 from kosmo_billing_daemon.demo.console.tap import Tap
@@ -27,7 +28,6 @@ from kosmo_billing_daemon.web.rendering import json_response
 BEAT = 15.0  # seconds between signs of life on a silent stream
 MOST_BODY = 16_384  # bytes
 _STATIC = Path(__file__).parent / "static"
-_API = "/api/v1/billing"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _HEADERS = {
     "Content-Security-Policy": (
@@ -129,7 +129,7 @@ class Console:
 
     async def _setup(self, _: web.Request) -> web.Response:
         places = self._places
-        docs = f"{places.api}{_API}/docs"
+        docs = f"{places.api}{API}/docs"
         return json_response(
             {"users": USERS, "prefix": self._topics.prefix, "btcpay": places.btcpay, "docs": docs}
         )
@@ -138,7 +138,7 @@ class Console:
         user_id = request.match_info["user_id"]
         if user_id not in self._known:
             return problem(HTTPStatus.NOT_FOUND, "not_found", "the demo has no such user")
-        base = f"{self._places.api}{_API}"
+        base = f"{self._places.api}{API}"
         return await forward(request, self._session, base, segments=2, headers={HEADER: user_id})
 
     async def _to_gateway(self, request: web.Request) -> web.StreamResponse:

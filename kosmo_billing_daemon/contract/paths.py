@@ -1,0 +1,4 @@
+"""Where the HTTP API is, for everybody who makes or reads an address of it."""
+
+API = "/api/v1/billing"
+WEBHOOK = f"{API}/webhooks/btcpay"
