@@ -4,12 +4,11 @@ The same rules as ``UsageReport.decode``, which stays the reference: whatever is
 is judged there, so that both say the same about every report (and a test compares them).
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Fields, Malformed, loads
+from kosmo_billing_daemon.contract.encoding import CANONICAL_UUID, MAX_ID_LENGTH, Fields, Malformed, loads
 from kosmo_billing_daemon.contract.payloads import (
     MAX_COUNT,
     MAX_EVENTS_PER_REPORT,
@@ -18,8 +17,6 @@ from kosmo_billing_daemon.contract.payloads import (
     usage_event,
 )
 from kosmo_billing_daemon.runtime.records import record
-
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 Row = tuple[str, str, str | None, int, datetime]
 """One event: user id (canonical text), message id, node id, count, time of sending in UTC."""
@@ -73,7 +70,7 @@ def _plain(item: Any) -> Row | None:
         node_id, count = item.get("node_id"), item.get("count", 1)
         sent_at = datetime.fromisoformat(item["sent_at"])
         if (
-            _UUID.fullmatch(user_id) is not None
+            CANONICAL_UUID.fullmatch(user_id) is not None
             and _is_plain_text(message_id)
             and (node_id is None or _is_plain_text(node_id))
             and type(count) is int

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from kosmo_billing_daemon.contract.encoding import Fields, Malformed, loads
+from kosmo_billing_daemon.contract.encoding import NODE_ID, Fields, Malformed, loads
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Decision, Gate, Reason
@@ -33,7 +33,6 @@ from kosmo_billing_daemon.web.rendering import encode, json_bytes, json_response
 REMEMBERED = 200  # messages, newest first
 MOST_TEXT = 200  # bytes: about what one packet of Meshtastic carries
 MOST_BODY = 4096  # bytes
-NODE = re.compile(r"![0-9a-f]{8}")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _REFUSALS = {
     Reason.NO_PLAN: "the plan does not send messages",
@@ -179,7 +178,7 @@ def _read(body: bytes) -> tuple[UUID, str, str]:
         words = fields.text("text", most=MOST_TEXT)
     except Malformed as error:
         raise Invalid(str(error), field=str(error).partition(":")[0]) from None
-    if NODE.fullmatch(node_id) is None:
+    if re.fullmatch(NODE_ID, node_id) is None:
         raise Invalid("node_id: a Meshtastic id, ! and eight hexadecimal digits", field="node_id")
     if len(words.encode()) > MOST_TEXT:
         raise Invalid(f"text: at most {MOST_TEXT} bytes", field="text")

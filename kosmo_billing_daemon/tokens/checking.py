@@ -2,19 +2,17 @@
 no say in how it is checked.
 """
 
-import re
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import jwt
 
+from kosmo_billing_daemon.contract.encoding import ANY_UUID
 from kosmo_billing_daemon.errors import Misconfigured, Refused
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.settings import Jwt
 from kosmo_billing_daemon.tokens.keys import FileKey, JwksKeys, Keys
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 class Untrusted(Refused):
@@ -69,7 +67,7 @@ class Checker:
 
     def _named(self, claims: dict[str, Any]) -> UUID:
         named = claims.get(self.claim)
-        if not isinstance(named, str) or not _UUID.fullmatch(named):
+        if not isinstance(named, str) or not ANY_UUID.fullmatch(named):
             raise Untrusted(f"the token's claim {self.claim} is not a UUID")
         return UUID(named)
 

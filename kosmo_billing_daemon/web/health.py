@@ -5,13 +5,13 @@ without the whole being unready, since taking payments never depends on the brok
 parts are read at most once a second, and ids that a detail quotes (a topic, an order) are left out.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Literal
 
 from aiohttp import web
 
+from kosmo_billing_daemon.contract.encoding import ANY_UUID
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.operations import Answer, Operation
 from kosmo_billing_daemon.web.recent import Recent
@@ -41,8 +41,6 @@ class Readiness:
 
 
 READINESS: web.AppKey[Recent[Readiness]] = web.AppKey("readiness")
-
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 @record(kw_only=True)
@@ -75,7 +73,7 @@ async def _live(_request: web.Request) -> web.Response:
 async def _ready(request: web.Request) -> web.Response:
     readiness = await request.app[READINESS].get()
     checks = {
-        name: CheckDocument(ok=check.ok, detail=_ID.sub("…", check.detail))
+        name: CheckDocument(ok=check.ok, detail=ANY_UUID.sub("…", check.detail))
         for name, check in readiness.checks.items()
     }
     document = Ready(status=readiness.status, checks=checks)

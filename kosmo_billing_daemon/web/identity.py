@@ -1,6 +1,5 @@
 """Who asks. The rule it keeps: every way of not being known gets the same answer."""
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -11,6 +10,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from kosmo_billing_daemon.contract.encoding import ANY_UUID
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.settings import AuthMode, Http, Jwt, Network
@@ -21,8 +21,6 @@ Identify = Callable[[web.Request], Awaitable[UserId]]
 IDENTIFY: web.AppKey[Identify] = web.AppKey("identify")
 
 HEADER = "X-User-ID"
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 async def identify(request: web.Request) -> UserId:
@@ -53,7 +51,7 @@ def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identi
         given = request.headers.getall(HEADER, [])
         if len(given) != 1:
             raise unknown(f"{HEADER} is missing" if not given else f"{HEADER} is there {len(given)} times")
-        if not _UUID.fullmatch(given[0]):
+        if not ANY_UUID.fullmatch(given[0]):
             raise unknown(f"{HEADER} is not a UUID")
         if not _is_trusted(request, trusted, trust_unix_sockets=trust_unix_sockets):
             raise unknown(f"{request.remote or 'the unix socket'} is not among TRUSTED_PROXIES")

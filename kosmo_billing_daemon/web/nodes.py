@@ -6,6 +6,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
+from kosmo_billing_daemon.contract.encoding import NODE_ID, NODE_ID_ANY_CASE
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.whitelist import MOST_NODES
@@ -32,7 +33,7 @@ class NodeRequest:
 class NodeDocument:
     """One listed node."""
 
-    node_id: Annotated[str, Field(pattern="^![0-9a-f]{8}$", examples=["!a1b2c3d4"])]
+    node_id: Annotated[str, Field(pattern=f"^{NODE_ID}$", examples=["!a1b2c3d4"])]
     label: str | None
     added_at: Time
 
@@ -73,7 +74,7 @@ _NODE_ID = Parameter(
     name="node_id",
     place="path",
     description="Meshtastic id, any case",
-    schema={"type": "string", "pattern": "^![0-9a-fA-F]{8}$"},
+    schema={"type": "string", "pattern": f"^{NODE_ID_ANY_CASE}$"},
     example="!a1b2c3d4",
 )
 _WRONG_NODE = {422: {"invalid_node_id": "It is not ! and eight hex digits"}}
