@@ -3,6 +3,7 @@ operator can act on, and never prints a secret.
 """
 
 from kosmo_billing_daemon.settings.loading import load
+from kosmo_billing_daemon.settings.readers import Proxies
 from kosmo_billing_daemon.settings.tree import (
     AuthMode,
     Btcpay,
@@ -11,7 +12,6 @@ from kosmo_billing_daemon.settings.tree import (
     Jwt,
     Mqtt,
     MqttProtocol,
-    Network,
     Retention,
     Settings,
     Tls,
@@ -27,7 +27,7 @@ __all__ = [
     "Jwt",
     "Mqtt",
     "MqttProtocol",
-    "Network",
+    "Proxies",
     "Retention",
     "Settings",
     "Tls",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from kosmo_billing_daemon.settings.addresses import is_address, is_host_name
+from kosmo_billing_daemon.runtime.host_names import is_address, is_host_name
 from kosmo_billing_daemon.settings.postgres_parameters import ENVIRONMENT, HONOURED, is_known, judge
 from kosmo_billing_daemon.settings.postgres_tls import MODES, PostgresTls
 

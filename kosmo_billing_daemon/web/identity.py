@@ -1,6 +1,6 @@
 """Who asks. The rule it keeps: every way of not being known gets the same answer."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -13,7 +13,7 @@ from aiohttp import web
 from kosmo_billing_daemon.contract.encoding import ANY_UUID
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.settings import AuthMode, Http, Jwt, Network
+from kosmo_billing_daemon.settings import AuthMode, Http, Jwt, Proxies
 from kosmo_billing_daemon.web.problems import HttpRefused
 from kosmo_billing_daemon.web.server.hosts import require_known
 
@@ -32,7 +32,7 @@ def for_mode(http: Http) -> Identify:
     """Choose how requests name their user; raises ``Misconfigured`` for one that is not complete."""
     match http.auth_mode:
         case AuthMode.HEADER:
-            return by_header(http.trusted_proxies, trust_unix_sockets=http.trust_unix_sockets)
+            return by_header(http.trusted_proxies)
         case AuthMode.JWT:
             if http.jwt is None:
                 raise Misconfigured(["AUTH_MODE=jwt not configured: set the JWT_… variables"])
@@ -41,7 +41,7 @@ def for_mode(http: Http) -> Identify:
             assert_never(http.auth_mode)
 
 
-def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identify:
+def by_header(trusted: Proxies) -> Identify:
     """Take the word of trusted proxies, by the address of the connection itself.
 
     A browser on a proxy's host has that address too, so what it asks for must be one of our names.
@@ -53,7 +53,7 @@ def by_header(trusted: Sequence[Network], *, trust_unix_sockets: bool) -> Identi
             raise unknown(f"{HEADER} is missing" if not given else f"{HEADER} is there {len(given)} times")
         if not ANY_UUID.fullmatch(given[0]):
             raise unknown(f"{HEADER} is not a UUID")
-        if not _is_trusted(request, trusted, trust_unix_sockets=trust_unix_sockets):
+        if not _is_trusted(request, trusted):
             raise unknown(f"{request.remote or 'the unix socket'} is not among TRUSTED_PROXIES")
         require_known(request)
         return UserId(UUID(given[0]))
@@ -92,16 +92,16 @@ def unknown(reason: str, scheme: str = HEADER) -> HttpRefused:
     )
 
 
-def _is_trusted(request: web.Request, trusted: Sequence[Network], *, trust_unix_sockets: bool) -> bool:
+def _is_trusted(request: web.Request, trusted: Proxies) -> bool:
     transport = request.transport
     if transport is None:
         return False
     listened = transport.get_extra_info("socket")
     if listened is not None and listened.family == AF_UNIX:
-        return trust_unix_sockets
+        return trusted.unix
     peer = transport.get_extra_info("peername")
     address = _address(peer[0]) if peer else None
-    return address is not None and any(address in network for network in trusted)
+    return address is not None and any(address in network for network in trusted.networks)
 
 
 @lru_cache(256)  # proxies are few, and ask often

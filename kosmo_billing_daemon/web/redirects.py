@@ -7,7 +7,7 @@ import re
 from urllib.parse import urlsplit
 
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.settings.addresses import is_address, is_host_name, is_loopback
+from kosmo_billing_daemon.runtime.host_names import is_address, is_host_name, is_loopback
 
 MAX_URL_LENGTH = 2048
 

@@ -9,7 +9,8 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.logs import Format, Level
 from kosmo_billing_daemon.settings import AuthMode, MqttProtocol, Settings, WebhookTrust, load
-from kosmo_billing_daemon.settings.variables import KNOWN
+from kosmo_billing_daemon.settings.tree import VARIABLES
+from tests.settings.generate import TARGET, environment_file
 from tests.settings.setting import COMPLETE, loaded, problem, problems
 
 
@@ -25,8 +26,8 @@ def test_four_variables_are_enough_and_the_rest_has_defaults() -> None:
     assert (settings.mqtt.host, settings.mqtt.port, settings.mqtt.tls) == ("127.0.0.1", 1883, None)
     assert (settings.mqtt.client_id, settings.mqtt.prefix) == ("kosmo-billing", "kosmo/billing/v1")
     assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8004)
-    assert [str(network) for network in settings.http.trusted_proxies] == ["127.0.0.0/8", "::1/128"]
-    assert settings.http.trust_unix_sockets
+    assert [str(network) for network in settings.http.trusted_proxies.networks] == ["127.0.0.0/8", "::1/128"]
+    assert settings.http.trusted_proxies.unix
     assert settings.http.auth_mode is AuthMode.HEADER
     assert settings.http.jwt is None
     assert settings.plans_file is None
@@ -64,8 +65,8 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("CORS_ORIGINS", "*", "http.cors_origins", ("*",)),
     ("ALLOWED_HOSTS", "A.example [::1]", "http.allowed_hosts", frozenset({"a.example", "::1"})),
     ("REDIRECT_HOSTS", "A.example,b.example", "http.redirect_hosts", frozenset({"a.example", "b.example"})),
-    ("TRUSTED_PROXIES", "unix", "http.trusted_proxies", ()),
-    ("TRUSTED_PROXIES", "10.0.0.7", "http.trust_unix_sockets", False),
+    ("TRUSTED_PROXIES", "unix", "http.trusted_proxies.networks", ()),
+    ("TRUSTED_PROXIES", "10.0.0.7", "http.trusted_proxies.unix", False),
     ("EXPIRING_NOTICE_HOURS", "24", "expiring_notice", timedelta(hours=24)),
     ("DELIVERY_RETENTION_DAYS", "30", "retention.deliveries", timedelta(days=30)),
     ("USAGE_RETENTION_DAYS", "90", "retention.usage", timedelta(days=90)),
@@ -219,25 +220,16 @@ def test_the_settings_cannot_be_changed() -> None:
         loaded().http.port = 1  # type: ignore[misc]
 
 
-def test_the_example_file_is_harmless_and_names_every_variable(tmp_path: Path) -> None:
-    example = Path(__file__).parents[2] / "config" / "kosmo-billing.env"
-    assert load(COMPLETE, env_file=example) == loaded()
-    lines = example.read_text().splitlines()
-    named = [line[1:].partition("=")[0] for line in lines if line.startswith("#") and line[1:2].isupper()]
-    assert sorted(named) == sorted(KNOWN)
-    # Uncommented, each default is the default: no value in the file is out of date.
-    optional = {"MQTT_URL", "BTCPAY_PUBLIC_URL", "BTCPAY_INVOICE_MINUTES", "WEBHOOK_URL", "CORS_ORIGINS"}
-    optional |= {"MQTT_USERNAME", "ALLOWED_HOSTS", "REDIRECT_HOSTS", "PLANS_FILE", "INSTANCE_NAME", *COMPLETE}
-    kept = [
-        line[1:]
-        for line in lines
-        if line[1:2].isupper()
-        and not line[1:].startswith("JWT_")
-        and line[1:].partition("=")[0] not in optional
-    ]
+def test_the_example_file_is_made_from_the_settings_and_spells_their_defaults_out(tmp_path: Path) -> None:
+    """After a change: python -m tests.settings.generate."""
+    assert TARGET.read_text() == environment_file()
+    assert load(COMPLETE, env_file=TARGET) == loaded()
+    examples = {variable.name for variable in VARIABLES if variable.example}
+    lines = [line[1:] for line in environment_file().splitlines() if line[1:2].isupper()]
     spelt_out = tmp_path / "all.env"
-    spelt_out.write_text("\n".join(line for line in kept if "MQTT_TLS_" not in line))
+    spelt_out.write_text("\n".join(line for line in lines if line.partition("=")[0] not in examples))
     assert load(COMPLETE, env_file=spelt_out) == loaded()
+    assert len(lines) == len(VARIABLES)
 
 
 def test_the_catalogue_shipped_is_the_one_built_in() -> None:

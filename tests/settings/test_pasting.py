@@ -9,7 +9,7 @@ import pytest
 
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.settings import load
-from kosmo_billing_daemon.settings.variables import SECRETS
+from kosmo_billing_daemon.settings.tree import SECRETS
 from tests.settings.setting import COMPLETE, loaded
 
 USER = {"MQTT_USERNAME": "kosmo"}

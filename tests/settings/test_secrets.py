@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.settings import load
-from kosmo_billing_daemon.settings.variables import KNOWN, SECRETS
+from kosmo_billing_daemon.settings.tree import KNOWN, SECRETS
 from tests.settings.setting import COMPLETE, loaded, problem
 
 _MARK = "Zq7"  # no sentence contains it by chance

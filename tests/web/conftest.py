@@ -30,7 +30,7 @@ from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
-from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
+from kosmo_billing_daemon.settings import Http, Proxies, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
 from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, OPERATIONS, build_app, serve
@@ -45,7 +45,7 @@ SECRET = "present secret"
 OLD_SECRET = "former secret"
 HOOK = "/webhooks/btcpay"
 CODES = problem_codes(OPERATIONS)
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
+LOOPBACK = Proxies((ip_network("127.0.0.0/8"), ip_network("::1")))
 
 
 READY = Readiness(ok=True, checks={"database": Check(ok=True, detail="answers")})

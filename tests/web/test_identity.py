@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from kosmo_billing_daemon.errors import Misconfigured
-from kosmo_billing_daemon.settings import AuthMode, Http
+from kosmo_billing_daemon.settings import AuthMode, Http, Proxies
 from kosmo_billing_daemon.web.identity import for_mode
 from tests.web.conftest import Answer, Service, Starter
 
@@ -38,7 +38,7 @@ async def test_nothing_of_a_user_is_answered_to_nobody(service: Service, method:
 
 
 async def test_every_way_of_not_being_known_gets_the_same_answer(service: Service, start: Starter) -> None:
-    strangers = await start(trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("::1")))
+    strangers = await start(trusted_proxies=Proxies((ip_network("10.0.0.0/8"), ip_network("::1"))))
     malformed = [
         "",
         "1",
@@ -62,7 +62,7 @@ async def test_every_way_of_not_being_known_gets_the_same_answer(service: Servic
 
 
 async def test_what_a_stranger_says_of_the_proxy_is_not_believed(start: Starter) -> None:
-    strangers = await start(trusted_proxies=(ip_network("10.0.0.0/8"),))
+    strangers = await start(trusted_proxies=Proxies((ip_network("10.0.0.0/8"),)))
     said = {"X-Forwarded-For": "10.0.0.1", "Forwarded": "for=10.0.0.1", "X-Real-IP": "10.0.0.1"}
     assert (await strangers.ask("GET", "/subscription", user=VALID, headers=said)).status == 401
     assert (await strangers.buy(UUID(VALID), "wanderer")).status == 401
@@ -82,7 +82,7 @@ async def test_an_ipv4_peer_of_a_dual_listener_is_known_by_its_ipv4_address(
     start: Starter, networks: tuple[str, ...], status: int
 ) -> None:
     dual = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    service = await start(sockets=[dual], trusted_proxies=tuple(map(ip_network, networks)))
+    service = await start(sockets=[dual], trusted_proxies=Proxies(tuple(map(ip_network, networks))))
     assert (await service.ask("GET", "/subscription", user=VALID)).status == status
 
 
@@ -94,4 +94,4 @@ async def test_users_see_their_own(service: Service, user: UUID) -> None:
 
 def test_an_identity_mode_that_there_is_not_never_falls_open() -> None:
     with pytest.raises(Misconfigured, match="AUTH_MODE"):
-        for_mode(Http(auth_mode=AuthMode.JWT, trusted_proxies=()))
+        for_mode(Http(auth_mode=AuthMode.JWT, trusted_proxies=Proxies(())))

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.web.app import serve
-from tests.web.conftest import Service, Starter
+from tests.web.conftest import LOOPBACK, Service, Starter
 
 USER = {"X-User-ID": "11111111-1111-1111-1111-111111111111"}
 
@@ -29,7 +29,7 @@ async def test_a_peer_over_a_unix_socket_is_a_proxy_by_setting(
     start: Starter, tmp_path: Path, trusted: bool, status: int
 ) -> None:
     path = tmp_path / "http.sock"
-    service = await start(sockets=[unix_listener(path)], trust_unix_sockets=trusted)
+    service = await start(sockets=[unix_listener(path)], trusted_proxies=LOOPBACK._replace(unix=trusted))
     assert service.url.endswith(":0")
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,

@@ -14,8 +14,8 @@ from http import HTTPStatus
 from aiohttp import web
 
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.host_names import is_address
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.settings.addresses import is_address
 from kosmo_billing_daemon.web.problems import HttpRefused
 
 log = logging.getLogger(__name__)
