@@ -1,4 +1,4 @@
-"""A gateway: lets a message pass if the sender's plan allows it, and counts it.
+"""A gateway: sends a message if the sender's plan allows it, and counts what was sent.
 
 Settings: MQTT_HOST, MQTT_PORT, MQTT_USERNAME (usage is reported under it), MQTT_PASSWORD, GATE_STATE.
 Each line of input is a message: user id, node id, text. Without a network it goes on, and reports later.
@@ -8,12 +8,18 @@ Each line of input is a message: user id, node id, text. Without a network it go
 import asyncio
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.gate import Gate, NotJournaled
+from kosmo_billing_daemon.gate import Gate
 from kosmo_billing_daemon.link import Broker
+
+
+async def send(node_id: str, text: str) -> None:
+    """Hand a message to the radio. What it raises releases the hold: the user may send the message again."""
+    if not text:
+        raise OSError("nothing to send")
+    print(f"sent to {node_id}: {text}", flush=True)
 
 
 async def main() -> None:
@@ -31,16 +37,15 @@ async def main() -> None:
             user_id, _, message = line.rstrip("\n").partition(" ")
             node_id, _, text = message.partition(" ")
             try:
-                decision = gate.check(user_id, node_id)
+                with gate.hold(user_id, node_id) as hold:  # nobody else gets this message of the quota
+                    if hold:
+                        await send(node_id, text)
+                    else:
+                        print(f"refused: {hold.reason}", flush=True)
             except Invalid as error:
                 print(f"refused: {error.message}", flush=True)
-                continue
-            if decision:
-                with suppress(NotJournaled):  # the disk is full: counted all the same, written down later
-                    gate.record(user_id, node_id)
-                print(f"sent to {node_id}: {text}", flush=True)
-            else:
-                print(f"refused: {decision.reason}", flush=True)
+            except OSError as error:  # the message was given back
+                print(f"not sent: {error}", flush=True)
 
 
 if __name__ == "__main__":

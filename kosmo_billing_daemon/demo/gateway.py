@@ -1,7 +1,7 @@
 """A gateway from the web to the mesh as others would write it: the gate decides, and what passes is counted.
 
-The mesh behind it is left out; messages that passed are kept to be looked at. The rule it keeps: between the
-answer of the gate and the count nothing waits, so two requests never share the last message of a quota.
+The mesh behind it is left out; messages that passed are kept to be looked at. The rule it keeps: a message is
+held before it is sent, so two requests never share the last message of a quota.
 """
 
 import json
@@ -22,7 +22,7 @@ from aiohttp import web
 from kosmo_billing_daemon.contract.encoding import NODE_ID, Fields, Malformed, loads
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.gate import Decision, Gate, Reason
+from kosmo_billing_daemon.gate import Gate, Reason
 from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.runtime.records import record
@@ -154,12 +154,11 @@ class Gateway:
 
     def _attempt(self, user_id: UUID, node_id: str, words: str) -> Attempt:
         now = self._clock()
-        decision: Decision = self.gate.check(user_id, node_id)
-        if not decision:
-            return Attempt(now, user_id, node_id, words, False, decision.reason, decision.remaining, None)
-        message_id = self.gate.record(user_id, node_id)
-        left = None if decision.remaining is None else decision.remaining - 1
-        return Attempt(now, user_id, node_id, words, True, decision.reason, left, message_id)
+        with self.gate.hold(user_id, node_id) as hold:
+            if not hold:
+                return Attempt(now, user_id, node_id, words, False, hold.reason, hold.remaining, None)
+            left = None if hold.remaining is None else hold.remaining - 1
+            return Attempt(now, user_id, node_id, words, True, hold.reason, left, hold.message_id)
 
     async def _status(self, _: web.Request) -> web.Response:
         told = {field.name: getattr(self.gate.status, field.name) for field in fields(self.gate.status)}

@@ -1,7 +1,8 @@
 """``python -m kosmo_billing_daemon.gate salvage FILE [--into STATE]``: messages from a file set aside.
 
-Prints the messages that are not known to be counted, a JSON object each. With ``--into`` they are written
-into the state file of a gate that is not running, which reports them when it starts.
+Prints the messages that are not known to be counted, a JSON object each; ``held`` are those of which nobody
+knows whether they passed. With ``--into`` they are written into the state file of a gate that is not running,
+which reports them when it starts, or resolves them as it does with holds.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.errors import KosmoError
 from kosmo_billing_daemon.gate.journal import Journal
-from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.rows import MessageStage, Row
 from kosmo_billing_daemon.gate.salvage import salvage
 from kosmo_billing_daemon.gate.state import StateFile
 
@@ -26,7 +27,8 @@ def main() -> int:
     command.add_argument("--into", type=Path, metavar="STATE", help="write them into this state file instead")
     asked = parser.parse_args()
     try:
-        rows = salvage(asked.file).unsent
+        found = salvage(asked.file)
+        rows = found.unsent + found.held
         if asked.into is not None:
             print(f"{_write(asked.into, rows)} of {len(rows)} messages written into {asked.into}")  # noqa: T201  a command
             return 0
@@ -43,7 +45,7 @@ def _write(path: Path, rows: list[Row]) -> int:
     try:
         journal = Journal(state)
         with state.transaction():
-            return sum(journal.append(*row[1:]) for row in rows)
+            return sum(journal.append(row) > 0 for row in rows)
     finally:
         state.close()
 
@@ -55,6 +57,7 @@ def _message(row: Row) -> dict[str, object]:
         "message_id": row.message_id,
         "count": row.number,
         "sent_at": datetime.fromtimestamp(row.sent_at, UTC).isoformat(),
+        "held": row.stage is MessageStage.HELD,
     }
 
 

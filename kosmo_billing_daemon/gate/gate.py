@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.topics import Topics, is_name
@@ -24,6 +24,7 @@ from kosmo_billing_daemon.gate.connection import Connection
 from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, UserEntry
 from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
+from kosmo_billing_daemon.gate.holds import Hold, Holds, OnTimeout
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.messages import (
@@ -35,7 +36,7 @@ from kosmo_billing_daemon.gate.messages import (
 )
 from kosmo_billing_daemon.gate.parts import Parts
 from kosmo_billing_daemon.gate.reports import MessageIds, Reporter
-from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.rows import MessageStage, Row
 from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.gate.status import GateStatus, status_of
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
@@ -53,6 +54,7 @@ MARK_SAVED = 6  # every sixth housekeeping: a minute is what a reboot without a 
 REFRESH = 6 * 3600.0  # seconds between readings of everything
 JOURNAL_LIMIT = 1_000_000  # messages, about 150 MB of file
 ACK_TIMEOUT = 30.0  # seconds until a report is sent again
+HOLD_TIMEOUT = 120.0  # seconds until a hold that nobody resolves is resolved: a mesh retries for a minute
 
 _ONE = 1  # the very object, which True and 1.0 are not: the quickest way past the check of a count
 
@@ -63,8 +65,8 @@ class Gate:
     ``state`` is the file that survives restarts, one per gate. ``None`` is for a machine without a disk to
     write to: everything is in memory, so a restart forgets what was not reported, and a gate that starts
     without the broker allows nobody anything. ``reporter`` is the MQTT user name under
-    which usage is reported; ``None`` is a bridge, which only checks. ``refresh`` and ``ack_timeout`` are in
-    seconds.
+    which usage is reported; ``None`` is a bridge, which only checks. A hold that nobody resolved within
+    ``hold_timeout`` is dealt with as ``on_timeout`` says: ``"commit"`` or ``"release"``. Times are seconds.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Gate:
         journal_limit: int = JOURNAL_LIMIT,
         ack_timeout: float = ACK_TIMEOUT,
         refresh: float = REFRESH,
+        hold_timeout: float = HOLD_TIMEOUT,
+        on_timeout: OnTimeout | Literal["commit", "release"] = OnTimeout.COMMIT,
     ) -> None:
         self._broker = broker
         self._path = None if state is None else Path(state)
@@ -89,6 +93,8 @@ class Gate:
         self._journal_limit = journal_limit
         self._ack_timeout = ack_timeout
         self._refresh = refresh
+        self._hold_timeout = hold_timeout
+        self._on_timeout = OnTimeout(on_timeout)
         self._ids = MessageIds()
         self._nodes: dict[str, str] = {}  # each id as it was given → as whitelists have it
         self._entries: dict[int, UserEntry] = {}
@@ -114,7 +120,7 @@ class Gate:
                 parts.disk.run(),
                 parts.connection.run(),
                 self._keep_house(parts),
-                self._write_again(parts),
+                self._keep_time(parts),
             )
             for work in works:
                 task = asyncio.create_task(work)
@@ -132,7 +138,8 @@ class Gate:
     def check(self, user_id: UUID | str, node_id: str, *, count: int = 1) -> Decision:
         """Decide about ``count`` messages of a user to a node, now. Reads memory only, from any thread.
 
-        Raises ``Invalid`` for what ``record`` would not take.
+        For asking, not for sending: until the message is counted, somebody else may take the last one.
+        ``hold`` does both in one step. Raises ``Invalid`` for what ``record`` would not take.
         """
         if count is not _ONE:
             checked_count(count)
@@ -152,6 +159,26 @@ class Gate:
             entry = found
         return entry.decide(node, count, self._time.now())
 
+    def hold(
+        self, user_id: UUID | str, node_id: str, message_id: str | None = None, *, count: int = 1
+    ) -> Hold:
+        """Decide about a message and count it in one step, so that nobody else can take what it holds.
+
+        ``commit`` of the result reports it, ``release`` gives it back; as a context manager it commits at a
+        normal end and releases on an exception. What is held survives ``kill -9``. The same message id of a
+        user counts once: one that is counted already may pass again, one that is held now is ``Invalid``, and
+        one that was held before a restart is taken up again.
+        """
+        parts = self._parts
+        if parts.reporter is None:
+            raise RuntimeError("a gate without a reporter name only checks")
+        node, user = checked_node(node_id, self._nodes), checked_user(user_id)
+        checked_count(count)
+        now = self._time.now()
+        message_id = self._ids.next(now) if message_id is None else checked_id("message_id", message_id)
+        row = Row(0, user, message_id, node, count, now, MessageStage.HELD)
+        return parts.holds.decide_and_hold(row, now)
+
     def record(
         self,
         user_id: UUID | str,
@@ -163,7 +190,9 @@ class Gate:
     ) -> str:
         """Count a message that passed, and report it; returns its id, made if none is given.
 
-        Counts at once, whatever ``check`` would say: it happened. The same message id of a user counts
+        Counts at once, whatever ``check`` would say: it happened. So it cannot promise that the quota is
+        kept: of two tasks that checked before either recorded, both may have sent the last message, and what
+        the radio refused counts as well. ``hold`` keeps both promises. The same message id of a user counts
         once. When it returns, the message survives ``kill -9``; a power cut may lose about the last second,
         see ``durable``. ``sent_at`` carries its time zone and lies between seven days before now and a day
         after it. Raises ``NotJournaled`` when it is counted but not written down yet, which the gate does
@@ -226,6 +255,20 @@ class Gate:
                 ack_timeout=self._ack_timeout,
                 monotonic=self._monotonic,
             )
+
+        def on_commit() -> None:
+            disk.wrote()
+            if reporter is not None:
+                reporter.wake()
+
+        holds = Holds(
+            ledger,
+            documents.entries,
+            self._elapsed,
+            timeout=self._hold_timeout,
+            on_timeout=self._on_timeout,
+            on_commit=on_commit,
+        )
         connection = Connection(
             self._broker,
             self._topics,
@@ -236,7 +279,7 @@ class Gate:
             refresh=self._refresh,
             monotonic=self._monotonic,
         )
-        return Parts(state, journal, ledger, documents, reporter, disk, connection, threads)
+        return Parts(state, journal, ledger, holds, documents, reporter, disk, connection, threads)
 
     async def _keep_house(self, parts: Parts) -> None:
         turn, throttle, saved = 0, LogThrottle(), 0.0
@@ -257,10 +300,13 @@ class Gate:
             turn += 1
             await asyncio.sleep(HOUSEKEEPING)
 
-    async def _write_again(self, parts: Parts) -> None:
-        """Write down what could not be written, as soon as the disk is well or somebody's lock is gone."""
+    async def _keep_time(self, parts: Parts) -> None:
+        """Resolve holds whose time is over. Write down what could not be written, as soon as the disk is well
+        or somebody's lock is gone.
+        """
         while True:
             await asyncio.sleep(WRITE_AGAIN)
+            parts.holds.expire()
             if parts.state.error is not None or parts.ledger.unwritten:
                 with contextlib.suppress(sqlite3.Error):  # it is in the status
                     self._write(parts)
@@ -290,6 +336,7 @@ class Gate:
                 return
 
     def _forget(self) -> None:
+        self._parts.holds.close()
         self._open = None
         self._entries = {}  # a closed gate allows nothing
 

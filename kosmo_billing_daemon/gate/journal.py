@@ -1,28 +1,23 @@
-"""Messages that passed the gate, from the moment they were recorded until the daemon's count is in a
+"""Messages that passed the gate, from the moment they were held or recorded until the daemon's count is in a
 document.
 
 A row goes WAITING (to be acknowledged) → COUNTED (acknowledged, maybe not in the document yet) → DONE, which
 only remembers the id so that recording it again changes nothing. One that the daemon refused to count goes
-WAITING → REFUSED and weighs here as long as its user has that plan: it happened.
+WAITING → REFUSED and weighs here as long as its user has that plan: it happened. A hold begins as HELD, which
+weighs and is not reported, and becomes WAITING or RELEASED, which weighs no more and may be held again.
+
+Rows are changed and not deleted, save the oldest, so a gap in the numbers is a loss.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from enum import IntEnum
 
-from kosmo_billing_daemon.gate.rows import Row, blob, message_sum
+from kosmo_billing_daemon.gate.rows import MessageStage, Row, blob, message_sum
 from kosmo_billing_daemon.gate.state import StateFile
 
 REMEMBERED = 50_000  # newest rows whose ids are kept when DONE; about 100 bytes each
 REJECTED_KEPT = 1000
-
-
-class MessageStage(IntEnum):
-    REFUSED = -1
-    WAITING = 0
-    COUNTED = 1
-    DONE = 2
 
 
 class Journal:
@@ -42,21 +37,40 @@ class Journal:
     def failed(self, error: sqlite3.Error) -> None:
         self._state.failed(error)
 
-    def append(self, user: int, message_id: str, node: str, count: int, sent_at: float) -> bool:
-        """Write one message down; false when this message of this user already was."""
+    def append(self, row: Row) -> int:
+        """Write one message down and return its number; 0 when this message of this user already was.
+
+        One that was released is written down anew, under its old number.
+        """
+        _, user, message_id, node, count, sent_at, stage = row
         message = blob(user), message_id, node, count, sent_at
-        return (
-            self._sql.execute(
-                "INSERT INTO journal (user, message_id, node, count, sent_at, stage, checksum)"
-                " VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT DO NOTHING",
-                (*message, message_sum(*message)),
-            ).rowcount
-            > 0
+        checksum = message_sum(*message)
+        new = self._sql.execute(
+            "INSERT INTO journal (user, message_id, node, count, sent_at, stage, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*message, stage, checksum),
         )
+        if new.rowcount > 0 and new.lastrowid is not None:
+            return new.lastrowid
+        again = self._sql.execute(
+            "UPDATE journal SET node = ?, count = ?, sent_at = ?, stage = ?, checksum = ?"
+            " WHERE user = ? AND message_id = ? AND stage = 3 RETURNING seq",
+            (*message[2:], stage, checksum, *message[:2]),
+        ).fetchone()
+        return 0 if again is None else int(again[0])
 
     def knows(self, user: int, message_id: str) -> bool:
-        query = "SELECT 1 FROM journal WHERE user = ? AND message_id = ?"
+        query = "SELECT 1 FROM journal WHERE user = ? AND message_id = ? AND stage < 3"
         return self._sql.execute(query, (blob(user), message_id)).fetchone() is not None
+
+    def resolve(self, seq: int, stage: MessageStage) -> bool:
+        """Move a row on from HELD; false when it is not held."""
+        query = "UPDATE journal SET stage = ? WHERE seq = ? AND stage = -2"
+        return self._sql.execute(query, (stage, seq)).rowcount > 0
+
+    def held(self) -> list[Row]:
+        """Every held row, oldest first."""
+        return self._rows("INDEXED BY journal_open WHERE stage < 2 AND stage = -2 ORDER BY seq")
 
     def last(self) -> int:
         """The number of the newest row, 0 when there is none."""
@@ -66,6 +80,11 @@ class Journal:
         """The oldest rows not acknowledged yet, from beyond ``after`` in the order of recording."""
         condition = "INDEXED BY journal_waiting WHERE stage = 0 AND seq > ? ORDER BY seq LIMIT ?"
         return self._rows(condition, after, most)
+
+    def waiting_among(self, numbers: Sequence[int]) -> list[Row]:
+        """Those of these rows that are not acknowledged yet."""
+        places = ", ".join("?" * len(numbers))
+        return self._rows(f"WHERE seq IN ({places}) AND stage = 0 ORDER BY seq", *numbers)
 
     def still_waiting(self, rows: Iterable[Row]) -> list[Row]:
         query = "SELECT 1 FROM journal WHERE seq = ? AND stage = 0"
@@ -83,7 +102,7 @@ class Journal:
         )
 
     def own(self, user: int, since: float) -> int:
-        """How many messages of a user, sent from ``since`` on, are WAITING, COUNTED or REFUSED."""
+        """How many messages of a user, sent from ``since`` on, are HELD, WAITING, COUNTED or REFUSED."""
         query = (
             "SELECT coalesce(sum(count), 0) FROM journal INDEXED BY journal_open"
             " WHERE user = ? AND stage < 2 AND sent_at >= ?"
@@ -91,7 +110,7 @@ class Journal:
         return int(self._one(query, blob(user), since)[0])
 
     def open_users(self) -> set[int]:
-        """Every user with rows that are WAITING, COUNTED or REFUSED."""
+        """Every user with rows that are HELD, WAITING, COUNTED or REFUSED."""
         query = "SELECT DISTINCT user FROM journal INDEXED BY journal_open WHERE stage < 2"
         return {int.from_bytes(user) for (user,) in self._sql.execute(query)}
 
@@ -100,13 +119,13 @@ class Journal:
         return {int.from_bytes(user) for (user,) in self._sql.execute(query)}
 
     def noted(self, since: float, until: float) -> list[Row]:
-        """The rows not acknowledged yet that were sent between these times."""
-        return self._rows("WHERE stage = 0 AND sent_at BETWEEN ? AND ?", since, until)
+        """The rows not acknowledged yet, held ones included, that were sent between these times."""
+        return self._rows("WHERE stage IN (-2, 0) AND sent_at BETWEEN ? AND ?", since, until)
 
     def correct(self, row: Row, sent_at: float) -> None:
         """Give a row another time."""
         checksum = message_sum(blob(row.user), row.message_id, row.node, row.number, sent_at)
-        query = "UPDATE journal SET sent_at = ?, checksum = ? WHERE seq = ? AND stage = 0"
+        query = "UPDATE journal SET sent_at = ?, checksum = ? WHERE seq = ? AND stage IN (-2, 0)"
         self._sql.execute(query, (sent_at, checksum, row.seq))
 
     def acknowledged(self, rows: Iterable[Row], stage: MessageStage) -> None:
@@ -150,18 +169,18 @@ class Journal:
         return int(self._one("SELECT count(*) FROM rejected")[0])
 
     def forget_done(self) -> None:
-        """Drop the ids of long finished messages; a thousand per call, so that nobody waits."""
+        """Drop the ids of long finished or released messages; a thousand per call, so that nobody waits."""
         self._sql.execute(
-            "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE stage = 2"
+            "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE stage >= 2"
             " AND seq <= (SELECT max(seq) FROM journal) - ? ORDER BY seq LIMIT 1000)",
             (REMEMBERED,),
         )
 
     def _rows(self, condition: str, *values: object) -> list[Row]:
-        query = f"SELECT seq, user, message_id, node, count, sent_at FROM journal {condition}"  # noqa: S608  our own text
+        query = f"SELECT seq, user, message_id, node, count, sent_at, stage FROM journal {condition}"  # noqa: S608  our own text
         return [
-            Row(seq, int.from_bytes(user), message_id, node, count, sent_at)
-            for seq, user, message_id, node, count, sent_at in self._sql.execute(query, values)
+            Row(seq, int.from_bytes(user), message_id, node, count, sent_at, MessageStage(stage))
+            for seq, user, message_id, node, count, sent_at, stage in self._sql.execute(query, values)
         ]
 
     def _one(self, query: str, *values: object) -> tuple[int, ...]:

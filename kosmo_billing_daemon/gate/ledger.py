@@ -4,7 +4,7 @@ for moments.
 A document includes what was committed before its row was read, but does not say which messages those are. A
 usage-ack says that messages are committed, and may come before or after the document that includes them. So:
 
-- A message that is not acknowledged is always added.
+- A message that is held or not acknowledged is always added.
 - One that is acknowledged stays added until documents have *grown* by it: the growth of ``messages_used``
   from one document to the next pays for acknowledged messages, oldest first. What grew while a report was
   under way and pays for nothing yet is credit for its acknowledgement, which is then on the road.
@@ -28,19 +28,20 @@ from itertools import chain, islice
 
 from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.errors import NotJournaled
-from kosmo_billing_daemon.gate.journal import Journal, MessageStage
-from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.journal import Journal
+from kosmo_billing_daemon.gate.rows import MessageStage, Row
 from kosmo_billing_daemon.gate.timekeeping import Behind
 
 SETTLED = 30.0
-MOST_HELD = 100_000  # messages in memory alone, about 30 MB; more are counted, and forgotten by name
+MOST_VOLATILE = 100_000  # messages in memory alone, about 30 MB; more are counted, and forgotten by name
 
 
 class UsageLedger:
     """Keeps ``UserEntry.own`` of every user right. Users are the whole numbers of their UUIDs.
 
     Memory changes only after the file did, for a transaction may fail until its end; what cannot be written
-    now is in ``unwritten`` until it can.
+    now is in ``unwritten`` until it can. ``held`` has every hold by user and message id; ``late`` the numbers
+    of rows that began to wait after newer ones did.
     """
 
     def __init__(self, journal: Journal, entries: dict[int, UserEntry], limit: int) -> None:
@@ -53,60 +54,122 @@ class UsageLedger:
         self._counted_at = dict.fromkeys(journal.counted_users(), 0.0)
         self._under_way: dict[int, int] = defaultdict(int)
         self._credit: dict[int, int] = {}
-        self._held: dict[int, dict[str, Row]] = {}  # the messages in memory alone
+        self._volatile: dict[int, dict[str, Row]] = {}  # what is in memory alone
         self._unnamed: dict[int, int] = defaultdict(int)  # what is too much even for that is only counted
+        self.held = {(row.user, row.message_id): row for row in journal.held()}
+        self.late: list[int] = []
+        self._newest = journal.last()
         for user in list(self._open):
             self._add_up(user)
 
     def record(self, row: Row) -> bool:
         """Count a message at once and write it down; false when it was recorded before.
 
-        Raises ``NotJournaled`` when it is counted but not written down.
+        One that is held is committed. Raises ``NotJournaled`` when it is counted but not written down.
         """
-        held = self._held.get(row.user) if self._held else None
-        counted = held is not None and row.message_id in held
-        problem = f"the journal is full: {self._limit} messages wait for their acknowledgement"
-        written = False
-        try:
-            if self._journal.waiting_rows < self._limit:
-                written = self._journal.append(row.user, row.message_id, row.node, row.number, row.sent_at)
-                if not written:
-                    self.repeated += 1
-                    return False
-            elif self._journal.knows(row.user, row.message_id):
-                self.repeated += 1
-                return False
-        except sqlite3.Error as error:
-            problem = f"the journal could not be written: {error}"
-            self._journal.failed(error)
-            if self._known(row):
-                self.repeated += 1
-                return False
-        if written:
-            self._journal.waiting_rows += 1
-            self._open.add(row.user)
+        if self.held and (row.user, row.message_id) in self.held:
+            self.commit(row)
+            return True
+        counted = bool(self._volatile) and row.message_id in self._volatile.get(row.user, ())
+        seq, problem = self._append(row)
+        if seq is None:
+            self.repeated += 1
+            return False
         if not counted:
-            entry = self._entries.get(row.user)
-            if entry is not None and row.sent_at >= entry.valid_from:
-                entry.own += row.number
-            if not written:
-                self._hold(row)
-        elif written:
-            self._release((row,))
-        if not written:
+            self._weigh(row, 1)
+            if not seq:
+                self._keep(row)
+        elif seq:
+            self._drop((row,))
+        if not seq:
             raise NotJournaled(problem)
+        self._begins_to_wait(seq)
+        return True
+
+    def hold(self, row: Row) -> bool:
+        """Count a message, of stage ``HELD``, before it is known to pass; false when it is recorded already.
+
+        It is in memory alone where it cannot be written down.
+        """
+        seq = None
+        if not self._volatile or row.message_id not in self._volatile.get(row.user, ()):
+            seq, _ = self._append(row)
+        if seq is None:
+            self.repeated += 1
+            return False
+        self._weigh(row, 1)
+        self.held[row.user, row.message_id] = Row(seq, *row[1:])
+        if not seq:
+            self._keep(row)
+        return True
+
+    def commit(self, row: Row) -> None:
+        """Let a hold wait for its report; a message that is no longer held is recorded, unless it was.
+
+        Raises ``NotJournaled`` when that is not written down yet.
+        """
+        held = self.held.pop((row.user, row.message_id), None)
+        if held is None:
+            if not self._known(row):
+                self.record(row._replace(stage=MessageStage.WAITING))
+            return
+        row = held._replace(stage=MessageStage.WAITING)
+        if row.seq:
+            try:
+                self._journal.resolve(row.seq, MessageStage.WAITING)
+            except sqlite3.Error as error:
+                self._journal.failed(error)
+                self._keep(row)
+                raise NotJournaled(f"the journal could not be written: {error}") from error
+            self._begins_to_wait(row.seq)
+            return
+        if row.message_id in self._volatile.get(row.user, ()):
+            self._volatile[row.user][row.message_id] = row
+        else:
+            self._unnamed[row.user] -= row.number
+            self._weigh(row, -1)
+        self.record(row)
+
+    def release(self, row: Row) -> bool:
+        """Give a hold back; false when the message is reported already."""
+        held = self.held.pop((row.user, row.message_id), None)
+        if held is None:
+            return not self._known(row)
+        row = held._replace(stage=MessageStage.RELEASED)
+        if row.seq:
+            try:
+                self._journal.resolve(row.seq, MessageStage.RELEASED)
+            except sqlite3.Error as error:
+                self._journal.failed(error)
+                self._keep(row)
+        elif row.message_id in self._volatile.get(row.user, ()):
+            self._drop((row,))
+        else:
+            self._unnamed[row.user] -= row.number
+        self._weigh(row, -1)
         return True
 
     def write_unwritten(self) -> bool:
         """Write down what is in memory alone, as much as there is room for; true when there was something."""
         room = self._limit - self._journal.waiting_rows
-        rows = list(islice(chain.from_iterable(held.values() for held in self._held.values()), max(room, 0)))
+        each = chain.from_iterable(rows.values() for rows in self._volatile.values())
+        rows = list(islice(each, max(room, 0)))
         if not rows:
             return False
+        written = []
         with self._journal.transaction():
-            written = sum(self._journal.append(*row[1:]) for row in rows)
-        self._journal.waiting_rows += written
-        self._release(rows)
+            for row in rows:
+                if row.seq:
+                    self._journal.resolve(row.seq, row.stage)
+                    written.append(row)
+                elif seq := self._journal.append(row):
+                    written.append(row._replace(seq=seq))
+        self._drop(rows)
+        for row in written:
+            if row.stage is MessageStage.WAITING:
+                self._begins_to_wait(row.seq)
+            elif row.stage is MessageStage.HELD:
+                self.held[row.user, row.message_id] = row
         for user in {row.user for row in rows}:
             self._open.add(user)
             self._add_up(user)
@@ -118,10 +181,47 @@ class UsageLedger:
             rows = self._journal.noted(behind.since, behind.until)
             for row in rows:
                 self._journal.correct(row, behind.right(row.sent_at))
-        for held in self._held.values():
-            held.update((name, row._replace(sent_at=behind.right(row.sent_at))) for name, row in held.items())
-        for user in {row.user for row in rows} | self._held.keys():
+        for names in self._volatile.values():
+            names.update(
+                (name, row._replace(sent_at=behind.right(row.sent_at))) for name, row in names.items()
+            )
+        for key, row in self.held.items():
+            self.held[key] = row._replace(sent_at=behind.right(row.sent_at))
+        for user in {row.user for row in rows} | self._volatile.keys():
             self._add_up(user)
+
+    def _append(self, row: Row) -> tuple[int | None, str]:
+        """Write a message down and return its number: ``None`` when it is known, and 0 with the problem when
+        it cannot be written.
+        """
+        problem = f"the journal is full: {self._limit} messages wait for their acknowledgement"
+        try:
+            if self._journal.waiting_rows + len(self.held) < self._limit:
+                seq = self._journal.append(row)
+                if not seq:
+                    return None, ""
+                self._open.add(row.user)
+                return seq, ""
+            if self._journal.knows(row.user, row.message_id):
+                return None, ""
+        except sqlite3.Error as error:
+            problem = f"the journal could not be written: {error}"
+            self._journal.failed(error)
+            if self._known(row):
+                return None, ""
+        return 0, problem
+
+    def _begins_to_wait(self, seq: int) -> None:
+        self._journal.waiting_rows += 1
+        if seq > self._newest:
+            self._newest = seq
+        elif seq < self._newest:
+            self.late.append(seq)
+
+    def _weigh(self, row: Row, sign: int) -> None:
+        entry = self._entries.get(row.user)
+        if entry is not None and row.sent_at >= entry.valid_from:
+            entry.own += sign * row.number
 
     def _known(self, row: Row) -> bool:
         try:
@@ -129,20 +229,20 @@ class UsageLedger:
         except sqlite3.Error:
             return False
 
-    def _hold(self, row: Row) -> None:
-        if self.unwritten < MOST_HELD:
-            self._held.setdefault(row.user, {})[row.message_id] = row
+    def _keep(self, row: Row) -> None:
+        if self.unwritten < MOST_VOLATILE:
+            self._volatile.setdefault(row.user, {})[row.message_id] = row
             self.unwritten += 1
-        else:
+        elif not row.seq:
             self._unnamed[row.user] += row.number
 
-    def _release(self, rows: Iterable[Row]) -> None:
+    def _drop(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            held = self._held[row.user]
-            del held[row.message_id]
+            names = self._volatile[row.user]
+            del names[row.message_id]
             self.unwritten -= 1
-            if not held:
-                del self._held[row.user]
+            if not names:
+                del self._volatile[row.user]
 
     def sent(self, rows: Sequence[Row]) -> None:
         """Note that a report is under way."""
@@ -214,7 +314,7 @@ class UsageLedger:
             self._unnamed.pop(user, None)
         if user in self._under_way:
             self._credit[user] = min(self._under_way[user], self._credit.get(user, 0) + growth)
-        if user in self._open or user in self._held or user in self._unnamed:
+        if user in self._open or user in self._volatile or user in self._unnamed:
             self._add_up(user, new)
 
     def settle(self, now: float, steady_since: float) -> None:
@@ -235,9 +335,16 @@ class UsageLedger:
         if user in self._counted_at and not self._journal.counted(user):
             del self._counted_at[user]
         if entry is not None:
-            held = self._held.get(user, {}).values()
+            rows = self._volatile.get(user, {}).values()
             entry.own = (
                 self._journal.own(user, entry.valid_from)
-                + sum(row.number for row in held if row.sent_at >= entry.valid_from)
+                + sum(_not_in_the_journal(row) for row in rows if row.sent_at >= entry.valid_from)
                 + self._unnamed.get(user, 0)
             )
+
+
+def _not_in_the_journal(row: Row) -> int:
+    """By how much a row that is in memory alone differs from what the journal weighs."""
+    if row.seq:
+        return -row.number if row.stage is MessageStage.RELEASED else 0
+    return row.number

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from kosmo_billing_daemon.gate.connection import Connection
 from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
+from kosmo_billing_daemon.gate.holds import Holds
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.reports import Reporter
@@ -19,6 +20,7 @@ class Parts:
     state: StateFile
     journal: Journal
     ledger: UsageLedger
+    holds: Holds
     documents: Documents
     reporter: Reporter | None
     disk: Disk

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kosmo_billing_daemon.gate.files import beside, fsync_path
 from kosmo_billing_daemon.gate.rows import blob, fact_sum, message_sum
-from kosmo_billing_daemon.gate.salvage import FINAL, Salvaged, salvage
+from kosmo_billing_daemon.gate.salvage import Salvaged, salvage
 from kosmo_billing_daemon.gate.schema import create, insert_documents
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,10 @@ def _fill(path: Path, kept: Salvaged) -> None:
                 sql.execute("INSERT INTO facts VALUES (?, ?, ?)", (name, value, fact_sum(name, value)))
         for seq in sorted(kept.messages):
             row = kept.messages[seq]
-            message = blob(row.user), *row[2:]
-            stage = kept.stages[seq] if kept.stages[seq] in FINAL else 0
+            message = blob(row.user), row.message_id, row.node, row.number, row.sent_at
             sql.execute(
                 "INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (seq, *message, stage, message_sum(*message)),
+                (seq, *message, row.stage, message_sum(*message)),
             )
         for seq, rejected in kept.rejected.items():
             sql.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (seq, *rejected))

@@ -64,6 +64,7 @@ class Reporter:
         self._timeout = ack_timeout
         self._wake = asyncio.Event()
         self._cursor = 0
+        self._late: list[int] = []  # rows up to the cursor that began to wait after it had passed them
         self._sent_up_to = journal.last()  # rows up to here may have been sent before, in another life
         self._repeated: dict[str, int] = {}  # by report id: messages that were sent before
         self._sent: dict[str, list[Row]] = {}  # by report id, newest last; late acknowledgements count too
@@ -97,11 +98,9 @@ class Reporter:
             if self._unapplied:  # what is sent now might be acknowledged already
                 await self._wake.wait()
                 continue
-            if len(self._under_way) < UNDER_WAY:
-                rows = self._journal.waiting(self._cursor, MAX_EVENTS_PER_REPORT)
-                if rows:
-                    await self._send(link, rows)
-                    continue
+            if len(self._under_way) < UNDER_WAY and (rows := self._waiting()):
+                await self._send(link, rows)
+                continue
             if not self._under_way:
                 await self._wake.wait()
                 continue
@@ -180,8 +179,20 @@ class Reporter:
                 ack.duplicates - repeated,
             )
 
+    def _waiting(self) -> list[Row]:
+        """The next rows to send: those that were passed over while they were held, and then the newest."""
+        self._late += [seq for seq in self._ledger.late if seq <= self._cursor]
+        self._ledger.late.clear()
+        while self._late:
+            if rows := self._journal.waiting_among(self._late[:MAX_EVENTS_PER_REPORT]):
+                return rows
+            del self._late[:MAX_EVENTS_PER_REPORT]
+        return self._journal.waiting(self._cursor, MAX_EVENTS_PER_REPORT)
+
     def _rewind(self) -> None:
         self._cursor = 0
+        self._late.clear()
+        self._ledger.late.clear()
         self._asked.clear()
         self._under_way.clear()
         self._ledger.landed()
@@ -194,10 +205,12 @@ class Reporter:
     async def _send(self, link: Link, rows: list[Row]) -> None:
         report_id = uuid4().hex
         rows, payload = self._fitting(report_id, rows)
-        self._cursor = rows[-1].seq
+        late = set(self._late)
+        self._late = [seq for seq in self._late if seq not in {row.seq for row in rows}]
+        self._cursor = max(self._cursor, rows[-1].seq)
         self._sent[report_id] = rows
         self._asked[report_id] = self._time.elapsed()
-        self._repeated[report_id] = sum(row.seq <= self._sent_up_to for row in rows)
+        self._repeated[report_id] = sum(row.seq <= self._sent_up_to and row.seq not in late for row in rows)
         self._sent_up_to = max(self._sent_up_to, self._cursor)
         self._under_way.add(report_id)
         self._ledger.sent(rows)

@@ -4,6 +4,7 @@ SQLite checks the shape of its pages and not what is in them, so every row that 
 """
 
 import json
+from enum import IntEnum
 from math import isfinite
 from struct import Struct, pack
 from typing import Any, NamedTuple
@@ -14,8 +15,19 @@ from kosmo_billing_daemon.contract.payloads import MAX_COUNT
 from kosmo_billing_daemon.gate.decisions import Reason, UserEntry
 
 
+class MessageStage(IntEnum):
+    """How far a message has come; what is below ``DONE`` weighs in its user's count."""
+
+    HELD = -2
+    REFUSED = -1
+    WAITING = 0
+    COUNTED = 1
+    DONE = 2
+    RELEASED = 3
+
+
 class Row(NamedTuple):
-    """One message of the journal; ``sent_at`` in epoch seconds."""
+    """One message of the journal; ``sent_at`` in epoch seconds. ``seq`` is 0 while it has no place there."""
 
     seq: int
     user: int
@@ -23,6 +35,7 @@ class Row(NamedTuple):
     node: str
     number: int
     sent_at: float
+    stage: MessageStage = MessageStage.WAITING
 
 
 Document = tuple[bytes, int, str | None, str | None, int | None, int, bytes | None, float, float]

@@ -13,6 +13,7 @@ from typing import Any
 from kosmo_billing_daemon.gate.pages import records
 from kosmo_billing_daemon.gate.rows import (
     Document,
+    MessageStage,
     Row,
     document_sum,
     entry_of_row,
@@ -24,24 +25,32 @@ from kosmo_billing_daemon.gate.rows import (
 )
 
 LARGEST_GAP = 1000
-FINAL = frozenset({-1, 2})
-"""REFUSED and DONE, the stages in which a message is not reported any more; any other may be damaged."""
+_UNREPORTED = frozenset(MessageStage) - {MessageStage.WAITING, MessageStage.COUNTED}
+"""The stages in which a message is not to be reported; any other may be damaged."""
+_FINAL = _UNREPORTED - {MessageStage.HELD}
 
 
 @dataclass
 class Salvaged:
-    """Everything that could be read. ``stages`` and ``messages`` are keyed by place in the journal."""
+    """Everything that could be read. ``messages`` are keyed by their place in the journal."""
 
     documents: dict[bytes, Document] = field(default_factory=dict)
     messages: dict[int, Row] = field(default_factory=dict)
-    stages: dict[int, int] = field(default_factory=dict)
     rejected: dict[int, tuple[bytes, str, str]] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def unsent(self) -> list[Row]:
         """Messages that are not known to be counted, oldest first; reporting one twice is harmless."""
-        return [self.messages[seq] for seq in sorted(self.messages) if self.stages[seq] not in FINAL]
+        return self._at(MessageStage.WAITING)
+
+    @property
+    def held(self) -> list[Row]:
+        """Messages that were held: whether they passed is not known."""
+        return self._at(MessageStage.HELD)
+
+    def _at(self, stage: MessageStage) -> list[Row]:
+        return [row for _, row in sorted(self.messages.items()) if row.stage is stage]
 
     @property
     def missing(self) -> int:
@@ -94,10 +103,10 @@ def _message(found: Salvaged, seq: int, values: Iterable[Any]) -> None:
         return
     if checksum and checksum[0] != message_sum(user, message_id, node, count, sent_at):
         return
-    if found.stages.get(seq) in FINAL:
+    if (known := found.messages.get(seq)) is not None and known.stage in _FINAL:
         return  # this one is an older copy
-    found.messages[seq] = Row(seq, int.from_bytes(user), message_id, node, count, sent_at)
-    found.stages[seq] = stage
+    at = MessageStage(stage) if stage in _UNREPORTED else MessageStage.WAITING
+    found.messages[seq] = Row(seq, int.from_bytes(user), message_id, node, count, sent_at, at)
 
 
 def _fact(found: Salvaged, values: tuple[Any, ...]) -> None:

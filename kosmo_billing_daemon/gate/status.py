@@ -20,6 +20,8 @@ class GateStatus:
     ``clock_corrected_by``: by how many seconds the daemon's time last moved the gate's, if by more than a
     minute; negative when it had run ahead.
     ``daemon_online``: ``None`` when nobody said.
+    ``held``: messages that may pass and were neither committed nor released yet.
+    ``released``: messages since the gate was opened that did not pass after all and were given back.
     ``duplicates``: messages since the gate was opened that were not counted, for their ids were known here or
     at the daemon: they were recorded twice, or ids are used again, as packet ids after a reboot of the radio.
     ``unwritten``: messages that are in memory alone until the disk takes them.
@@ -39,6 +41,8 @@ class GateStatus:
     daemon_online: bool | None
     malformed: int
     rejected: int
+    held: int
+    released: int
     duplicates: int
     unwritten: int
     loss: str | None
@@ -85,6 +89,8 @@ def status_of(parts: Parts, timekeeper: Timekeeper) -> GateStatus:
         daemon_online=parts.connection.daemon_online,
         malformed=parts.documents.malformed,
         rejected=rejected,
+        held=len(parts.ledger.held),
+        released=parts.holds.released,
         duplicates=parts.ledger.repeated + (0 if parts.reporter is None else parts.reporter.duplicates),
         unwritten=parts.ledger.unwritten,
         loss=parts.state.loss,

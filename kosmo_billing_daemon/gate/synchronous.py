@@ -12,17 +12,47 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.gate.decisions import Decision
-from kosmo_billing_daemon.gate.gate import ACK_TIMEOUT, JOURNAL_LIMIT, REFRESH, Gate
+from kosmo_billing_daemon.gate.gate import ACK_TIMEOUT, HOLD_TIMEOUT, JOURNAL_LIMIT, REFRESH, Gate
+from kosmo_billing_daemon.gate.holds import Hold, HoldAnswer, OnTimeout
 from kosmo_billing_daemon.gate.status import GateStatus
 from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 _T = TypeVar("_T")
+_NOT_OPEN = "the gate is not open; use `with`"
+
+
+class SyncHold(HoldAnswer):
+    """A ``Hold`` for threads; the same methods."""
+
+    __slots__ = ("_call", "_hold")
+
+    def __init__(self, hold: Hold, call: Callable[[Callable[[], Any]], Any]) -> None:
+        super().__init__(hold.decision, hold.message_id)
+        self._hold = hold
+        self._call = call
+
+    def commit(self) -> None:
+        """As ``Hold.commit``."""
+        self._call(self._hold.commit)
+
+    def release(self, reason: str = "") -> bool:
+        """As ``Hold.release``."""
+        return bool(self._call(lambda: self._hold.release(reason)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.decision.allowed:
+            self._call(lambda: self._hold.__exit__(kind, error, trace))
 
 
 class SyncGate:
@@ -40,6 +70,8 @@ class SyncGate:
         journal_limit: int = JOURNAL_LIMIT,
         ack_timeout: float = ACK_TIMEOUT,
         refresh: float = REFRESH,
+        hold_timeout: float = HOLD_TIMEOUT,
+        on_timeout: OnTimeout | Literal["commit", "release"] = OnTimeout.COMMIT,
     ) -> None:
         self._gate = Gate(
             broker,
@@ -51,11 +83,14 @@ class SyncGate:
             journal_limit=journal_limit,
             ack_timeout=ack_timeout,
             refresh=refresh,
+            hold_timeout=hold_timeout,
+            on_timeout=on_timeout,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._asked: set[concurrent.futures.Future[Any]] = set()  # by threads that wait for the answer
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -79,6 +114,14 @@ class SyncGate:
     def check(self, user_id: UUID | str, node_id: str, *, count: int = 1) -> Decision:
         """As ``Gate.check``."""
         return self._gate.check(user_id, node_id, count=count)
+
+    def hold(
+        self, user_id: UUID | str, node_id: str, message_id: str | None = None, *, count: int = 1
+    ) -> SyncHold:
+        """As ``Gate.hold``."""
+        return SyncHold(
+            self._call(lambda: self._gate.hold(user_id, node_id, message_id, count=count)), self._call
+        )
 
     def record(
         self,
@@ -116,6 +159,8 @@ class SyncGate:
             self._ended.set_exception(error)
         else:
             self._ended.set_result(None)
+        for unanswered in list(self._asked):  # the loop ended before their turn came
+            unanswered.cancel()
 
     async def _serve(self, opened: concurrent.futures.Future[None]) -> None:
         async with self._gate:
@@ -125,15 +170,33 @@ class SyncGate:
             await self._leave.wait()
 
     def _call(self, function: Callable[[], _T]) -> _T:
-        async def call() -> _T:
-            return function()
+        """Run a function in the gate's thread."""
+        answer: concurrent.futures.Future[_T] = concurrent.futures.Future()
 
-        return self._wait(call())
+        def work() -> None:
+            try:
+                answer.set_result(function())
+            except BaseException as error:  # noqa: BLE001  it rises in the thread that asked
+                answer.set_exception(error)
+
+        if self._loop is None:
+            raise RuntimeError(_NOT_OPEN)
+        self._asked.add(answer)
+        try:
+            try:
+                self._loop.call_soon_threadsafe(work)
+            except RuntimeError as error:  # its loop has ended
+                raise RuntimeError(_NOT_OPEN) from error
+            return answer.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("the gate was closed meanwhile") from None
+        finally:
+            self._asked.discard(answer)
 
     def _wait(self, work: Coroutine[Any, Any, _T]) -> _T:
         if self._loop is None or self._ended.done():
             work.close()
-            raise RuntimeError("the gate is not open; use `with`")
+            raise RuntimeError(_NOT_OPEN)
         answer = asyncio.run_coroutine_threadsafe(work, self._loop)
         either: set[concurrent.futures.Future[Any]] = {answer, self._ended}
         concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)

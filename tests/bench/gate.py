@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.gate import Gate, SyncGate
 from kosmo_billing_daemon.link import Broker
-from tests.bench.figures import Figure, at_most
+from tests.bench.figures import Figure, at_least, at_most
 from tests.bench.rig import alone
 from tests.gate.stand_in import NODE, at, daemon, document
 from tests.support.mosquitto import Mosquitto
@@ -82,6 +82,26 @@ async def calls(state: Path, user: UUID) -> list[Figure]:
         took = (time.perf_counter() - begun) / RECORDS * 1e6
         found.append(Figure(what="gate: record", value=took, unit="µs"))
         begun = time.perf_counter()
+        for _ in range(RECORDS):
+            if gate.check(user, NODE):
+                gate.record(user, NODE)
+        plain = RECORDS / (time.perf_counter() - begun)
+        begun = time.perf_counter()
+        for _ in range(RECORDS):
+            with gate.hold(user, NODE):
+                pass
+        held = RECORDS / (time.perf_counter() - begun)
+        found.append(
+            Figure(
+                what="gate: hold and commit",
+                value=held,
+                unit="/s",
+                beside=plain,
+                beside_what="check and record",
+                goal=at_least(0.5, ratio=True),
+            )
+        )
+        begun = time.perf_counter()
         await gate.durable()
         took = (time.perf_counter() - begun) * 1e3
         found.append(Figure(what="gate: durable, one fsync", value=took, unit="ms"))
@@ -139,7 +159,7 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
             users = [uuid4() for _ in range(DOCUMENTS // 10 if quick else DOCUMENTS)]
             async with daemon(mosquitto) as one:
                 one.publishing = False
-                await one.publish_all(document(user) for user in users)
+                await one.publish_all(document(user, messages_limit=1_000_000) for user in users)
             first = await asyncio.to_thread(started, state, mosquitto.port, "read")
             found.append(Figure(what="gate: first reading from the broker", value=first["ready_s"], unit="s"))
         for turn in range(rounds):

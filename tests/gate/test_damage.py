@@ -16,10 +16,10 @@ import pytest
 
 from kosmo_billing_daemon.gate import Gate, Reason, salvage
 from kosmo_billing_daemon.gate.decisions import UserEntry
-from kosmo_billing_daemon.gate.journal import Journal, MessageStage
+from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.pages import PAGE
-from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.rows import MessageStage, Row
 from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.link import Broker
 from tests.gate.stand_in import NODE, daemon, gate
@@ -59,7 +59,7 @@ def write(path: Path) -> Written:
     with state.transaction():
         state.save_documents(documents.items())
         for number in range(150):
-            journal.append(users[number % 59], f"m-{number}-{uuid4()}", NODE, 1 + number % 3, now)
+            journal.append(Row(0, users[number % 59], f"m-{number}-{uuid4()}", NODE, 1 + number % 3, now))
         journal.acknowledged(journal.waiting(0, 50), MessageStage.DONE)
         state.save_fact("complete", 1.0)
         state.save_fact("mark", now)
@@ -164,7 +164,7 @@ async def test_a_damaged_log_is_noticed_and_what_is_whole_in_it_is_kept(
     state = StateFile(fast / "gate.db")
     journal = Journal(state)
     for row in written.messages.values():
-        journal.append(*row[1:])
+        journal.append(row)
     names = ("gate.db", "gate.db-wal")
     content = {name: (fast / name).read_bytes() for name in names}  # as kill -9 leaves them
     state.close()
@@ -261,7 +261,7 @@ async def test_a_file_of_the_first_schema_is_taken_over_and_its_messages_are_rep
         "INSERT INTO documents VALUES (?, 3, NULL, NULL, 50, 4, ?, ?, ?)",
         (user.bytes, uuid4().bytes, now - 9e4, now + 9e4),
     )
-    for stage in MessageStage:  # refused, waiting, counted, done
+    for stage in MessageStage:
         sql.execute(
             "INSERT INTO journal (user, message_id, node, count, sent_at, stage) VALUES (?, ?, ?, 1, ?, ?)",
             (user.bytes, stage.name, NODE, now - 60, stage),
@@ -271,8 +271,8 @@ async def test_a_file_of_the_first_schema_is_taken_over_and_its_messages_are_rep
     )
     sql.close()
     async with gate(mosquitto, tmp_path / "gate.db") as edge:
-        assert edge.check(user, NODE).remaining == 50 - 4 - 3  # all but the one that was done
-        assert (edge.status.unacknowledged, edge.status.rejected) == (2, 1)
+        assert edge.check(user, NODE).remaining == 50 - 4 - 4  # all but what was done or released
+        assert (edge.status.unacknowledged, edge.status.held, edge.status.rejected) == (2, 1, 1)
         assert "schema 1" in str(edge.status.loss)
         edge.record(user, NODE, "DONE")
         assert edge.status.duplicates == 1

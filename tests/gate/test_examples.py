@@ -68,7 +68,7 @@ async def test_the_gateway_sends_what_the_plan_allows_and_counts_it(
     async with daemon(mosquitto) as one:
         await one.publish_all([document(user, messages_limit=2)])
         broker = Broker(host=mosquitto.host, port=mosquitto.port, client_id="-")
-        lines = "", "nobody", f"{user} {NODE} hello mesh"
+        lines = "", "nobody", f"{user} {NODE} ", f"{user} {NODE} hello mesh"
         answers = await ask("gateway.py", broker, tmp_path / "g.db", lines, "refused: quota_exhausted")
         assert answers[0].startswith("refused: node_id: ")
         assert answers.count(f"sent to {NODE}: hello mesh") == 2

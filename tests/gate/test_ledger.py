@@ -11,7 +11,7 @@ from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.errors import NotJournaled
 from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import SETTLED, UsageLedger
-from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.rows import MessageStage, Row
 from kosmo_billing_daemon.gate.state import StateFile
 
 USER = uuid4()
@@ -41,6 +41,11 @@ class Book:
         for _ in range(number):
             self._number += 1
             self.ledger.record(Row(0, user.int, f"message-{self._number}", "!1", 1, at))
+
+    def hold(self, at: float = START + 10.0) -> None:
+        self._number += 1
+        held = Row(0, USER.int, f"message-{self._number}", "!1", 1, at, MessageStage.HELD)
+        assert self.ledger.hold(held)
 
     def send(self) -> list[Row]:
         rows = self.journal.waiting(0, 500)

@@ -38,6 +38,19 @@ class World:
         self.book.record(number)
         self.recorded += number
 
+    def hold(self) -> None:
+        self.book.hold()
+        self.recorded += 1
+
+    def resolve(self) -> None:
+        if held := list(self.book.ledger.held.values()):
+            row = self.chance.choice(held)
+            if self.chance.random() < 0.3:
+                assert self.book.ledger.release(row)
+                self.recorded -= 1
+            else:
+                self.book.ledger.commit(row)
+
     def send(self) -> None:
         if rows := self.book.send():
             self.reports.append(rows)
@@ -81,6 +94,8 @@ class World:
         self.reconnect()
 
     def come_to_rest(self) -> None:
+        while self.book.ledger.held:
+            self.resolve()
         self.reconnect()
         self.arrive()
         self.send()
@@ -98,6 +113,8 @@ def test_alone_a_gate_never_undercounts_and_is_exact_at_rest(tmp_path: Path, see
     world = World(tmp_path / "gate.db", chance)
     steps = [
         world.record,
+        world.hold,
+        world.resolve,
         world.send,
         world.commit,
         world.read_document,
@@ -123,6 +140,8 @@ def test_among_others_a_gate_is_short_by_no_more_than_the_others_added(tmp_path:
 
     steps = [
         world.record,
+        world.hold,
+        world.resolve,
         world.send,
         world.commit,
         world.read_document,

@@ -10,8 +10,8 @@ import pytest
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.gate import Reason, StateInUse
 from kosmo_billing_daemon.gate.decisions import UserEntry
-from kosmo_billing_daemon.gate.journal import REJECTED_KEPT, REMEMBERED, Journal, MessageStage
-from kosmo_billing_daemon.gate.rows import Row
+from kosmo_billing_daemon.gate.journal import REJECTED_KEPT, REMEMBERED, Journal
+from kosmo_billing_daemon.gate.rows import MessageStage, Row
 from kosmo_billing_daemon.gate.state import StateFile, checkpoint
 
 
@@ -92,11 +92,11 @@ def test_a_checkpoint_empties_the_log_beside_the_writer(tmp_path: Path) -> None:
     state = StateFile(tmp_path / "gate.db")
     journal = Journal(state)
     for number in range(50):
-        journal.append(1, str(number), "!1", 1, 0.0)
+        journal.append(Row(0, 1, str(number), "!1", 1, 0.0))
     before = (tmp_path / "gate.db").stat().st_size
     checkpoint(tmp_path / "gate.db")
     assert (tmp_path / "gate.db").stat().st_size >= before
-    journal.append(1, "after", "!1", 1, 0.0)
+    journal.append(Row(0, 1, "after", "!1", 1, 0.0))
     state.close()
     again = StateFile(tmp_path / "gate.db")
     assert Journal(again).waiting_rows == 51
@@ -108,7 +108,7 @@ def test_old_ids_and_old_rejections_are_forgotten(tmp_path: Path) -> None:
     journal = Journal(state)
     with state.transaction():
         for number in range(REMEMBERED + 10):
-            journal.append(1, str(number), "!1", 1, 0.0)
+            journal.append(Row(0, 1, str(number), "!1", 1, 0.0))
         rows = journal.waiting(0, REMEMBERED + 10)
         journal.acknowledged(rows, MessageStage.DONE)
         for number in range(REJECTED_KEPT + 5):
