@@ -25,15 +25,10 @@ from kosmo_billing_daemon.store.postgres import Pool
 class OpenedServices:
     """One command's surroundings, open as long as it runs."""
 
-    settings: Settings
     pool: Pool
     btcpay: BtcpayClient
     settlement: Settlement
     operations: AdminActions
-
-    @property
-    def trusts_bodies(self) -> bool:
-        return self.settings.webhook.trust is WebhookTrust.BODY
 
 
 def load(env_file: Path | None) -> Settings:
@@ -62,9 +57,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             trust_body=loaded.webhook.trust is WebhookTrust.BODY,
         )
         operations = AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
-        yield OpenedServices(
-            settings=loaded, pool=pool, btcpay=btcpay, settlement=settlement, operations=operations
-        )
+        yield OpenedServices(pool=pool, btcpay=btcpay, settlement=settlement, operations=operations)
 
 
 def by(reason: str) -> OperatorAction:

@@ -1,7 +1,8 @@
-"""What a reported message counts for: when, on which subscription, and which thresholds that crosses.
+"""When a reported message counts as sent, how it was counted, and when a shortage of messages ends.
 
-The database decides the same in sets (the statements of metering and the trigger on ``subscriptions``,
-so that a gateway that counts by SQL crosses the same thresholds); tests compare the two.
+On which subscription messages count, and which thresholds that crosses, the database decides in sets: in the
+statements of ``store/usage.py`` and in the trigger on ``subscriptions``, so that a gateway that counts by SQL
+crosses the same thresholds.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,6 @@ ACCEPTED_LATE = timedelta(days=7)
 TOO_OLD = "too_old"
 """Why an event is rejected that comes later; part of the contract."""
 
-WARNING_AT, EXHAUSTED_AT = 80, 100
-"""The thresholds in percent, each announced once per subscription."""
-
-_REACHED = {QuotaState.OK: 0, QuotaState.WARNING: WARNING_AT, QuotaState.EXHAUSTED: EXHAUSTED_AT}
-
 
 class Decision(StrEnum):
     """How a message was counted."""
@@ -36,24 +32,6 @@ def counts_as_sent(sent_at: datetime, now: datetime) -> datetime | None:
     if sent_at > now:
         return now
     return sent_at if now - sent_at <= ACCEPTED_LATE else None
-
-
-def attributed(history: Sequence[Subscription], sent_at: datetime, now: datetime) -> Subscription | None:
-    """Return the purchase that a message counts on: the newest one valid when it was sent.
-
-    ``history`` is in the order of fulfilment. A revoked purchase counts what was sent until then. What begins
-    in the future was bought before the clock was set back, and is valid already.
-    """
-    for row in reversed(history):
-        if min(row.valid_from, now) <= sent_at < (row.ended_at or row.end):
-            return row
-    return None
-
-
-def thresholds_crossed(announced: int, used: int, limit: int | None) -> tuple[int, ...]:
-    """Return the thresholds to announce now; a jump over both is both."""
-    reached = _REACHED[quota_state(used, limit)]
-    return tuple(at for at in (WARNING_AT, EXHAUSTED_AT) if announced < at <= reached)
 
 
 def ends_shortage(before: Sequence[Subscription], after: Sequence[Subscription]) -> bool:

@@ -37,7 +37,6 @@ class Loop:
         self.name = name
         self.failing_since: datetime | None = None
         self.last_error: str | None = None
-        self.rounds = 0
         self.step_began: float | None = None  # monotonic; for the watchdog
         self._run_once = run_once
         self._next_due = next_due
@@ -67,7 +66,6 @@ class Loop:
                 log.info("%s goes on", self.name)
                 self.failing_since = self.last_error = None
                 self._throttle.forget(self.name)
-            self.rounds += 1
             wait = self._poll
             if due is not None:
                 wait = min(wait, max(0.0, (due - self._clock()).total_seconds()))
@@ -81,7 +79,6 @@ class Loop:
         self.step_began = time.monotonic()
         try:
             while await self._run_once() >= self._batch:
-                self.rounds += 1
                 self.step_began = time.monotonic()
             return None if self._next_due is None else await self._next_due()
         finally:

@@ -7,7 +7,6 @@ A message that cannot be sent is dropped: systemd notices silence by itself.
 import os
 import socket
 from contextlib import suppress
-from time import monotonic
 
 _FIRST_SOCKET = 3  # SD_LISTEN_FDS_START
 
@@ -29,19 +28,13 @@ def notify(**state: str | int) -> bool:
 
 
 def ready(text: str) -> None:
-    """Say that the service is up (also after a reload), and how it is."""
+    """Say that the service is up, and how it is."""
     notify(ready=1, status=text)
 
 
 def status(text: str) -> None:
     """Set the line that ``systemctl status`` shows."""
     notify(status=text)
-
-
-def reloading() -> None:
-    """Say that settings are read anew; ``ready`` ends it."""
-    # Type=notify-reload asks for the time, so that an answer to an earlier request is not taken for this one.
-    notify(reloading=1, monotonic_usec=int(monotonic() * 1_000_000))
 
 
 def stopping(text: str = "stopping") -> None:
@@ -52,11 +45,6 @@ def stopping(text: str = "stopping") -> None:
 def watchdog() -> None:
     """Give a sign of life; only after real progress."""
     notify(watchdog=1)
-
-
-def extend_timeout(seconds: float) -> None:
-    """Ask for more time to start or to stop, counted from now."""
-    notify(extend_timeout_usec=int(seconds * 1_000_000))
 
 
 def watchdog_interval() -> float | None:

@@ -5,13 +5,12 @@ import pytest
 
 from kosmo_billing_daemon.domain.metering import (
     ACCEPTED_LATE,
-    attributed,
     counts_as_sent,
     ends_shortage,
-    thresholds_crossed,
 )
 from kosmo_billing_daemon.domain.subscriptions import Subscription, advance, revoke
 from tests.domain.builders import DAY, GUARDIAN, HOUR, SANCTUARY, SECOND, START, WANDERER, buy, live, sid, use
+from tests.support.counting import attributed, thresholds_crossed
 
 LATER = START + 100 * DAY
 

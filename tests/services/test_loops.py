@@ -45,12 +45,12 @@ async def running(loop: Loop) -> AsyncIterator["asyncio.Task[None]"]:
         await task
 
 
-async def waits(loop: Loop) -> None:
-    """Wait until the loop has found nothing more; a round that ends is counted before it waits."""
+async def waits(work: Work) -> None:
+    """Wait until nobody looks any more."""
     async with asyncio.timeout(5):
         known = -1
-        while known != loop.rounds:
-            known = loop.rounds
+        while known != work.runs:
+            known = work.runs
             await asyncio.sleep(0.02)
 
 
@@ -62,11 +62,11 @@ async def test_loop_works_until_it_finds_nothing_then_waits_to_be_woken() -> Non
     work = Work([1, 1, 1])
     loop = Loop("test", work, clock=utc_now)
     async with running(loop):
-        await waits(loop)
+        await waits(work)
         assert work.runs == 4
         loop.wake()
         await work.wait_for(5)
-        await waits(loop)
+        await waits(work)
         assert work.runs == 5
 
 
@@ -141,12 +141,12 @@ async def test_calls_of_a_busy_time_are_gathered_for_one_look() -> None:
     loop = Loop("gathering", work, clock=utc_now, gather=0.1)
     async with running(loop):
         await work.wait_for(1)
-        await waits(loop)
+        await waits(work)
         for _ in range(5):
             loop.wake()
             await asyncio.sleep(0.005)
         await work.wait_for(2)
-        await waits(loop)
+        await waits(work)
     assert work.runs == 2
 
 

@@ -10,13 +10,14 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.domain.metering import Decision, attributed, thresholds_crossed
+from kosmo_billing_daemon.domain.metering import Decision
 from kosmo_billing_daemon.domain.subscriptions import Status, Subscription
 from kosmo_billing_daemon.store import subscriptions, usage
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection, Database
 from kosmo_billing_daemon.store.usage import Columns, Quarantined
 from tests.domain.builders import OTHER_PLANS, START, Step, play
+from tests.support.counting import attributed, thresholds_crossed
 from tests.support.usage import DAY, NOW, event_types, granted, subscribe, used
 
 SECOND = timedelta(seconds=1)
