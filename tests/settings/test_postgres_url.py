@@ -240,6 +240,11 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(text: str, wh
     assert "den" not in said.replace("refused", "")
 
 
+def test_a_parameter_in_other_letters_is_unknown_to_us_as_to_libpq() -> None:
+    (said,) = refused("postgresql://u@h/d?Host=other")
+    assert "Host: PostgreSQL's clients know no such parameter" in said
+
+
 def test_user_password_and_database_are_taken_as_they_were_before_encoding() -> None:
     found = address("postgresql://us%65r:p%40%23+%25@h/my%20db")
     assert (found.user, found.password, found.database) == ("user", "p@#+%", "my db")
