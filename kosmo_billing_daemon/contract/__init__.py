@@ -1,1 +1,4 @@
-"""What crosses MQTT, shared by daemon and gate: topics and payloads. Standard library only."""
+"""What others rely on: topics and payloads of MQTT, shared by daemon and gate, and paths of the HTTP API.
+
+Standard library only.
+"""

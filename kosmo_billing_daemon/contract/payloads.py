@@ -19,7 +19,7 @@ VERSIONS_PER_SECOND = 1_000_000  # more than any database gives
 
 
 class Standing(StrEnum):
-    """``status`` of an entitlement."""
+    """``status`` of an entitlement; NONE never bought anything."""
 
     ACTIVE = "active"
     GRACE = "grace"
@@ -37,7 +37,7 @@ class Scope(StrEnum):
 
 
 class QuotaState(StrEnum):
-    """``quota_state`` of an entitlement."""
+    """``quota_state`` of an entitlement: WARNING from 80 %, EXHAUSTED from 100 %."""
 
     OK = "ok"
     WARNING = "warning"
@@ -45,14 +45,13 @@ class QuotaState(StrEnum):
 
 
 @record(kw_only=True)
-class EntitlementDocument:
-    """The whole truth about one user. Keep the greatest ``version``, drop the rest.
+class EntitlementContent:
+    """What a user may do; rules make it and documents carry it.
 
     ``messages_limit`` ``None`` is unlimited; ``grace_until``, where set, is the end instead of
     ``valid_until``.
     """
 
-    version: int
     user_id: UUID
     plan_type: str
     status: Standing
@@ -66,6 +65,17 @@ class EntitlementDocument:
     valid_from: datetime | None
     valid_until: datetime | None
     grace_until: datetime | None
+
+
+@record(kw_only=True)
+class EntitlementDocument(EntitlementContent):
+    """The whole truth about one user. Keep the greatest ``version``, drop the rest.
+
+    ``messages_limit`` ``None`` is unlimited; ``grace_until``, where set, is the end instead of
+    ``valid_until``.
+    """
+
+    version: int
     issued_at: datetime
 
     def encode(self) -> bytes:

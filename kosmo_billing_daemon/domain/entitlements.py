@@ -1,51 +1,19 @@
 """What a user may do right now, derived from the subscriptions: the content of the entitlement."""
 
-from datetime import datetime
-from enum import StrEnum
-
-from kosmo_billing_daemon.domain.plans import FREE, PlanType, Scope
-from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.contract.payloads import EntitlementContent, QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.plans import FREE
+from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, UserId
 from kosmo_billing_daemon.runtime.records import record
 
 
-class Standing(StrEnum):
-    """How a user stands; NONE never bought anything."""
-
-    ACTIVE = "active"
-    GRACE = "grace"
-    EXPIRED = "expired"
-    REVOKED = "revoked"
-    NONE = "none"
-
-
-class QuotaState(StrEnum):
-    """How much of the quota is used: WARNING from 80 %, EXHAUSTED from 100 %."""
-
-    OK = "ok"
-    WARNING = "warning"
-    EXHAUSTED = "exhausted"
-
-
 @record(kw_only=True)
-class Entitlement:
-    """The whole truth about one user. ``messages_limit`` ``None`` is unlimited.
+class Entitlement(EntitlementContent):
+    """The whole truth about one user, before it has a version.
 
     A lapsed user has the free plan and the identity and period of what lapsed.
     """
 
     user_id: UserId
-    plan_type: PlanType
-    status: Standing
-    scope: Scope
-    allowed_nodes: tuple[str, ...]
-    features: tuple[str, ...]
-    messages_limit: int | None
-    messages_used: int
-    quota_state: QuotaState
-    subscription_id: SubscriptionId | None
-    valid_from: datetime | None
-    valid_until: datetime | None
-    grace_until: datetime | None
 
 
 def quota_state(used: int, limit: int | None) -> QuotaState:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from kosmo_billing_daemon.domain.entitlements import QuotaState, quota_state
+from kosmo_billing_daemon.contract.payloads import QuotaState
+from kosmo_billing_daemon.domain.entitlements import quota_state
 from kosmo_billing_daemon.domain.subscriptions import Subscription, current
 
 ACCEPTED_LATE = timedelta(days=7)
@@ -19,7 +20,7 @@ TOO_OLD = "too_old"
 """Why an event is rejected that comes later; part of the contract."""
 
 
-class Decision(StrEnum):
+class UsageDecision(StrEnum):
     """How a message was counted."""
 
     COUNTED = "counted"

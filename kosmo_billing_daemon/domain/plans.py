@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import field
 from datetime import timedelta
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any, NewType
 from uuid import UUID
 
+from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.records import record
 
@@ -22,14 +22,6 @@ _MICROSECOND = timedelta(microseconds=1)
 
 FREE = PlanType("free")
 """What everybody has without a plan: receives, sends nothing. Never for sale."""
-
-
-class Scope(StrEnum):
-    """Which nodes a user may write to."""
-
-    ANY_NODE = "any_node"
-    WHITELIST = "whitelist"
-    NONE = "none"
 
 
 @record

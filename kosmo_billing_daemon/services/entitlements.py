@@ -5,7 +5,7 @@ REST and MQTT show the same document, so a front end and a gateway never disagre
 
 from datetime import datetime
 
-from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument
 from kosmo_billing_daemon.domain.entitlements import entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -25,13 +25,13 @@ def document(versioned: Versioned, now: datetime) -> EntitlementDocument:
         version=versioned.version,
         user_id=content.user_id,
         plan_type=content.plan_type,
-        status=Standing(content.status),
-        scope=Scope(content.scope),
+        status=content.status,
+        scope=content.scope,
         allowed_nodes=content.allowed_nodes,
         features=content.features,
         messages_limit=content.messages_limit,
         messages_used=content.messages_used,
-        quota_state=QuotaState(content.quota_state),
+        quota_state=content.quota_state,
         subscription_id=content.subscription_id,
         valid_from=content.valid_from,
         valid_until=content.valid_until,

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.domain.plans import Plan, Price, Scope
+from kosmo_billing_daemon.contract.payloads import Scope
+from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 

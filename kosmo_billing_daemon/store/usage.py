@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from kosmo_billing_daemon.domain.metering import Decision
+from kosmo_billing_daemon.domain.metering import UsageDecision
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.postgres import Connection
@@ -51,7 +51,7 @@ class CountedEvent:
     node_id: str | None
     count: int
     sent_at: datetime
-    decision: Decision
+    decision: UsageDecision
     subscription_id: UUID | None
 
 
@@ -216,10 +216,10 @@ async def load_latest(connection: Connection, user_id: UUID, limit: int) -> list
     ]
 
 
-def _decision(subscription_id: UUID | None, *, over_limit: bool) -> Decision:
+def _decision(subscription_id: UUID | None, *, over_limit: bool) -> UsageDecision:
     if subscription_id is None:
-        return Decision.NO_SUBSCRIPTION
-    return Decision.OVER_LIMIT if over_limit else Decision.COUNTED
+        return UsageDecision.NO_SUBSCRIPTION
+    return UsageDecision.OVER_LIMIT if over_limit else UsageDecision.COUNTED
 
 
 MOST_PARKED = 10_000

@@ -44,7 +44,7 @@ def shown(plan: Plan) -> PlanDocument:
         price=PriceDocument.of(plan.price),
         period_days=plan.period // timedelta(days=1),
         messages_limit=plan.quota,
-        scope=Scope(plan.scope),
+        scope=plan.scope,
         features=plan.features,
     )
 

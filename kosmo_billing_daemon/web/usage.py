@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import Field
 
 from kosmo_billing_daemon.contract.paths import API
-from kosmo_billing_daemon.domain.metering import Decision
+from kosmo_billing_daemon.domain.metering import UsageDecision
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.records import record
@@ -48,7 +48,7 @@ class MessageDocument:
     count: Annotated[int, Field(ge=1)]
     sent_at: Time
     decision: Annotated[
-        Decision,
+        UsageDecision,
         Field(description="over_limit was counted too; no_subscription had nothing to count on"),
     ]
     subscription_id: UUID | None
@@ -135,7 +135,7 @@ _EXAMPLE = UsageDocument(
             node_id="!a1b2c3d4",
             count=1,
             sent_at=EXAMPLE_TIME + timedelta(minutes=50),
-            decision=Decision.COUNTED,
+            decision=UsageDecision.COUNTED,
             subscription_id=EXAMPLE_SUBSCRIPTION,
         ),
     ),

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
+from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation, Payment
-from kosmo_billing_daemon.domain.plans import BUILT_IN, Plan, PlanType, Price, Scope
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Plan, PlanType, Price
 from kosmo_billing_daemon.domain.subscriptions import (
     InvoiceId,
     Outcome,

@@ -3,8 +3,9 @@
 import pytest
 from hypothesis import given
 
-from kosmo_billing_daemon.domain.entitlements import QuotaState, Standing, entitlement, quota_state
-from kosmo_billing_daemon.domain.plans import FREE, Scope
+from kosmo_billing_daemon.contract.payloads import QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.entitlements import entitlement, quota_state
+from kosmo_billing_daemon.domain.plans import FREE
 from kosmo_billing_daemon.domain.subscriptions import advance, revoke
 from tests.domain.builders import (
     DAY,

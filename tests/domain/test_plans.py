@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosmo_billing_daemon.domain.plans import BUILT_IN, Scope, parse_catalogue, smallest_unit
+from kosmo_billing_daemon.contract.payloads import Scope
+from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue, smallest_unit
 from kosmo_billing_daemon.errors import Misconfigured
 
 TEXT = """

@@ -6,7 +6,8 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.domain.plans import BUILT_IN, Plan, PlanType, Price, Scope
+from kosmo_billing_daemon.contract.payloads import Scope
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Plan, PlanType, Price
 from kosmo_billing_daemon.store import quotes
 from kosmo_billing_daemon.store.combining import combine
 from tests.store.conftest import Rows

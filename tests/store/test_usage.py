@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon.domain.metering import Decision
+from kosmo_billing_daemon.domain.metering import UsageDecision
 from kosmo_billing_daemon.domain.subscriptions import Status, Subscription
 from kosmo_billing_daemon.store import subscriptions, usage
 from kosmo_billing_daemon.store.combining import combine
@@ -73,7 +73,7 @@ async def test_nobodys_messages_are_remembered_and_counted_on_nothing(connection
     assert await count(connection, [(user, "one", NOW)]) == [1]
     assert await count(connection, [(user, "one", NOW)]) == [0]
     (latest,) = await usage.load_latest(connection, user, 10)
-    assert (latest.subscription_id, latest.decision) == (None, Decision.NO_SUBSCRIPTION)
+    assert (latest.subscription_id, latest.decision) == (None, UsageDecision.NO_SUBSCRIPTION)
 
 
 @pytest.mark.parametrize("clock", [400 * DAY, 20 * DAY])
@@ -166,7 +166,7 @@ async def test_what_is_over_the_limit_is_marked_exactly(connection: Connection) 
     await count(connection, sent[:45], now=NOW + SECOND)
     await count(connection, sent, now=NOW + 2 * SECOND)
     latest = await usage.load_latest(connection, row.user_id, 100)
-    over = sorted(e.message_id for e in latest if e.decision is Decision.OVER_LIMIT)
+    over = sorted(e.message_id for e in latest if e.decision is UsageDecision.OVER_LIMIT)
     assert over == [f"m{n:02}" for n in range(40, 70)]
 
 

@@ -6,7 +6,8 @@ The database decides it in sets; tests compare the two.
 from collections.abc import Sequence
 from datetime import datetime
 
-from kosmo_billing_daemon.domain.entitlements import QuotaState, quota_state
+from kosmo_billing_daemon.contract.payloads import QuotaState
+from kosmo_billing_daemon.domain.entitlements import quota_state
 from kosmo_billing_daemon.domain.subscriptions import Subscription
 
 WARNING_AT, EXHAUSTED_AT = 80, 100

@@ -29,15 +29,11 @@ export interface DayDocument {
   messages: number;
 }
 
-/** How a message was counted. */
-export type Decision = "counted" | "over_limit" | "no_subscription";
-
 /**
  * The whole truth about one user. Keep the greatest `version`, drop the rest. `messages_limit` null is
  * unlimited; `grace_until`, where set, is the end instead of `valid_until`.
  */
 export interface EntitlementDocument {
-  version: number;
   user_id: string;
   plan_type: string;
   status: Standing;
@@ -51,6 +47,7 @@ export interface EntitlementDocument {
   valid_from: string | null;
   valid_until: string | null;
   grace_until: string | null;
+  version: number;
   issued_at: string;
 }
 
@@ -112,7 +109,7 @@ export interface MessageDocument {
   /** RFC 3339, UTC */
   sent_at: string;
   /** over_limit was counted too; no_subscription had nothing to count on */
-  decision: Decision;
+  decision: UsageDecision;
   subscription_id: string | null;
 }
 
@@ -194,7 +191,7 @@ export interface PurchaseDocument {
   carried: CarriedDocument;
 }
 
-/** `quota_state` of an entitlement. */
+/** `quota_state` of an entitlement: WARNING from 80 %, EXHAUSTED from 100 %. */
 export type QuotaState = "ok" | "warning" | "exhausted";
 
 /** Whether requests should come here; degraded: yes, but a part has a problem. */
@@ -217,7 +214,7 @@ export type Scope = "any_node" | "whitelist" | "none";
 /** Who says that it was paid. */
 export type Source = "btcpay" | "manual" | "grant";
 
-/** `status` of an entitlement. */
+/** `status` of an entitlement; NONE never bought anything. */
 export type Standing = "active" | "grace" | "expired" | "revoked" | "none";
 
 /** Where a subscription stands; at most one of a user's is ACTIVE or GRACE. */
@@ -225,7 +222,6 @@ export type Status = "active" | "grace" | "replaced" | "expired" | "revoked";
 
 /** What the user may do now, and everything bought so far. */
 export interface SubscriptionWithHistory {
-  version: number;
   user_id: string;
   plan_type: string;
   status: Standing;
@@ -239,12 +235,16 @@ export interface SubscriptionWithHistory {
   valid_from: string | null;
   valid_until: string | null;
   grace_until: string | null;
+  version: number;
   issued_at: string;
   /** How many there are in all */
   purchases: number;
   /** The last 100, newest first */
   history: readonly PurchaseDocument[];
 }
+
+/** How a message was counted. */
+export type UsageDecision = "counted" | "over_limit" | "no_subscription";
 
 /** Messages counted from one day to another, both included. */
 export interface UsageDocument {

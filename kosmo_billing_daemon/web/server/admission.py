@@ -141,7 +141,7 @@ class Runner(web.AppRunner):
         )
 
 
-class _Handler(web.RequestHandler):
+class _AdmittedHandler(web.RequestHandler):
     __slots__ = ("_admission",)
 
     def __init__(self, server: "_Server", admission: Admission, **options: Any) -> None:
@@ -168,7 +168,7 @@ class _Server(web.Server):
         self._admission = admission
 
     def __call__(self) -> web.RequestHandler:
-        return _Handler(self, self._admission, loop=self._loop, **self._kwargs)
+        return _AdmittedHandler(self, self._admission, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
