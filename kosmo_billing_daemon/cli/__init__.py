@@ -80,7 +80,7 @@ def _told() -> Iterator[None]:
     except KosmoError as error:
         fail(error.message, EX_FAILED)
     except BrokenPipeError:
-        # Who read us has seen enough. Nothing may be flushed at the end of the process.
+        # The reader of our output has gone. Nothing may be flushed at the end of the process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(EX_FAILED)
     except KeyboardInterrupt:

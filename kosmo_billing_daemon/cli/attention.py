@@ -1,4 +1,4 @@
-"""``attention``: money that needs a decision, each case with the commands that settle it (R6, R7, R9)."""
+"""``attention``: payments that need attention, each case with the commands that settle it (R6, R7, R9)."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ def list_(
     for one in set_aside:
         print_set_aside(out, one)
         out.print()
-    line(out, f"{len(cases)} open" if cases else "no money needs a decision")
+    line(out, f"{len(cases)} open" if cases else "no payment needs attention")
     if set_aside:
         line(out, f"{len(set_aside)} set aside, which the daemon tries again by itself")
 
@@ -70,6 +70,6 @@ def close(
     line(console(), f"case {closed.number} ({closed.kind}) of user {closed.invoice.user_id} is closed")
 
 
-app = typer.Typer(help="Money that needs a decision, and the commands that settle it.")
+app = typer.Typer(help="Payments that need attention, and the commands that settle them.")
 app.callback(invoke_without_command=True)(list_)
 app.command()(close)

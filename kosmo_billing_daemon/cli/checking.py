@@ -155,7 +155,7 @@ async def _broker(
         yield published
         return
     if leads is None:
-        yield Finding("daemon", None, "without the database nobody can lead")
+        yield Finding("daemon", None, "without the database no daemon can lead")
     else:
         yield Finding("daemon", False, "no daemon leads: it is stopped, or failed", START)
     connection, topics = broker_of(loaded.mqtt), Topics(loaded.mqtt.prefix)

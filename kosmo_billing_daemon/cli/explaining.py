@@ -77,7 +77,7 @@ def purchase(row: Subscription) -> str:
 
 
 def origin(row: Subscription) -> str:
-    """Say who says that it was paid."""
+    """Say where the purchase came from."""
     match row.source:
         case Source.BTCPAY:
             return f"paid {money(row.plan.price.amount, row.plan.price.currency)}"

@@ -61,7 +61,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
 
 
 def by(reason: str) -> OperatorAction:
-    """Return a by in the operator's name: who called sudo, or the account of this process."""
+    """Return the operator action in the name of the caller of sudo, or of the account of this process."""
     asked = caller() or (os.environ.get("SUDO_USER", "").strip() if os.getuid() == 0 else "")
     if asked:
         return OperatorAction(asked, reason)

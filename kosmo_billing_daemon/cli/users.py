@@ -175,7 +175,7 @@ def _print_history(history: History) -> None:
         at = when(history.publication.published_at)
         line(out, f"  document version {history.publication.version}, last published {at}")
     if any(case.closed_at is None for case in history.cases):
-        line(out, "  money needs a decision: see the cases below")
+        line(out, "  a payment needs attention: see the cases below")
     heading(out, "Purchases, newest first")
     for row in history.purchases:
         ended = f", ended {when(row.ended_at)}" if row.ended_at else ""

@@ -17,7 +17,7 @@ _UNFIT = frozenset("/+#\x00")
 
 
 def is_name(name: str) -> bool:
-    """Say whether somebody called so has topics of their own."""
+    """Say whether a reporter or gateway of that name can have topics of its own."""
     return 1 <= len(name) <= MAX_ID_LENGTH and not _UNFIT.intersection(name)
 
 
@@ -85,7 +85,7 @@ class Topics:
         return self._name(f"{self.prefix}/usage/", topic)
 
     def time_requester(self, topic: str) -> str | None:
-        """Return who asks for the time."""
+        """Return the name of the gateway that asks for the time."""
         return self._name(f"{self.prefix}/time-requests/", topic)
 
     @staticmethod

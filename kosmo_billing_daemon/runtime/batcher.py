@@ -22,13 +22,13 @@ R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 
 hurries: ContextVar[bool] = ContextVar("hurries", default=False)
-"""Whether what is written now is looked for something stuck, so that it is not worth waiting for locks."""
+"""Set while a failed batch is split to find the item that fails: then no statement waits long for locks."""
 
 STUCK_FOR = timedelta(seconds=5)
-"""How long what somebody else has locked is left alone."""
+"""How long an item is left alone whose rows another session has locked."""
 
 BROKEN_FOR = timedelta(minutes=1)
-"""How long what cannot be written for a reason of its own is left alone."""
+"""How long an item is left alone that cannot be written for another reason."""
 
 
 async def write_each(
@@ -131,7 +131,7 @@ class Batcher(Generic[T, R]):
     """Gathers single items into calls of ``write``, one call at a time, ``parallel`` at most.
 
     Each item gets its result, or why it could not be written (``write_each``); when nothing can be, all of
-    the batch get that ``Unavailable``. More than ``waiting`` items that nobody has taken up are
+    the batch get that ``Unavailable``. More than ``waiting`` items that no writer has taken up are
     refused with ``Unavailable``.
     """
 
@@ -167,17 +167,17 @@ class Batcher(Generic[T, R]):
             while self._queue:
                 batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
                 await self._write_batch(batch)
-        except BaseException:  # cancelled: nobody may wait for a writer that has gone
+        except BaseException:  # cancelled: no item may wait for a writer that has gone
             _fail([*batch, *self._queue], Unavailable("the daemon is stopping"))
             self._queue.clear()
             raise
         finally:
-            # Not by a callback of the task: that comes after whoever was told a result, and an item
+            # Not by a callback of the task: that runs after the callers have their results, and an item
             # submitted in between would wait for a writer that has gone.
             self._writers.discard(_this_task())
 
     async def _write_batch(self, batch: Sequence[_Waiting[T, R]]) -> None:
-        # Of this batch alone: the task that writes was begun by whoever came first, and outlives that.
+        # For this batch alone: the task inherited the flag of the item that started it, and outlives it.
         hurries.set(any(one.hurries for one in batch))
         try:
             results = await write_each([one.item for one in batch], self._write)

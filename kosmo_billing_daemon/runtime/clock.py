@@ -1,4 +1,4 @@
-"""Time as an argument: whoever needs *now* receives a ``Clock``. And a watch for clocks that are set."""
+"""Time as an argument: a part that needs *now* receives a ``Clock``. And a watch for clocks that are set."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], datetime]
 
 STEP = timedelta(seconds=1)
-"""A clock that gains or loses more than this between two looks was set, not slewed."""
+"""A clock that gains or loses more than this between two checks was set, not slewed."""
 
 
 def utc_now() -> datetime:
@@ -19,7 +19,7 @@ def utc_now() -> datetime:
 
 
 class ClockWatch:
-    """Notices that a clock was set, by the monotonic one, which nobody sets; ``steps`` is how often.
+    """Notices by the monotonic clock that the system clock was set; ``steps`` is how often.
 
     Periods begin and end by the clock (R3, R4), so the log tells when it was set, and by how much.
     """

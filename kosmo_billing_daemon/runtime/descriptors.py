@@ -1,7 +1,7 @@
 """File descriptors: how many this process may have, and how many it has.
 
-Where none is left the event loop accepts a connection and closes it in silence, and whatever must be opened
-fails; so it is told while there are still some.
+When none is left, the event loop closes each new connection without a word, and nothing can be opened any
+more. So the log warns while there are still some.
 """
 
 import contextlib

@@ -33,7 +33,7 @@ GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
     "waiting": ("how many wait, at most 10000, by what waits", "what"),
     "expiry_lateness_seconds": ("how long the oldest subscription is past its end and not ended", None),
     "usage_lag_seconds": ("between sending and counting, the worst of the newest 500 messages", None),
-    "attention_cases": ("open cases: money that needs a decision", None),
+    "attention_cases": ("open cases: payments that need attention", None),
     "http_connections": ("connections that clients hold", None),
     "descriptors": ("file descriptors: how many are open, and how many may be at most", "what"),
     "loop_lag_seconds": ("the worst delay of the event loop since the last scrape", None),

@@ -14,7 +14,7 @@ from uuid import UUID
 from kosmo_billing_daemon.errors import Refused
 
 MOST_USERS = 100_000
-"""Who is remembered at once, about 20 MB; the one longest quiet is forgotten for the next."""
+"""Users remembered at once, about 20 MB; the one that asked longest ago is forgotten for the next."""
 
 
 class TooMany(Refused):
@@ -30,7 +30,7 @@ class TooMany(Refused):
 class RateLimit:
     """Allows each user ``per_minute`` creations at once, and as many more per minute.
 
-    ``code`` and ``told`` are for who wants more.
+    ``code`` and ``told`` are what a user gets who asks for more.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What systemd is told and what it hands over: readiness, a status line, signs of life, sockets.
+"""Messages to systemd, and what it hands over: readiness, a status line, heartbeats, sockets.
 
 Without systemd (no ``NOTIFY_SOCKET``) everything here does nothing, so callers never ask where they run.
 A message that cannot be sent is dropped: systemd notices silence by itself.
@@ -43,12 +43,12 @@ def stopping(text: str = "stopping") -> None:
 
 
 def watchdog() -> None:
-    """Give a sign of life; only after real progress."""
+    """Send a heartbeat; only after real progress."""
     notify(watchdog=1)
 
 
 def watchdog_interval() -> float | None:
-    """Return the seconds within which a sign of life is expected; ``None`` if none is."""
+    """Return the seconds within which a heartbeat is expected; ``None`` if none is."""
     if not _is_us(os.environ.get("WATCHDOG_PID", str(os.getpid()))):
         return None
     microseconds = os.environ.get("WATCHDOG_USEC", "")

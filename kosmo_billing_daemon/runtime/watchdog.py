@@ -1,9 +1,9 @@
-"""Signs of life for systemd, given only while there is progress.
+"""Heartbeats for systemd, sent only while there is progress.
 
-That the event loop turns is shown by the sign itself: a blocked loop sends none. Beyond that, each part
-that is watched tells when its present step began. A part that waits for an outage to end begins a new
-step with every try, so an outage of PostgreSQL, broker or BTCPay is never taken for a hang. When a part
-is stuck no sign is given any more: systemd aborts the process and starts it again.
+A blocked event loop sends none. Beyond that, each watched part reports when its present step began. A part
+that waits for an outage to end begins a new step with every try, so an outage of PostgreSQL, broker or
+BTCPay is never taken for a hang. When a part is stuck, the heartbeats end: systemd aborts the process and
+starts it again.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
 
-SIGNS_PER_INTERVAL = 3  # two signs may be late before systemd acts
+HEARTBEATS_PER_INTERVAL = 3  # two may be late before systemd acts
 
 
 class Stepping(Protocol):
-    """Tells when its present step began: monotonic seconds, ``None`` while it rests."""
+    """Reports when its present step began: monotonic seconds, ``None`` while it rests."""
 
     @property
     def step_began(self) -> float | None: ...
@@ -45,7 +45,7 @@ def find_stuck(parts: Sequence[Watched], now: float) -> str | None:
 
 
 async def keep_alive(parts: Sequence[Watched], *, interval: float | None, sign: Callable[[], None]) -> None:
-    """Give a sign several times in ``interval`` seconds, or none at all if nobody waits for one."""
+    """Send heartbeats, several in ``interval`` seconds, or none if systemd expects none."""
     if interval is None:
         return
     told = False
@@ -55,6 +55,6 @@ async def keep_alive(parts: Sequence[Watched], *, interval: float | None, sign: 
             sign()
             told = False
         elif not told:
-            log.error("%s: no sign of life is given, so that systemd restarts the daemon", stuck)
+            log.error("%s: heartbeats end, so that systemd restarts the daemon", stuck)
             told = True
-        await asyncio.sleep(interval / SIGNS_PER_INTERVAL)
+        await asyncio.sleep(interval / HEARTBEATS_PER_INTERVAL)

@@ -65,7 +65,7 @@ _RULES: Mapping[str, _Rule] = {
     "client_encoding": _ignored("sessions always speak UTF8"),
     **dict.fromkeys(
         ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"),
-        _ignored("a dead connection is noticed by our own signs of life and statement timeouts"),
+        _ignored("a dead connection is noticed by our own heartbeats and statement timeouts"),
     ),
     "load_balance_hosts": _ignored("only the server that takes writes is of use", "PGLOADBALANCEHOSTS"),
     "sslcompression": _ignored("TLS is never compressed", "PGSSLCOMPRESSION"),

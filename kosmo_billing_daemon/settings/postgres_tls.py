@@ -1,6 +1,6 @@
 """TLS with PostgreSQL as libpq means it: six modes, and files in ``~/.postgresql`` where none are named.
 
-A file there that this account may not look at counts as none: HOME may be another user's.
+A file there that this account may not read counts as none: HOME may be another user's.
 """
 
 import os
@@ -73,7 +73,7 @@ class PostgresTls:
             context.load_default_certs()
         elif root is not None:
             _load("sslrootcert", root, lambda: context.load_verify_locations(cafile=root), wrong)
-        elif self.mode == "require":  # encrypted, and nobody's word is taken for who answers
+        elif self.mode == "require":  # encrypted, but the server is not verified
             if self.revoked is not None:
                 wrong("sslcrl", "no certificate is verified; give sslrootcert too")
             return

@@ -50,7 +50,7 @@ class PostgresAddress:
 
     @property
     def has_tcp(self) -> bool:
-        """Whether TLS matters: over a unix socket nobody speaks it."""
+        """Whether TLS matters: PostgreSQL has none over a unix socket."""
         return any(not host.startswith("/") for host, _ in self.hosts)
 
 

@@ -58,7 +58,7 @@ OPERATIONS = (
 
 KEEPALIVE_SECONDS = 75.0
 """Longer than common proxies keep theirs, so that they close first; a head has no more time either."""
-LINGER_SECONDS = 2  # for who still sends a body that was refused to read why; aiohttp's own are 10
+LINGER_SECONDS = 2  # so that a client that still sends a refused body can read why; aiohttp waits 10
 SHUTDOWN_SECONDS = 10  # for requests in flight: longer than one creation at BTCPay usually takes
 
 
@@ -132,7 +132,7 @@ async def serve(
     """
     log = logging.getLogger(f"{__name__}.protocol")
     log.addFilter(_is_ours)
-    logging.getLogger("asyncio").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_is_no_shortage)
     runner = Runner(
         app,
         admission or Admission(),
@@ -163,12 +163,12 @@ async def _end_streams(app: web.Application) -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Leave out what is no HTTP: aiohttp 3 logs it with a traceback, so anybody could fill the log."""
+    """Leave out requests that are no HTTP: aiohttp logs a traceback for each, and anybody can send many."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out what health and ``descriptors`` tell: asyncio logs a hundred tracebacks a second of it."""
+def _is_no_shortage(record: logging.LogRecord) -> bool:
+    """Leave out the shortage that ``descriptors`` reports: asyncio logs it a hundred times a second."""
     return not record.getMessage().startswith("socket.accept() out of system resource")
 
 

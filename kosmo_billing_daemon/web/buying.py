@@ -110,7 +110,7 @@ OPERATIONS = (
                 place="header",
                 description="One per purchase, kept for 24 hours: the same key with the same request gets "
                 "the answer of the first time; with another request it is refused. Only successes are kept.",
-                # As an example of the schema, not of the parameter: who copies the call would reuse it.
+                # As an example of the schema, not of the parameter: a copied call would reuse it.
                 schema={
                     "type": "string",
                     "pattern": f"^{_KEY.pattern}$",

@@ -1,4 +1,4 @@
-"""Reads that are repeated: an ETag, and 304 with no body for who has that state already.
+"""Repeated reads: an ETag, and 304 without a body for a client that has that state already.
 
 Browsers may keep these answers but must ask each time (``no-cache``), so a front end that polls sends
 ``If-None-Match`` without doing anything for it.
@@ -19,7 +19,7 @@ KEPT = "private, no-cache"
 def conditional(
     request: web.Request, body: bytes, *, state: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Answer with ``body``, or 304; ``state`` is what counts of it, where not all does."""
+    """Answer with ``body``, or 304; ``state`` is the part of it whose changes count, if not all do."""
     tag = hashlib.sha256(body if state is None else state).hexdigest()[:24]
     named = {"Cache-Control": KEPT, **(headers or {})}
     wanted = request.if_none_match or ()

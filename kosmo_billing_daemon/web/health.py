@@ -20,7 +20,7 @@ from kosmo_billing_daemon.web.rendering import json_response
 
 @record
 class Check:
-    """One part: whether it is well, and in a few words how it is."""
+    """One part: whether it is well, and its state in a few words."""
 
     ok: bool
     detail: str
@@ -52,7 +52,7 @@ class Alive:
 
 @record(kw_only=True)
 class CheckDocument:
-    """How one part is."""
+    """The state of one part."""
 
     ok: bool
     detail: str
@@ -90,9 +90,9 @@ OPERATIONS = (
         handler=_live,
         name="live",
         tag="Health",
-        summary="Whether the process answers",
+        summary="Liveness: whether the process answers",
         needs_user=False,
-        answers={200: Answer("It does", Alive, Alive(status="alive"))},
+        answers={200: Answer("The process answers", Alive, Alive(status="alive"))},
     ),
     Operation(
         method="get",
@@ -100,8 +100,11 @@ OPERATIONS = (
         handler=_ready,
         name="ready",
         tag="Health",
-        summary="Whether requests should come here",
+        summary="Readiness: whether requests should come here",
         needs_user=False,
-        answers={200: Answer("They should", Ready, _READY), 503: Answer("They should not", Ready, _UNREADY)},
+        answers={
+            200: Answer("Ready, perhaps degraded", Ready, _READY),
+            503: Answer("Unready", Ready, _UNREADY),
+        },
     ),
 )

@@ -1,4 +1,4 @@
-"""Who asks. The rule it keeps: every way of not being known gets the same answer."""
+"""Which user a request is from. The rule it keeps: every failure to say so gets the same answer."""
 
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
@@ -24,7 +24,7 @@ HEADER = "X-User-ID"
 
 
 async def identify(request: web.Request) -> UserId:
-    """Return the user who asks; raises the one 401 for everybody else."""
+    """Return the user of a request; raises the one 401 if there is none."""
     return await request.app[IDENTIFY](request)
 
 
@@ -42,7 +42,7 @@ def for_mode(http: Http) -> Identify:
 
 
 def by_header(trusted: Proxies) -> Identify:
-    """Take the word of trusted proxies, by the address of the connection itself.
+    """Believe the header of trusted proxies, known by the address of the connection itself.
 
     A browser on a proxy's host has that address too, so what it asks for must be one of our names.
     """
@@ -62,7 +62,7 @@ def by_header(trusted: Proxies) -> Identify:
 
 
 def by_token(settings: Jwt) -> Identify:
-    """Take the word of a signed bearer token, and of nothing else."""
+    """Believe a signed bearer token, and nothing else."""
     # Imported here because only this mode pays for it: cryptography is 9 MB in memory.
     from kosmo_billing_daemon.tokens.checking import Untrusted, checker  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def by_token(settings: Jwt) -> Identify:
 
 
 def unknown(reason: str, scheme: str = HEADER) -> HttpRefused:
-    """Make the one answer for everybody who is not known; only the log has the reason."""
+    """Make the one answer to all requests without a known user; only the log has the reason."""
     return HttpRefused(
         HTTPStatus.UNAUTHORIZED,
         "unauthenticated",

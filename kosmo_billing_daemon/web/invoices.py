@@ -192,14 +192,14 @@ OPERATIONS = (
             Parameter(
                 name="limit",
                 place="query",
-                description="At most so many",
+                description="The greatest number of invoices on a page",
                 schema={"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE},
             ),
             Parameter(name="cursor", place="query", description="next_cursor of the page before"),
             Parameter(
                 name="status",
                 place="query",
-                description="Only these",
+                description="Only invoices of this status",
                 schema={"type": "string", "enum": [status.value for status in SHOWN_STATUSES]},
             ),
         ),

@@ -60,7 +60,7 @@ def _require_token(request: web.Request) -> None:
 
 
 def _known(method: str) -> str:
-    """Keep invented methods from becoming labels without number."""
+    """Keep invented methods from becoming unboundedly many labels."""
     return method if method in {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"} else "other"
 
 
@@ -71,7 +71,7 @@ OPERATIONS = (
         handler=_expose,
         name="metrics",
         tag="Health",
-        summary="How the daemon is, for Prometheus",
+        summary="Metrics for Prometheus",
         needs_user=False,
         answers={200: Answer("Metrics as text", str, media_type="text/plain")},
         problems=({401: {"unauthenticated": "With METRICS_TOKEN: another bearer token, or none"}},),

@@ -25,8 +25,8 @@ _ABOUT = """Sell plans for the KosmoConnect gateway, and see what each user may 
 `checkout_url`; meanwhile listen to `GET /subscription/events`, which tells within a second that the payment
 settled. `GET /subscription` says the same once, and `GET /usage` what was sent since.
 
-**Who asks.** By the operator's choice: a bearer token whose claim `sub` is the user's UUID, or
-`X-User-ID` set by a proxy that the daemon trusts. Whoever is not known gets the same 401.
+**Authentication.** By the operator's choice: a bearer token whose claim `sub` is the user's UUID, or
+`X-User-ID` set by a proxy that the daemon trusts. Every request without either gets the same 401.
 
 **Errors** are `application/problem+json` (RFC 9457) with a stable `code`; `Problem` lists them all. 4xx:
 the request is wrong as it stands. 429 and 503 carry `Retry-After`: the same request may be repeated then.
@@ -53,17 +53,17 @@ _SCHEMES = {
     },
 }
 _HEADERS = {
-    "ETag": {"description": "Names this state", "schema": {"type": "string"}},
+    "ETag": {"description": "Identifies this state", "schema": {"type": "string"}},
     "Location": {"description": "Where the invoice is", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}},
-    "WWW-Authenticate": {"description": "What names a user here", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How requests name their user here", "schema": {"type": "string"}},
 }
 _HEADERS_OF_PROBLEMS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 _IF_NONE_MATCH = Parameter(
     name="If-None-Match",
     place="header",
-    description="The ETag of the answer one has: 304 while that is still the state",
+    description="The ETag of an earlier answer: 304 while nothing has changed since",
 )
 _NOT_MODIFIED = Answer("Nothing changed since the answer with that ETag", headers=("ETag",))
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-SERVER = "kosmo-billing"  # without versions: they help nobody but who looks for a hole
+SERVER = "kosmo-billing"  # without versions, which would only help an attacker
 
 _REQUEST_ID_HEADER = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -1,4 +1,4 @@
-"""One answer for everybody who asks within a second: anybody may read health and metrics, at any rate."""
+"""One answer for all requests of a second: anybody may read health and metrics, as often as they like."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ LASTS = 1.0
 
 
 class Recent(Generic[T]):
-    """Reads once for all who ask while the reading is under way, or within ``LASTS`` seconds after it."""
+    """Reads once for all callers during the read and within ``LASTS`` seconds after it."""
 
     def __init__(
         self, read: Callable[[], Awaitable[T]], monotonic: Callable[[], float] = time.monotonic

@@ -1,4 +1,5 @@
-"""Where a customer is sent after paying. The rule it keeps: only to where the operator would send him.
+"""Where a customer is sent after paying. The rule it keeps: only to hosts that the
+operator allows.
 
 BTCPay fills in ``{InvoiceId}`` and ``{OrderId}``, so braces are fine behind the host.
 """

@@ -50,7 +50,7 @@ async def read_body(request: web.Request, *, most: int = MAX_BODY_BYTES) -> byte
         raise HttpRefused(
             HTTPStatus.REQUEST_TIMEOUT, "body_too_slow", "the body did not arrive in time"
         ) from None
-    except ConnectionError:  # nobody will read the answer
+    except ConnectionError:  # the client will not read the answer
         raise HttpRefused(HTTPStatus.BAD_REQUEST, "malformed_request", "the body broke off") from None
     if len(body) > most:
         raise _too_large(most)

@@ -53,7 +53,7 @@ class PurchaseDocument:
 
     subscription_id: UUID
     order_id: Annotated[UUID | None, Field(description="The invoice; null for a grant")]
-    source: Annotated[Source, Field(description="Who says that it was paid")]
+    source: Annotated[Source, Field(description="Where it came from: BTCPay, or an operator")]
     plan_type: PlanName
     price: PriceDocument
     status: Status
@@ -209,8 +209,8 @@ OPERATIONS = (
         name="showSubscription",
         tag="Rights",
         summary="What the user may do now",
-        description="The same document that gateways get. Who never bought anything has one too: version 0, "
-        "plan free. The end is grace_until where that is set, else valid_until.",
+        description="The same document that gateways get. A user who never bought anything has one too: "
+        "version 0, plan free. The end is grace_until where that is set, else valid_until.",
         has_etag=True,
         parameters=(
             Parameter(
@@ -239,12 +239,12 @@ OPERATIONS = (
         summary="Stream the entitlement (SSE)",
         description="Server-Sent Events: an event “entitlement” at once and after each change; its data is "
         "the document, its id the version. A comment every 15 seconds keeps the connection. Give the last id "
-        "as Last-Event-ID (browsers do): what one has is not sent again.",
+        "as Last-Event-ID (browsers do): a version that the client has is not sent again.",
         parameters=(
             Parameter(
                 name="Last-Event-ID",
                 place="header",
-                description="The version one has",
+                description="The version that the client has",
                 schema={"type": "string", "examples": ["42"]},
             ),
         ),

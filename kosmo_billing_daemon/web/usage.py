@@ -26,7 +26,7 @@ from kosmo_billing_daemon.web.requests import WrongFields, parameter
 MOST_DAYS = 400
 LATEST = 20
 WITHOUT_PLAN = timedelta(days=29)
-"""Who has no plan sees the last 30 days."""
+"""Without a plan a user sees the last 30 days."""
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 

@@ -63,7 +63,7 @@ class Intake:
         return len(signatures) == 1 and signature.verify(body, signatures[0], self.secrets)
 
     def delivery(self, body: bytes, now: datetime) -> Delivery:
-        """Reduce a body to what it hints at; raises ``InvalidResponse`` for one that nobody signed."""
+        """Reduce a body to what it hints at; raises ``InvalidResponse`` if it is unreadable and unsigned."""
         try:
             read = hint(body)
         except InvalidResponse:
@@ -131,8 +131,8 @@ OPERATIONS = (
         name="receiveWebhook",
         tag="BTCPay",
         summary="BTCPay webhook",
-        description="For BTCPay alone. What is signed is recorded and answered 200, whatever it says; the "
-        "invoice is then looked up at BTCPay.",
+        description="For BTCPay alone. A signed delivery is recorded and answered 200, whatever it says. The "
+        "invoice is then read from BTCPay.",
         needs_user=False,
         parameters=(
             Parameter(

@@ -57,7 +57,7 @@ async def test_attention_names_the_command_that_gives_the_plan(
     assert (done.code, "fulfilled now" in done.out) == (0, True), done
     assert await shop.front.statuses(user) == ["active"]
     assert (await cli("attention", "--json")).json == []
-    assert "no money needs a decision" in (await cli("attention")).out
+    assert "no payment needs attention" in (await cli("attention")).out
 
 
 @pytest.mark.parametrize("kind", PAYMENTS)
@@ -66,7 +66,7 @@ async def test_user_show_leads_to_the_same_command(shop: Shop, cli: Cli, user: U
     shown = await cli("user", "show", str(user))
     assert shown.code == 0
     assert "nothing was ever bought" in shown.out
-    assert "money needs a decision" in shown.out
+    assert "payment needs attention" in shown.out
     wanted = f"kosmo-billing invoices settle {invoice.btcpay_invoice_id} --reason TICKET"
     assert wanted in shown.out
     assert wanted in (await cli("invoices", "show", str(invoice.btcpay_invoice_id))).out

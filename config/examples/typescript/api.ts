@@ -17,7 +17,7 @@ export interface CarriedDocument {
   messages: number;
 }
 
-/** How one part is. */
+/** The state of one part. */
 export interface CheckDocument {
   ok: boolean;
   detail: string;
@@ -173,7 +173,7 @@ export interface PurchaseDocument {
   subscription_id: string;
   /** The invoice; null for a grant */
   order_id: string | null;
-  /** Who says that it was paid */
+  /** Where it came from: BTCPay, or an operator */
   source: Source;
   plan_type: string;
   price: PriceDocument;

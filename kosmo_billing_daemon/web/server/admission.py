@@ -1,9 +1,10 @@
-"""How many connections are held at once, and who goes when one more comes.
+"""How many connections are held at once, and which one is closed when one more comes.
 
-The rule it keeps: who only holds connections costs nobody a purchase. The descriptors that database, broker
-and BTCPay need are never given to clients; and for one connection too many the one goes that has asked
-nothing for longest: silent, with half a head, or kept for later by a proxy. What clients send is bounded in
-all too: half a head may be a megabyte, and two where it is kept.
+The rule it keeps: a client that only holds connections costs no other client a purchase. Clients never get
+the descriptors that database, broker and BTCPay need. For one connection too many the one is closed that has
+asked for nothing longest: a silent one, one with half a head, or one that a proxy keeps for later. What all
+clients together have sent without an answer is bounded too: half a head may be a megabyte, and twice that
+where it is kept.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ UNREAD_SECONDS = 30.0
 """A client that takes nothing of its answer for so long is given up."""
 
 CROWDED = 0.9  # of all there may be
-CROWDED_SECONDS = 60.0  # since somebody had to go
+CROWDED_SECONDS = 60.0  # since a connection had to be closed
 
 
 class Admission:
@@ -82,7 +83,7 @@ class Admission:
         self._held[handler] = transport
         self._idle[handler] = None
         if len(self._held) > self.most:
-            self._displace(next(iter(self._idle)))  # whoever came last, if all others wait for answers
+            self._displace(next(iter(self._idle)))  # the newest one, if all others wait for answers
             if self._throttle.allows("crowded"):
                 log.warning(
                     "%d connections are held: for each more, the longest idle one is closed", self.most
@@ -92,7 +93,7 @@ class Admission:
             listened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._unread)
 
     def asks(self, handler: web.RequestHandler) -> None:
-        """Let nobody take the place of who waits for an answer."""
+        """Protect a connection from being displaced while it waits for an answer."""
         self._idle.pop(handler, None)
 
     def answered(self, handler: web.RequestHandler) -> None:
@@ -101,7 +102,7 @@ class Admission:
             self._idle[handler] = None
 
     def received(self, handler: web.RequestHandler, size: int) -> None:
-        """Count what a client sends; when it is too much in all, whoever sent most goes."""
+        """Count what a client sends; when it is too much in all, the connection with most of it is closed."""
         if handler not in self._held:  # it had to go a moment ago
             return
         self._unanswered[handler] = self._unanswered.get(handler, 0) + size

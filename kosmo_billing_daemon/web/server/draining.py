@@ -1,6 +1,6 @@
 """Leaving without dropping anybody: stop accepting, answer what was accepted, then close.
 
-Connections that nobody accepted wait in the socket systemd holds, for the next process. What is answered
+Connections that are not accepted yet wait in the socket of systemd for the next process. Each answer
 meanwhile says ``Connection: close``, so that clients go there too. Streams watch ``DRAINING`` and end.
 """
 
@@ -24,7 +24,7 @@ def install(app: web.Application) -> None:
 
 async def _part(request: web.Request, response: web.StreamResponse) -> None:
     if request.app[DRAINING].is_set():
-        # The headers are made already (aiohttp 3.14), so both the word and the by are needed.
+        # The headers are made already (aiohttp 3.14), so both the header and the call are needed.
         response.headers["Connection"] = "close"
         response.force_close()
 
