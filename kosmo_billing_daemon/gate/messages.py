@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, NODE_ID
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT
 from kosmo_billing_daemon.errors import Invalid
 
@@ -14,7 +14,7 @@ ACCEPTED_EARLY = timedelta(days=1)  # the clock that a time comes from may diffe
 NODES_KNOWN = 10_000
 
 _ANOTHER_FORM = re.compile(r"(0[xX])?[0-9a-fA-F]{8}|[0-9]+|!.*", re.DOTALL)
-_NODE_NUMBER = re.compile("![0-9a-f]{8}")
+_NODE_NUMBER = re.compile(NODE_ID)
 
 
 def checked_node(node_id: Any, known: dict[str, str]) -> str:

@@ -6,6 +6,7 @@ The list may be kept before and after such a plan; it gives no right by itself.
 import re
 from collections.abc import Callable
 
+from kosmo_billing_daemon.contract.encoding import NODE_ID
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -17,7 +18,7 @@ from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 MOST_NODES = 32
 MAX_LABEL_LENGTH = 64
 
-_NODE_ID = re.compile(r"![0-9a-f]{8}")
+_NODE_ID = re.compile(NODE_ID)
 
 
 @record(kw_only=True)
