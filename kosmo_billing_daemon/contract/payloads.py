@@ -46,11 +46,7 @@ class QuotaState(StrEnum):
 
 @record(kw_only=True)
 class EntitlementContent:
-    """What a user may do; rules make it and documents carry it.
-
-    ``messages_limit`` ``None`` is unlimited; ``grace_until``, where set, is the end instead of
-    ``valid_until``.
-    """
+    """What a user may do: made by the rules of the domain, carried by ``EntitlementDocument``."""
 
     user_id: UUID
     plan_type: str
