@@ -23,9 +23,9 @@ from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import (
     attention,
     audit,
-    entitlements,
     invoices,
     listings,
+    outbox,
     quotes,
     subscriptions,
 )
@@ -192,7 +192,7 @@ class AdminActions:
         return await self.pool.retrying(work, locking_owners([asked.invoice.id]))
 
     async def republish(self, user_id: UserId | None, progress: Callable[[int], None]) -> int:
-        """Have one document, or all, published again, the same versions; returns how many.
+        """Have one document, or all, published again, with new versions; returns how many.
 
         ``progress`` is told how many are marked so far.
         """
@@ -206,7 +206,7 @@ class AdminActions:
                     if not users:
                         raise NotFound(f"user {user_id} has no document: nothing was ever bought or granted")
                 if users:
-                    await entitlements.touch(connection, users)
+                    await outbox.repeat(connection, users)
                     await listings.wake_publisher(connection)
             marked += len(users)
             progress(marked)

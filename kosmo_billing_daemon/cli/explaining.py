@@ -24,7 +24,7 @@ def standing(history: History) -> list[str]:
             assert_never(document.status)
     if history.publication is None:
         said.append("no document was ever made, so gateways call the user unknown (unknown_user)")
-    elif history.publication.published < history.publication.version:
+    elif history.publication.waits:
         said.append("gateways do not know this yet: the newest document waits to be published")
     return said
 

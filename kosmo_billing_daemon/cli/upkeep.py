@@ -16,7 +16,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
-from kosmo_billing_daemon.store import listings
+from kosmo_billing_daemon.store import outbox
 
 LOOK_EVERY = 0.2  # seconds between looks at what still waits
 STALLED_AFTER = 15.0  # seconds without any publication after which nobody publishes
@@ -82,7 +82,7 @@ def republish(
                 least, since = marked + 1, loop.time()
                 while True:
                     async with at.pool.connection() as connection:
-                        waiting = await listings.count_waiting(connection, None if user is None else [user])
+                        waiting = await outbox.count_waiting(connection, None if user is None else [user])
                     bar.update(task, completed=max(0, marked - waiting))
                     if not waiting:
                         return marked

@@ -172,8 +172,8 @@ def _print_history(history: History) -> None:
     for sentence in explaining.standing(history):
         line(out, f"  {sentence}")
     if history.publication is not None:
-        at = when(history.publication.published_at)
-        line(out, f"  document version {history.publication.version}, last published {at}")
+        at = when(history.publication.changed_at)
+        line(out, f"  document version {history.publication.version} of {at}")
     if any(case.closed_at is None for case in history.cases):
         line(out, "  a payment needs attention: see the cases below")
     heading(out, "Purchases, newest first")

@@ -46,7 +46,7 @@ class MetricsCollector:
     def install(self, app: web.Application) -> None:
         """Serve ``/metrics`` and count what is answered; must be called before the application runs."""
         install(app, self.metrics, self.expose)
-        self.publisher.told = self.told
+        self.publisher.on_event_ack = self.observe_event_ack
         self.pool.commits.observed = self.metrics.commit.observe
 
     async def run(self) -> None:
@@ -57,8 +57,8 @@ class MetricsCollector:
                 for timer in self.timers:
                     timer.wake()
 
-    def told(self, event: OutboxEvent) -> None:
-        """Be told that the broker acknowledged events; those of rights say how long everything took."""
+    def observe_event_ack(self, event: OutboxEvent) -> None:
+        """Note that the broker acknowledged an event; those of rights say how long everything took."""
         if event.type.startswith("subscription."):
             seconds = (self.clock() - event.occurred_at).total_seconds()
             self.metrics.settle_to_publish.observe(max(0.0, seconds))

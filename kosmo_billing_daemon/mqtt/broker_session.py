@@ -172,9 +172,7 @@ class BrokerSession:
         self.line.connected_since, self.line.away_since = self._clock(), None
         self._throttle.forget("away")
         log.info(
-            "connected to the broker; %d of %d publications to be repeated",
-            max(0, start.position.sequence - start.after),
-            start.position.sequence,
+            "connected to the broker; republishing %d of %d documents", start.lost, start.position.documents
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publisher.run(link, pool, start, repeats=repeats))
@@ -190,7 +188,7 @@ class BrokerSession:
             if not at_once and self.line.repaired_at is not None:
                 due = self.line.repaired_at + REPAIR_EVERY - loop.time()
             await asyncio.sleep(max(0.0, due))
-            await self._publisher.swept.wait()  # what is about to be repeated is not missing
+            await self._publisher.republished.wait()  # what is about to come is not missing
             try:
                 await repair.repair(link, replay, pool, self._topics, changed=self._publisher.wake)
                 self.line.withheld = None

@@ -1,46 +1,51 @@
-"""Changed entitlements and events to topics: always the current row, one publication per topic in
-flight, and a mark in the database only for what the broker acknowledged.
+"""Changed entitlements and events to topics: always the current row, one publication per topic in flight.
+A row of the outbox is deleted only when the broker has acknowledged everything in it.
 
-Changes of rights go first and at once, changes of use at most once a second per user. Publications
-are numbered; the retained watermark says up to which number the broker has acknowledged everything,
-and rolls back together with the documents when a broker loses its memory.
+Changes of rights go first and at once, changes of use at most once a second per user.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.payloads import cloud_event
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, PublishRefused
-from kosmo_billing_daemon.mqtt.ack_writer import LOCKED_WAIT, AckWriter
+from kosmo_billing_daemon.mqtt.ack_writer import AckWriter
+from kosmo_billing_daemon.mqtt.outbox_reader import OutboxReader
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
+from kosmo_billing_daemon.mqtt.republisher import Republisher
 from kosmo_billing_daemon.mqtt.reservation import Start
+from kosmo_billing_daemon.mqtt.waiting import COALESCE, WaitingUsers
 from kosmo_billing_daemon.mqtt.watermark import WatermarkWriter
 from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.entitlements import document
-from kosmo_billing_daemon.store import entitlements, outbox
-from kosmo_billing_daemon.store.entitlements import Published, Versioned
+from kosmo_billing_daemon.store import outbox
+from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.leader_lock import TermPool
-from kosmo_billing_daemon.store.outbox import OutboxEvent, Unpublished
+from kosmo_billing_daemon.store.outbox import (
+    Kind,
+    OutboxDocument,
+    OutboxEntry,
+    OutboxEvent,
+    Unpublished,
+    newest_rights,
+)
 
 log = logging.getLogger(__name__)
 
-CHUNK = 200  # rows of a kind in one look; a few round trips of 50 publications in flight
-SWEPT_AT_ONCE = 500  # documents repeated between two glances at what is newly waiting
-COALESCE = timedelta(seconds=1)  # changes of use alone: at most one publication per user in this time
-REFUSED_MOST = (
-    1000  # more refused documents (or events) than this and all of them wait: the whole ACL is wrong
-)
+CHUNK = 200  # documents (or events) of a kind in one reading; a few round trips of 50 publications in flight
+USERS_AT_ONCE = 5000  # users with changes of use in one reading: most of them wait for their second
+MOST_WAITING = 20_000  # users; more changes of use are not read before some of these are published
+LOCKED_WAIT = 0.1  # seconds after which a document whose row a writer held gets its new version
+REFUSED_MOST = 1000  # more refused documents (or events) than this and all wait: the whole ACL is wrong
 FINISH_WITHIN = 1.0  # seconds for the broker's last answers at an orderly end
 POLL = 30.0  # seconds; wake-ups are for speed, this is for truth
 
@@ -52,29 +57,29 @@ class Publisher:
         self.topics = topics
         self.clock = clock
         self.woken = asyncio.Event()
-        self.swept = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
+        self.republished = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
         self.throttle = LogThrottle()
         self.refusals = Refusals(topics, clock)
         self.published = 0
-        self.told: Callable[[OutboxEvent], None] = lambda _: None  # called for events the broker acknowledged
+        self.on_event_ack: Callable[[OutboxEvent], None] = lambda _: None
 
     def wake(self) -> None:
         """Look for changes now."""
         self.woken.set()
 
     async def run(self, link: Link, pool: TermPool, start: Start, *, repeats: bool) -> None:
-        """Publish what changes, and again everything numbered above ``start.after``, until the link goes.
+        """Publish what changes, and again everything above ``start.after``, until the link goes.
 
-        ``repeats`` says that gates hold nothing newer than that, so it may be told word for word. Else what
-        an earlier term published gets new versions.
+        ``repeats`` says that gates hold nothing newer, so it may have the same version. Else what an earlier
+        term published gets new versions.
         """
-        self.swept.clear()
+        self.republished.clear()
         session = _Session(self, link, pool, start, repeats=repeats)
         self.woken.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(session.feed())
-                group.create_task(session.marks.run())
+                group.create_task(session.acks.run())
                 group.create_task(session.watermark.run())
                 group.create_task(_raise_when_lost(link))
         except asyncio.CancelledError:
@@ -95,43 +100,44 @@ class _Session:
         self, publisher: Publisher, link: Link, pool: TermPool, start: Start, *, repeats: bool
     ) -> None:
         self._publisher = publisher
+        self._link = link
         self._pool = pool
         self._topics = publisher.topics
-        self._clock = publisher.clock
-        self._link = link
-        self._progress = WatermarkTracker(start.position, start.after, start.reservation)
         self._reservation = start.reservation
         self._repeats = repeats
         self._database = start.position.database
+        self._loop = asyncio.get_running_loop()
+        self._reader = OutboxReader(pool, start.position.sequence)
+        self._republisher = Republisher(pool, start.after, start.lost)
+        self._tracker = WatermarkTracker(start)
+        self.acks = AckWriter(pool, self._deleted)
         self.watermark = WatermarkWriter(
             link,
             publisher.topics.watermark,
             pool=pool,
-            progress=self._progress,
-            reservation=start.reservation,
+            reader=self._reader,
+            tracker=self._tracker,
             refusals=publisher.refusals,
-            swept=publisher.swept.set,
+            wake=publisher.wake,
         )
-        self.marks = AckWriter(
-            pool, publisher.clock, self._progress, publisher.wake, self.watermark.advanced.set
-        )
-        self._room = asyncio.Event()
-        # What waits here waits until a time of the loop: the system clock may be set.
-        self._refused: dict[UUID, float] = {}
-        self._refused_events: dict[int, float] = {}
+        self._waiting = WaitingUsers()
+        self._in_flight: set[UUID] = set()
+        self._to_raise: set[UUID] = set()
+        self._republishing: set[UUID] = set()  # not acknowledged, and not in the outbox
+        self._refused_events: dict[int, tuple[float, OutboxEvent]] = {}
         self._flying = 0
-        self._loop = asyncio.get_running_loop()
-        self._look_at = 0.0  # loop time; a sweep is interrupted for it
-        self._ahead: asyncio.Task[Sequence[Any]] | None = None  # reads the next documents of the sweep
+        self._room = asyncio.Event()
+        self._read_at = 0.0  # republishing is interrupted for it
+        self._raise_at = 0.0
 
     async def finish(self) -> None:
-        """Mark what the broker still acknowledges, so that an orderly end has nothing told again."""
+        """Delete what the broker still acknowledges, so that an orderly end has nothing published again."""
         with contextlib.suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(FINISH_WITHIN):
                 while self._flying:
                     self._room.clear()
                     await self._room.wait()
-                await self.marks.write()
+                await self.acks.write([e for e in self._reader.entries if 0 < len(e.left) < e.size])
 
     # --- from the database to the broker
 
@@ -139,6 +145,7 @@ class _Session:
         """Send what waits, urgent first, as long as the link has room for it."""
         backoff = Backoff(0.1, 5.0)
         woken = self._publisher.woken
+        self._note_republished()
         try:
             while True:
                 try:
@@ -152,140 +159,139 @@ class _Session:
                     continue
                 if backoff.succeeded():
                     log.info("publishing goes on")
-                if idle:
+                if idle > 0:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(idle):
                             await woken.wait()
         finally:
-            if self._ahead is not None:
-                self._ahead.cancel()
+            self._republisher.stop()
 
     async def _feed_once(self) -> float:
-        """Send one look's worth; returns for how many seconds nothing more is to be looked for."""
-        may_sweep = self._progress.is_sweeping and len(self._refused) <= REFUSED_MOST
-        found = Unpublished()
-        if not may_sweep or self._publisher.woken.is_set() or self._loop.time() >= self._look_at:
+        """Send what one reading finds; returns for how many seconds nothing more is to be looked for."""
+        republishes = not self._republisher.is_read and len(self._waiting.refused) <= REFUSED_MOST
+        idle = 0.0
+        if not republishes or self._publisher.woken.is_set() or self._loop.time() >= self._read_at:
             self._publisher.woken.clear()
-            self._look_at = self._loop.time() + COALESCE.total_seconds()
-            found = await self._look()
-            await self._raise_low(found)
-        for versioned in found.urgent:
-            await self._send_document(versioned)
-        for event in found.events:
+            self._read_at = self._loop.time() + COALESCE
+            await self._raise_versions()
+            idle = await self._publish_waiting()
+        if republishes:  # what is new goes before, and only interrupts it
+            await self._republish()
+            return 0.0
+        return idle
+
+    async def _publish_waiting(self) -> float:
+        now, busy, promised = self._loop.time(), list(self._in_flight), self._reader.published_to
+        users = [user_id for user_id in self._waiting.due(now, CHUNK) if user_id not in self._in_flight]
+        most = self._most()
+        try:
+            found = await self._reader.read(users, busy, most)
+        except Unavailable:
+            for user_id in users:
+                self._waiting.add(user_id, (), now)
+            raise
+        if promised != self._reader.published_to:
+            self.watermark.advanced.set()
+        self._waiting.queue((e for e in found.entries if e.kind is not Kind.EVENT), self._loop.time())
+        self._pass_over_missing(found, {*users}, busy)
+        current = [(one, self._waiting.take(one.user_id)) for one in found.documents]
+        current.sort(key=lambda each: -newest_rights(each[1]))
+        urgent = sum(newest_rights(entries) > 0 for _, entries in current)
+        for one, entries in current[:urgent]:
+            await self._send_document(one, entries)
+        now = self._loop.time()
+        again = [event for at, event in self._refused_events.values() if at <= now]
+        for event in (*again, *found.events):
+            self._refused_events.pop(event.id, None)
             await self._send_event(event)
-        for versioned in found.used:
-            await self._send_document(versioned)
-        if may_sweep:  # what is new goes before, and only interrupts it
-            await self._sweep()
+        for one, entries in current[urgent:]:
+            await self._send_document(one, entries)
+        if any(most[kind] and kind not in found.complete for kind in Kind):
             return 0.0
-        if max(len(found.urgent), len(found.events), len(found.used)) >= CHUNK:
-            return 0.0
-        if self.marks.unmarked:
-            return LOCKED_WAIT
-        return COALESCE.total_seconds() if found.later or self._refused or self._refused_events else POLL
+        times = [self._waiting.next_at(), now + POLL, *(at for at, _ in self._refused_events.values())]
+        times += [self._raise_at] if self._to_raise else []
+        times += [now + COALESCE] if self._reader.is_behind else []
+        return min(times) - self._loop.time()
 
-    async def _look(self) -> Unpublished:
-        now, at = self._clock(), self._loop.time()
-        _drop_past(self._refused, at)
-        _drop_past(self._refused_events, at)
-        unmarked = self.marks.unmarked
-        _drop_past(unmarked, at - COALESCE.total_seconds())
-        self.marks.looks += 1
-        busy = [*self._progress.users, *self._refused]
-        async with self._pool.connection() as connection:
-            return await outbox.load(
-                connection,
-                documents=CHUNK if len(self._refused) <= REFUSED_MOST else 0,
-                events=CHUNK if len(self._refused_events) <= REFUSED_MOST else 0,
-                but=[*busy, *(user for user, until in unmarked.items() if until > at)],
-                but_used=[*busy, *unmarked],
-                but_events=[*self.marks.events, *self._refused_events],
-                told_before=now - COALESCE,
-                now=now,
-            )
-
-    async def _raise_low(self, found: Unpublished) -> None:
-        """Have those looked at again whose version may lie below what gates hold."""
-        low = [v.entitlement.user_id for v in (*found.urgent, *found.used) if self._is_low(v)]
-        if low:
-            until = self._loop.time() + LOCKED_WAIT
-            self.marks.unmarked.update(dict.fromkeys(await self._raise(low), until))
-
-    def _is_low(self, versioned: Versioned) -> bool:
-        return versioned.version <= self._reservation.floor
-
-    async def _raise(self, users: Sequence[UUID]) -> set[UUID]:
-        """Give documents a new version, with which they wait; returns those whose row a writer holds."""
-        async with self._pool.connection() as connection:
-            raised = await entitlements.raise_versions(connection, users)
-        self._publisher.woken.set()
-        return {*users} - raised
-
-    async def _sweep(self) -> None:
-        """Repeat the next documents that the broker may have lost; those after them are read meanwhile."""
-        progress = self._progress
-        ahead, self._ahead = self._ahead, None
-        rows = await (self._read_published() if ahead is None else ahead)
-        last = rows[-1][0] if len(rows) == SWEPT_AT_ONCE else progress.sweep_until
-        anew = {
-            user_id
-            for _, user_id, version, said in rows
-            if not (said and (self._repeats or version > self._reservation.floor))
-            and not progress.has_spoken_of(user_id)
+    def _most(self) -> dict[Kind, int]:
+        """Return how many users or events of each kind are to be read."""
+        documents = CHUNK if len(self._waiting.refused) <= REFUSED_MOST else 0
+        return {
+            Kind.RIGHTS: documents,
+            Kind.EVENT: CHUNK if len(self._refused_events) <= REFUSED_MOST else 0,
+            Kind.USAGE: USERS_AT_ONCE if documents and len(self._waiting) < MOST_WAITING else 0,
+            Kind.REPEAT: documents,
         }
-        held = await self._raise([*anew]) if anew else anew
-        progress.sweep_from = last
-        if progress.is_sweeping:
-            self._ahead = asyncio.create_task(self._read_published())
-        for user_id in held:
-            progress.begin(user_id)
-            self.marks.lost(user_id)
-        for _, user_id, _, said in rows:
-            if user_id in anew or progress.has_spoken_of(user_id):
-                continue  # something newer went over this link, or will
-            if self._flying >= self._link.max_in_flight:
-                await self._room_for_one()
-            progress.begin(user_id)
-            topic = self._topics.entitlement(user_id)
-            self._flying += 1
-            told = partial(self._swept, topic, user_id, self.marks.looks)
-            self._link.hand_over(topic, said.encode(), told, retain=True)
-        if not progress.is_sweeping:
-            progress.sweep_sent()
+
+    def _pass_over_missing(self, found: Unpublished, asked: set[UUID], busy: Collection[UUID]) -> None:
+        """Take what somebody deleted by hand for acknowledged."""
+        events = {event.id for event in found.events}
+        for entry in found.entries:
+            if entry.kind is Kind.EVENT:
+                for event_id in entry.left - events:
+                    self._acknowledge(event_id, [entry])
+            elif entry.kind is not Kind.USAGE:
+                asked |= entry.left
+        for user_id in asked.difference(busy, (one.user_id for one in found.documents)):
+            self._acknowledge(user_id, self._waiting.take(user_id))
+
+    async def _raise_versions(self) -> None:
+        """Give new versions to documents whose version gates may not believe; they are queued with them."""
+        if self._to_raise and self._loop.time() >= self._raise_at:
+            async with self._pool.connection() as connection:
+                raised = await outbox.repeat(connection, list(self._to_raise))
+            self._to_raise -= raised
+            self._republishing -= raised
+            self._raise_at = self._loop.time() + LOCKED_WAIT
+            self._note_republished()
+
+    async def _republish(self) -> None:
+        """Publish the next documents that the broker may have lost."""
+        for versioned in await self._republisher.next_page():
+            user_id = versioned.entitlement.user_id
+            if user_id in self._waiting.sent or user_id in self._in_flight:
+                continue  # something as new went over this link
+            self._republishing.add(user_id)
+            if not self._repeats and versioned.version <= self._reservation.floor:
+                self._to_raise.add(user_id)
+                self._publisher.woken.set()
+            else:
+                await self._hand_over(versioned, [], is_first=False)
+        self._note_republished()
+
+    def _note_republished(self) -> None:
+        if self._republisher.is_read and not self._republishing and not self._tracker.is_republished:
+            self._tracker.is_republished = True
+            self._publisher.republished.set()
             self.watermark.advanced.set()
 
-    async def _read_published(self) -> Sequence[Any]:
-        progress = self._progress
-        async with self._pool.connection() as connection:
-            return await outbox.load_published(
-                connection, progress.sweep_from, progress.sweep_until, SWEPT_AT_ONCE
-            )
-
-    async def _room_for_one(self) -> None:
-        while self._flying >= self._link.max_in_flight:
-            self._room.clear()
-            await self._room.wait()
-
-    async def _send_document(self, versioned: Versioned) -> None:
-        if self._is_low(versioned):
+    async def _send_document(self, current: OutboxDocument, entries: list[OutboxEntry]) -> None:
+        user_id, version = current.user_id, current.versioned.version
+        if version <= self._reservation.floor:
+            self._to_raise.add(user_id)
+            self._waiting.add(user_id, entries, self._loop.time() + LOCKED_WAIT)
+            self._publisher.woken.set()
             return
-        self._reservation.greatest = max(self._reservation.greatest, versioned.version)
-        if versioned.version > self._reservation.acknowledged:
-            await self.watermark.until_acknowledged(versioned.version)
+        self._reservation.greatest = max(self._reservation.greatest, version)
+        if version > self._reservation.acknowledged:
+            await self.watermark.until_acknowledged(version)
+        if self._republisher.is_read:
+            self._waiting.forget_sent(self._loop.time())
+        self._waiting.sent[user_id] = self._loop.time()
+        is_first = any(entry.id < current.first_version for entry in entries)
+        await self._hand_over(current.versioned, entries, is_first=is_first)
+
+    async def _hand_over(self, versioned: Versioned, entries: list[OutboxEntry], *, is_first: bool) -> None:
         await self._room_for_one()
         user_id = versioned.entitlement.user_id
-        sequence = self._progress.begin(user_id)
+        self._in_flight.add(user_id)
         topic = self._topics.entitlement(user_id)
-        payload = document(versioned, self._clock()).encode()
-        self._flying += 1
-        told = partial(
-            self._published, topic, Published(user_id, versioned.version, sequence, payload.decode())
-        )
-        self._link.hand_over(topic, payload, told, retain=True)
+        payload = document(versioned, self._publisher.clock()).encode()
+        on_ack = partial(self._document_acked, topic, user_id, entries, is_first)
+        self._link.hand_over(topic, payload, on_ack, retain=True)
 
     async def _send_event(self, event: OutboxEvent) -> None:
         await self._room_for_one()
-        self.marks.events.add(event.id)
         topic = self._topics.event(event.type)
         payload = cloud_event(
             event_id=f"{self._database}/{_event_id(event)}",
@@ -294,37 +300,59 @@ class _Session:
             time=event.occurred_at,
             data=event.data,
         )
+        self._link.hand_over(topic, payload, partial(self._event_acked, topic, event))
+
+    async def _room_for_one(self) -> None:
+        while self._flying >= self._link.max_in_flight:
+            self._room.clear()
+            await self._room.wait()
         self._flying += 1
-        self._link.hand_over(topic, payload, partial(self._told, topic, event))
 
     # --- what the broker answers; a link that was lost answers nobody, and takes all of this with it
 
-    def _published(self, topic: str, published: Published, error: Exception | None) -> None:
+    def _document_acked(
+        self,
+        topic: str,
+        user_id: UUID,
+        entries: list[OutboxEntry],
+        is_first: bool,
+        error: Exception | None,
+    ) -> None:
+        self._in_flight.discard(user_id)
         if self._accepted(topic, error):
-            self.marks.published(published)
+            self._waiting.refused.pop(user_id, None)
+            self._republishing.discard(user_id)
+            if is_first:
+                self._tracker.count_first(user_id)
+            self._acknowledge(user_id, entries)
+            self._note_republished()
+            if self._waiting.is_passed_over(user_id):  # since it was in flight
+                self._waiting.add(user_id, (), self._loop.time())
+                self._publisher.woken.set()
         elif isinstance(error, PublishRefused):
-            self._refused[published.user_id] = self._loop.time() + REFUSED_WAIT
-            self._progress.end(published.user_id)
+            self._waiting.refuse(user_id, entries, self._loop.time())
+            if user_id in self._republishing:
+                self._to_raise.add(user_id)
+            self._publisher.woken.set()
 
-    def _told(self, topic: str, event: OutboxEvent, error: Exception | None) -> None:
+    def _event_acked(self, topic: str, event: OutboxEvent, error: Exception | None) -> None:
         if self._accepted(topic, error):
-            self.marks.told(event.id)
-            self._publisher.told(event)
+            self._acknowledge(event.id, [event.entry])
+            self._publisher.on_event_ack(event)
         elif isinstance(error, PublishRefused):
-            self.marks.events.discard(event.id)
-            self._refused_events[event.id] = self._loop.time() + REFUSED_WAIT
+            self._refused_events[event.id] = self._loop.time() + REFUSED_WAIT, event
+            self._publisher.woken.set()
 
-    def _swept(self, topic: str, user_id: UUID, looks: int, error: Exception | None) -> None:
-        if self._accepted(topic, error):
-            # Its row says that it was published, as of before the loss; if it waits, it goes again.
-            self._progress.end(user_id)
-            if not self._progress.is_sweeping:
-                self.watermark.advanced.set()
-            if looks != self.marks.looks:
-                self._publisher.woken.set()  # a look of meanwhile passed it over
-        elif isinstance(error, PublishRefused):
-            self._refused[user_id] = self._loop.time() + REFUSED_WAIT
-            self.marks.lost(user_id)
+    def _acknowledge(self, member: UUID | int, entries: Collection[OutboxEntry]) -> None:
+        for entry in entries:
+            entry.left.discard(member)
+            if not entry.left:
+                self.acks.done(entry)
+
+    def _deleted(self, entries: Sequence[OutboxEntry]) -> None:
+        self._reader.deleted(entries)
+        if any(entry.kind is not Kind.EVENT for entry in entries):
+            self.watermark.advanced.set()
 
     def _accepted(self, topic: str, error: Exception | None) -> bool:
         self._flying -= 1
@@ -344,8 +372,3 @@ def _event_id(event: OutboxEvent) -> str:
     """
     said = f"{event.type} {event.user_id} {event.occurred_at.isoformat()} {event.data}"
     return f"{event.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"
-
-
-def _drop_past(waits: dict[Any, float], now: float) -> None:
-    for key in [key for key, until in waits.items() if until <= now]:
-        del waits[key]

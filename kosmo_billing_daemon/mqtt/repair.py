@@ -9,16 +9,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermark
 from kosmo_billing_daemon.contract.topics import SHARDS, Topics
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
 from kosmo_billing_daemon.mqtt.reservation import GREATEST_CEILING
 from kosmo_billing_daemon.services.entitlements import document
-from kosmo_billing_daemon.store import entitlements
+from kosmo_billing_daemon.store import entitlements, outbox
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.leader_lock import TermPool
 
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 REPLAY_TIMEOUT = 10.0  # seconds; a broker that replays in another order is waited for no longer
 LATE = 0.3  # seconds without an arrival after which what did not come by the end is missing
 UNENDED_TIMEOUT = 1.0  # seconds a watermark gets to arrive while nothing ends the replay
+ISSUED_AT = b'"issued_at":'  # the last field
+EPOCH = datetime.fromtimestamp(0, UTC)
+YIELD_AFTER = 50  # documents compared, a few milliseconds
 PACE = 0.02  # seconds between shards, so that reading everything holds up nobody
 GREATEST_VERSION = GREATEST_CEILING // 2
 """A forgery above it is not followed, or nobody could be told anything."""
@@ -131,10 +136,10 @@ async def repair(
 ) -> tuple[int, int]:
     """Compare every retained document with the database, shard by shard.
 
-    Missing and outdated documents are marked for the publisher; altered ones, and versions that we never
-    gave (a forgery, or another past of this database), are overtaken by a new version, since an edge may
-    have believed them; those of nobody are cleared, and whatever is said later lies above them. ``changed``
-    wakes the publisher. Returns how many were fixed and how many cleared.
+    Missing, outdated and altered documents, and those of a version that we never gave (a forgery, or another
+    past of this database), get a new version, since an edge may have believed them. Documents of nobody are
+    cleared, and whatever is published later lies above them. ``changed`` wakes the publisher. Returns how
+    many were fixed and how many cleared.
     """
     fixed = cleared = 0
     held: set[UUID] = set()
@@ -147,14 +152,17 @@ async def repair(
         retained = await replay.read(topics.shard_filter(shard), documents)
         found: dict[UUID, EntitlementDocument | None] = {}
         orphans: list[str] = []
-        for topic, payload in retained.items():
-            user_id = topics.entitlement_user(topic)
+        for place, (topic, payload) in enumerate(retained.items()):
+            named = topics.entitlement_user(topic)
+            user_id = None if named is None else UserId(named)
             if user_id is None:
                 orphans.append(topic)
-            elif payload and user_id in expected and expected[user_id].said(payload):
+            elif payload and user_id in expected and _says(payload, expected[user_id]):
                 del expected[user_id]
             elif payload:
                 found[user_id] = _document(payload, user_id)
+            if place % YIELD_AFTER == 0:
+                await asyncio.sleep(0)
         async with pool.connection() as connection:
             # And again: nothing on the broker may be ahead of it now.
             known = await entitlements.load_of_users(connection, [*found.keys() | expected.keys()])
@@ -162,28 +170,27 @@ async def repair(
             wrong = [
                 found[user_id] for user_id, truth in known.items() if _is_wrong(found.get(user_id), truth)
             ]
-            overtaken = [forged.user_id for forged in wrong if forged is not None]
             # What nobody has was published by a later past of this database, or forged: whoever still
             # remembers it must find everything we say from now on newer.
             strange = [document for user_id, document in found.items() if user_id not in known]
             ahead = [document.version for document in (*wrong, *strange) if document is not None]
             if ahead:
                 await entitlements.begin_versions_above(connection, max(ahead))
-                held |= {*overtaken} - await entitlements.raise_versions(connection, overtaken)
-            lost = [
+            to_fix = {document.user_id for document in wrong if document is not None}
+            to_fix |= {
                 user_id
-                for user_id, publication in expected.items()
-                if (document := found.get(user_id)) is None or document.version < publication.version
-            ]
-            held |= {*lost} - await entitlements.touch(connection, lost)
-        if lost or overtaken:
+                for user_id, published in expected.items()
+                if (document := found.get(user_id)) is None or document.version < published.version
+            }
+            held |= to_fix - await outbox.repeat(connection, list(to_fix))
+        if to_fix:
             changed()
         for topic in orphans:
             try:
                 await link.publish(topic, b"", retain=True)
             except PublishRefused as error:
                 log.warning("an orphaned document stays on the broker: %s", error)
-        fixed += len(lost) + len(overtaken)
+        fixed += len(to_fix)
         cleared += len(orphans)
         await asyncio.sleep(PACE)
     if fixed or cleared:
@@ -191,6 +198,14 @@ async def repair(
     if held:
         raise Unfixed(f"a writer holds the rows of {len(held)} users")
     return fixed, cleared
+
+
+def _says(payload: bytes, truth: Versioned) -> bool:
+    """Say whether that is what we would publish now; only when it was issued may differ."""
+    (said, _, _), (ours, _, _) = (
+        each.rpartition(ISSUED_AT) for each in (payload, document(truth, EPOCH).encode())
+    )
+    return said == ours
 
 
 def _is_wrong(found: EntitlementDocument | None, truth: Versioned) -> bool:

@@ -42,13 +42,15 @@ class Reservation:
 
 @record
 class Start:
-    """Where publishing goes on: after which publication, and whether what was published may be repeated.
+    """Where publishing goes on: after which id of the outbox everything is republished.
 
-    ``went_back`` says that the database is older than what was published.
+    ``lost`` is how many documents that are. ``went_back`` says that the database is older than what was
+    published.
     """
 
     position: Position
     after: int
+    lost: int
     reservation: Reservation
     went_back: bool
 
@@ -70,11 +72,12 @@ async def start(connection: Connection, remembered: Watermark | None, floor: int
     if is_other or went_back or (floor is None and told < ceiling):
         after = 0  # nothing that was published is trusted to be what gates hold
     if floor is None or is_other or went_back:
-        floor, told = max(told, ceiling), 0
+        floor, told = max(told, ceiling, remembered.sequence if went_back and remembered else 0), 0
         await entitlements.begin_versions_above(connection, floor)
         ceiling = await entitlements.reserve_versions(connection, floor, BLOCK)
     if went_back and remembered is not None:
         position = Position(
             max(position.sequence, remembered.sequence), position.documents, ceiling, position.database
         )
-    return Start(position, after, Reservation(floor, ceiling, min(told, ceiling)), went_back)
+    lost = await entitlements.count_above(connection, after) if after < position.sequence else 0
+    return Start(position, after, lost, Reservation(floor, ceiling, min(told, ceiling)), went_back)

@@ -1,14 +1,16 @@
-"""The retained watermark: how far publishing came, and which versions may be used, told to the broker."""
+"""The retained watermark: how far publication has come, and which versions may be published."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
 from kosmo_billing_daemon.contract.payloads import Watermark
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, PublishRefused
+from kosmo_billing_daemon.mqtt.outbox_reader import OutboxReader
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
-from kosmo_billing_daemon.mqtt.reservation import BLOCK, Reservation
+from kosmo_billing_daemon.mqtt.reservation import BLOCK
 from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
 from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.leader_lock import TermPool
@@ -16,10 +18,11 @@ from kosmo_billing_daemon.store.leader_lock import TermPool
 log = logging.getLogger(__name__)
 
 WRITTEN_EVERY = 1.0  # seconds; what is published after the last one is only published once more
+ASKED_EVERY = 0.1  # seconds between questions to the database while the answer moves nothing
 
 
 class WatermarkWriter:
-    """Writes the watermark over one link. ``swept`` is called when what was lost was acknowledged again."""
+    """Writes the watermark over one link. ``wake`` has the outbox read, which shows what has ended."""
 
     def __init__(
         self,
@@ -27,18 +30,19 @@ class WatermarkWriter:
         topic: str,
         *,
         pool: TermPool,
-        progress: WatermarkTracker,
-        reservation: Reservation,
+        reader: OutboxReader,
+        tracker: WatermarkTracker,
         refusals: Refusals,
-        swept: Callable[[], None],
+        wake: Callable[[], None],
     ) -> None:
         self._link = link
         self._topic = topic
         self._pool = pool
-        self._progress = progress
-        self._reservation = reservation
+        self._reader = reader
+        self._tracker = tracker
+        self._reservation = tracker.reservation
         self._refusals = refusals
-        self._swept = swept
+        self._wake = wake
         self._answered = asyncio.Event()
         self.advanced = asyncio.Event()
         self.advanced.set()
@@ -51,17 +55,20 @@ class WatermarkWriter:
             await self._answered.wait()
 
     async def run(self) -> None:
-        """Write after what it covers was acknowledged and marked; once a second is enough."""
+        """Write after what it covers was acknowledged and deleted; once a second is enough."""
         written: Watermark | None = None
         while True:
             await self.advanced.wait()
             self.advanced.clear()
-            if self._progress.is_swept:
-                self._swept()
-            if self._reservation.runs_low:
-                await self._reserve()
-            now = self._progress.watermark()
+            try:
+                await self._ask_database()
+            except Unavailable as error:
+                log.warning("the watermark waits for the database: %s", error)
+                self.advanced.set()
+                await asyncio.sleep(WRITTEN_EVERY)
+            now = self._tracker.watermark(self._reader.published_to)
             if now == written:
+                await asyncio.sleep(ASKED_EVERY)
                 continue
             try:
                 await self._link.publish(self._topic, now.encode(), retain=True)
@@ -76,17 +83,19 @@ class WatermarkWriter:
             written = now
             await asyncio.sleep(WRITTEN_EVERY)
 
+    async def _ask_database(self) -> None:
+        if self._reservation.runs_low:
+            await self._reserve()
+        if await self._reader.ask_drawn() or self._reader.has_deleted:
+            self._wake()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASKED_EVERY):
+                    await self.advanced.wait()
+
     async def _reserve(self) -> None:
         reservation = self._reservation
-        try:
-            async with self._pool.connection() as connection:
-                reservation.ceiling = await entitlements.reserve_versions(
-                    connection, reservation.greatest, BLOCK
-                )
-        except Unavailable as error:
-            log.warning("reserving versions waits for the database: %s", error)
-            self.advanced.set()
-            await asyncio.sleep(WRITTEN_EVERY)
+        async with self._pool.connection() as connection:
+            reservation.ceiling = await entitlements.reserve_versions(connection, reservation.greatest, BLOCK)
 
     def _answer(self, watermark: Watermark) -> None:
         self._reservation.acknowledged = max(self._reservation.acknowledged, watermark.version_ceiling)

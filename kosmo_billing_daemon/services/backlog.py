@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import deliveries, entitlements, events, leader_lock, locks
+from kosmo_billing_daemon.store import deliveries, leader_lock, outbox
 from kosmo_billing_daemon.store.migrations import load_lacking
-from kosmo_billing_daemon.store.postgres import Connection, Pool
+from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.sessions import is_read_only
 
 TOO_OLD = 60.0
@@ -42,19 +42,11 @@ class Backlog:
 
 
 async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
-    """Return how long the oldest delivery, document and event have been waiting, and for whom."""
+    """Return how long the oldest delivery, change of rights and event have been waiting."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN), pool.connection(wait=ANSWER_WITHIN) as connection:
             queue = await deliveries.load_queue(connection, clock() - TRIED_LATELY)
-            ages: Ages = (
-                queue.oldest,
-                await entitlements.oldest_waiting(connection),
-                await events.oldest_unpublished(connection),
-            )
-            asides = [f"{queue.aside} set aside: {queue.why}"] if queue.aside else []
-            if not is_read_only(connection):
-                ages, held = await _but_held(connection, ages, clock() - timedelta(seconds=TOO_OLD))
-                asides += held
+            rights, event = await outbox.load_oldest(connection)
             leader = await leader_lock.look(connection, pool.database.schema)
             refusal = "nothing can be written: it is read-only" if is_read_only(connection) else pool.refusal
     except (Unavailable, TimeoutError) as error:
@@ -65,35 +57,13 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
         return 0.0 if since is None else max(0.0, (now - since).total_seconds())
 
     return Backlog(
-        deliveries=age(ages[0]),
-        entitlements=age(ages[1]),
-        events=age(ages[2]),
-        aside="; ".join(asides) or None,
+        deliveries=age(queue.oldest),
+        entitlements=age(rights),
+        events=age(event),
+        aside=f"{queue.aside} set aside: {queue.why}" if queue.aside else None,
         error=refusal or pool.commits.stalled,
         is_led=leader.is_exercised,
     )
-
-
-Ages = tuple[datetime | None, datetime | None, datetime | None]
-
-
-async def _but_held(connection: Connection, ages: Ages, late: datetime) -> tuple[Ages, list[str]]:
-    """Leave out documents and events that are late because somebody else holds their rows; say who does."""
-    delivery, document, event = ages
-    held: list[str] = []
-    if document is not None and document < late:
-        document = await entitlements.oldest_free_waiting(connection)
-        if document is None or document > late:
-            held.append("documents")
-    if event is not None and event < late:
-        event = await events.oldest_free_unpublished(connection)
-        if event is None or event > late:
-            held.append("events")
-    if not held:
-        return (delivery, document, event), []
-    holder = await locks.find_holder(connection)
-    told = [] if holder is None else [f"{' and '.join(held)} wait for rows locked by {holder}"]
-    return (delivery, document, event), told
 
 
 class RightsWatch:

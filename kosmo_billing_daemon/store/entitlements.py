@@ -1,17 +1,15 @@
-"""Which entitlements wait for the publisher, what they say, and what was published.
+"""What users may do, in which version, and which versions may be published.
 
 A version and the rows it speaks of are read in one statement, so that they are of one moment.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.entitlements import Entitlement, entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn
 from kosmo_billing_daemon.store.subscriptions import COLUMNS, subscription
@@ -23,16 +21,6 @@ class Versioned:
 
     version: int
     entitlement: Entitlement
-
-
-@record
-class Published:
-    """One acknowledged publication, and what it said."""
-
-    user_id: UUID
-    version: int
-    sequence: int
-    document: str
 
 
 CONTENT = f"""
@@ -85,47 +73,11 @@ async def load_risen(connection: Connection, known: Mapping[UserId, int]) -> lis
     return [versioned(row) for row in await learn(connection, rows)]
 
 
-_MARK = """
-WITH locked AS (
-    SELECT user_id, published_version FROM entitlements WHERE user_id = ANY ($1::uuid[])
-    ORDER BY user_id FOR UPDATE SKIP LOCKED)
-UPDATE entitlements AS e SET
-    published_version = greatest(e.published_version, row.version),
-    published_sequence = row.sequence, published_document = row.document, published_at = $5
-FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) AS row (user_id, version, sequence, document)
-JOIN locked ON locked.user_id = row.user_id
-WHERE e.user_id = row.user_id AND e.user_id = ANY ($1)
-RETURNING e.user_id, locked.published_version = 0 AS is_first, e.version > e.published_version AS is_behind
-"""
-
-
-@record
-class Marked:
-    """Whether it was the user's first document, and whether the user's row has changed since."""
-
-    is_first: bool
-    is_behind: bool
-
-
-def mark_statement(published: Sequence[Published], now: datetime) -> Statement | None:
-    """Note acknowledged publications; returns rows for ``marked``.
-
-    Never waits for a writer: a row that is locked is left out and says that it waits as before.
-    """
-    if not published:
-        return None
-    columns = zip(*((p.user_id, p.version, p.sequence, p.document) for p in published), strict=True)
-    return Statement(_MARK, [*columns, now])
-
-
-def marked(rows: Sequence[Any]) -> dict[UUID, Marked]:
-    """Say who was marked."""
-    return {row["user_id"]: Marked(row["is_first"], row["is_behind"]) for row in rows}
-
-
 @record
 class Position:
-    """Where publication stands: the greatest sequence, how many documents, which versions are reserved."""
+    """Where publication stands: the greatest id drawn, how many documents were published, which versions are
+    reserved.
+    """
 
     sequence: int
     documents: int
@@ -135,9 +87,11 @@ class Position:
 
 _POSITION = """
 SELECT
-    (SELECT coalesce(max(published_sequence), 0) FROM entitlements) AS sequence,
-    -- By the sequence, whose index alone answers: the rows hold whole documents.
-    (SELECT count(*) FROM entitlements WHERE published_sequence > 0) AS documents,
+    (SELECT last_value - (NOT is_called)::int FROM entitlement_versions) AS sequence,
+    (SELECT count(*) FROM entitlements) - (
+        SELECT count(DISTINCT e.user_id)
+        FROM outbox AS o, unnest(o.users) AS of (user_id) JOIN entitlements AS e ON e.user_id = of.user_id
+        WHERE o.kind IN ('rights', 'usage', 'repeat') AND o.id < e.first_version) AS documents,
     version_ceiling, database_id::text AS database
 FROM installation
 """
@@ -148,12 +102,6 @@ async def load_position(connection: Connection) -> Position:
     row = await connection.fetchrow(_POSITION)
     assert row is not None  # noqa: S101 - the table has one row
     return Position(**row)
-
-
-async def load_greatest_version(connection: Connection) -> int:
-    """Return the greatest version given so far."""
-    version: int = await connection.fetchval("SELECT last_value FROM entitlement_versions")
-    return version
 
 
 async def begin_versions_above(connection: Connection, version: int) -> None:
@@ -180,83 +128,36 @@ async def reserve_versions(connection: Connection, above: int, block: int) -> in
     return ceiling
 
 
-# Not urgent, unless it was: a purchase made meanwhile must not queue behind everybody's documents.
-_RAISE = """
-UPDATE entitlements SET version = greatest(entitlements.version + 1, v.version)
-FROM (SELECT user_id, nextval('entitlement_versions') AS version FROM (
-          SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[])
-          ORDER BY user_id FOR UPDATE SKIP LOCKED) AS locked) AS v
-WHERE entitlements.user_id = v.user_id AND entitlements.user_id = ANY ($1)
-RETURNING entitlements.user_id
+async def count_above(connection: Connection, version: int) -> int:
+    """Count the documents with a greater version."""
+    count: int = await connection.fetchval("SELECT count(*) FROM entitlements WHERE version > $1", version)
+    return count
+
+
+_ABOVE = f"""
+WITH due AS MATERIALIZED (
+    SELECT user_id, version FROM entitlements WHERE version > $1 AND user_id > $2 ORDER BY user_id LIMIT $3)
+SELECT {CONTENT} {FROM_DUE}
 """
 
 
-async def raise_versions(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
-    """Give these users' documents a new version, so that consumers accept what we say.
-
-    Returns whose was raised. A row that a writer holds is left out.
-    """
-    return {row["user_id"] for row in await connection.fetch(_RAISE, users)}
-
-
-@record
-class Publication:
-    """The version last published, and what it said if this release published it."""
-
-    version: int
-    document: str | None
-
-    def said(self, payload: bytes) -> bool:
-        """Say whether that is what was published, word for word."""
-        return self.document is not None and self.document.encode() == payload
+async def load_above(connection: Connection, version: int, after: UUID, limit: int) -> list[Versioned]:
+    """Return documents with a greater version, those of the next users after one, in order."""
+    rows = await learn(connection, await connection.fetch(_ABOVE, version, after, limit))
+    found = [versioned(row) for row in rows]
+    return sorted(found, key=lambda one: one.entitlement.user_id)
 
 
-async def load_published_between(connection: Connection, first: UUID, last: UUID) -> dict[UUID, Publication]:
-    """Return what was last published of users between two ids, both included, unless more waits."""
-    rows = await connection.fetch(
-        "SELECT user_id, published_version, published_document FROM entitlements"
-        " WHERE published_version > 0 AND NOT waits AND user_id BETWEEN $1 AND $2",
-        first,
-        last,
-    )
-    return {user_id: Publication(version, document) for user_id, version, document in rows}
-
-
-_TOUCH = """
-UPDATE entitlements SET published_version = version - 1, urgent_version = CASE
-    WHEN urgent_version > published_version THEN urgent_version ELSE least(urgent_version, version - 1) END
-WHERE user_id IN (
-    SELECT user_id FROM entitlements WHERE user_id = ANY ($1::uuid[]) ORDER BY user_id FOR UPDATE SKIP LOCKED)
-RETURNING user_id
+_BETWEEN = f"""
+WITH due AS MATERIALIZED (
+    SELECT user_id, version FROM entitlements WHERE user_id BETWEEN $1 AND $2 AND user_id NOT IN (
+        SELECT unnest(users) FROM outbox WHERE kind IN ('rights', 'usage', 'repeat')))
+SELECT {CONTENT} {FROM_DUE}
 """
 
 
-async def touch(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
-    """Have these users' documents published again: the broker lost them. Changes of rights go before.
-
-    Returns whose will be. A row that a writer holds is left out.
-    """
-    return {row["user_id"] for row in await connection.fetch(_TOUCH, users)} if users else set()
-
-
-_OLDEST = """
-SELECT min(changed_at) FROM (
-    SELECT changed_at FROM entitlements WHERE urgent_version > published_version LIMIT 1000) AS waiting
-"""
-_OLDEST_FREE = """
-SELECT min(changed_at) FROM (
-    SELECT changed_at FROM entitlements WHERE urgent_version > published_version LIMIT 1000
-    FOR UPDATE SKIP LOCKED) AS waiting
-"""
-
-
-async def oldest_waiting(connection: Connection) -> datetime | None:
-    """Return when the oldest unpublished change of rights was made."""
-    at: datetime | None = await connection.fetchval(_OLDEST)
-    return at
-
-
-async def oldest_free_waiting(connection: Connection) -> datetime | None:
-    """Return the same of rows that nobody holds."""
-    at: datetime | None = await connection.fetchval(_OLDEST_FREE)
-    return at
+async def load_published_between(connection: Connection, first: UUID, last: UUID) -> dict[UserId, Versioned]:
+    """Return the documents of users between two ids, both included, that do not wait to be published."""
+    rows = await learn(connection, await connection.fetch(_BETWEEN, first, last))
+    found = [versioned(row) for row in rows]
+    return {one.entitlement.user_id: one for one in found}

@@ -1,7 +1,4 @@
-"""The outbox of events: rows first, published in order and marked one by one.
-
-Ids are given at insert, not at commit, so "everything up to id" would skip late commits.
-"""
+"""Events: written once, published in order through the outbox, and kept as a user's history."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -59,26 +56,6 @@ def _event(row: Any) -> Event:
     )
 
 
-_MARK = "UPDATE events SET published_at = $2 WHERE id = ANY ($1::bigint[])"
-
-
-def mark_statement(ids: Sequence[int], now: datetime) -> Statement | None:
-    """Note that these events were acknowledged by the broker."""
-    return Statement(_MARK, [ids, now]) if ids else None
-
-
-_MARK_FREE = """
-UPDATE events SET published_at = $2 WHERE id IN (
-    SELECT id FROM events WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED)
-RETURNING id
-"""
-
-
-async def mark_free(connection: Connection, ids: Sequence[int], now: datetime) -> set[int]:
-    """Mark those of these events whose row nobody holds; returns which."""
-    return {row["id"] for row in await connection.fetch(_MARK_FREE, ids, now)} if ids else set()
-
-
 async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Event]:
     """Return a user's latest new_events, newest first."""
     rows = await connection.fetch(
@@ -88,21 +65,3 @@ async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> lis
         limit,
     )
     return [_event(row) for row in rows]
-
-
-_OLDEST = "SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1"
-_OLDEST_FREE = """
-SELECT occurred_at FROM events WHERE published_at IS NULL ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
-"""
-
-
-async def oldest_unpublished(connection: Connection) -> datetime | None:
-    """Return when the oldest unpublished event happened."""
-    at: datetime | None = await connection.fetchval(_OLDEST)
-    return at
-
-
-async def oldest_free_unpublished(connection: Connection) -> datetime | None:
-    """Return the same of rows that nobody holds."""
-    at: datetime | None = await connection.fetchval(_OLDEST_FREE)
-    return at

@@ -46,7 +46,8 @@ async def append_probe(connection: Connection, nobody: UUID, event_type: str, no
     """Have a document and an event of nobody published; returns the event's id. One that waits is kept."""
     await connection.execute("SELECT raise_versions(ARRAY[$1::uuid], ARRAY[true])", nobody)
     event: int | None = await connection.fetchval(
-        "SELECT id FROM events WHERE user_id = $1 AND type = $2 AND published_at IS NULL LIMIT 1",
+        "SELECT n.id FROM outbox AS o, unnest(o.events) AS of (id) JOIN events AS n ON n.id = of.id"
+        " WHERE o.kind = 'event' AND n.user_id = $1 AND n.type = $2 LIMIT 1",
         nobody,
         event_type,
     )
@@ -64,8 +65,8 @@ async def append_probe(connection: Connection, nobody: UUID, event_type: str, no
 async def load_waiting_probes(connection: Connection, nobody: UUID, event: int) -> list[str]:
     """Return what of a probe is not published yet, in words."""
     row = await connection.fetchrow(
-        "SELECT EXISTS (SELECT FROM entitlements WHERE user_id = $1 AND urgent_version > published_version),"
-        " EXISTS (SELECT FROM events WHERE id = $2 AND published_at IS NULL)",
+        "SELECT EXISTS (SELECT FROM outbox WHERE kind = 'rights' AND $1 = ANY (users)),"
+        " EXISTS (SELECT FROM outbox WHERE kind = 'event' AND $2 = ANY (events))",
         nobody,
         event,
     )

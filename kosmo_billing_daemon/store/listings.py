@@ -1,6 +1,5 @@
 """What operators look at: invoices by any of their names, cases with the money behind them, what waits."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -164,30 +163,22 @@ async def load_users_after(connection: Connection, after: UUID, limit: int) -> l
 
 @record(kw_only=True)
 class ListedPublication:
-    """How far a user's document is known: up to date when ``published`` has reached ``version``."""
+    """Which version a user's document has since when, and whether it waits to be published."""
 
     version: int
-    published: int
-    published_at: datetime | None
+    changed_at: datetime
+    waits: bool
 
 
 async def load_publication(connection: Connection, user_id: UUID) -> ListedPublication | None:
     """Return how far a user's document is published; ``None`` when the user has none."""
     row = await connection.fetchrow(
-        "SELECT version, published_version AS published, published_at FROM entitlements WHERE user_id = $1",
+        "SELECT version, changed_at, EXISTS (SELECT FROM outbox"
+        "  WHERE kind IN ('rights', 'usage', 'repeat') AND e.user_id = ANY (users)) AS waits"
+        " FROM entitlements AS e WHERE user_id = $1",
         user_id,
     )
     return None if row is None else ListedPublication(**row)
-
-
-async def count_waiting(connection: Connection, users: Sequence[UUID] | None = None) -> int:
-    """Count the documents (of these users) that wait to be published."""
-    waiting: int = await connection.fetchval(
-        "SELECT count(*) FROM entitlements WHERE waits"
-        " AND ($1::uuid[] IS NULL OR user_id = ANY ($1::uuid[]))",
-        None if users is None else list(users),
-    )
-    return waiting
 
 
 async def wake_publisher(connection: Connection) -> None:

@@ -9,9 +9,11 @@ _WAITING = """
 SELECT
     (SELECT count(*) FROM (
         SELECT FROM webhook_deliveries WHERE handled_at IS NULL LIMIT 10000) AS d) AS deliveries,
+    (SELECT count(DISTINCT user_id) FROM (
+        SELECT unnest(users) AS user_id FROM outbox WHERE kind IN ('rights', 'usage', 'repeat') LIMIT 10000
+    ) AS e) AS entitlements,
     (SELECT count(*) FROM (
-        SELECT FROM entitlements WHERE waits LIMIT 10000) AS e) AS entitlements,
-    (SELECT count(*) FROM (SELECT FROM events WHERE published_at IS NULL LIMIT 10000) AS n) AS events,
+        SELECT unnest(events) FROM outbox WHERE kind = 'event' LIMIT 10000) AS n) AS events,
     (SELECT count(*) FROM (
         SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
     (SELECT count(*) FROM (SELECT FROM usage_quarantine LIMIT 10000) AS q) AS quarantine,

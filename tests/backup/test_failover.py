@@ -149,7 +149,7 @@ async def fail_over(
 async def same(world: World, gate: Gate) -> bool:
     """Whether database, broker and gate hold the same version of everybody."""
     async with world.sql() as connection:
-        rows = await connection.fetch("SELECT user_id, version FROM entitlements WHERE NOT waits")
+        rows = await connection.fetch("SELECT user_id, version FROM entitlements")
     given = {row["user_id"]: row["version"] for row in rows}
     told = {
         TOPICS.entitlement_user(topic): document["version"]

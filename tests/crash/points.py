@@ -39,8 +39,10 @@ SHARED = {
 PATHS = {
     "mqtt.broker_session",
     "mqtt.ack_writer",
+    "mqtt.outbox_reader",
     "mqtt.publisher",
     "mqtt.repair",
+    "mqtt.republisher",
     "mqtt.reservation",
     "mqtt.usage_intake",
     "mqtt.watermark",

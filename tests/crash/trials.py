@@ -19,8 +19,7 @@ LATE = 1.5  # seconds a death may come after everything is done: a watermark wai
 
 _THROTTLE = """
 SELECT NOT EXISTS (SELECT FROM webhook_deliveries WHERE handled_at IS NULL)
-    AND NOT EXISTS (SELECT FROM events WHERE published_at IS NULL)
-    AND NOT EXISTS (SELECT FROM entitlements WHERE version > published_version)
+    AND NOT EXISTS (SELECT FROM outbox)
 """
 
 

@@ -46,8 +46,7 @@ SELECT count(*) FILTER (WHERE purchases = 1) FROM (
 """
 WAITING = """
 SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL)
-    + (SELECT count(*) FROM events WHERE published_at IS NULL)
-    + (SELECT count(*) FROM entitlements WHERE version > published_version)
+    + (SELECT count(*) FROM outbox)
 """
 
 

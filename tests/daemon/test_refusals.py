@@ -67,7 +67,7 @@ async def test_a_refused_document_is_an_alarm_until_the_acl_is_mended(guarded: W
     await until_named(guarded, daemon, TOPICS.entitlement(user_id))
     assert "ERROR" in daemon.log.upper()
     assert f"refuses our publication to {TOPICS.entitlement(user_id)}" in daemon.log
-    waits = "SELECT published_version = 0 AND published_at IS NULL FROM entitlements WHERE user_id = $1"
+    waits = "SELECT EXISTS (SELECT FROM outbox WHERE kind = 'rights' AND $1 = ANY (users))"
     assert await guarded.value(waits, user_id)
     # News are not held back by it.
     await until(lambda: "subscription.activated" in guarded.observer.events(user_id), "the news")

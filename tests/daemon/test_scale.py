@@ -20,7 +20,7 @@ async def test_a_change_of_rights_overtakes_twenty_thousand_repeated_documents(w
     print(f"\nfirst publication: {USERS / took:.0f} documents/s")
     await until(lambda: world.observer.watermark["entitlements"] == USERS, "the watermark", 30)
     begin = len(world.observer.messages)
-    await world.execute("UPDATE entitlements SET published_version = version - 1, urgent_version = 0")
+    await world.execute("SELECT repeat_documents(array_agg(user_id)) FROM entitlements")
     await world.execute("SELECT pg_notify('kosmo_billing', 'entitlements')")
     await until(lambda: len(world.observer.messages) > begin, "the first of them")
     waits = []

@@ -1,6 +1,5 @@
 """Rows change by whoever's hand, the platform's own SQL included, and the documents follow."""
 
-import asyncio
 import time
 from functools import partial
 from pathlib import Path
@@ -62,29 +61,22 @@ async def test_a_node_put_on_the_list_in_sql_is_published_at_once(world: World) 
     assert await world.until_published(user_id, allowed_nodes=["!0a0b0c0d"]) < 0.3
 
 
-async def test_a_row_that_a_writer_holds_is_not_published_over_and_over(world: World) -> None:
+async def test_rows_that_a_writer_holds_are_published_once(world: World) -> None:
+    """Nobody else's row is written by publication: what is read, and what is deleted, nobody holds."""
     user_id = await granted(world)
-    row = "SELECT FROM entitlements WHERE user_id = $1 FOR UPDATE"
-    async with world.sql() as holder, world.sql() as writer:
-        change = writer.transaction()
-        await change.start()
-        await writer.execute("UPDATE subscriptions SET messages_limit = 51 WHERE user_id = $1", user_id)
-        holding = holder.transaction()
-        await holding.start()
-        locked = asyncio.create_task(holder.execute(row, user_id))
-        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pid = $1)"
-        await until(lambda: world.value(waits, holder.get_server_pid()), "the holder waits")
+    event = "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('x', $1, '{}', now())"
+    async with world.sql() as holder:
         before = documents(world, user_id)
-        await change.commit()
-        await locked  # and so the row is held from the very commit on
-        await world.until_published(user_id, messages_limit=51)
-        await until(lambda: documents(world, user_id) >= before + 2, "a repetition")
-        began, repeated = time.monotonic(), documents(world, user_id)
-        await until(lambda: documents(world, user_id) >= repeated + 3, "repetitions")
-        assert time.monotonic() - began > 0.25  # a tenth of a second apart, not as fast as they go
-        await holding.rollback()
-    marked = "SELECT published_version = version FROM entitlements WHERE user_id = $1"
-    await until(lambda: world.value(marked, user_id), "the mark")
+        async with holder.transaction():
+            await world.execute("UPDATE subscriptions SET messages_limit = 51 WHERE user_id = $1", user_id)
+            await world.execute(event, user_id)
+            await holder.execute("SELECT FROM entitlements FOR UPDATE")
+            await holder.execute("SELECT FROM events FOR UPDATE")
+            await world.until_published(user_id, messages_limit=51)
+            await until(lambda: "x" in world.observer.events(user_id), "the event")
+            await until(lambda: world.value("SELECT NOT EXISTS (SELECT FROM outbox)"), "the acks")
+        assert documents(world, user_id) == before + 1
+        assert world.observer.events(user_id).count("x") == 1
 
 
 async def test_an_older_copy_of_the_database_speaks_above_what_was_published(world: World) -> None:
@@ -104,7 +96,7 @@ async def test_an_older_copy_of_the_database_speaks_above_what_was_published(wor
         await world.execute("UPDATE subscriptions SET messages_limit = $1", limit)
     for user_id in users:
         await world.until_published(user_id, messages_limit=69)
-    sequence = await world.value("SELECT max(published_sequence) FROM entitlements")
+    sequence = await world.value("SELECT last_value FROM entitlement_versions")
     await until(lambda: world.observer.watermark["sequence"] >= sequence, "the watermark")
     assert await daemon.stop() == 0
     published = {user_id: world.observer.documents[user_id]["version"] for user_id in users}
@@ -154,32 +146,3 @@ async def test_a_transaction_left_open_on_one_user_holds_up_nobody_else(world: W
     assert await world.value(used, stuck) == 2
     await world.until_ready(daemon)
     assert daemon.log.count("connected to the broker") == 1
-
-
-async def test_an_event_that_somebody_holds_keeps_no_document_from_being_marked(world: World) -> None:
-    daemon = world.prepare()
-    await daemon.start()
-    await world.until_ready(daemon)
-    assert await daemon.stop() == 0
-    event = "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('x', $1, '{}', now())"
-    stuck = uuid4()
-    await world.execute(event, stuck)
-    async with world.sql() as holder:
-        holding = holder.transaction()
-        await holding.start()
-        await holder.execute("SELECT FROM events WHERE user_id = $1 FOR UPDATE", stuck)
-        await daemon.start()
-        await until(lambda: TOPICS.event("x") in [m.topic for m in world.observer.messages], "the event")
-        users = [uuid4() for _ in range(3)]
-        await grant(world, users)
-        marked = "SELECT bool_and(NOT waits AND published_version > 0) FROM entitlements"
-        for limit in (51, 52):
-            await world.execute("UPDATE subscriptions SET messages_limit = $1", limit)
-            for user_id in users:
-                await world.until_published(user_id, messages_limit=limit)
-            assert await until(lambda: world.value(marked), "the marks") < 2
-        told = "SELECT count(*) FROM events WHERE user_id = $1 AND published_at IS NULL"
-        assert await world.value(told, stuck) == 1
-        assert [message.topic for message in world.observer.messages].count(TOPICS.event("x")) == 1
-        await holding.rollback()
-        await until(lambda: world.value(told.replace("count(*)", "count(*) = 0"), stuck), "its mark")

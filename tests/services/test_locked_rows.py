@@ -16,7 +16,6 @@ from kosmo_billing_daemon.errors import Locked
 from kosmo_billing_daemon.services.backlog import read_backlog
 from kosmo_billing_daemon.services.metering import Metering, Report
 from kosmo_billing_daemon.services.whitelist import Whitelist
-from kosmo_billing_daemon.store.events import mark_free
 from kosmo_billing_daemon.store.locks import find_holder
 from kosmo_billing_daemon.store.usage import park
 from tests.services.conftest import Shop
@@ -218,35 +217,6 @@ async def test_reports_that_stay_locked_hold_up_none_parked_behind_them(
         assert (answers, after > 0) == ([], True)
         ((reporter, _),), after = await metering.count_parked(after)
         assert (reporter, after) == ("gateway-2", 0)
-
-
-@pytest.mark.parametrize("table", ["entitlements", "events"])
-async def test_readiness_is_not_lost_for_a_row_that_somebody_holds(
-    shop: Shop, user: UserId, table: str
-) -> None:
-    await shop.buy(user)
-    await shop.front.execute("UPDATE entitlements SET changed_at = $1", shop.clock())
-    shop.clock.move(minutes=2)
-    late = await read_backlog(shop.front.pool, shop.clock)
-    assert min(late.entitlements, late.events) > 60
-    async with locking(shop, user, f"SELECT FROM {table} WHERE user_id = $1 FOR UPDATE") as pid:
-        await asyncio.sleep(0.05)  # longer in its transaction than anybody of ours
-        backlog = await read_backlog(shop.front.pool, shop.clock)
-        assert getattr(backlog, table) == 0
-        assert backlog.aside is not None
-        assert f"locked by pid {pid}" in backlog.aside
-
-
-async def test_an_event_that_somebody_holds_keeps_no_other_from_being_marked(
-    shop: Shop, user: UserId, others: list[UserId]
-) -> None:
-    for each in (user, others[0]):
-        await shop.buy(each)
-    first = "SELECT id FROM events WHERE user_id = $1 ORDER BY id LIMIT 1"
-    ids = [(await shop.front.rows(first, each))[0]["id"] for each in (user, others[0])]
-    held = "SELECT FROM events WHERE user_id = $1 FOR UPDATE"
-    async with locking(shop, user, held), shop.front.pool.connection() as connection:
-        assert await mark_free(connection, ids, shop.clock()) == {ids[1]}
 
 
 async def test_whoever_waits_for_a_whole_table_is_named_and_so_is_what_it_waits_for(

@@ -64,11 +64,14 @@ class Rows:
         await self.connection.execute(sql, *arguments)
 
     async def versions(self, user_id: UUID) -> tuple[int, int]:
-        """The version of a user, and the one that goes at once; zeros for a user without a document."""
+        """The version of a user, and how often a change of rights was queued; zeros without a document."""
         row = await self.connection.fetchrow(
-            "SELECT version, urgent_version FROM entitlements WHERE user_id = $1", user_id
+            "SELECT version, ("
+            "    SELECT count(*) FROM outbox WHERE kind = 'rights' AND $1 = ANY (users)) AS rights"
+            " FROM entitlements WHERE user_id = $1",
+            user_id,
         )
-        return (0, 0) if row is None else (row["version"], row["urgent_version"])
+        return (0, 0) if row is None else (row["version"], row["rights"])
 
 
 class Connector:

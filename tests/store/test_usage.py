@@ -215,18 +215,21 @@ async def test_counting_raises_versions_and_a_threshold_is_urgent(connection: Co
     row = granted(uuid4())
     await subscribe(connection, row)
 
-    async def versions() -> tuple[int, int]:
-        found = await connection.fetchrow("SELECT version, urgent_version FROM entitlements")
-        assert found is not None
-        return found["version"], found["urgent_version"]
+    async def version() -> int:
+        found: int = await connection.fetchval("SELECT version FROM entitlements")
+        return found
 
-    first, _ = await versions()
+    async def queued() -> list[str]:
+        return [row["kind"] for row in await connection.fetch("SELECT kind FROM outbox ORDER BY id")]
+
+    first = await version()
     await count(connection, [(row.user_id, "m0", NOW)])
-    second, urgent = await versions()
-    assert second > first >= urgent
+    second = await version()
+    assert second > first
+    assert await queued() == ["rights", "usage"]
     await count(connection, [(row.user_id, f"m{n}", NOW) for n in range(1, 41)])
-    third, urgent = await versions()
-    assert third == urgent > second
+    assert await version() > second
+    assert sorted(await queued()) == ["event", "rights", "rights", "usage"]
 
 
 async def test_reading_usage_uses_its_indexes(connection: Connection) -> None:

@@ -45,8 +45,8 @@ async def listener(connect: Connector) -> Listener:
 async def test_first_subscription_makes_a_document_at_once(rows: Rows, user: UUID) -> None:
     assert await rows.versions(user) == (0, 0)
     await rows.subscribe(user)
-    version, urgent = await rows.versions(user)
-    assert version == urgent > 0
+    version, rights = await rows.versions(user)
+    assert (version > 0, rights) == (True, 1)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ async def test_first_subscription_makes_a_document_at_once(rows: Rows, user: UUI
 async def test_update_raises_the_version(rows: Rows, user: UUID, change: str, is_urgent: bool) -> None:
     await rows.subscribe(user)
     await rows.execute(quoting(GUARDIAN, "SELECT"))
-    before, urgent_before = await rows.versions(user)
+    before, _ = await rows.versions(user)
     await rows.execute(f"UPDATE subscriptions SET {change} WHERE user_id = $1", user)  # noqa: S608  from the list
-    version, urgent = await rows.versions(user)
+    version, rights = await rows.versions(user)
     assert version > before
-    assert urgent == (version if is_urgent else urgent_before)
+    assert rights == (2 if is_urgent else 1)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ async def test_only_a_crossed_threshold_or_a_reset_is_urgent(
 ) -> None:
     await rows.subscribe(user)
     await rows.execute("UPDATE subscriptions SET messages_used = $1", used)
-    _, urgent_before = await rows.versions(user)
+    _, before = await rows.versions(user)
     await rows.execute("UPDATE subscriptions SET messages_used = $1", then)
-    version, urgent = await rows.versions(user)
-    assert urgent == (version if is_urgent else urgent_before)
+    _, rights = await rows.versions(user)
+    assert rights == before + is_urgent
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ async def test_deleting_raises_the_version(rows: Rows, user: UUID) -> None:
     await rows.subscribe(user)
     before, _ = await rows.versions(user)
     await rows.execute("DELETE FROM subscriptions WHERE user_id = $1", user)
-    version, urgent = await rows.versions(user)
-    assert version == urgent > before
+    version, rights = await rows.versions(user)
+    assert (version > before, rights) == (True, 2)
 
 
 async def test_subscription_moved_to_another_user_raises_both(rows: Rows, user: UUID) -> None:
@@ -125,9 +125,9 @@ async def test_subscription_moved_to_another_user_raises_both(rows: Rows, user: 
     before, _ = await rows.versions(user)
     other = uuid4()
     await rows.execute("UPDATE subscriptions SET user_id = $1", other)
-    version, urgent = await rows.versions(user)
-    assert version == urgent > before
-    assert (await rows.versions(other))[0] > 0
+    version, rights = await rows.versions(user)
+    assert (version > before, rights) == (True, 2)
+    assert (await rows.versions(other))[1] == 1
 
 
 async def test_statement_over_many_rows_raises_each_user_once(rows: Rows) -> None:
@@ -141,7 +141,12 @@ async def test_statement_over_many_rows_raises_each_user_once(rows: Rows) -> Non
     await rows.execute("UPDATE subscriptions SET messages_used = 50")
     for user in users:
         assert (await rows.versions(user))[0] > before[user]
-    assert await rows.connection.fetchval("SELECT last_value FROM entitlement_versions") == given_before + 5
+    # One for each user, one for the row of the outbox that names them all, and two for that of their events.
+    drawn = await rows.connection.fetchval("SELECT last_value FROM entitlement_versions")
+    events = await rows.connection.fetchval("SELECT count(*) FROM outbox WHERE kind = 'event'")
+    assert drawn == given_before + 5 + 1 + events
+    queued = await rows.connection.fetchval("SELECT users FROM outbox ORDER BY id DESC LIMIT 1")
+    assert sorted(queued) == sorted(users)
 
 
 @pytest.mark.parametrize(("scope", "matters"), [("whitelist", True), ("any_node", False)])
@@ -154,11 +159,10 @@ async def test_whitelist_matters_to_whitelist_plans(
         "UPDATE whitelisted_nodes SET node_id = '!0000000b' WHERE user_id = $1 AND node_id = $2",
         "DELETE FROM whitelisted_nodes WHERE user_id = $1 OR node_id = $2",
     ):
-        before, _ = await rows.versions(user)
+        before, rights_before = await rows.versions(user)
         await rows.execute(sql, user, NODE)
-        version, urgent = await rows.versions(user)
-        assert (version > before) == matters
-        assert version == urgent
+        version, rights = await rows.versions(user)
+        assert (version > before, rights - rights_before) == (matters, matters)
 
 
 async def test_ended_plan_and_label_leave_the_whitelist_out_of_the_document(rows: Rows, user: UUID) -> None:

@@ -36,8 +36,8 @@ INSERT INTO webhook_deliveries (
 SELECT 'delivery-' || md5(number::text), at, 'InvoiceSettled', 'B' || left(md5('invoice ' || number), 21),
     id::text, 'BenchStore', at + interval '1 s', 'observed'
 FROM bought;
-INSERT INTO events (type, user_id, data, occurred_at, published_at)
-SELECT 'invoice.created', user_id, jsonb_build_object('order_id', id), at, at + interval '1 s' FROM bought;
+INSERT INTO events (type, user_id, data, occurred_at)
+SELECT 'invoice.created', user_id, jsonb_build_object('order_id', id), at FROM bought;
 INSERT INTO usage_events (
     user_id, message_id, subscription_id, node_id, reporter, count, over_limit, sent_at, received_at)
 SELECT user_id, 'message-' || number, md5('subscription ' || number)::uuid, '!0a1b2c3d', 'gateway', 1, false,
@@ -45,10 +45,10 @@ SELECT user_id, 'message-' || number, md5('subscription ' || number)::uuid, '!0a
 FROM bought;
 INSERT INTO usage_days (user_id, day, messages)
 SELECT user_id, (at AT TIME ZONE 'UTC')::date AS day, count(*) FROM bought GROUP BY user_id, day;
-INSERT INTO entitlements (
-    user_id, version, urgent_version, changed_at, published_version, published_sequence, published_at)
-SELECT user_id, number + 1, number + 1, now(), number + 1, number, now() - interval '1 minute' FROM people;
+INSERT INTO entitlements (user_id, version, first_version, changed_at)
+SELECT user_id, number + 1, number + 1, now() FROM people;
 SELECT setval('entitlement_versions', {users} + 1);
+INSERT INTO outbox (kind, users) SELECT 'usage', ARRAY[user_id] FROM people WHERE number % 40 = 0;
 INSERT INTO attention_cases (invoice_id, user_id, kind, detail, amount, opened_at, closed_at, resolution)
 SELECT id, user_id, 'paid_late', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
 WHERE number % 10 = 0;

@@ -17,8 +17,8 @@ from tests.walk.town import Town
 
 _THROTTLE = """
 SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL) AS deliveries,
-    (SELECT count(*) FROM events WHERE published_at IS NULL) AS events,
-    (SELECT count(*) FROM entitlements WHERE version > published_version) AS documents,
+    (SELECT count(*) FROM outbox WHERE kind = 'event') AS events,
+    (SELECT count(*) FROM outbox WHERE kind <> 'event') AS documents,
     (SELECT count(*) FROM btcpay_invoices WHERE next_check_at <= clock_timestamp()) AS checks
 """
 

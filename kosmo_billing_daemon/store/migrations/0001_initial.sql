@@ -143,17 +143,16 @@ CREATE TABLE attention_cases (
 CREATE INDEX attention_cases_open ON attention_cases (opened_at) WHERE closed_at IS NULL;
 CREATE INDEX attention_cases_by_user ON attention_cases (user_id);
 
+-- Written once and never changed: what was published of it is known by the outbox.
 CREATE TABLE events (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     type         text NOT NULL,
     user_id      uuid NOT NULL,
     data         jsonb NOT NULL,
     occurred_at  timestamptz NOT NULL,
-    published_at timestamptz,
     -- A level of a topic: with a wildcard in it, the broker would end the connection over which all is published.
     CONSTRAINT events_type_is_a_name CHECK (type ~ '^[a-z0-9_.-]{1,100}$')
 );
-CREATE INDEX events_to_publish ON events (id) WHERE published_at IS NULL;
 CREATE INDEX events_by_user ON events (user_id, id);
 
 CREATE TABLE whitelisted_nodes (
@@ -165,30 +164,38 @@ CREATE TABLE whitelisted_nodes (
     CONSTRAINT whitelisted_nodes_id_is_meshtastic CHECK (node_id ~ '^![0-9a-f]{8}$')
 );
 
--- What was published about each user, and whether that is still true. A row with version >
--- published_version waits for the publisher; at once if urgent_version > published_version.
+-- The version of each user's document. Only a trigger changes it, and no index names what changes, so that each
+-- update stays on its page (HOT). What the document says is read from the other tables.
 CREATE TABLE entitlements (
-    user_id            uuid PRIMARY KEY,
-    version            bigint NOT NULL,
-    urgent_version     bigint NOT NULL,
-    changed_at         timestamptz NOT NULL,
-    published_version  bigint NOT NULL DEFAULT 0,
-    published_sequence bigint NOT NULL DEFAULT 0,
-    published_at       timestamptz,
-    -- A value of its own: a further change of a waiting document leaves it as it is, so it touches no index.
-    waits              boolean NOT NULL GENERATED ALWAYS AS (version > published_version) STORED,
-    -- Word for word, so that a broker that lost it can be given it again without rendering it anew.
-    published_document text
+    user_id       uuid PRIMARY KEY,
+    version       bigint NOT NULL,
+    first_version bigint NOT NULL,  -- a row of the outbox with a smaller id makes the user's first document
+    changed_at    timestamptz NOT NULL
 ) WITH (fillfactor = 50);  -- room on the page for HOT updates
--- By urgent_version, so that the newest change of rights goes first: whoever buys while thousands are waiting
--- waits for none of them.
-CREATE INDEX entitlements_urgent ON entitlements (urgent_version) WHERE urgent_version > published_version;
--- By the last publication, so that whoever may not be published again yet is not even read.
-CREATE INDEX entitlements_waiting ON entitlements (coalesce(published_at, '-infinity')) WHERE waits;
-CREATE INDEX entitlements_by_sequence ON entitlements (published_sequence);
 
--- From 2, so that published_version = version - 1 still says that something was published.
-CREATE SEQUENCE entitlement_versions MINVALUE 2;
+-- Numbers versions, and the rows of the outbox before the versions that they announce: a change that is still to be
+-- published has a version above the id of its row.
+CREATE SEQUENCE entitlement_versions;
+
+-- What the broker has not acknowledged yet, one row for up to a hundred users or events that one statement changed.
+-- Rows are inserted by triggers and deleted after the acks. Kinds: 'rights' goes at once, the newest first; 'event' in
+-- order; 'usage' at most once a second per user; 'repeat' when nothing else waits.
+CREATE TABLE outbox (
+    kind      text COLLATE "C" NOT NULL,
+    id        bigint NOT NULL DEFAULT nextval('entitlement_versions'),
+    queued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    users     uuid[],
+    events    bigint[],
+    CONSTRAINT outbox_pkey PRIMARY KEY (kind, id),
+    CONSTRAINT outbox_kind_is_known CHECK (kind IN ('rights', 'event', 'usage', 'repeat')),
+    CONSTRAINT outbox_has_members CHECK (
+        CASE kind WHEN 'event' THEN users IS NULL AND cardinality(events) > 0
+            ELSE events IS NULL AND cardinality(users) > 0 END)
+) WITH (
+    -- Nearly every row is dead: without this the publisher would read through them.
+    autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_threshold = 1000000000
+);
 
 -- One row: which database this is, so that documents of another one are noticed on the broker; and the ceiling of
 -- versions. No version above it was ever published: it is raised here, then in the broker's watermark, and only then
@@ -209,26 +216,74 @@ RETURN CASE
     ELSE 'ok'
 END;
 
--- Raises the version of users, given in order so that concurrent writers cannot deadlock, and wakes
--- the daemons. A session that wakes them itself sets kosmo_billing.quiet.
+-- Queues users or events whose order is that of the arrays: rows of a hundred members, the first with the smallest id.
+-- The transaction has its number before an id is drawn, so that whoever sees all transactions up to a number ended
+-- has seen the ids that were drawn before that number was given.
+CREATE FUNCTION queue_users(of_kind text, members uuid[]) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM pg_current_xact_id();
+    INSERT INTO outbox (kind, users)
+    SELECT of_kind, array_agg(m.member ORDER BY m.place)
+    FROM unnest(members) WITH ORDINALITY AS m (member, place) GROUP BY (m.place - 1) / 100 ORDER BY min(m.place);
+END $$;
+
+CREATE FUNCTION queue_events() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO outbox (kind, events)
+    SELECT 'event', array_agg(n.id ORDER BY n.id)
+    FROM (SELECT id, row_number() OVER (ORDER BY id) AS place FROM new_rows) AS n
+    GROUP BY (n.place - 1) / 100 ORDER BY min(n.place);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER events_queued AFTER INSERT ON events
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION queue_events();
+
+-- Raises the version of users, given in order so that concurrent writers cannot deadlock, queues their documents
+-- and wakes the daemons. A session that wakes them itself sets kosmo_billing.quiet.
 CREATE FUNCTION raise_versions(users uuid[], urgent boolean[]) RETURNS void LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
+DECLARE rights uuid[]; used uuid[];
 BEGIN
     IF users IS NULL THEN
         RETURN;
     END IF;
-    INSERT INTO entitlements AS e (user_id, version, urgent_version, changed_at)
-    SELECT u.user_id, v.version, CASE WHEN u.urgent THEN v.version ELSE 0 END, clock_timestamp()
-    FROM unnest(users, urgent) AS u (user_id, urgent),
+    SELECT array_agg(u.user_id) FILTER (WHERE u.urgent), array_agg(u.user_id) FILTER (WHERE NOT u.urgent)
+    INTO rights, used FROM unnest(users, urgent) AS u (user_id, urgent);
+    IF rights IS NOT NULL THEN
+        PERFORM queue_users('rights', rights);
+    END IF;
+    IF used IS NOT NULL THEN
+        PERFORM queue_users('usage', used);
+    END IF;
+    INSERT INTO entitlements AS e (user_id, version, first_version, changed_at)
+    SELECT u.user_id, v.version, v.version, clock_timestamp()
+    FROM unnest(users) AS u (user_id),
         LATERAL (SELECT nextval('entitlement_versions') AS version WHERE u.user_id IS NOT NULL) AS v
     ON CONFLICT (user_id) DO UPDATE SET
-        version = greatest(e.version + 1, EXCLUDED.version),
-        urgent_version = CASE WHEN EXCLUDED.urgent_version > 0
-            THEN greatest(e.version + 1, EXCLUDED.version) ELSE e.urgent_version END,
-        changed_at = EXCLUDED.changed_at;
+        version = greatest(e.version + 1, EXCLUDED.version), changed_at = EXCLUDED.changed_at;
     IF coalesce(current_setting('kosmo_billing.quiet', true), '') <> 'on' THEN
         PERFORM pg_notify('kosmo_billing', 'entitlements');
     END IF;
+END $$;
+
+-- Gives these users' documents new versions and queues them, when nothing else waits. Returns whose: a row that a
+-- writer holds is left out.
+CREATE FUNCTION repeat_documents(users uuid[]) RETURNS SETOF uuid LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE free uuid[];
+BEGIN
+    SELECT array_agg(locked.user_id) INTO free FROM (
+        SELECT user_id FROM entitlements WHERE user_id = ANY (users) ORDER BY user_id FOR UPDATE SKIP LOCKED
+    ) AS locked;
+    IF free IS NOT NULL THEN
+        PERFORM queue_users('repeat', free);
+        UPDATE entitlements SET version = greatest(version + 1, nextval('entitlement_versions'))
+        WHERE user_id = ANY (free);
+    END IF;
+    RETURN QUERY SELECT unnest(free);
 END $$;
 
 CREATE FUNCTION subscriptions_inserted() RETURNS trigger LANGUAGE plpgsql
@@ -468,7 +523,7 @@ BEGIN
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
                 'subscriptions', 'btcpay_invoices', 'webhook_deliveries', 'attention_cases', 'events',
-                'whitelisted_nodes', 'entitlements', 'audit_log', 'parked_reports')
+                'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     LOOP
