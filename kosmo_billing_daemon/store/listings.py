@@ -1,5 +1,6 @@
 """What operators look at: invoices by any of their names, cases with the money behind them, what waits."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
