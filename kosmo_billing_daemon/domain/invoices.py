@@ -11,7 +11,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import assert_never
 
-from kosmo_billing_daemon.domain.plans import Plan, smallest_unit
+from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source, UserId
 from kosmo_billing_daemon.runtime.records import record
 

@@ -13,6 +13,7 @@ from typing import Any, NewType
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.payloads import Scope
+from kosmo_billing_daemon.domain.currencies import digits, smallest_unit
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.records import record
 
@@ -30,11 +31,6 @@ class Price:
 
     amount: Decimal
     currency: str
-
-
-def smallest_unit(currency: str) -> Decimal:
-    """Return the unit to which BTCPay rounds an amount of that currency."""
-    return Decimal(1).scaleb(-_DIGITS.get(currency, 2))
 
 
 @record(kw_only=True)
@@ -98,10 +94,7 @@ BUILT_IN = Catalogue(
 """The catalogue that holds when no ``plans.toml`` is named."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_CURRENCY = re.compile(r"[A-Z]{3,5}")
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,8})?")
-_DIGITS = {"BTC": 8, "LBTC": 8, "SATS": 0, "JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "PYG": 0, "VND": 0}
-"""Digits after the point where they are not two."""
 _KEYS = {"price", "currency", "period_days", "messages", "scope", "features"}
 
 
@@ -135,8 +128,8 @@ def _parse_plan(name: str, table: Any) -> tuple[Plan | None, list[str]]:
     if price is None or price <= 0:
         wrong.append('price: a positive amount in quotes, such as "5.00"')
     currency = table.get("currency", "USD")
-    if not isinstance(currency, str) or not _CURRENCY.fullmatch(currency):
-        wrong.append('currency: an upper-case code such as "USD"')
+    if not isinstance(currency, str) or digits(currency) is None:
+        wrong.append('currency: an ISO 4217 code such as "USD", or "BTC" or "SATS"')
     elif price is not None and price % smallest_unit(currency):
         # BTCPay would round it, and R9 would then refuse every payment of it.
         wrong.append(f"price: whole multiples of {smallest_unit(currency):f} {currency}")

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kosmo_billing_daemon.contract.payloads import Scope
-from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue, smallest_unit
+from kosmo_billing_daemon.domain.currencies import rounded_down, rounded_up, smallest_unit
+from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue
 from kosmo_billing_daemon.errors import Misconfigured
 
 TEXT = """
@@ -130,12 +131,36 @@ def test_two_currencies_are_a_mistake_because_worth_is_converted_between_plans()
     assert problem.startswith("plans: all prices must be in one currency")
 
 
-@pytest.mark.parametrize(
-    ("currency", "unit"), [("USD", "0.01"), ("JPY", "1"), ("BTC", "0.00000001"), ("SATS", "1")]
+UNITS = (
+    [(currency, "0.01") for currency in ("USD", "EUR", "HUF", "TWD", "IDR")]
+    + [(currency, "1") for currency in ("JPY", "UGX", "XOF", "XAF", "BIF", "KMF", "DJF", "GNF", "RWF", "XPF")]
+    + [(currency, "1") for currency in ("KRW", "CLP", "ISK", "PYG", "VND", "VUV", "SATS")]
+    + [(currency, "0.001") for currency in ("BHD", "KWD", "OMR", "TND", "JOD", "IQD", "LYD")]
+    + [("CLF", "0.0001"), ("BTC", "0.00000001")]
 )
-def test_the_smallest_unit_is_that_of_the_currency(currency: str, unit: str) -> None:
+"""As BTCPay's own list (Currencies.json) has them."""
+
+
+@pytest.mark.parametrize(("currency", "unit"), UNITS)
+def test_a_price_has_the_digits_of_its_currency_and_no_more(currency: str, unit: str) -> None:
     assert smallest_unit(currency) == Decimal(unit)
     assert parse_catalogue({"plans": {"x": GOOD | {"price": unit, "currency": currency}}}).plans
+    finer = f"{Decimal(unit) / 2:f}"
+    (problem,) = problems({"plans": {"x": GOOD | {"price": finer, "currency": currency}}})
+    assert problem.startswith("plans.x.price: ")
+
+
+@pytest.mark.parametrize("currency", ["XXX", "XTS", "XAU", "ABC", "usd", "US", "", "None"])
+def test_what_is_no_currency_to_pay_in_is_a_mistake(currency: str) -> None:
+    (problem,) = problems({"plans": {"x": GOOD | {"currency": currency}}})
+    assert problem.startswith("plans.x.currency: ")
+
+
+@given(st.decimals(0, 10**6, places=12), st.sampled_from(UNITS))
+def test_rounding_stays_within_one_unit_on_its_side(amount: Decimal, of: tuple[str, str]) -> None:
+    unit = Decimal(of[1])
+    assert 0 <= rounded_up(amount, of[0]) - amount < unit
+    assert 0 <= amount - rounded_down(amount, of[0]) < unit
 
 
 def told_or_read(document: dict[str, Any]) -> tuple[object, ...]:
