@@ -36,6 +36,7 @@ from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
+from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
@@ -50,7 +51,7 @@ from kosmo_billing_daemon.web.server.draining import drain
 log = logging.getLogger(__name__)
 
 RECONCILE_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoice meanwhile
-EXPIRY_GATHERS = 0.1  # seconds: no purchase ends this soon, and each wakes the loop
+GATHERED = 0.1  # seconds: no purchase ends this soon, and each wakes the loop
 ROUND_WITHIN = 300.0  # seconds one round of a loop may take: each of its calls ends much sooner
 LEADERSHIP_WITHIN = 120.0  # seconds between signs of life of who leads or seeks to
 STREAMS = 75  # per cent of all connections at most: they stay, and others must still come in
@@ -127,7 +128,7 @@ class Daemon:
             self._expiry.run_once,
             clock=clock,
             next_due=self._expiry.next_due,
-            gather=EXPIRY_GATHERS,
+            gather=GATHERED,
         )
         self._reconciling = Loop(
             "reconciliation",
@@ -136,7 +137,16 @@ class Daemon:
             next_due=self._reconciliation.next_due,
             poll=RECONCILE_AT_LEAST,
         )
+        recounting = Recounting(pool=self._pool, clock=clock, changed=self._changed)
+        self._recounting = Loop(
+            "recounting",
+            recounting.run_once,
+            clock=clock,
+            next_due=recounting.next_due,
+            gather=GATHERED,
+        )
         self._cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
+        self._loops = (self._settling, self._expiring, self._reconciling, self._recounting, self._cleaning)
         self._leadership = Leadership(self._database, self._notified)
         self._admission = Admission(own=OWN + settings.database.connections)
         self._live = EntitlementStreams(
@@ -242,10 +252,9 @@ class Daemon:
         log.info("stopped")
 
     def _watched(self) -> list[Watched]:
-        loops = (self._settling, self._expiring, self._reconciling, self._cleaning)
         return [
             Watched("leadership", self._leadership, LEADERSHIP_WITHIN),
-            *(Watched(loop.name, loop, ROUND_WITHIN) for loop in loops),
+            *(Watched(loop.name, loop, ROUND_WITHIN) for loop in self._loops),
         ]
 
     async def _govern(self) -> None:
@@ -277,7 +286,7 @@ class Daemon:
         await self._leadership.working()
         with ungrouped(Unavailable):
             async with asyncio.TaskGroup() as group:
-                for loop in (self._settling, self._expiring, self._reconciling, self._cleaning):
+                for loop in self._loops:
                     group.create_task(loop.run())
                 group.create_task(self._conversation.run(self._leadership.still_leading))
 
@@ -288,8 +297,9 @@ class Daemon:
         self._live.wake()
 
     def _counted(self) -> None:
-        """Usage was counted in this process: no subscription ends sooner by it."""
+        """Usage was counted in this process: no subscription ends sooner by it, unless it came late."""
         self._publisher.wake()
+        self._recounting.wake()
         self._live.wake()
 
     def _notified(self, payload: str, sender: int) -> None:

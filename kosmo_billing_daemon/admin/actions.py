@@ -9,11 +9,17 @@ from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
-from kosmo_billing_daemon.domain import subscriptions as periods
+from kosmo_billing_daemon.domain import history as periods
 from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue
-from kosmo_billing_daemon.domain.prepaid import exceeds_cap
-from kosmo_billing_daemon.domain.subscriptions import Outcome, Source, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.domain.subscriptions import (
+    Outcome,
+    Source,
+    Subscription,
+    SubscriptionId,
+    UserId,
+    current,
+)
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
@@ -77,9 +83,7 @@ class AdminActions:
             raise Invalid(f"there is no plan {plan_type!r}; there are {names}", field="plan_type")
 
         def granted(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
-            if exceeds_cap(history, [plan], now):
-                raise Conflict("this would carry the plan more than 400 days ahead", code="prepaid_cap")
-            return periods.purchase(
+            outcome = periods.purchase(
                 history,
                 subscription_id=SubscriptionId(uuid4()),
                 user_id=user_id,
@@ -89,6 +93,9 @@ class AdminActions:
                 now=now,
                 holding=holding,
             )
+            if outcome.refusal is not None:
+                raise Conflict("this would carry the plan more than 400 days ahead", code="prepaid_cap")
+            return outcome
 
         async def work(connection: Connection) -> Subscription:
             now = self.clock()
@@ -271,7 +278,7 @@ class DecisionRule(Protocol):
 
 def _chosen(history: Sequence[Subscription], subscription_id: SubscriptionId | None) -> Subscription:
     row = (
-        periods.current(history)
+        current(history)
         if subscription_id is None
         else next((row for row in history if row.id == subscription_id), None)
     )

@@ -27,6 +27,7 @@ from kosmo_billing_daemon.btcpay.reading import (
     time,
     whole,
 )
+from kosmo_billing_daemon.domain.currencies import smallest_unit
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.runtime.records import record
@@ -211,11 +212,10 @@ IMPOSSIBLE_CREATION: Final = {"amount": "-1", "currency": "USD", "checkout": {"p
 def confirmed(seen: Observation, payment_methods: Any, now: datetime) -> Observation:
     """Add what the accounted payments say: how much of the money is settled, and when it last came.
 
-    Once every payment is settled BTCPay's own total is taken, since converting back from bitcoin loses
-    fractions; and what it calls paid late was paid in full within the store's tolerance.
+    It is their sum, whatever BTCPay calls the invoice. Converting back from bitcoin loses fractions of the
+    smallest unit: BTCPay's own total is taken where it is the same but for those.
     """
     settled = Decimal(0)
-    statuses: set[str] = set()
     received: list[datetime] = []
     for entry in items(payment_methods, "paymentMethods"):
         method = mapping(entry, "paymentMethod")
@@ -224,13 +224,12 @@ def confirmed(seen: Observation, payment_methods: Any, now: datetime) -> Observa
             status = text(payment, "status")
             if status not in _COUNTED_STATUSES:
                 continue
-            statuses.add(status)
             if status == "Settled":
                 settled = _add(settled, payment, number(method, "rate"))
                 received.append(_received(payment, seen.expires_at, now))
-    if statuses == {"Settled"}:
-        total = settled if seen.paid_amount is None else seen.paid_amount
-        settled = max(total, seen.amount) if seen.payment is Payment.LATE else total
+    total = settled if seen.paid_amount is None else seen.paid_amount
+    if abs(total - settled) < smallest_unit(seen.currency):
+        settled = total
     return replace(seen, confirmed_amount=settled, last_received_at=max(received, default=None))
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from datetime import datetime, timedelta
 
-from kosmo_billing_daemon.domain.subscriptions import UserId, advance
+from kosmo_billing_daemon.domain.history import advance
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields

@@ -19,10 +19,10 @@ from kosmo_billing_daemon.domain.invoices import (
     InvoiceStatus,
     Observation,
     Payment,
-    Verdict,
     needs_confirmation,
 )
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.domain.verdicts import Verdict
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record

@@ -12,10 +12,11 @@ from datetime import datetime
 from functools import partial
 
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
-from kosmo_billing_daemon.domain import invoices as rules
-from kosmo_billing_daemon.domain.invoices import Effect, Invoice, Verdict
+from kosmo_billing_daemon.domain import verdicts as rules
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.domain.verdicts import Verdict
 from kosmo_billing_daemon.errors import NotFound
 from kosmo_billing_daemon.runtime.batcher import Batcher, Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -216,6 +217,7 @@ class Settlement:
         handled: Statement | None = None,
     ) -> list[Event]:
         """Write what the verdicts ask for; returns the new_events, for the log once it is committed."""
+        judged, changes, of_periods = await change_periods(connection, judged, now)
         cases = [(one.verdict.invoice, case) for one in judged for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
         closed = [
@@ -224,7 +226,6 @@ class Settlement:
             if one.purchase.has_cases
             for kind in one.verdict.closes
         ]
-        changes, of_periods = await change_periods(connection, judged, now)
         new_events: list[Event] = []
         for one in judged:
             invoice = one.verdict.invoice

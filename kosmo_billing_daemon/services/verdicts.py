@@ -1,12 +1,22 @@
 """What verdicts on invoices do to the subscriptions of their users, in the order of the verdicts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
 
-from kosmo_billing_daemon.domain import subscriptions as periods
-from kosmo_billing_daemon.domain.invoices import Action, InvoiceStatus, Verdict, is_confirming
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Outcome, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.domain import history as periods
+from kosmo_billing_daemon.domain import verdicts as rules
+from kosmo_billing_daemon.domain.invoices import InvoiceStatus, is_confirming
+from kosmo_billing_daemon.domain.subscriptions import (
+    InvoiceId,
+    Outcome,
+    Refusal,
+    Subscription,
+    SubscriptionId,
+    UserId,
+)
+from kosmo_billing_daemon.domain.verdicts import Action, Verdict
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
@@ -34,8 +44,13 @@ class Evaluation:
 
 async def change_periods(
     connection: Connection, judged: Sequence[Evaluation], now: datetime
-) -> tuple[list[Change], dict[InvoiceId, list[Event]]]:
-    """Apply verdicts to their users' subscriptions; returns the events by the invoice that made them."""
+) -> tuple[list[Evaluation], list[Change], dict[InvoiceId, list[Event]]]:
+    """Apply verdicts to their users' subscriptions.
+
+    Returns the evaluations as they turned out, since what cannot take effect any more is refused (R11), what
+    changed, and the events by the invoice that made them.
+    """
+    refused: dict[InvoiceId, Refusal] = {}
     changes: list[Change] = []
     new_events: dict[InvoiceId, list[Event]] = {}
     of_users: dict[UserId, list[Evaluation]] = {}
@@ -53,13 +68,20 @@ async def change_periods(
         rows = before
         for one in touching:
             outcome = _change(rows, one.verdict, now, holding=holding)
+            if outcome.refusal is not None:
+                refused[one.verdict.invoice.id] = outcome.refusal
             told = [fulfilment.subscription_event(each, outcome.history, now) for each in outcome.happenings]
             if one.verdict.action is Action.FULFIL:
                 told += fulfilment.quota_events(rows, outcome.history, now)
             new_events[one.verdict.invoice.id] = told
             rows = outcome.history
         changes.append(Change(before, rows))
-    return changes, new_events
+    return [_as_refused(one, refused) for one in judged], changes, new_events
+
+
+def _as_refused(one: Evaluation, refused: Mapping[InvoiceId, Refusal]) -> Evaluation:
+    refusal = refused.get(one.verdict.invoice.id)
+    return one if refusal is None else replace(one, verdict=rules.refused(one.verdict, refusal))
 
 
 def _is_confirming(of_user: Sequence[Evaluation]) -> bool:

@@ -1,9 +1,11 @@
 """A table's columns in one list, from which the names, the values and the statements that write them come."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Self
+
+Column = tuple[str, str, str | Callable[[Any], object]]
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -11,17 +13,18 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 class Columns:
     """Columns in the order of a row: name, type, and the path from the domain's object to the value.
 
-    As text they are their names, for a SELECT.
+    The last ones may have a function instead of a path. As text they are their names, for a SELECT.
     """
 
-    def __init__(self, *columns: tuple[str, str, str]) -> None:
+    def __init__(self, *columns: Column) -> None:
         self._columns = columns
         self._names = ", ".join(name for name, _, _ in columns)
         self._parameters = ", ".join(f"${place}::{kind}[]" for place, (_, kind, _) in enumerate(columns, 1))
-        self._get = attrgetter(*(path for _, _, path in columns))
+        self._get = attrgetter(*(path for _, _, path in columns if isinstance(path, str)))
+        self._made = [path for _, _, path in columns if not isinstance(path, str)]
         self.width = len(columns)
 
-    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+    def __iter__(self) -> Iterator[Column]:
         return iter(self._columns)
 
     def __str__(self) -> str:
@@ -59,6 +62,7 @@ class Columns:
             f" WHERE old.{key} = row.{key} AND old.{key} = ANY ($1)"
         )
 
-    def values(self, rows: Iterable[Any]) -> list[tuple[Any, ...]]:
+    def values(self, rows: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Return one tuple for each column."""
-        return list(zip(*map(self._get, rows), strict=True))
+        read = list(zip(*map(self._get, rows), strict=True))
+        return read + [tuple(map(make, rows)) for make in self._made]

@@ -5,11 +5,30 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.domain.subscriptions import Carried, Rule, Source, Status, Subscription, UserId
+from kosmo_billing_daemon.domain.subscriptions import (
+    Carried,
+    Rule,
+    Source,
+    Status,
+    Subscription,
+    UserId,
+    sole_lot,
+)
+from kosmo_billing_daemon.store import stacks
 from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn, plan
+
+
+def _stack(row: Subscription) -> str | None:
+    """Return the stack as it is stored: nothing where the row itself says it all, as most do."""
+    lasts = row.valid_until - row.valid_from
+    sole = sole_lot(row.id, row.source, row.plan, lasts, row.messages_limit)
+    if row.lots == (sole,) and not row.carried.released:
+        return None
+    return stacks.encode(row.lots, row.carried.released)
+
 
 COLUMNS = Columns(
     ("id", "uuid", "id"),
@@ -25,11 +44,11 @@ COLUMNS = Columns(
     ("revoked_at", "timestamptz", "revoked_at"),
     ("messages_limit", "bigint", "messages_limit"),
     ("messages_used", "bigint", "messages_used"),
-    ("messages_used_at_end", "bigint", "messages_used_at_end"),
     ("carried_rule", "text", "carried.rule"),
     ("carried_from", "uuid", "carried.from_id"),
     ("carried_time", "interval", "carried.time"),
     ("carried_messages", "bigint", "carried.messages"),
+    ("stack", "jsonb", _stack),
 )
 
 
@@ -49,18 +68,24 @@ def subscription(row: Any) -> Subscription:
         revoked_at,
         messages_limit,
         messages_used,
-        messages_used_at_end,
         carried_rule,
         carried_from,
         carried_time,
         carried_messages,
+        stack,
     ) = row[: COLUMNS.width]
+    sold = plan(quote_id)
+    lots, released = (
+        ((sole_lot(subscription_id, Source(source), sold, valid_until - valid_from, messages_limit),), ())
+        if stack is None
+        else stacks.decode(stack)
+    )
     return Subscription(
         id=subscription_id,
         user_id=user_id,
         invoice_id=invoice_id,
         source=Source(source),
-        plan=plan(quote_id),
+        plan=sold,
         status=Status(status),
         valid_from=valid_from,
         valid_until=valid_until,
@@ -69,8 +94,8 @@ def subscription(row: Any) -> Subscription:
         revoked_at=revoked_at,
         messages_limit=messages_limit,
         messages_used=messages_used,
-        messages_used_at_end=messages_used_at_end,
-        carried=Carried(Rule(carried_rule), carried_from, carried_time, carried_messages),
+        lots=lots,
+        carried=Carried(Rule(carried_rule), carried_from, carried_time, carried_messages, released),
     )
 
 

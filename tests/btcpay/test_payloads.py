@@ -230,12 +230,11 @@ def test_no_payment_confirms_nothing() -> None:
     assert replaced.confirmed_amount == 0
 
 
-def test_a_late_payment_within_tolerance_is_whole_once_settled() -> None:
-    short = observation(
-        {**INVOICE, "status": "Expired", "additionalStatus": "PaidLate", "paidAmount": "4.95"}
-    )
-    paid = methods(payment("Settled", "0.0000495", NOW))
-    assert confirmed(short, paid, NOW).confirmed_amount == Decimal(5)
+@pytest.mark.parametrize(("value", "sum_"), [("0.0000495", "4.94999950"), ("0.0000001", "0.01")])
+def test_what_is_called_paid_late_is_worth_its_payments_and_no_more(value: str, sum_: str) -> None:
+    called = {**INVOICE, "status": "Expired", "additionalStatus": "PaidLate", "paidAmount": "5.00"}
+    paid = methods(payment("Settled", value, NOW))
+    assert confirmed(observation(called), paid, NOW).confirmed_amount == Decimal(sum_)
 
 
 def test_settled_payments_of_an_invalid_invoice_count_as_btcpay_counts_them() -> None:

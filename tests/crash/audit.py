@@ -90,7 +90,7 @@ async def _periods(rows: list[Any], expected: Expected) -> AsyncGenerator[str, N
         yield complaint
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None:
-            rest = before["messages_limit"] - before["messages_used_at_end"]
+            rest = before["messages_limit"] - before["messages_used"]
             if row["carried_time"] != before["valid_until"] - row["valid_from"]:
                 yield f"time was not carried over: {row['carried_time']}"
             if row["carried_messages"] != rest or before["status"] != "replaced":

@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from kosmo_billing_daemon.domain.invoices import LATE_LIMIT, Action, CaseKind, Payment, observe
+from kosmo_billing_daemon.domain.invoices import LATE_LIMIT, CaseKind, Payment
+from kosmo_billing_daemon.domain.verdicts import Action, observe
 from tests.domain.builders import DAY, HOUR, SECOND, STORE, invoice, seen
 from tests.domain.test_observe import EXPIRED, EXPIRY, FULL, OBSERVATIONS, SETTLED, kinds, look
 

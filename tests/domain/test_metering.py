@@ -3,12 +3,13 @@ from datetime import timedelta
 
 import pytest
 
+from kosmo_billing_daemon.domain.history import advance, revoke
 from kosmo_billing_daemon.domain.metering import (
     ACCEPTED_LATE,
     counts_as_sent,
     ends_shortage,
 )
-from kosmo_billing_daemon.domain.subscriptions import Subscription, advance, revoke
+from kosmo_billing_daemon.domain.subscriptions import Subscription
 from tests.domain.builders import DAY, GUARDIAN, HOUR, SANCTUARY, SECOND, START, WANDERER, buy, live, sid, use
 from tests.support.counting import attributed, thresholds_crossed
 

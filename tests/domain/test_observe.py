@@ -11,19 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kosmo_billing_daemon.domain.invoices import (
-    Action,
     CaseKind,
     Effect,
     Invoice,
     InvoiceStatus,
     Observation,
     Payment,
-    Verdict,
     needs_confirmation,
-    observe,
-    settle_by_hand,
 )
 from kosmo_billing_daemon.domain.subscriptions import Source
+from kosmo_billing_daemon.domain.verdicts import Action, Verdict, observe, settle_by_hand
 from tests.domain.builders import DAY, HOUR, START, STORE, invoice, seen
 
 NEW, PROCESSING, SETTLED = InvoiceStatus.NEW, InvoiceStatus.PROCESSING, InvoiceStatus.SETTLED
@@ -33,6 +30,7 @@ CLOSED_BY_SETTLING = (
     CaseKind.PARTIAL_PAYMENT,
     CaseKind.LATE_PAYMENT,
     CaseKind.PAID_INVALID,
+    CaseKind.NOT_FULFILLED,
     CaseKind.MISMATCH,
 )
 
@@ -92,7 +90,7 @@ OBSERVATIONS = {
             Source.BTCPAY,
             ("invoice.expired",),
             [(CaseKind.PARTIAL_PAYMENT, "2.00")],
-            (CaseKind.LATE_PAYMENT, CaseKind.PAID_INVALID),
+            (CaseKind.LATE_PAYMENT, CaseKind.PAID_INVALID, CaseKind.NOT_FULFILLED),
         ),
         ("expired, late, unconfirmed", Action.NOTHING, Source.BTCPAY, ("invoice.expired",), [], ()),
         (
@@ -119,7 +117,7 @@ OBSERVATIONS = {
             Source.BTCPAY,
             ("invoice.invalid",),
             [(CaseKind.PAID_INVALID, "5.00")],
-            (CaseKind.PARTIAL_PAYMENT, CaseKind.LATE_PAYMENT),
+            (CaseKind.PARTIAL_PAYMENT, CaseKind.LATE_PAYMENT, CaseKind.NOT_FULFILLED),
         ),
         ("invalid, marked", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], ()),
     ],

@@ -2,34 +2,25 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from fractions import Fraction
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kosmo_billing_daemon.domain.history import advance, recount, reinstate, revoke
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.domain.subscriptions import (
-    Status,
-    Subscription,
-    advance,
-    current,
-    reinstate,
-    revoke,
-)
+from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, current
 from tests.domain.builders import DAY, HOUR, OTHER_PLANS, SECOND, START, buy, check_consistency, sid, use
-
-MICROSECOND = timedelta(microseconds=1)
+from tests.domain.lot_model import ModelLot, bought, lasts, left, limit, seconds, taken
 
 
 @dataclass
 class Fact:
-    """One purchase: what, when, what every earlier purchase had used by then; and its fate."""
+    """One purchase: what, when, how much of it was used, and its fate."""
 
     number: int
     plan: Plan
     at: datetime
-    used_before: dict[int, int]
     used: int = 0
     revoked: bool = False
 
@@ -43,33 +34,31 @@ class Model:
 
     def terms(self) -> dict[int, tuple[datetime, int | None]]:
         """End and limit of every purchase that stands."""
-        found: dict[int, tuple[datetime, int | None]] = {}
-        previous: Fact | None = None
+        return {
+            fact.number: (fact.at + timedelta(seconds=float(lasts(lots))), limit(lots))
+            for fact, lots in self.stacks()
+        }
+
+    def stacks(self) -> list[tuple[Fact, list[ModelLot]]]:
+        found: list[tuple[Fact, list[ModelLot]]] = []
         for fact in (fact for fact in self.facts if not fact.revoked):
-            time, messages = Fraction(0), 0
-            if previous is not None:
-                end, limit = found[previous.number]
-                left = None if limit is None else max(0, limit - fact.used_before[previous.number])
-                time, messages = self._rest(previous.plan, fact.plan, end - fact.at, left)
-            whole = -(-time // 1) * MICROSECOND
-            found[fact.number] = (
-                fact.at + fact.plan.period + whole,
-                None if fact.plan.quota is None else fact.plan.quota + messages,
-            )
-            previous = fact
+            found.append((fact, [*self.rest(found[-1:], fact.plan, fact.at), bought(fact.plan)]))
         return found
 
     @staticmethod
-    def _rest(old: Plan, new: Plan, time_left: timedelta, messages_left: int | None) -> tuple[Fraction, int]:
-        if time_left <= timedelta(0):
-            return Fraction(0), 0
-        if old.plan_type == new.plan_type and (old.quota is None) == (new.quota is None):
-            return Fraction(time_left // MICROSECOND), messages_left or 0
-        share = Fraction(time_left // MICROSECOND, old.period // MICROSECOND)
-        if messages_left is not None and old.quota is not None:
-            share = min(share, Fraction(messages_left, old.quota))
-        extra = share * Fraction(old.price.amount) / Fraction(new.price.amount)
-        return extra * (new.period // MICROSECOND), 0 if new.quota is None else extra * new.quota // 1
+    def rest(last: list[tuple[Fact, list[ModelLot]]], plan: Plan, at: datetime) -> list[ModelLot]:
+        for old, lots in last:
+            elapsed = seconds(at - old.at)
+            if elapsed < lasts(lots):
+                return taken(left(lots, elapsed, old.used), old.plan, plan)[0]
+        return []
+
+    def refuses(self, plan: Plan, at: datetime) -> bool:
+        """All prices are in one currency here: what is released was beyond the cap."""
+        for old, lots in self.stacks()[-1:]:
+            elapsed = seconds(at - old.at)
+            return elapsed < lasts(lots) and bool(taken(left(lots, elapsed, old.used), old.plan, plan)[1])
+        return False
 
     def alive(self, now: datetime, *, holding: bool) -> Fact | None:
         """The purchase that grants rights now; who lost them gets them back only by a later end."""
@@ -102,9 +91,11 @@ class Walk(RuleBasedStateMachine):
     @rule(plan=st.sampled_from(OTHER_PLANS))
     def buys(self, plan: Plan) -> None:
         number = len(self.model.facts) + 1
-        before = {fact.number: fact.used for fact in self.model.facts}
-        self.model.facts.append(Fact(number, plan, self.now, before))
-        self.history = buy(self.history, number, plan, self.now, holding=self.holding).history
+        outcome = buy(self.history, number, plan, self.now, holding=self.holding)
+        assert (outcome.refusal is not None) == self.model.refuses(plan, self.now)
+        self.history = outcome.history
+        if outcome.refusal is None:
+            self.model.facts.append(Fact(number, plan, self.now))
 
     @rule(
         wait=st.one_of(st.sampled_from([SECOND, HOUR, DAY, 30 * DAY]), st.timedeltas(timedelta(0), 35 * DAY))
@@ -115,13 +106,19 @@ class Walk(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 80))
     def writes(self, count: int) -> None:
-        """Use counts on the present row, not on one that came back by a revocation: whether that shrinks a
-        reinstated successor is told by examples, since only the last successor's reading is kept.
-        """
         row = current(self.history)
-        if row is not None and not any(f.revoked and f.number > row.id.int for f in self.model.facts):
+        if row is not None:
             self.history = use(self.history, row.id.int, count)
             self.model.facts[row.id.int - 1].used += count
+
+    @precondition(lambda self: self.model.facts)
+    @rule(chosen=st.integers(0, 50), count=st.integers(1, 80))
+    def is_reported_late(self, chosen: int, count: int) -> None:
+        fact = self.model.facts[chosen % len(self.model.facts)]
+        if not fact.revoked:
+            fact.used += count
+            self.history = use(self.history, fact.number, count)
+            self.history = recount(self.history, self.now, holding=self.holding).history
 
     @precondition(lambda self: not self.any_revoked())
     @rule(holding=st.booleans())
@@ -153,12 +150,17 @@ class Walk(RuleBasedStateMachine):
         alive = self.model.alive(self.now, holding=self.holding)
         row = current(self.history)
         assert (row and row.id) == (alive and sid(alive.number))
-        standing = {
-            r.id.int: (r.valid_until, r.messages_limit)
-            for r in self.history
-            if r.status is not Status.REVOKED
-        }
-        assert standing == self.model.terms()
+        terms = self.model.terms()
+        standing = [r for r in self.history if r.status is not Status.REVOKED]
+        assert [r.id.int for r in standing] == list(terms)
+        for r in standing:
+            until, most = terms[r.id.int]
+            assert abs(r.valid_until - until) < SECOND / 100
+            if most is None or r.messages_limit is None:
+                assert r.messages_limit == most
+            elif r.messages_limit != most:
+                # Rounded down by less than one; or what was used already is not taken back.
+                assert r.messages_limit == most - 1 or most < r.messages_limit <= r.messages_used
 
 
 TestWalk = Walk.TestCase

@@ -24,6 +24,7 @@ from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
+from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices, quotes
@@ -49,6 +50,7 @@ class Daemon:
     invoicing: Invoicing
     reconciliation: Reconciliation
     expiry: Expiry
+    recounting: Recounting
     inbox: Inbox
     changes: list[None]
 
@@ -175,6 +177,7 @@ class Shop:
             ),
             reconciliation=Reconciliation(pool=pool, btcpay=btcpay, settlement=settlement, clock=self.clock),
             expiry=Expiry(pool=pool, clock=self.clock, notice=NOTICE, changed=lambda: changes.append(None)),
+            recounting=Recounting(pool=pool, clock=self.clock, changed=lambda: changes.append(None)),
             inbox=Inbox(pool=pool, wake=lambda: True),
             changes=changes,
         )

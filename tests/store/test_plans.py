@@ -31,6 +31,7 @@ WHOLE = {
     ("WHERE ($1::uuid IS NULL OR user_id = $1)", "btcpay_invoices"): "an operator lists everybody's newest",
     ("WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id", "attention_cases"): "as many as are listed",
     ("DELETE FROM usage_quarantine", "usage_quarantine"): "bounded: the newest are kept and no more",
+    ("FROM recounts WHERE user_id <> ALL", "recounts"): "a queue: all that wait are due",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 
@@ -46,6 +47,7 @@ NAMED = {
     "audit_log_pkey": "two are two",
     "one_parked_report_per_id": "a report that is repeated is parked once",
     "parked_reports_pkey": "two are two",
+    "recounts_pkey": "a user waits once",
     "usage_quarantine_pkey": "two are two",
     "installation_pkey": "one row",
     "kosmo_billing_migrations_pkey": "each is applied once",

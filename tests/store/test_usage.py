@@ -150,7 +150,7 @@ async def test_a_jump_over_both_thresholds_announces_both(connection: Connection
 
 
 async def test_a_subscription_that_has_ended_is_counted_and_not_announced(connection: Connection) -> None:
-    row = granted(uuid4(), status=Status.REPLACED, ended_at=NOW - DAY, messages_used_at_end=0)
+    row = granted(uuid4(), status=Status.REPLACED, ended_at=NOW - DAY)
     await subscribe(connection, row)
     await count(connection, [(row.user_id, f"m{n}", NOW - 2 * DAY) for n in range(60)])
     assert await used(connection, row) == 60

@@ -52,6 +52,7 @@ INSERT INTO outbox (kind, users) SELECT 'usage', ARRAY[user_id] FROM people WHER
 INSERT INTO attention_cases (invoice_id, user_id, kind, detail, amount, opened_at, closed_at, resolution)
 SELECT id, user_id, 'paid_late', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
 WHERE number % 10 = 0;
+INSERT INTO recounts SELECT user_id FROM people WHERE number % 100 = 0;
 INSERT INTO idempotency_keys (
     user_id, key, fingerprint, invoice_id, is_new, reply_status, reply_body, created_at)
 SELECT user_id, 'key-' || number, 'bytes'::bytea, id, true, 201, 'reply'::bytea, at FROM bought;

@@ -8,7 +8,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain.plans import BUILT_IN
-from kosmo_billing_daemon.domain.subscriptions import Source, Status, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.domain.subscriptions import (
+    Source,
+    Status,
+    Subscription,
+    SubscriptionId,
+    UserId,
+    sole_lot,
+)
 from kosmo_billing_daemon.store import quotes, subscriptions
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection
@@ -20,8 +27,9 @@ WANDERER, GUARDIAN, SANCTUARY = BUILT_IN.plans
 
 def granted(user_id: UUID, **changes: Any) -> Subscription:
     """A wanderer subscription of five days ago, 25 days to go."""
+    row_id = SubscriptionId(uuid4())
     row = Subscription(
-        id=SubscriptionId(uuid4()),
+        id=row_id,
         user_id=UserId(user_id),
         invoice_id=None,
         source=Source.GRANT,
@@ -30,6 +38,7 @@ def granted(user_id: UUID, **changes: Any) -> Subscription:
         valid_from=NOW - 5 * DAY,
         valid_until=NOW + 25 * DAY,
         messages_limit=WANDERER.quota,
+        lots=(sole_lot(row_id, Source.GRANT, WANDERER, WANDERER.period, WANDERER.quota),),
     )
     return replace(row, **changes)
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -152,13 +152,14 @@ def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
         Purchase(
             row["plan_type"],
             row["valid_from"],
-            row["messages_used"] if row["messages_used_at_end"] is None else row["messages_used_at_end"],
+            row["messages_used"],
         )
         for row in standing
     ]
     found = []
     for row, right in zip(standing, terms(purchases), strict=True):
-        if (row["valid_until"], row["messages_limit"]) != (right.until, right.limit):
+        is_off = abs(row["valid_until"] - right.until) > timedelta(milliseconds=1)  # worth is rounded too
+        if is_off or row["messages_limit"] != right.limit:
             found.append(f"{row['id']} ends {row['valid_until']} with {row['messages_limit']}, not {right}")
         if row is not standing[-1] and row["status"] not in {"replaced", "expired"}:
             found.append(f"{row['id']} is {row['status']} and has a successor")

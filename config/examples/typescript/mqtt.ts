@@ -203,7 +203,7 @@ export interface InvoiceFacts {
   /** In the same currency. */
   paid_amount: string | null;
   /** Of invoice.needs_attention: why. */
-  kind?: "late_payment" | "partial_payment" | "overpaid" | "mismatch" | "paid_invalid" | "paid_twice";
+  kind?: "late_payment" | "partial_payment" | "overpaid" | "mismatch" | "paid_invalid" | "paid_twice" | "not_fulfilled";
   /** Of invoice.needs_attention: in words. */
   detail?: string;
 }

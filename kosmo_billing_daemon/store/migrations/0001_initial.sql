@@ -76,11 +76,11 @@ CREATE TABLE subscriptions (
     revoked_at           timestamptz,
     messages_limit       bigint,
     messages_used        bigint NOT NULL DEFAULT 0,
-    messages_used_at_end bigint,
     carried_rule         text NOT NULL,
     carried_from         uuid,
     carried_time         interval NOT NULL,
     carried_messages     bigint NOT NULL,
+    stack                jsonb,  -- its lots; NULL: nothing but its own payment
     reason               text,
     expiring_announced   boolean NOT NULL DEFAULT false,
     threshold_announced  smallint NOT NULL DEFAULT 0,
@@ -108,6 +108,20 @@ CREATE INDEX subscriptions_by_end ON subscriptions (
     (CASE status WHEN 'grace' THEN grace_until ELSE valid_until END)) WHERE status IN ('active', 'grace');
 CREATE INDEX subscriptions_to_announce ON subscriptions (valid_until)
     WHERE status = 'active' AND NOT expiring_announced;
+
+-- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
+CREATE TABLE recounts (user_id uuid PRIMARY KEY);
+
+CREATE FUNCTION queue_recount() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO recounts (user_id) VALUES (NEW.user_id) ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER subscriptions_used_late AFTER UPDATE ON subscriptions FOR EACH ROW
+    WHEN (NEW.messages_used <> OLD.messages_used AND NEW.status IN ('replaced', 'revoked'))
+    EXECUTE FUNCTION queue_recount();
 
 CREATE TABLE webhook_deliveries (
     delivery_id       text PRIMARY KEY,

@@ -1,0 +1,261 @@
+"""What observing an invoice at BTCPay means for the purchase behind it (R3, R6-R9).
+
+BTCPay's answer is the fact; we compare it with what we quoted and with what we did before. The same
+observation twice asks for nothing new, so hints may come in any order and number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import assert_never
+
+from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.invoices import (
+    LATE_LIMIT,
+    Case,
+    CaseKind,
+    Effect,
+    Invoice,
+    InvoiceStatus,
+    Observation,
+    Payment,
+)
+from kosmo_billing_daemon.domain.subscriptions import Refusal, Source
+from kosmo_billing_daemon.runtime.records import record
+
+_RANK = {
+    InvoiceStatus.RESERVED: 0,
+    InvoiceStatus.ABANDONED: 0,
+    InvoiceStatus.NEW: 1,
+    InvoiceStatus.PROCESSING: 1,
+    InvoiceStatus.EXPIRED: 2,
+    InvoiceStatus.SETTLED: 3,
+    InvoiceStatus.INVALID: 3,
+}
+"""BTCPay never leads back to a lower rank: whoever shows one was fetched earlier and arrived later."""
+
+
+class Action(StrEnum):
+    """What the observation asks of the user's subscriptions."""
+
+    NOTHING = "nothing"
+    FULFIL = "fulfil"
+    REVOKE = "revoke"
+    REINSTATE = "reinstate"
+
+
+@record
+class Verdict:
+    """The invoice after an observation, what to do, what to list, and which cases that closes."""
+
+    invoice: Invoice
+    action: Action = Action.NOTHING
+    source: Source = Source.BTCPAY
+    events: tuple[str, ...] = ()
+    cases: tuple[Case, ...] = ()
+    closes: tuple[CaseKind, ...] = ()
+
+
+_OF_UNUSED_MONEY = (
+    CaseKind.PARTIAL_PAYMENT,
+    CaseKind.LATE_PAYMENT,
+    CaseKind.PAID_INVALID,
+    CaseKind.NOT_FULFILLED,
+)
+"""Money on an invoice that gave nothing is listed under one of these: what BTCPay shows now."""
+
+_CLOSED_BY_FULFILMENT = (*_OF_UNUSED_MONEY, CaseKind.MISMATCH)
+
+
+def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str) -> Verdict:
+    """Compare the invoice with what BTCPay shows and say what follows."""
+    if invoice.btcpay_invoice_id not in (None, seen.btcpay_invoice_id):
+        # Another invoice with our order id, as a creation after a timeout can leave: it says nothing of ours.
+        detail = f"BTCPay invoice is {seen.btcpay_invoice_id}, created {invoice.btcpay_invoice_id}"
+        return Verdict(invoice, cases=(Case(CaseKind.MISMATCH, detail, seen.paid_amount),))
+    if _RANK[seen.status] < _RANK[invoice.status]:
+        return Verdict(invoice)
+    seen_invoice = replace(
+        invoice,
+        status=seen.status,
+        payment=seen.payment,
+        btcpay_invoice_id=seen.btcpay_invoice_id,
+        checkout_url=invoice.checkout_url or seen.checkout_url,
+        expires_at=seen.expires_at,
+        paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
+    )
+    events = _events(invoice, seen_invoice)
+    wrong = _mismatches(invoice, seen, store_id)
+    match seen.status:
+        case InvoiceStatus.SETTLED:
+            verdict = _settled(seen_invoice, now)
+        case InvoiceStatus.EXPIRED:
+            verdict = _expired(seen_invoice, seen, now)
+        case InvoiceStatus.INVALID:
+            verdict = _invalid(seen_invoice, seen, known=invoice.status is InvoiceStatus.INVALID)
+        case InvoiceStatus.NEW | InvoiceStatus.PROCESSING:
+            verdict = Verdict(seen_invoice)
+        case InvoiceStatus.RESERVED | InvoiceStatus.ABANDONED:
+            raise ValueError(f"BTCPay has no status {seen.status}")
+        case _:
+            assert_never(seen.status)
+    if wrong:
+        verdict = _blocked(verdict, wrong)
+    return replace(verdict, events=(*events, *_effects(verdict)))
+
+
+def settle_by_hand(invoice: Invoice, now: datetime) -> Verdict:
+    """Fulfil an invoice because the operator says so (R6); repeats change nothing."""
+    lifted = {Effect.WITHDRAWN: Effect.REVOKED, Effect.DECLINED: Effect.NONE}
+    invoice = replace(invoice, effect=lifted.get(invoice.effect, invoice.effect))
+    closes = tuple(kind for kind in CaseKind if kind is not CaseKind.OVERPAID)
+    verdict = _fulfil(invoice, invoice.settled_at or now, source=Source.MANUAL, closes=closes)
+    return replace(verdict, events=_effects(verdict))
+
+
+def refused(verdict: Verdict, why: Refusal) -> Verdict:
+    """Turn a fulfilment into a case: what is refused when an invoice opens is refused when it is paid."""
+    match why:
+        case Refusal.PREPAID_CAP:
+            detail = "paid, but it would carry the plan more than 400 days ahead"
+        case Refusal.NO_FITTING_PLAN:
+            detail = "paid, but there is no current plan that it fits"
+        case _:
+            assert_never(why)
+    listed = _unused(
+        replace(verdict.invoice, effect=Effect.NONE),
+        Case(CaseKind.NOT_FULFILLED, detail, verdict.invoice.paid_amount),
+        *verdict.cases,
+    )
+    return replace(listed, events=tuple(name for name in verdict.events if name != "invoice.settled"))
+
+
+def _events(before: Invoice, after: Invoice) -> tuple[str, ...]:
+    """Name the events of a status that was not seen before; falling back to New is none."""
+    created = ("invoice.created",) if before.status is InvoiceStatus.RESERVED else ()
+    if before.status is after.status or after.status in (InvoiceStatus.NEW, InvoiceStatus.SETTLED):
+        return created
+    return (*created, f"invoice.{after.status}")
+
+
+def _effects(verdict: Verdict) -> tuple[str, ...]:
+    """Tell that an invoice settled when that has its effect, once, whatever BTCPay calls its status."""
+    return ("invoice.settled",) if verdict.action in (Action.FULFIL, Action.REINSTATE) else ()
+
+
+def _mismatches(invoice: Invoice, seen: Observation, store_id: str) -> list[str]:
+    """R9: what the fetched invoice must carry, and does not."""
+    wrong = []
+    if seen.store_id != store_id:
+        wrong.append(f"store is {seen.store_id}, ours is {store_id}")
+    if seen.order_id != str(invoice.id):
+        wrong.append(f"order id is {seen.order_id}, quoted for {invoice.id}")
+    if (seen.amount, seen.currency) != (invoice.plan.price.amount, invoice.plan.price.currency):
+        quoted = invoice.plan.price
+        wrong.append(f"price is {seen.amount} {seen.currency}, quoted {quoted.amount} {quoted.currency}")
+    return wrong
+
+
+def _blocked(verdict: Verdict, wrong: Sequence[str]) -> Verdict:
+    """Keep a mismatching invoice from giving rights; taking rights back needs no match."""
+    case = Case(CaseKind.MISMATCH, "; ".join(wrong), verdict.invoice.paid_amount)
+    if verdict.action in (Action.FULFIL, Action.REINSTATE):
+        effect = Effect.NONE if verdict.action is Action.FULFIL else Effect.REVOKED
+        invoice = replace(verdict.invoice, effect=effect)
+        return replace(verdict, invoice=invoice, action=Action.NOTHING, events=(), cases=(case,), closes=())
+    return replace(verdict, cases=(*verdict.cases, case))
+
+
+def _fulfil(
+    invoice: Invoice,
+    settled_at: datetime,
+    *,
+    source: Source,
+    cases: tuple[Case, ...] = (),
+    closes: tuple[CaseKind, ...] = _CLOSED_BY_FULFILMENT,
+) -> Verdict:
+    match invoice.effect:
+        case Effect.NONE:
+            action = Action.FULFIL
+        case Effect.REVOKED:
+            action = Action.REINSTATE
+        case Effect.FULFILLED:
+            action = Action.NOTHING
+        case Effect.WITHDRAWN:
+            return Verdict(invoice, cases=cases)
+        case Effect.DECLINED:
+            detail = f"paid {invoice.paid_amount} after its case was closed without giving any rights"
+            return _unused(invoice, Case(CaseKind.LATE_PAYMENT, detail, invoice.paid_amount), *cases)
+        case _:
+            assert_never(invoice.effect)
+    settled = replace(invoice, effect=Effect.FULFILLED, settled_at=settled_at)
+    return Verdict(settled, action=action, source=source, cases=cases, closes=closes)
+
+
+def _unused(invoice: Invoice, case: Case, *more: Case) -> Verdict:
+    """List money that gives nothing; what it was listed as before is outdated."""
+    return Verdict(
+        invoice,
+        cases=(case, *more),
+        closes=tuple(kind for kind in _OF_UNUSED_MONEY if kind is not case.kind),
+    )
+
+
+def _settled(invoice: Invoice, now: datetime) -> Verdict:
+    source = Source.MANUAL if invoice.payment is Payment.MARKED else Source.BTCPAY
+    return _fulfil(invoice, invoice.settled_at or now, source=source, cases=_overpaid(invoice))
+
+
+def _overpaid(invoice: Invoice) -> tuple[Case, ...]:
+    """R7: list what was paid too much.
+
+    BTCPay does not round ``paidAmount``: a price paid to the satoshi shows up as a fraction of a cent
+    more. Less than the smallest unit of the currency is that rounding, unless BTCPay says PaidOver.
+    """
+    price = invoice.plan.price
+    excess = (invoice.paid_amount or Decimal(0)) - price.amount
+    if excess <= 0 or (excess < smallest_unit(price.currency) and invoice.payment is not Payment.OVER):
+        return ()
+    return (Case(CaseKind.OVERPAID, f"paid {excess} {price.currency} too much", excess),)
+
+
+def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
+    paid = invoice.paid_amount
+    if invoice.effect not in (Effect.NONE, Effect.DECLINED):
+        return Verdict(invoice)
+    if invoice.payment is Payment.PARTIAL:
+        detail = f"paid {paid} of {invoice.plan.price.amount} {invoice.plan.price.currency}, then it expired"
+        return _unused(invoice, Case(CaseKind.PARTIAL_PAYMENT, detail, paid))
+    if invoice.payment is not Payment.LATE:
+        return Verdict(invoice)
+    deadline = seen.expires_at + LATE_LIMIT
+    # The sum is converted from bitcoin: less than the smallest unit missing is rounding.
+    enough = invoice.plan.price.amount - smallest_unit(invoice.plan.price.currency)
+    confirmed = seen.confirmed_amount is not None and seen.confirmed_amount > enough
+    if not confirmed:
+        waiting = replace(invoice, late_unconfirmed_at=now)
+        if now <= deadline:
+            return Verdict(waiting)
+        detail = f"paid after expiry and not confirmed by {deadline:%Y-%m-%d %H:%M} UTC"
+        return _unused(waiting, Case(CaseKind.LATE_PAYMENT, detail, paid))
+    # When it settled is not told by BTCPay: not before it was received, nor before we last saw it
+    # unconfirmed. Doubt that an outage of ours left is the customer's (R3).
+    earliest = max(t for t in (seen.expires_at, seen.last_received_at, invoice.late_unconfirmed_at) if t)
+    if min(earliest, now) > deadline:
+        detail = f"paid in full, but settled later than {deadline:%Y-%m-%d %H:%M} UTC"
+        return _unused(invoice, Case(CaseKind.LATE_PAYMENT, detail, paid))
+    return _fulfil(invoice, now, source=Source.BTCPAY, cases=_overpaid(invoice))
+
+
+def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
+    if invoice.effect is Effect.FULFILLED:
+        if known:  # fulfilled by hand although invalid: the operator has decided
+            return Verdict(invoice)
+        return Verdict(replace(invoice, effect=Effect.REVOKED), action=Action.REVOKE)
+    if invoice.effect in (Effect.NONE, Effect.DECLINED) and seen.confirmed_amount:
+        currency = invoice.plan.price.currency
+        detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"
+        return _unused(invoice, Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount))
+    return Verdict(invoice)

@@ -1,0 +1,104 @@
+"""Messages that are reported after the rest of their subscription was taken over (R2)."""
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.services.metering import Metering
+from tests.domain.builders import plan
+from tests.services.conftest import Shop, until
+from tests.support.usage import messages, payload
+
+DAY = timedelta(days=1)
+
+
+async def report(shop: Shop, user: UserId, count: int, at_days_ago: float) -> None:
+    """Count messages that a gateway sent while it was offline."""
+    metering = Metering(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
+    sent = messages(user, 0, count, shop.clock() - at_days_ago * DAY)
+    for at in range(0, count, 500):
+        read = metering.read("gateway", payload(sent[at : at + 500], f"late {at} {uuid4()}"))
+        (answer,) = await metering.count([read])  # type: ignore[list-item]  # it is readable
+        assert answer is not None
+        assert answer.accepted == len(sent[at : at + 500])
+
+
+async def test_what_was_carried_over_is_corrected_when_messages_are_reported_late(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.buy(user, "guardian")
+    shop.clock.move(days=1)
+    await shop.buy(user, "sanctuary")
+    _, before = await shop.front.subscriptions(user)
+    assert before["carried_time"] > 6 * DAY
+    shop.clock.move(days=1)
+    await report(shop, user, 500, 1.5)
+    assert await shop.front.recounting.run_once() == 1
+    assert await shop.front.recounting.run_once() == 0
+    _, after = await shop.front.subscriptions(user)
+    assert after["valid_until"] == after["valid_from"] + 30 * DAY
+    (event,) = (await shop.front.rows("SELECT data FROM events WHERE user_id = $1 ORDER BY id", user))[-1:]
+    assert '"reason": "late_usage"' in event["data"]
+
+
+async def test_a_renewed_limit_shrinks_by_what_was_sent_before_the_renewal(shop: Shop, user: UserId) -> None:
+    await shop.buy(user)
+    shop.clock.move(days=1)
+    await shop.buy(user)
+    shop.clock.move(days=1)
+    await report(shop, user, 40, 1.5)
+    await shop.front.recounting.run_once()
+    assert [row["messages_limit"] for row in await shop.front.subscriptions(user)] == [50, 60]
+
+
+async def test_usage_in_time_queues_nobody(shop: Shop, user: UserId) -> None:
+    await shop.buy(user)
+    shop.clock.move(days=1)
+    await report(shop, user, 10, 0.5)
+    assert await shop.front.rows("SELECT * FROM recounts") == []
+
+
+async def test_what_is_counted_while_a_correction_begins_is_corrected_too(shop: Shop, user: UserId) -> None:
+    await shop.buy(user)
+    shop.clock.move(days=1)
+    await shop.buy(user)
+    counted = "UPDATE subscriptions SET messages_used = messages_used + 1 WHERE status = 'replaced'"
+    await shop.front.execute(counted)
+    async with shop.front.pool.transaction() as connection:
+        await connection.execute(counted)
+        correcting = asyncio.create_task(shop.front.recounting.run_once())
+        await until(lambda: is_waiting(shop), "the correction waits for the counter")
+    await correcting
+    await shop.front.recounting.run_once()
+    assert [row["messages_limit"] for row in await shop.front.subscriptions(user)] == [50, 98]
+
+
+async def is_waiting(shop: Shop) -> bool:
+    return bool(await shop.front.rows("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+
+async def test_lots_keep_what_was_paid_for_them_through_the_database(shop: Shop, user: UserId) -> None:
+    for _ in range(12):
+        await shop.buy(user)
+    wanderer = BUILT_IN.plans[0]
+    dearer = plan("wanderer", "10.00", wanderer.quota)
+    await shop.start(catalogue=Catalogue((dearer, *BUILT_IN.plans[1:])))
+    await shop.buy(user)
+    await shop.buy(user, "sanctuary")
+    row = (await shop.front.subscriptions(user))[-1]
+    assert row["valid_until"] - shop.clock() == 72 * DAY
+
+
+async def test_an_old_invoice_paid_beyond_the_cap_has_no_effect_and_is_listed(
+    shop: Shop, user: UserId
+) -> None:
+    old = await shop.open(user, "wanderer")
+    for _ in range(13):
+        await shop.buy(user, "sanctuary")
+    before = await shop.front.subscriptions(user)
+    await shop.lightning(old)
+    assert await shop.front.subscriptions(user) == before
+    assert await shop.front.cases(user) == [("not_fulfilled", Decimal("5.00"), True)]
