@@ -40,7 +40,7 @@ from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
-from kosmo_billing_daemon.settings import Settings, WebhookTrust
+from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
 from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.app import build_app, serve
@@ -90,6 +90,7 @@ class Daemon:
             clock=clock,
             changed=self._changed,
             trust_body=settings.webhook.trust is WebhookTrust.BODY,
+            credit=settings.credit is CreditMode.AUTO,
         )
         self._expiry = Expiry(
             pool=self._pool, clock=clock, notice=settings.expiring_notice, changed=self._changed
@@ -124,11 +125,7 @@ class Daemon:
             batch=MOST_AT_ONCE,
         )
         self._expiring = Loop(
-            "expiry",
-            self._expiry.run_once,
-            clock=clock,
-            next_due=self._expiry.next_due,
-            gather=GATHERED,
+            "expiry", self._expiry.run_once, clock=clock, next_due=self._expiry.next_due, gather=GATHERED
         )
         self._reconciling = Loop(
             "reconciliation",

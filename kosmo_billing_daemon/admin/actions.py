@@ -5,11 +5,13 @@ does it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain import history as periods
+from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import (
@@ -30,6 +32,7 @@ from kosmo_billing_daemon.store import (
     attention,
     audit,
     invoices,
+    ledger,
     listings,
     outbox,
     quotes,
@@ -192,11 +195,23 @@ class AdminActions:
             await combine(connection, [closing])
             if case.kind in _OF_NO_EFFECT_YET:
                 await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])
+            await self._write_off(connection, case.invoice, by, now)
             subject = f"case {number} ({case.kind}) of {_named(case.invoice)}"
             await audit.append(connection, by.entry("attention.close", case.invoice.user_id, subject, now))
             return case
 
         return await self.pool.retrying(work, locking_owners([asked.invoice.id]))
+
+    async def _write_off(
+        self, connection: Connection, invoice: Invoice, by: OperatorAction, now: datetime
+    ) -> None:
+        """Book that the operator has settled outside what an invoice brought in and did not buy (R13)."""
+        unused = books.unused(invoice)
+        if unused > 0:
+            after = replace(invoice, adjusted=invoice.adjusted - unused)
+            await invoices.adjust(connection, invoice.id, after.adjusted)
+            postings = books.of_invoice(invoice, after, who=by.who, reason=by.reason)
+            await combine(connection, ledger.append_statements(postings, now))
 
     async def republish(self, user_id: UserId | None, progress: Callable[[int], None]) -> int:
         """Have one document, or all, published again, with new versions; returns how many.
@@ -254,7 +269,8 @@ class AdminActions:
         new_events = [fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings]
         new_events += fulfilment.quota_events(before, outcome.history, now)
         quoting = quotes.save_statement(row.plan for row in outcome.history[len(before) :])
-        await fulfilment.write(connection, [Change(before, outcome.history)], new_events, [quoting])
+        change = Change(before, outcome.history)
+        await fulfilment.write(connection, [change], new_events, now, beside=[quoting])
         return outcome.history
 
 

@@ -16,7 +16,7 @@ from kosmo_billing_daemon.runtime import logs
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.settings import Settings, WebhookTrust
+from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
 from kosmo_billing_daemon.store.migrations import pending
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -55,6 +55,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             clock=utc_now,
             changed=lambda: None,  # the database's triggers wake the daemon
             trust_body=loaded.webhook.trust is WebhookTrust.BODY,
+            credit=loaded.credit is CreditMode.AUTO,
         )
         operations = AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
         yield OpenedServices(pool=pool, btcpay=btcpay, settlement=settlement, operations=operations)

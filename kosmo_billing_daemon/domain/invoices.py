@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
-from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
 
@@ -37,6 +38,7 @@ class Payment(StrEnum):
 class Effect(StrEnum):
     """What this invoice did to the user's subscriptions (R1).
 
+    CREDITED: it could not take effect when it was paid, and its money became credit.
     WITHDRAWN and DECLINED are an operator's decision: what was given was taken back, or its case was closed
     and nothing was given. Until an operator decides otherwise, nothing at BTCPay changes that.
     """
@@ -44,6 +46,7 @@ class Effect(StrEnum):
     NONE = "none"
     FULFILLED = "fulfilled"
     REVOKED = "revoked"
+    CREDITED = "credited"
     WITHDRAWN = "withdrawn"
     DECLINED = "declined"
 
@@ -62,7 +65,12 @@ class CaseKind(StrEnum):
 
 @record(kw_only=True)
 class Invoice:
-    """Our invoice: what was quoted to whom, and what is known of its payment."""
+    """Our invoice: what was quoted to whom, and what is known of its payment.
+
+    ``credit_used`` is the part of the price that is not asked for, because credit is reserved for it (R15).
+    ``received`` and ``adjusted`` are what it has in the ledger: confirmed money, and what the operator
+    granted (positive) or wrote off (negative).
+    """
 
     id: InvoiceId
     user_id: UserId
@@ -78,6 +86,15 @@ class Invoice:
     paid_amount: Decimal | None = None
     settled_at: datetime | None = None
     late_unconfirmed_at: datetime | None = None
+    credit_used: Decimal = Decimal(0)
+    received: Decimal = Decimal(0)
+    adjusted: Decimal = Decimal(0)
+
+    @property
+    def asked(self) -> Price:
+        """What BTCPay asks the payer for."""
+        price = self.plan.price
+        return Price(price.amount - self.credit_used, price.currency) if self.credit_used else price
 
 
 @record(kw_only=True)
@@ -110,12 +127,24 @@ class Case:
 
 
 def needs_confirmation(observation: Observation) -> bool:
-    """Say whether the payments themselves must be read: late or invalid, with money on it."""
-    late = observation.status is InvoiceStatus.EXPIRED and observation.payment is Payment.LATE
-    lost = observation.status is InvoiceStatus.INVALID and bool(observation.paid_amount)
-    return late or lost
+    """Say whether the payments themselves must be read, because BTCPay's total may hold unconfirmed money."""
+    if not observation.paid_amount:
+        return False
+    if observation.status is InvoiceStatus.SETTLED:
+        is_over = observation.paid_amount - observation.amount >= smallest_unit(observation.currency)
+        return is_over or observation.payment in (Payment.OVER, Payment.MARKED)
+    return observation.status in (InvoiceStatus.EXPIRED, InvoiceStatus.INVALID)
 
 
 def is_confirming(invoice: Invoice) -> bool:
     """Say whether the money is on its way: seen, and neither final nor of any effect yet (R5, R11)."""
     return invoice.status is InvoiceStatus.PROCESSING and invoice.effect is Effect.NONE
+
+
+def reserves_credit(invoice: Invoice) -> bool:
+    """Say whether the credit it counts on is kept for it (R15): as long as it is open."""
+    return invoice.effect is Effect.NONE and invoice.status in (
+        InvoiceStatus.RESERVED,
+        InvoiceStatus.NEW,
+        InvoiceStatus.PROCESSING,
+    )

@@ -29,7 +29,8 @@ def next_check(invoice: Invoice, now: datetime) -> datetime | None:
         return due if now < since + Patience.MARKED else None
     if invoice.status in (InvoiceStatus.SETTLED, InvoiceStatus.ABANDONED):
         return None
-    if invoice.effect not in (Effect.NONE, Effect.DECLINED):
+    is_late = invoice.status is InvoiceStatus.EXPIRED and invoice.payment is Payment.LATE
+    if invoice.effect not in (Effect.NONE, Effect.DECLINED) and not is_late:
         return None
     if invoice.status is InvoiceStatus.INVALID and not invoice.paid_amount:
         return None

@@ -131,6 +131,7 @@ class Refusal(StrEnum):
 
     PREPAID_CAP = "prepaid_cap"
     NO_FITTING_PLAN = "no_fitting_plan"
+    CREDIT_SPENT = "credit_spent"
 
 
 @record

@@ -48,7 +48,10 @@ class Action(StrEnum):
 
 @record
 class Verdict:
-    """The invoice after an observation, what to do, what to list, and which cases that closes."""
+    """The invoice after an observation, what to do, what to list, and which cases that closes.
+
+    ``credited`` says why money became credit instead of a case.
+    """
 
     invoice: Invoice
     action: Action = Action.NOTHING
@@ -56,6 +59,7 @@ class Verdict:
     events: tuple[str, ...] = ()
     cases: tuple[Case, ...] = ()
     closes: tuple[CaseKind, ...] = ()
+    credited: CaseKind | None = None
 
 
 _OF_UNUSED_MONEY = (
@@ -86,6 +90,7 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         expires_at=seen.expires_at,
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
     )
+    seen_invoice = _booked(seen_invoice, seen)
     events = _events(invoice, seen_invoice)
     wrong = _mismatches(invoice, seen, store_id)
     match seen.status:
@@ -102,13 +107,17 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         case _:
             assert_never(seen.status)
     if wrong:
-        verdict = _blocked(verdict, wrong)
+        verdict = _blocked(verdict, wrong, invoice)
     return replace(verdict, events=(*events, *_effects(verdict)))
 
 
 def settle_by_hand(invoice: Invoice, now: datetime) -> Verdict:
     """Fulfil an invoice because the operator says so (R6); repeats change nothing."""
-    lifted = {Effect.WITHDRAWN: Effect.REVOKED, Effect.DECLINED: Effect.NONE}
+    lifted = {
+        Effect.WITHDRAWN: Effect.REVOKED,
+        Effect.DECLINED: Effect.NONE,
+        Effect.CREDITED: Effect.NONE,
+    }
     invoice = replace(invoice, effect=lifted.get(invoice.effect, invoice.effect))
     closes = tuple(kind for kind in CaseKind if kind is not CaseKind.OVERPAID)
     verdict = _fulfil(invoice, invoice.settled_at or now, source=Source.MANUAL, closes=closes)
@@ -122,14 +131,58 @@ def refused(verdict: Verdict, why: Refusal) -> Verdict:
             detail = "paid, but it would carry the plan more than 400 days ahead"
         case Refusal.NO_FITTING_PLAN:
             detail = "paid, but there is no current plan that it fits"
+        case Refusal.CREDIT_SPENT:
+            detail = "paid late, and the credit that it counted on was spent meanwhile"
         case _:
             assert_never(why)
     listed = _unused(
-        replace(verdict.invoice, effect=Effect.NONE),
+        replace(verdict.invoice, effect=Effect.NONE, adjusted=min(verdict.invoice.adjusted, Decimal(0))),
         Case(CaseKind.NOT_FULFILLED, detail, verdict.invoice.paid_amount),
         *verdict.cases,
     )
     return replace(listed, events=tuple(name for name in verdict.events if name != "invoice.settled"))
+
+
+_CREDITED_KINDS = (*_OF_UNUSED_MONEY, CaseKind.OVERPAID)
+
+
+def as_credit(verdict: Verdict) -> Verdict:
+    """Let money that bought nothing be the user's credit instead of a case (R14).
+
+    What was not booked as received stays a case: it is not confirmed, or BTCPay calls the invoice invalid.
+    """
+    invoice = verdict.invoice
+    missing = (invoice.paid_amount or Decimal(0)) - invoice.received
+    if missing >= smallest_unit(invoice.plan.price.currency):
+        return verdict
+    kept = tuple(case for case in verdict.cases if case.kind not in _CREDITED_KINDS)
+    if kept == verdict.cases:
+        return verdict
+    why = next(case.kind for case in verdict.cases if case.kind in _CREDITED_KINDS)
+    if why is CaseKind.NOT_FULFILLED:
+        invoice = replace(invoice, effect=Effect.CREDITED)
+    closes = (*verdict.closes, *(kind for kind in _CREDITED_KINDS if kind not in verdict.closes))
+    return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
+
+
+def _booked(invoice: Invoice, seen: Observation) -> Invoice:
+    """Note what is confirmed, which is what the ledger has as received."""
+    asked = invoice.asked.amount
+    unit = smallest_unit(invoice.plan.price.currency)
+    received = invoice.received if seen.confirmed_amount is None else seen.confirmed_amount
+    if seen.status is InvoiceStatus.SETTLED:
+        if seen.payment is not Payment.MARKED:
+            received = asked if seen.confirmed_amount is None else max(asked, received)
+    elif seen.status is InvoiceStatus.INVALID:
+        # What was given is taken back; money on any other invalid invoice is a case (R14).
+        is_taken = invoice.effect in (Effect.FULFILLED, Effect.REVOKED)
+        received = Decimal(0) if is_taken else invoice.received
+    if abs(received - asked) < unit:  # converted from bitcoin: that is rounding
+        received = asked
+    adjusted = invoice.adjusted if invoice.adjusted <= 0 else max(Decimal(0), asked - received)
+    if (received, adjusted) == (invoice.received, invoice.adjusted):
+        return invoice
+    return replace(invoice, received=received, adjusted=adjusted)
 
 
 def _events(before: Invoice, after: Invoice) -> tuple[str, ...]:
@@ -152,15 +205,18 @@ def _mismatches(invoice: Invoice, seen: Observation, store_id: str) -> list[str]
         wrong.append(f"store is {seen.store_id}, ours is {store_id}")
     if seen.order_id != str(invoice.id):
         wrong.append(f"order id is {seen.order_id}, quoted for {invoice.id}")
-    if (seen.amount, seen.currency) != (invoice.plan.price.amount, invoice.plan.price.currency):
-        quoted = invoice.plan.price
+    quoted = invoice.asked
+    if (seen.amount, seen.currency) != (quoted.amount, quoted.currency):
         wrong.append(f"price is {seen.amount} {seen.currency}, quoted {quoted.amount} {quoted.currency}")
     return wrong
 
 
-def _blocked(verdict: Verdict, wrong: Sequence[str]) -> Verdict:
-    """Keep a mismatching invoice from giving rights; taking rights back needs no match."""
+def _blocked(verdict: Verdict, wrong: Sequence[str], before: Invoice) -> Verdict:
+    """Keep a mismatching invoice from giving rights or credit; taking rights back needs no match."""
     case = Case(CaseKind.MISMATCH, "; ".join(wrong), verdict.invoice.paid_amount)
+    if verdict.action is not Action.REVOKE:
+        as_before = replace(verdict.invoice, received=before.received, adjusted=before.adjusted)
+        verdict = replace(verdict, invoice=as_before)
     if verdict.action in (Action.FULFIL, Action.REINSTATE):
         effect = Effect.NONE if verdict.action is Action.FULFIL else Effect.REVOKED
         invoice = replace(verdict.invoice, effect=effect)
@@ -183,7 +239,7 @@ def _fulfil(
             action = Action.REINSTATE
         case Effect.FULFILLED:
             action = Action.NOTHING
-        case Effect.WITHDRAWN:
+        case Effect.WITHDRAWN | Effect.CREDITED:
             return Verdict(invoice, cases=cases)
         case Effect.DECLINED:
             detail = f"paid {invoice.paid_amount} after its case was closed without giving any rights"
@@ -191,6 +247,10 @@ def _fulfil(
         case _:
             assert_never(invoice.effect)
     settled = replace(invoice, effect=Effect.FULFILLED, settled_at=settled_at)
+    if source is Source.MANUAL and action is not Action.NOTHING:
+        # Somebody vouches for what is missing.
+        missing = max(Decimal(0), invoice.asked.amount - invoice.received)
+        settled = replace(settled, adjusted=missing)
     return Verdict(settled, action=action, source=source, cases=cases, closes=closes)
 
 
@@ -214,7 +274,7 @@ def _overpaid(invoice: Invoice) -> tuple[Case, ...]:
     BTCPay does not round ``paidAmount``: a price paid to the satoshi shows up as a fraction of a cent
     more. Less than the smallest unit of the currency is that rounding, unless BTCPay says PaidOver.
     """
-    price = invoice.plan.price
+    price = invoice.asked
     excess = (invoice.paid_amount or Decimal(0)) - price.amount
     if excess <= 0 or (excess < smallest_unit(price.currency) and invoice.payment is not Payment.OVER):
         return ()
@@ -226,13 +286,13 @@ def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
     if invoice.effect not in (Effect.NONE, Effect.DECLINED):
         return Verdict(invoice)
     if invoice.payment is Payment.PARTIAL:
-        detail = f"paid {paid} of {invoice.plan.price.amount} {invoice.plan.price.currency}, then it expired"
+        detail = f"paid {paid} of {invoice.asked.amount} {invoice.asked.currency}, then it expired"
         return _unused(invoice, Case(CaseKind.PARTIAL_PAYMENT, detail, paid))
     if invoice.payment is not Payment.LATE:
         return Verdict(invoice)
     deadline = seen.expires_at + LATE_LIMIT
     # The sum is converted from bitcoin: less than the smallest unit missing is rounding.
-    enough = invoice.plan.price.amount - smallest_unit(invoice.plan.price.currency)
+    enough = invoice.asked.amount - smallest_unit(invoice.asked.currency)
     confirmed = seen.confirmed_amount is not None and seen.confirmed_amount > enough
     if not confirmed:
         waiting = replace(invoice, late_unconfirmed_at=now)
@@ -253,7 +313,8 @@ def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
     if invoice.effect is Effect.FULFILLED:
         if known:  # fulfilled by hand although invalid: the operator has decided
             return Verdict(invoice)
-        return Verdict(replace(invoice, effect=Effect.REVOKED), action=Action.REVOKE)
+        taken_back = replace(invoice, effect=Effect.REVOKED, adjusted=Decimal(0))
+        return Verdict(taken_back, action=Action.REVOKE)
     if invoice.effect in (Effect.NONE, Effect.DECLINED) and seen.confirmed_amount:
         currency = invoice.plan.price.currency
         detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"

@@ -81,7 +81,7 @@ class Expiry:
                 new_events += [
                     fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings
                 ]
-            await fulfilment.write(connection, changes, new_events)
+            await fulfilment.write(connection, changes, new_events, now)
             return [user_id in current for user_id in due]
 
         return await self.pool.retrying(work, locking_users(due))

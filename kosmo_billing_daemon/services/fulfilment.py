@@ -5,11 +5,13 @@ from datetime import datetime
 from typing import Any
 
 from kosmo_billing_daemon.contract.encoding import rfc3339
+from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
+from kosmo_billing_daemon.domain.ledger import Posting
 from kosmo_billing_daemon.domain.metering import ends_shortage
 from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import events, subscriptions
+from kosmo_billing_daemon.store import events, ledger, subscriptions
 from kosmo_billing_daemon.store.combining import Statement, combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
@@ -27,12 +29,18 @@ async def write(
     connection: Connection,
     changes: Sequence[Change],
     new_events: Sequence[Event],
+    now: datetime,
+    *,
+    postings: Sequence[Posting] = (),
     beside: Iterable[Statement | None] = (),
 ) -> None:
-    """Save the rows that differ, append the new ones and the new_events, and carry out what is ``beside``.
+    """Save the rows that differ, append the new ones, events and postings, and carry out what is ``beside``.
 
-    Rows that stop being current go first: at most one is, at every moment (R12).
+    Worth that the changes release, or do not release any more, is booked with them (R2). Rows that stop
+    being current go first: at most one is, at every moment (R12).
     """
+    released = [one for change in changes for one in books.of_releases(change.before, change.after)]
+    new_events = [*new_events, *(credit_event(one, "released", now) for one in released)]
     ended: list[Subscription] = []
     current: list[Subscription] = []
     new: list[Subscription] = []
@@ -47,6 +55,7 @@ async def write(
         subscriptions.save_statement(current),
         subscriptions.append_statement(new),
         events.append_statement(new_events),
+        *ledger.append_statements([*postings, *released], now),
         *beside,
     ]
     if current or new:
@@ -118,6 +127,18 @@ def invoice_facts(invoice: Invoice) -> dict[str, Any]:
         "payment": invoice.payment,
         "paid_amount": None if invoice.paid_amount is None else str(invoice.paid_amount),
     }
+
+
+def credit_event(posting: Posting, reason: str, now: datetime) -> Event:
+    """Tell that money became credit, or was taken from it."""
+    facts = {
+        "amount": f"{abs(posting.amount):f}",
+        "currency": posting.currency,
+        "order_id": None if posting.invoice_id is None else str(posting.invoice_id),
+        "reason": reason,
+    }
+    name = "credit.added" if posting.amount > 0 else "credit.spent"
+    return Event(type=name, user_id=posting.user_id, data=facts, occurred_at=now)
 
 
 def case_event(invoice: Invoice, case: Case, now: datetime) -> Event:

@@ -68,7 +68,7 @@ class Recounting:
                 new_events += [
                     fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings
                 ]
-            await fulfilment.write(connection, changes, new_events)
+            await fulfilment.write(connection, changes, new_events, now)
 
         await self.pool.retrying(work, locking_users(due))
         return [None] * len(due)

@@ -176,16 +176,6 @@ class _Book:
         having = self.having[request.user_id]
         current = having.current
         history = () if current is None else (current,)
-        if any(
-            row.plan.price.currency != request.plan.price.currency
-            and row.plan.plan_type != request.plan.plan_type
-            for row in history
-        ):
-            raise Conflict(
-                "your present plan was sold in another currency, so its rest cannot be converted;"
-                " renew it, or change when it has ended",
-                code="currency_changed",
-            )
         confirming = [invoice.plan for invoice in having.open if is_confirming(invoice)]
         if exceeds_cap(history, [*confirming, request.plan], self.now):
             raise Conflict(

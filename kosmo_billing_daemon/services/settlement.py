@@ -7,13 +7,16 @@ here; what comes while others are being written shares the next transaction, und
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 
 from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
+from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain import verdicts as rules
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice
+from kosmo_billing_daemon.domain.ledger import Posting
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.domain.verdicts import Verdict
@@ -24,7 +27,7 @@ from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment, observations
 from kosmo_billing_daemon.services.observations import LookupResult, Seen
-from kosmo_billing_daemon.services.verdicts import Evaluation, change_periods
+from kosmo_billing_daemon.services.verdicts import Evaluation, affordable, change_periods
 from kosmo_billing_daemon.store import attention, deliveries, invoices, purchases
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.deliveries import Delivery
@@ -66,6 +69,7 @@ class Settlement:
     clock: Clock
     changed: Callable[[], None]
     trust_body: bool = False
+    credit: bool = True
     _aside: Cooldown[str] = field(default_factory=Cooldown)
     _looks: Batcher[InvoiceLookup, dict[InvoiceId, Invoice]] = field(init=False)
 
@@ -217,7 +221,10 @@ class Settlement:
         handled: Statement | None = None,
     ) -> list[Event]:
         """Write what the verdicts ask for; returns the new_events, for the log once it is committed."""
+        judged = await affordable(connection, judged)
         judged, changes, of_periods = await change_periods(connection, judged, now)
+        if self.credit:
+            judged = [replace(one, verdict=rules.as_credit(one.verdict)) for one in judged]
         cases = [(one.verdict.invoice, case) for one in judged for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
         closed = [
@@ -236,6 +243,12 @@ class Settlement:
                 for case in one.verdict.cases
                 if (invoice.id, case.kind) in opened
             ]
+        postings: list[Posting] = []
+        for one in judged:
+            booked = books.of_invoice(one.purchase.invoice, one.verdict.invoice)
+            postings += booked
+            if booked and self.credit:
+                new_events += _credit_events(one.verdict, booked, now)
         saved = [
             Observed(
                 one.verdict.invoice,
@@ -249,7 +262,7 @@ class Settlement:
             attention.close_statement(closed, now),
             handled,
         ]
-        await fulfilment.write(connection, changes, new_events, beside)
+        await fulfilment.write(connection, changes, new_events, now, postings=postings, beside=beside)
         return new_events
 
 
@@ -265,6 +278,15 @@ def _apart(looks: Sequence[InvoiceLookup]) -> Iterator[list[InvoiceLookup]]:
         seen.update(look.seen)
     if part:
         yield part
+
+
+def _credit_events(verdict: Verdict, booked: Sequence[Posting], now: datetime) -> list[Event]:
+    """Tell what an invoice did to its user's credit; one that was paid in full and no more did nothing."""
+    total = sum((one.amount for one in booked), Decimal(0))
+    if not total:
+        return []
+    why = "purchase" if verdict.credited is None else str(verdict.credited)
+    return [fulfilment.credit_event(replace(booked[0], amount=total), why, now)]
 
 
 def _is_given(verdict: Verdict) -> bool:

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from uuid import uuid4
 
 from kosmo_billing_daemon.domain import history as periods
 from kosmo_billing_daemon.domain import verdicts as rules
-from kosmo_billing_daemon.domain.invoices import InvoiceStatus, is_confirming
+from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.invoices import InvoiceStatus, is_confirming, reserves_credit
 from kosmo_billing_daemon.domain.subscriptions import (
     InvoiceId,
     Outcome,
     Refusal,
+    Source,
     Subscription,
     SubscriptionId,
     UserId,
@@ -20,7 +23,7 @@ from kosmo_billing_daemon.domain.verdicts import Action, Verdict
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
-from kosmo_billing_daemon.store import subscriptions
+from kosmo_billing_daemon.store import invoices, ledger, subscriptions
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.purchases import Purchase
@@ -40,6 +43,38 @@ class Evaluation:
         before, after = self.purchase.invoice.status, self.verdict.invoice.status
         held = (before is InvoiceStatus.PROCESSING) != (after is InvoiceStatus.PROCESSING)
         return held or self.verdict.action is not Action.NOTHING
+
+
+async def affordable(connection: Connection, judged: Sequence[Evaluation]) -> list[Evaluation]:
+    """Refuse fulfilments that count on money which may have been spent elsewhere meanwhile (R15).
+
+    Such an invoice was paid late: its reservation has ended, or what it had received before became credit.
+    """
+    late = [one for one in judged if _may_be_spent(one)]
+    if not late:
+        return list(judged)
+    users = {one.purchase.invoice.user_id for one in late}
+    balances = await ledger.load_balances(connection, users)
+    reserved = await invoices.load_reserved_credit(connection, users)
+    refused: dict[InvoiceId, Refusal] = {}
+    for one in late:
+        before, after = one.purchase.invoice, one.verdict.invoice
+        price = after.plan.price
+        key = (after.user_id, price.currency)
+        balances[key] = balances.get(key, Decimal(0)) + after.received - before.received
+        spendable = balances[key] - reserved.get(key, Decimal(0))
+        if price.amount - spendable >= smallest_unit(price.currency):
+            refused[after.id] = Refusal.CREDIT_SPENT
+        else:
+            balances[key] -= price.amount
+    return [_as_refused(one, refused) for one in judged]
+
+
+def _may_be_spent(one: Evaluation) -> bool:
+    before = one.purchase.invoice
+    if one.verdict.action is not Action.FULFIL or one.verdict.source is Source.MANUAL:
+        return False
+    return bool(before.received) or (bool(before.credit_used) and not reserves_credit(before))
 
 
 async def change_periods(

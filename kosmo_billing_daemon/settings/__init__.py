@@ -7,6 +7,7 @@ from kosmo_billing_daemon.settings.readers import Proxies
 from kosmo_billing_daemon.settings.tree import (
     AuthMode,
     Btcpay,
+    CreditMode,
     DatabaseSettings,
     Http,
     Jwt,
@@ -22,6 +23,7 @@ from kosmo_billing_daemon.settings.tree import (
 __all__ = [
     "AuthMode",
     "Btcpay",
+    "CreditMode",
     "DatabaseSettings",
     "Http",
     "Jwt",

@@ -48,6 +48,13 @@ class MqttProtocol(StrEnum):
     V311 = "3.1.1"
 
 
+class CreditMode(StrEnum):
+    """What becomes of money that bought nothing."""
+
+    AUTO = "auto"  # it is the user's credit, and is spent first
+    OFF = "off"  # it is a case for the operator
+
+
 class AuthMode(StrEnum):
     """How a request names its user."""
 
@@ -252,6 +259,9 @@ class Settings:
     http: Http
     plans_file: Annotated[Path | None, Env("PLANS_FILE", read.file, "/etc/kosmo-billing/plans.toml")] = None
     """The catalogue. Unset: the built-in one, equal to the plans.toml shipped beside this file."""
+    credit: Annotated[CreditMode, Env("CREDIT", choice(CreditMode))] = CreditMode.AUTO
+    """Money that bought nothing (paid late, in part or too much): auto makes it the user's credit; off lists
+    it as a case for the operator."""
     expiring_notice: Annotated[
         timedelta, Env("EXPIRING_NOTICE_HOURS", number(1, 720, "hours", timedelta(hours=1)))
     ] = timedelta(hours=72)

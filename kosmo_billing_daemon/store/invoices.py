@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,9 @@ COLUMNS = Columns(
     ("expires_at", "timestamptz", "expires_at"),
     ("settled_at", "timestamptz", "settled_at"),
     ("late_unconfirmed_at", "timestamptz", "late_unconfirmed_at"),
+    ("credit_used", "numeric", "credit_used"),
+    ("received", "numeric", "received"),
+    ("adjusted", "numeric", "adjusted"),
 )
 
 
@@ -48,6 +52,9 @@ def invoice(row: Any) -> Invoice:
         expires_at,
         settled_at,
         late_unconfirmed_at,
+        credit_used,
+        received,
+        adjusted,
     ) = row[: COLUMNS.width]
     return Invoice(
         id=invoice_id,
@@ -64,6 +71,9 @@ def invoice(row: Any) -> Invoice:
         expires_at=expires_at,
         settled_at=settled_at,
         late_unconfirmed_at=late_unconfirmed_at,
+        credit_used=credit_used,
+        received=received,
+        adjusted=adjusted,
     )
 
 
@@ -72,8 +82,8 @@ async def fetched(connection: Connection, rows: Sequence[Any]) -> list[Invoice]:
     return [invoice(row) for row in await learn(connection, rows)]
 
 
-_RESERVED = COLUMNS.only("id", "user_id", "quote_id", "status", "redirect_url", "created_at")
-_RESERVE = _RESERVED.insert("btcpay_invoices", {"next_check_at": "$7"})
+_RESERVED = COLUMNS.only("id", "user_id", "quote_id", "status", "redirect_url", "created_at", "credit_used")
+_RESERVE = _RESERVED.insert("btcpay_invoices", {"next_check_at": "$8"})
 
 
 def reserve_statement(reserved: Sequence[Invoice], orphaned_at: datetime) -> Statement | None:
@@ -219,6 +229,28 @@ async def take_over(connection: Connection, invoice_id: UUID, orphaned_after: ti
     return bool(result == "UPDATE 1")
 
 
+async def adjust(connection: Connection, invoice_id: UUID, adjusted: Decimal) -> None:
+    """Note what an operator granted or wrote off, which the ledger has too."""
+    await connection.execute("UPDATE btcpay_invoices SET adjusted = $2 WHERE id = $1", invoice_id, adjusted)
+
+
+_RESERVED_CREDIT = """
+SELECT i.user_id, q.currency, sum(i.credit_used) AS amount
+FROM btcpay_invoices AS i JOIN quotes AS q ON q.id = i.quote_id
+WHERE i.user_id = ANY ($1::uuid[]) AND i.status IN ('reserved', 'new', 'processing') AND i.effect = 'none'
+    AND i.credit_used > 0
+GROUP BY i.user_id, q.currency
+"""
+
+
+async def load_reserved_credit(
+    connection: Connection, users: Iterable[UUID]
+) -> dict[tuple[UserId, str], Decimal]:
+    """Return the credit that is kept for open invoices (R15)."""
+    rows = await connection.fetch(_RESERVED_CREDIT, list(users))
+    return {(UserId(row["user_id"]), row["currency"]): row["amount"] for row in rows}
+
+
 async def decide(
     connection: Connection, invoice_id: UUID, effect: Effect, instead_of: Iterable[Effect]
 ) -> bool:
@@ -256,12 +288,14 @@ class Observed:
 _SAVED = Columns(
     *(
         (name, kind, f"invoice.{path}")
-        for name, kind, path in COLUMNS.but("user_id", "quote_id", "redirect_url", "created_at")
+        for name, kind, path in COLUMNS.but(
+            "user_id", "quote_id", "redirect_url", "created_at", "credit_used"
+        )
     ),
     ("next_check_at", "timestamptz", "next_check_at"),
     ("observation", "bigint", "observation"),
 )
-_SAVE = _SAVED.update("btcpay_invoices", {"observed_at": "$13"})
+_SAVE = _SAVED.update("btcpay_invoices", {"observed_at": "$15"})
 
 
 def save_statement(rows: Sequence[Observed], now: datetime) -> Statement | None:

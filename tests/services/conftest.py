@@ -145,6 +145,7 @@ class Shop:
         catalogue: Catalogue = BUILT_IN,
         btcpay_url: str | None = None,
         timeouts: Timeouts = TIMEOUTS,
+        credit: bool = False,
     ) -> Daemon:
         """Start a daemon with objects of its own; from now on it receives the webhooks."""
         pool = await self._stack.enter_async_context(
@@ -167,6 +168,7 @@ class Shop:
             clock=self.clock,
             changed=lambda: changes.append(None),
             trust_body=trust_body,
+            credit=credit,
         )
         self._front = Daemon(
             pool=pool,

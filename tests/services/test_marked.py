@@ -1,14 +1,12 @@
 """Invoices marked by hand at BTCPay (R8), and settled by hand here (R6)."""
 
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
-from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.errors import Conflict, NotFound
+from kosmo_billing_daemon.errors import NotFound
 from tests.services.conftest import Shop, nothing_more
 
 MONTH = timedelta(days=30)
@@ -172,14 +170,3 @@ async def test_marking_whose_webhook_is_lost_is_noticed_by_reconciliation(shop: 
     await shop.simulator.act(shop.btcpay_id(invoice), "mark_invalid")
     await shop.wait(minutes=1)
     assert await shop.front.statuses(user) == ["revoked"]
-
-
-async def test_plan_sold_in_another_currency_cannot_be_changed_only_renewed(shop: Shop, user: UserId) -> None:
-    await shop.buy(user)
-    euros = Catalogue(tuple(replace(plan, price=Price(plan.price.amount, "EUR")) for plan in BUILT_IN.plans))
-    changed = await shop.start(catalogue=euros)
-    with pytest.raises(Conflict) as refused:
-        await changed.invoicing.open(user, "guardian", None)
-    assert refused.value.code == "currency_changed"
-    _, is_new = await changed.invoicing.open(user, "wanderer", None)
-    assert is_new

@@ -32,6 +32,7 @@ WHOLE = {
     ("WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id", "attention_cases"): "as many as are listed",
     ("DELETE FROM usage_quarantine", "usage_quarantine"): "bounded: the newest are kept and no more",
     ("FROM recounts WHERE user_id <> ALL", "recounts"): "a queue: all that wait are due",
+    ("WHERE l.at >= $1 AND l.at < $2", "ledger"): "the accountant's period; an index would cost every entry",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 
@@ -48,6 +49,7 @@ NAMED = {
     "one_parked_report_per_id": "a report that is repeated is parked once",
     "parked_reports_pkey": "two are two",
     "recounts_pkey": "a user waits once",
+    "ledger_pkey": "two are two",
     "usage_quarantine_pkey": "two are two",
     "installation_pkey": "one row",
     "kosmo_billing_migrations_pkey": "each is applied once",

@@ -52,6 +52,9 @@ INSERT INTO outbox (kind, users) SELECT 'usage', ARRAY[user_id] FROM people WHER
 INSERT INTO attention_cases (invoice_id, user_id, kind, detail, amount, opened_at, closed_at, resolution)
 SELECT id, user_id, 'paid_late', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
 WHERE number % 10 = 0;
+INSERT INTO ledger (at, user_id, kind, amount, currency, invoice_id)
+SELECT at, user_id, kind, amount, 'USD', id
+FROM bought, (VALUES ('received', 12), ('sold', -12)) AS e (kind, amount) WHERE is_paid;
 INSERT INTO recounts SELECT user_id FROM people WHERE number % 100 = 0;
 INSERT INTO idempotency_keys (
     user_id, key, fingerprint, invoice_id, is_new, reply_status, reply_body, created_at)

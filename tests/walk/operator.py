@@ -80,7 +80,10 @@ class Operator:
         """What the command printed; ``None`` if it failed."""
         world = self.town.world
         settings = settings_for(
-            database_url=world.database_url, broker=world.broker, btcpay_url=world.simulator.url
+            database_url=world.database_url,
+            broker=world.broker,
+            btcpay_url=world.simulator.url,
+            **world.more,
         )
         process = await asyncio.create_subprocess_exec(
             *command(*arguments),

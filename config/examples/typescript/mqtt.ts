@@ -185,6 +185,22 @@ export interface QuotaFacts {
   messages_limit: number | null;
 }
 
+/** An amount that became credit, or was taken from it. */
+export interface CreditFacts {
+  /** Exact; it may have more digits than the currency. */
+  amount: string;
+  /** ISO 4217. */
+  currency: string;
+  /** Our id of the invoice, if one is behind it. */
+  order_id: string | null;
+  /**
+   * partial_payment, late_payment, overpaid: what BTCPay received. not_fulfilled: the purchase could
+   * not take effect. released: worth of a plan that could not be carried over. purchase: what the
+   * purchase itself did.
+   */
+  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_invalid" | "not_fulfilled" | "released";
+}
+
 /** The invoice it is about. Amounts are texts, exact. */
 export interface InvoiceFacts {
   /** BTCPay's id. */
@@ -238,6 +254,22 @@ export interface QuotaEvent {
   time: string;
   datacontenttype: "application/json";
   data: QuotaFacts;
+}
+
+/** What happened to a user's credit. */
+export interface CreditEvent {
+  specversion: "1.0";
+  /** The same for every repeat of the same event. */
+  id: string;
+  source: "kosmo-billing";
+  /** The same as in the topic. */
+  type: "credit.added" | "credit.spent";
+  /** The user. */
+  subject: string;
+  /** When it happened. */
+  time: string;
+  datacontenttype: "application/json";
+  data: CreditFacts;
 }
 
 /** What happened to an invoice. */

@@ -45,11 +45,15 @@ CREATE TABLE btcpay_invoices (
     observed_at         timestamptz,
     observation         bigint NOT NULL DEFAULT 0,
     next_check_at       timestamptz,
+    credit_used         numeric NOT NULL DEFAULT 0,  -- of the price; BTCPay is asked for the rest
+    received            numeric NOT NULL DEFAULT 0,  -- in the ledger: confirmed by BTCPay
+    adjusted            numeric NOT NULL DEFAULT 0,  -- in the ledger: granted, or written off if negative
     CONSTRAINT btcpay_invoices_status_is_known CHECK (
         status IN ('reserved', 'new', 'processing', 'settled', 'expired', 'invalid', 'abandoned')),
     CONSTRAINT btcpay_invoices_payment_is_known CHECK (payment IN ('none', 'partial', 'over', 'late', 'marked')),
     -- What an operator withdrew, or declined without giving any rights, no mark at BTCPay gives again.
-    CONSTRAINT btcpay_invoices_effect_is_known CHECK (effect IN ('none', 'fulfilled', 'revoked', 'withdrawn', 'declined')),
+    CONSTRAINT btcpay_invoices_effect_is_known CHECK (
+        effect IN ('none', 'fulfilled', 'revoked', 'credited', 'withdrawn', 'declined')),
     CONSTRAINT btcpay_invoices_attached_once UNIQUE (btcpay_invoice_id),
     CONSTRAINT btcpay_invoices_attached_unless_reserved CHECK (
         btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned'))
@@ -122,6 +126,35 @@ END $$;
 CREATE TRIGGER subscriptions_used_late AFTER UPDATE ON subscriptions FOR EACH ROW
     WHEN (NEW.messages_used <> OLD.messages_used AND NEW.status IN ('replaced', 'revoked'))
     EXECUTE FUNCTION queue_recount();
+
+-- R13: every cent that came in, was sold, granted, refunded or written off. The user's credit is the sum.
+CREATE TABLE ledger (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL,
+    user_id    uuid NOT NULL,
+    kind       text NOT NULL,
+    amount     numeric NOT NULL,  -- what it does to the user's credit
+    currency   text NOT NULL,
+    invoice_id uuid,    -- no foreign key: it would cost a check per entry, and invoices are never deleted
+    purchase   uuid,    -- whose sale is taken back in part, where no invoice is
+    reverses   bigint REFERENCES ledger (id),
+    who        text,
+    reason     text,
+    CONSTRAINT ledger_kind_is_known CHECK (kind IN ('received', 'granted', 'sold', 'refunded', 'written_off')),
+    CONSTRAINT ledger_amount_is_something CHECK (amount <> 0),
+    CONSTRAINT ledger_operator_has_a_reason CHECK (who IS NULL OR btrim(reason) <> ''),
+    CONSTRAINT ledger_is_for_something CHECK (invoice_id IS NOT NULL OR purchase IS NOT NULL OR who IS NOT NULL)
+);
+CREATE INDEX ledger_by_user ON ledger (user_id, id);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'rows of % are never changed; reverse them with another', TG_TABLE_NAME
+        USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+
+CREATE TRIGGER ledger_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 CREATE TABLE webhook_deliveries (
     delivery_id       text PRIMARY KEY,

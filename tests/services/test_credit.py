@@ -1,0 +1,164 @@
+"""Where every cent goes (R13, R14): the ledger of real invoices at a simulated BTCPay."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from kosmo_billing_daemon.demo.btcpay import Simulator
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from tests.demo.btcpay.conftest import HandClock
+from tests.domain.builders import plan
+from tests.services.conftest import Shop
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def shop(simulator: Simulator, clock: HandClock, database_url: str) -> AsyncIterator[Shop]:
+    """A shop that gives credit."""
+    async with Shop(simulator, clock, database_url) as opened:
+        await opened.start(credit=True)
+        yield opened
+
+
+async def entries(shop: Shop, user: UserId) -> list[tuple[str, str, bool]]:
+    """A user's postings: kind, amount, and whether it takes an earlier one back."""
+    rows = await shop.front.rows("SELECT * FROM ledger WHERE user_id = $1 ORDER BY id", user)
+    return [(row["kind"], f"{row['amount'].normalize():f}", row["reverses"] is not None) for row in rows]
+
+
+async def credit(shop: Shop, user: UserId) -> dict[str, Decimal]:
+    rows = await shop.front.rows(
+        "SELECT currency, sum(amount) FROM ledger WHERE user_id = $1 GROUP BY currency", user
+    )
+    return {row["currency"]: row["sum"] for row in rows if row["sum"]}
+
+
+async def events(shop: Shop, user: UserId) -> list[str]:
+    return [name for name in await shop.front.news(user) if name.startswith("credit.")]
+
+
+async def test_a_purchase_is_received_and_sold_and_leaves_nothing(shop: Shop, user: UserId) -> None:
+    await shop.buy(user)
+    assert await entries(shop, user) == [("received", "5", False), ("sold", "-5", False)]
+    assert await events(shop, user) == []
+
+
+async def test_a_partial_payment_of_an_expired_invoice_is_credit_and_no_case(
+    shop: Shop, user: UserId
+) -> None:
+    invoice = await shop.open(user, "guardian")
+    await shop.act(invoice, "pay_partial", "confirm", amount="4.10")
+    await shop.wait(minutes=16)
+    assert await credit(shop, user) == {"USD": Decimal("4.10")}
+    assert await shop.front.cases(user) == []
+    assert await events(shop, user) == ["credit.added"]
+
+
+async def test_unconfirmed_money_is_no_credit_yet(shop: Shop, user: UserId) -> None:
+    invoice = await shop.open(user, "guardian")
+    await shop.act(invoice, "pay_partial", amount="4.10")
+    await shop.wait(minutes=16)
+    assert await credit(shop, user) == {}
+    await shop.act(invoice, "confirm")
+    await shop.wait(minutes=10)
+    assert await credit(shop, user) == {"USD": Decimal("4.10")}
+    assert await shop.front.cases(user) == [("partial_payment", Decimal("4.10"), False)]
+
+
+async def test_the_excess_of_an_overpayment_is_credit(shop: Shop, user: UserId) -> None:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice, "7.00")
+    assert await credit(shop, user) == {"USD": Decimal("2.00")}
+    assert await shop.front.statuses(user) == ["active"]
+    assert await shop.front.cases(user) == []
+
+
+async def test_a_rest_paid_late_buys_with_what_was_credited(shop: Shop, user: UserId) -> None:
+    invoice = await shop.open(user, "guardian")
+    await shop.act(invoice, "pay_partial", "confirm", amount="4.10")
+    await shop.wait(minutes=16)
+    await shop.act(invoice, "pay", "confirm", amount="7.90")
+    await shop.wait(minutes=10)
+    assert await shop.front.statuses(user) == ["active"]
+    assert await credit(shop, user) == {}
+    assert await events(shop, user) == ["credit.added", "credit.spent"]
+
+
+async def test_what_cannot_take_effect_when_it_is_paid_is_credit_and_stays_it(
+    shop: Shop, user: UserId
+) -> None:
+    old = await shop.open(user, "wanderer")
+    for _ in range(13):
+        await shop.buy(user, "sanctuary")
+    await shop.lightning(old)
+    assert await credit(shop, user) == {"USD": Decimal(5)}
+    assert (await shop.front.invoice(old.id))["effect"] == "credited"
+    shop.clock.move(days=60)
+    await shop.told()
+    await shop.front.execute("UPDATE btcpay_invoices SET next_check_at = now() - interval '9 years'")
+    await shop.front.reconcile()
+    assert await credit(shop, user) == {"USD": Decimal(5)}
+
+
+async def test_an_invoice_that_turns_invalid_reverses_what_it_booked(shop: Shop, user: UserId) -> None:
+    invoice = await shop.open(user)
+    await shop.act(invoice, "mark_settled", "mark_invalid", "mark_settled", "mark_invalid")
+    assert await credit(shop, user) == {}
+    booked = await entries(shop, user)
+    assert (
+        booked
+        == [
+            ("granted", "5", False),
+            ("sold", "-5", False),
+            ("granted", "-5", True),
+            ("sold", "5", True),
+        ]
+        * 2
+    )
+
+
+async def test_worth_in_another_currency_becomes_credit(shop: Shop, user: UserId) -> None:
+    await shop.buy(user, "sanctuary")
+    euro = plan("wanderer", "5.00", 50, currency="EUR")
+    await shop.start(catalogue=Catalogue((euro, *BUILT_IN.plans[1:])), credit=True)
+    shop.clock.move(days=15)
+    await shop.buy(user)
+    assert await credit(shop, user) == {"USD": Decimal(25)}
+    assert ("sold", "25", True) in await entries(shop, user)
+
+
+async def test_late_reports_take_credit_back_that_was_released_too_much(shop: Shop, user: UserId) -> None:
+    await shop.buy(user, "guardian")
+    euro = plan("wanderer", "5.00", 50, currency="EUR")
+    await shop.start(catalogue=Catalogue((euro, *BUILT_IN.plans[1:])), credit=True)
+    await shop.buy(user)
+    assert await credit(shop, user) == {"USD": Decimal(12)}
+    await shop.front.execute("UPDATE subscriptions SET messages_used = 250 WHERE status = 'replaced'")
+    await shop.front.recounting.run_once()
+    assert await credit(shop, user) == {"USD": Decimal(6)}
+    assert await events(shop, user) == ["credit.added", "credit.spent"]
+
+
+async def test_without_credit_the_case_stays_and_closing_it_writes_the_money_off(
+    simulator: Simulator, clock: HandClock, database_url: str, user: UserId
+) -> None:
+    async with Shop(simulator, clock, database_url) as shop:
+        await shop.start(credit=False)
+        invoice = await shop.open(user, "guardian")
+        await shop.act(invoice, "pay_partial", "confirm", amount="4.10")
+        await shop.wait(minutes=16)
+        assert await shop.front.cases(user) == [("partial_payment", Decimal("4.10"), True)]
+        assert await entries(shop, user) == [("received", "4.1", False)]
+        assert await events(shop, user) == []
+
+
+@pytest.mark.parametrize("change", ["UPDATE ledger SET amount = 1", "DELETE FROM ledger", "TRUNCATE ledger"])
+async def test_the_database_refuses_to_change_the_ledger(shop: Shop, user: UserId, change: str) -> None:
+    await shop.buy(user)
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+        await shop.front.execute(change)
