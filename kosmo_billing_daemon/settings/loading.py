@@ -7,10 +7,13 @@ was given, so it is not missing.
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, ValidationError, create_model
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.host_names import is_loopback
@@ -72,21 +75,43 @@ class _Found:
 def _read(layers: list[sources.Layer]) -> _Found:
     """Read each variable from the first layer that has it."""
     problems = [problem for layer in reversed(layers) for problem in layer.problems]
+    given = frozenset(name for layer in layers for name in layer.values)
+    try:
+        return _Found(_values(layers), given, problems)
+    except ValidationError as error:
+        wrong = {str(found["loc"][0]): str(found["ctx"]["error"]) for found in error.errors()}
     hidden = set(_secrets(layers))
-    values: dict[str, Any] = {}
-    for variable in tree.VARIABLES:
-        layer = next((layer for layer in layers if variable.name in layer.values), None)
-        if layer is None:
-            continue
-        text = layer.values[variable.name]
-        try:
-            values[variable.name] = variable.read(text)
-        except ValueError as error:
-            sentence = str(error)
-            if any(secret in text for secret in hidden):
-                sentence = re.sub(r"'[^']*'", "the value", sentence)
-            problems.append(f"{variable.name}: {sentence}{layer.origin}")
-    return _Found(values, frozenset(name for layer in layers for name in layer.values), problems)
+    for name, sentence in wrong.items():
+        layer = next(layer for layer in layers if name in layer.values)
+        is_secret = any(secret in layer.values[name] for secret in hidden)
+        shown = re.sub(r"'[^']*'", "the value", sentence) if is_secret else sentence
+        problems.append(f"{name}: {shown}{layer.origin}")
+    readable = [
+        replace(layer, values={name: text for name, text in layer.values.items() if name not in wrong})
+        for layer in layers
+    ]
+    return _Found(_values(readable), given, problems)
+
+
+def _values(layers: Sequence[sources.Layer]) -> Mapping[str, Any]:
+    """Read what is given; raises pydantic's ``ValidationError`` with everything that cannot be read."""
+
+    class Layered(BaseSettings):
+        model_config = SettingsConfigDict(hide_input_in_errors=True)
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(sources.LayerSource(settings_cls, layer) for layer in layers)
+
+    given = {name for layer in layers for name in layer.values}
+    fields: dict[str, Any] = {
+        variable.name: Annotated[Any, PlainValidator(variable.read)]
+        for variable in tree.VARIABLES
+        if variable.name in given
+    }
+    return dict(create_model("Variables", __base__=Layered, **fields)())
 
 
 def _secrets(layers: list[sources.Layer]) -> Iterator[str]:

@@ -12,7 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from kosmo_billing_daemon.settings import readers
 from kosmo_billing_daemon.settings.readers import SYMMETRIC
@@ -34,6 +38,20 @@ class Layer:
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
     problems: tuple[str, ...] = ()
     doubts: Mapping[str, str] = field(default_factory=dict)  # by setting, what was taken off its value
+
+
+class LayerSource(PydanticBaseSettingsSource):
+    """Hands one layer to pydantic-settings."""
+
+    def __init__(self, settings_cls: type[BaseSettings], layer: Layer) -> None:
+        super().__init__(settings_cls)
+        self._layer = layer
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  given
+        return self._layer.values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(self._layer.values)
 
 
 def from_environ(environ: Mapping[str, str]) -> Layer:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain import lots
 from kosmo_billing_daemon.domain.history import (
     PREPAID_CAP,
@@ -21,7 +22,7 @@ from kosmo_billing_daemon.domain.history import (
     revoke,
     withdraw_pack,
 )
-from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price, Scope
+from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price
 from kosmo_billing_daemon.domain.subscriptions import Source, Subscription, current
 from tests.domain.builders import DAY, HOUR, SECOND, START, USER, check_consistency, plan, sid, use
 

@@ -5,8 +5,8 @@ from hypothesis import given
 
 from kosmo_billing_daemon.contract.payloads import QuotaState, Scope, Standing
 from kosmo_billing_daemon.domain.entitlements import entitlement, quota_state
-from kosmo_billing_daemon.domain.plans import FREE
 from kosmo_billing_daemon.domain.history import advance, revoke
+from kosmo_billing_daemon.domain.plans import FREE
 from tests.domain.builders import (
     DAY,
     GUARDIAN,

@@ -6,7 +6,7 @@ import sys
 SCRIPT = """
 import sys, threading
 import kosmo_billing_daemon.gate
-heavy = {"aiohttp", "asyncpg", "httpx", "pydantic", "typer", "rich", "uvloop"}
+heavy = {"aiohttp", "asyncpg", "httpx", "pydantic", "pydantic_settings", "typer", "rich", "uvloop"}
 print(sorted(heavy & {name.partition(".")[0] for name in sys.modules}), threading.active_count())
 """
 

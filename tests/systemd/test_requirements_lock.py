@@ -27,8 +27,10 @@ SAFE_FROM = {
     "idna": ("3.15", "CVE-2026-45409"),
     "markdown-it-py": ("2.2.0", "CVE-2023-26303"),
     "pydantic": ("2.4.0", "CVE-2024-3772"),
+    "pydantic-settings": ("2.14.2", "GHSA-4xgf-cpjx-pc3j"),
     "pygments": ("2.20.0", "CVE-2026-4539"),
     "pyjwt": ("2.13.0", "CVE-2026-48523"),
+    "python-dotenv": ("1.2.2", "CVE-2026-28684"),
 }
 
 
