@@ -1,0 +1,156 @@
+"""From the outbox to the broker and back: nothing is skipped, published twice or held up by others."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.store.postgres import Connection, Database
+from tests.support.intake import Half, intake
+from tests.support.mosquitto import Mosquitto
+from tests.support.observer import Observer, observing
+from tests.support.world import GRANT, until
+
+USE = "UPDATE subscriptions SET messages_used = messages_used + 1 WHERE user_id = $1"
+IS_EMPTY = "SELECT NOT EXISTS (SELECT FROM outbox)"
+DRAWN = "SELECT last_value FROM entitlement_versions"
+
+
+@asynccontextmanager
+async def connected(database_url: str) -> AsyncIterator[Connection]:
+    opened = await Database(url=database_url).connect()
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    async with connected(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Mosquitto]:
+    async with Mosquitto() as started:
+        yield started
+
+
+@pytest.fixture
+async def observer(broker: Mosquitto) -> AsyncIterator[Observer]:
+    async with observing(broker) as one:
+        yield one
+
+
+@pytest.fixture
+async def half(database_url: str, broker: Mosquitto, observer: Observer) -> AsyncIterator[Half]:
+    async with intake(database_url, broker.port) as one:
+        yield one
+
+
+async def granted(connection: Connection, *users: UUID) -> None:
+    await connection.execute(GRANT, list(users), utc_now() + timedelta(days=30))
+
+
+async def until_empty(connection: Connection) -> None:
+    await until(lambda: connection.fetchval(IS_EMPTY), "an empty outbox")
+
+
+async def until_covered(connection: Connection, observer: Observer) -> None:
+    async def fact() -> bool:
+        return bool(observer.watermark["sequence"] == await connection.fetchval(DRAWN))
+
+    await until(fact, lambda: observer.watermark)
+
+
+@pytest.mark.usefixtures("half")
+async def test_a_change_that_commits_late_holds_the_watermark_and_nobody_else(
+    database_url: str, connection: Connection, observer: Observer
+) -> None:
+    late, other = uuid4(), uuid4()
+    await granted(connection, late)
+    async with connected(database_url) as writer:
+        change = writer.transaction()
+        await change.start()
+        await writer.execute(USE, late)
+        drawn = await connection.fetchval(DRAWN)
+        await granted(connection, other)
+        await until(lambda: other in observer.documents, "the other's document")
+        await until_empty(connection)
+        await until(lambda: observer.watermark["entitlements"] == 2, lambda: observer.watermark)
+        assert observer.watermark["sequence"] < drawn
+        await change.commit()
+    await until(lambda: observer.documents[late]["messages_used"] == 1, "the late document")
+    await until_covered(connection, observer)
+
+
+@pytest.mark.usefixtures("half")
+async def test_acks_that_cannot_be_written_hold_up_no_publication_and_repeat_none(
+    database_url: str, connection: Connection, observer: Observer
+) -> None:
+    first, second = uuid4(), uuid4()
+    async with connected(database_url) as holder:
+        holding = holder.transaction()
+        await holding.start()
+        await holder.execute("LOCK TABLE outbox IN SHARE UPDATE EXCLUSIVE MODE")
+        await granted(connection, first)
+        await until(lambda: first in observer.documents, "the first document")
+        await holding.rollback()
+        holding = holder.transaction()
+        await holding.start()
+        await granted(connection, second)
+        await holder.execute("SELECT FROM outbox FOR UPDATE")
+        await until(lambda: second in observer.documents, "the second document")
+        await until(
+            lambda: observer.watermark["sequence"] < observer.documents[second]["version"], "the watermark"
+        )
+        await holding.rollback()
+    await until_empty(connection)
+    await until_covered(connection, observer)
+    assert [len(observer.versions[user]) for user in (first, second)] == [1, 1]
+
+
+@pytest.mark.usefixtures("half")
+async def test_many_changes_of_use_are_one_publication_that_answers_all(
+    connection: Connection, observer: Observer
+) -> None:
+    user = uuid4()
+    await granted(connection, user)
+    await until(lambda: user in observer.documents, "the document")
+    for _ in range(30):
+        await connection.execute(USE, user)
+    await until(lambda: observer.documents[user]["messages_used"] == 30, "all of them")
+    await until_empty(connection)
+    assert len(observer.versions[user]) <= 3
+
+
+async def test_what_was_deleted_by_hand_leaves_the_outbox(
+    database_url: str, broker: Mosquitto, connection: Connection
+) -> None:
+    user = uuid4()
+    await granted(connection, user)
+    await connection.execute(
+        "INSERT INTO events (type, user_id, data, occurred_at) SELECT 'x', $1, '{}', now() FROM generate_series(1, 3)",
+        user,
+    )
+    await connection.execute("DELETE FROM entitlements")
+    await connection.execute("DELETE FROM events")
+    async with intake(database_url, broker.port):
+        await until_empty(connection)
+
+
+async def test_the_rest_of_a_row_is_published_after_an_orderly_end(
+    database_url: str, broker: Mosquitto, observer: Observer, connection: Connection
+) -> None:
+    users = [uuid4() for _ in range(1000)]
+    await granted(connection, *users)
+    async with intake(database_url, broker.port):
+        await until(lambda: bool(observer.documents), "the first document")
+    async with intake(database_url, broker.port):
+        await until_empty(connection)
+        await until(lambda: observer.watermark["entitlements"] == 1000, lambda: observer.watermark)
+    assert {len(observer.versions[user]) for user in users} == {1}
