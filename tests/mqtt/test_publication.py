@@ -47,7 +47,7 @@ async def observer(broker: Mosquitto) -> AsyncIterator[Observer]:
 
 
 @pytest.fixture
-async def half(database_url: str, broker: Mosquitto, observer: Observer) -> AsyncIterator[Half]:
+async def half(database_url: str, broker: Mosquitto) -> AsyncIterator[Half]:
     async with intake(database_url, broker.port) as one:
         yield one
 
@@ -105,9 +105,7 @@ async def test_acks_that_cannot_be_written_hold_up_no_publication_and_repeat_non
         await granted(connection, second)
         await holder.execute("SELECT FROM outbox FOR UPDATE")
         await until(lambda: second in observer.documents, "the second document")
-        await until(
-            lambda: observer.watermark["sequence"] < observer.documents[second]["version"], "the watermark"
-        )
+        assert observer.watermark["sequence"] < observer.documents[second]["version"]
         await holding.rollback()
     await until_empty(connection)
     await until_covered(connection, observer)
@@ -134,23 +132,9 @@ async def test_what_was_deleted_by_hand_leaves_the_outbox(
     user = uuid4()
     await granted(connection, user)
     await connection.execute(
-        "INSERT INTO events (type, user_id, data, occurred_at) SELECT 'x', $1, '{}', now() FROM generate_series(1, 3)",
-        user,
+        "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('x', $1, '{}', now())", user
     )
     await connection.execute("DELETE FROM entitlements")
     await connection.execute("DELETE FROM events")
     async with intake(database_url, broker.port):
         await until_empty(connection)
-
-
-async def test_the_rest_of_a_row_is_published_after_an_orderly_end(
-    database_url: str, broker: Mosquitto, observer: Observer, connection: Connection
-) -> None:
-    users = [uuid4() for _ in range(1000)]
-    await granted(connection, *users)
-    async with intake(database_url, broker.port):
-        await until(lambda: bool(observer.documents), "the first document")
-    async with intake(database_url, broker.port):
-        await until_empty(connection)
-        await until(lambda: observer.watermark["entitlements"] == 1000, lambda: observer.watermark)
-    assert {len(observer.versions[user]) for user in users} == {1}
