@@ -1,8 +1,10 @@
 """What a user may do right now, derived from the subscriptions: the content of the entitlement."""
 
+from datetime import datetime
+
 from kosmo_billing_daemon.contract.payloads import EntitlementContent, QuotaState, Scope, Standing
-from kosmo_billing_daemon.domain.plans import FREE
-from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, UserId
+from kosmo_billing_daemon.domain.plans import FREE, Plan
+from kosmo_billing_daemon.domain.subscriptions import Status, Subscription, SubscriptionId, UserId
 from kosmo_billing_daemon.runtime.records import record
 
 
@@ -16,6 +18,21 @@ class Entitlement(EntitlementContent):
     user_id: UserId
 
 
+@record(kw_only=True)
+class ShownPeriod:
+    """What a document shows of a subscription."""
+
+    id: SubscriptionId
+    plan: Plan
+    status: Status
+    valid_from: datetime
+    valid_until: datetime
+    grace_until: datetime | None
+    ended_at: datetime | None
+    messages_limit: int | None
+    messages_used: int
+
+
 def quota_state(used: int, limit: int | None) -> QuotaState:
     """Compare use with the limit; the database function of the same name must agree."""
     if limit is None:
@@ -25,7 +42,9 @@ def quota_state(used: int, limit: int | None) -> QuotaState:
     return QuotaState.WARNING if used * 5 >= limit * 4 else QuotaState.OK
 
 
-def entitlement(user_id: UserId, row: Subscription | None, nodes: tuple[str, ...]) -> Entitlement:
+def entitlement(
+    user_id: UserId, row: Subscription | ShownPeriod | None, nodes: tuple[str, ...]
+) -> Entitlement:
     """Describe what ``row``, the user's current or else last ended subscription, allows."""
     if row is not None and row.status.is_current:
         return Entitlement(

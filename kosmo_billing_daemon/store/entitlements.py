@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.domain.entitlements import Entitlement, entitlement
-from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.domain.entitlements import Entitlement, ShownPeriod, entitlement
+from kosmo_billing_daemon.domain.subscriptions import Status, UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
-from kosmo_billing_daemon.store.quotes import learn
-from kosmo_billing_daemon.store.subscriptions import COLUMNS, subscription
+from kosmo_billing_daemon.store.quotes import learn, plan
 
 
 @record
@@ -23,8 +22,10 @@ class Versioned:
     entitlement: Entitlement
 
 
+_SHOWN = "quote_id, status, valid_from, valid_until, grace_until, ended_at, messages_limit, messages_used"
+
 CONTENT = f"""
-{COLUMNS.of("s")}, due.user_id, due.version,
+s.id, due.user_id, {", ".join(f"s.{name}" for name in _SHOWN.split(", "))}, due.version,
 CASE WHEN (SELECT scope FROM quotes WHERE id = s.quote_id) = 'whitelist' THEN ARRAY(
     SELECT node_id FROM whitelisted_nodes AS n WHERE n.user_id = due.user_id ORDER BY node_id) END AS nodes
 """
@@ -32,9 +33,12 @@ CASE WHEN (SELECT scope FROM quotes WHERE id = s.quote_id) = 'whitelist' THEN AR
 
 Its rows must be learned (``quotes.learn``)."""
 
-FROM_DUE = """
+USER, VERSION, WIDTH = 1, 10, 12
+"""Where the user and the version stand in ``CONTENT``, and how many columns it has."""
+
+FROM_DUE = f"""
 FROM due LEFT JOIN LATERAL (
-    SELECT * FROM subscriptions WHERE user_id = due.user_id
+    SELECT id, {_SHOWN} FROM subscriptions WHERE user_id = due.user_id
     ORDER BY status IN ('active', 'grace') DESC, ended_at DESC, number DESC LIMIT 1
 ) AS s ON true
 """
@@ -47,9 +51,23 @@ SELECT {CONTENT} {FROM_DUE}
 
 def versioned(row: Any) -> Versioned:
     """Read a row that begins with ``CONTENT``."""
-    user_id, version, nodes = row[COLUMNS.width : COLUMNS.width + 3]
-    bought = None if row[0] is None else subscription(row)
-    return Versioned(version, entitlement(user_id, bought, tuple(nodes or ())))
+    period_id, user_id, quote_id, status, start, until, grace, ended, limit, used, version, nodes = row[
+        :WIDTH
+    ]
+    shown = None
+    if period_id is not None:
+        shown = ShownPeriod(
+            id=period_id,
+            plan=plan(quote_id),
+            status=Status(status),
+            valid_from=start,
+            valid_until=until,
+            grace_until=grace,
+            ended_at=ended,
+            messages_limit=limit,
+            messages_used=used,
+        )
+    return Versioned(version, entitlement(user_id, shown, tuple(nodes or ())))
 
 
 async def load_of_users(connection: Connection, users: Sequence[UUID]) -> dict[UserId, Versioned]:

@@ -13,10 +13,17 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.entitlements import CONTENT, FROM_DUE, Versioned, versioned
+from kosmo_billing_daemon.store.entitlements import (
+    CONTENT,
+    FROM_DUE,
+    USER,
+    VERSION,
+    WIDTH,
+    Versioned,
+    versioned,
+)
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn
-from kosmo_billing_daemon.store.subscriptions import COLUMNS
 
 
 class Kind(StrEnum):
@@ -97,6 +104,11 @@ def _waiting(kind: Kind, passed: int, order: str = "") -> str:
 )"""
 
 
+def _content(user_id: str = "NULL", version: str = "NULL") -> str:
+    """Write columns in the place of ``CONTENT``."""
+    return ", ".join({USER: user_id, VERSION: version}.get(place, "NULL") for place in range(WIDTH))
+
+
 # The newest change of rights goes first. Each event, and each document, is looked up by itself (OFFSET 0),
 # however many the planner expects.
 _READ = f"""
@@ -113,17 +125,17 @@ due AS MATERIALIZED (
 SELECT {CONTENT}, 'document' AS what, due.first_version AS entry, NULL::uuid[] AS users,
     NULL::bigint[] AS events, NULL::text AS data, NULL::timestamptz AS occurred_at {FROM_DUE}
 UNION ALL
-SELECT {"NULL, " * COLUMNS.width} n.user_id, n.id, NULL, n.type, q.id, NULL, NULL, n.data::text, n.occurred_at
+SELECT {_content("n.user_id", "n.id")}, n.type, q.id, NULL, NULL, n.data::text, n.occurred_at
 FROM event AS q, unnest(q.events) AS of (id), LATERAL (SELECT * FROM events WHERE id = of.id OFFSET 0) AS n
 UNION ALL
-SELECT {"NULL, " * COLUMNS.width} NULL, NULL, NULL, kind, id, users, events, NULL, NULL FROM (
+SELECT {_content()}, kind, id, users, events, NULL, NULL FROM (
     SELECT 'rights' AS kind, id, users, NULL::bigint[] AS events FROM rights
     UNION ALL SELECT 'event', id, NULL, events FROM event
     UNION ALL SELECT 'usage', id, users, NULL FROM usage
     UNION ALL SELECT 'repeat', id, users, NULL FROM repeat
 ) AS entries
 UNION ALL
-SELECT {"NULL, " * COLUMNS.width} NULL, pg_snapshot_xmin(pg_current_snapshot())::text::bigint, NULL, 'ended',
+SELECT {_content(version="pg_snapshot_xmin(pg_current_snapshot())::text::bigint")}, 'ended',
     NULL, NULL, NULL, NULL, NULL
 """
 
@@ -147,7 +159,8 @@ async def read(
     entries: dict[int, OutboxEntry] = {}
     events: list[tuple[int, int, str, UUID, datetime, str]] = []
     for row in await learn(connection, rows):
-        user_id, number, _, what, entry, of_users, of_events, data, occurred_at = row[COLUMNS.width :]
+        user_id, number = row[USER], row[VERSION]
+        what, entry, of_users, of_events, data, occurred_at = row[WIDTH:]
         if what == "document":
             found.documents.append(OutboxDocument(versioned(row), entry))
         elif what == "ended":
