@@ -35,9 +35,9 @@ from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.services.reconciliation import Reconciliation
+from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
-from kosmo_billing_daemon.services.settlement import MOST_AT_ONCE, Settlement
+from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
@@ -50,7 +50,7 @@ from kosmo_billing_daemon.web.server.draining import drain
 
 log = logging.getLogger(__name__)
 
-RECONCILE_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoice meanwhile
+LOOKED_UP_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoice meanwhile
 GATHERED = 0.1  # seconds: no purchase ends this soon, and each wakes the loop
 ROUND_WITHIN = 300.0  # seconds one round of a loop may take: each of its calls ends much sooner
 LEADERSHIP_WITHIN = 120.0  # seconds between signs of life of who leads or seeks to
@@ -96,7 +96,7 @@ class Daemon:
             pool=self._pool, clock=clock, notice=settings.expiring_notice, changed=self._changed
         )
         self._reconciliation = Reconciliation(
-            pool=self._pool, btcpay=self._btcpay, settlement=self._settlement, clock=clock, watch=watch
+            pool=self._pool, settlement=self._settlement, clock=clock, watch=watch
         )
         housekeeping = Housekeeping(
             pool=self._pool,
@@ -119,20 +119,14 @@ class Daemon:
         )
         self._settling = Loop(
             "settlement",
-            self._settlement.run_once,
+            self._reconciliation.run_once,
             clock=clock,
-            next_due=self._settlement.next_due,
+            next_due=self._reconciliation.next_due,
+            poll=LOOKED_UP_AT_LEAST,
             batch=MOST_AT_ONCE,
         )
         self._expiring = Loop(
             "expiry", self._expiry.run_once, clock=clock, next_due=self._expiry.next_due, gather=GATHERED
-        )
-        self._reconciling = Loop(
-            "reconciliation",
-            self._reconciliation.run_once,
-            clock=clock,
-            next_due=self._reconciliation.next_due,
-            poll=RECONCILE_AT_LEAST,
         )
         recounting = Recounting(pool=self._pool, clock=clock, changed=self._changed)
         self._recounting = Loop(
@@ -143,7 +137,7 @@ class Daemon:
             gather=GATHERED,
         )
         self._cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
-        self._loops = (self._settling, self._expiring, self._reconciling, self._recounting, self._cleaning)
+        self._loops = (self._settling, self._expiring, self._recounting, self._cleaning)
         self._leadership = Leadership(self._database, self._notified)
         self._admission = Admission(own=OWN + settings.database.connections)
         self._live = EntitlementStreams(
@@ -200,7 +194,7 @@ class Daemon:
             leadership=self._leadership,
             admission=self._admission,
             watch=watch,
-            timers=(self._expiring, self._reconciling),
+            timers=(self._expiring, self._settling),
         )
         self._measuring.install(self._app)
 

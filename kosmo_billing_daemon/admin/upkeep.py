@@ -1,6 +1,6 @@
-"""Looking at all open invoices now, whoever else looks at them: works beside a running daemon.
+"""Looking up all open invoices now, whoever else does so too: works beside a running daemon.
 
-The rule it keeps: settlement is the only path, so two who look at once change nothing twice.
+The rule it keeps: settlement is the only path, so two lookups at once change nothing twice.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
-from kosmo_billing_daemon.store import invoices, listings
+from kosmo_billing_daemon.store import invoices, lookups
 
 
 @record
@@ -23,20 +23,20 @@ class Moved:
 async def reconcile_now(
     reconciliation: Reconciliation, total: Callable[[int], None], progress: Callable[[int], None]
 ) -> tuple[int, list[Moved]]:
-    """Look at every open invoice at BTCPay; returns how many, and those that moved.
+    """Look up every open invoice at BTCPay; returns how many, and those that moved.
 
-    ``total`` is told once how many there are, ``progress`` how many were looked at. Raises
+    ``total`` is told once how many there are, ``progress`` how many lookups were made. Raises
     ``Unavailable`` when BTCPay is away.
     """
     if reconciliation.settlement.trust_body:
         raise Conflict("with WEBHOOK_TRUST=body no BTCPay is asked")
     pool = reconciliation.pool
     async with pool.connection() as connection:
-        before = {invoice.id: invoice for invoice in await listings.load_awaited(connection)}
+        before = {invoice.id: invoice for invoice in await lookups.load_open(connection)}
     total(len(before))
     await reconciliation.begin()
     looked = 0
-    while looked < len(before) and (batch := await reconciliation.run_once()):
+    while batch := await reconciliation.run_once():
         looked += batch
         progress(min(looked, len(before)))
     progress(len(before))

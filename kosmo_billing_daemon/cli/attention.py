@@ -15,9 +15,10 @@ from kosmo_billing_daemon.cli.rendering import (
     print_set_aside,
     set_aside_json,
 )
-from kosmo_billing_daemon.store import deliveries, listings
-from kosmo_billing_daemon.store.deliveries import SetAside
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.store import listings, lookups
 from kosmo_billing_daemon.store.listings import ListedCase
+from kosmo_billing_daemon.store.lookups import SetAside
 
 
 def list_(
@@ -33,7 +34,7 @@ def list_(
     async def work() -> tuple[list[ListedCase], list[SetAside]]:
         async with opened(env_file) as at, at.pool.connection() as connection:
             cases = await listings.load_open_cases(connection, limit)
-            return cases, await deliveries.load_set_aside(connection, limit)
+            return cases, await lookups.load_set_aside(connection, utc_now(), limit)
 
     cases, set_aside = run(work())
     if as_json:

@@ -22,7 +22,8 @@ from kosmo_billing_daemon.cli.rendering import (
 )
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.errors import NotFound
-from kosmo_billing_daemon.store import listings
+from kosmo_billing_daemon.store import deliveries, listings
+from kosmo_billing_daemon.store.deliveries import LoggedDelivery
 
 Name = Annotated[str, typer.Argument(metavar="INVOICE", help="BTCPay's invoice id, or our order id.")]
 HEADINGS = ("INVOICE", "CREATED", "PLAN", "PRICE", "PAID", "STATUS", "PAYMENT", "EFFECT")
@@ -66,28 +67,27 @@ def list_(
 def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Show one invoice, the deliveries about it, and the cases it raised."""
 
-    async def work() -> tuple[Invoice, list[listings.HandledDelivery], list[listings.ListedCase]]:
+    async def work() -> tuple[Invoice, list[LoggedDelivery], list[listings.ListedCase]]:
         async with opened(env_file) as at, at.pool.connection() as connection:
             found = await listings.find_invoice(connection, invoice)
             if found is None:
                 raise NotFound(f"there is no invoice {invoice!r}")
             return (
                 found,
-                await listings.load_deliveries(connection, found, 50),
+                await deliveries.load_of_invoice(connection, found, 50),
                 await listings.load_cases_of_invoice(connection, found.id),
             )
 
-    found, deliveries, cases = run(work())
+    found, logged, cases = run(work())
     if as_json:
         told = [
             {
-                "delivery_id": entry.delivery.delivery_id,
-                "type": entry.delivery.type,
-                "received_at": entry.delivery.received_at,
-                "handled_at": entry.handled_at,
+                "delivery_id": entry.delivery_id,
+                "type": entry.type,
+                "received_at": entry.received_at,
                 "outcome": entry.outcome,
             }
-            for entry in deliveries
+            for entry in logged
         ]
         cases_told = [case_json(case) for case in cases]
         print_json({**invoice_json(found), "deliveries": told, "cases": cases_told})
@@ -97,11 +97,8 @@ def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> No
     line(out, f"order {found.id} of user {found.user_id}, expires {when(found.expires_at)}")
     line(out, f"settled {when(found.settled_at)}, checkout {found.checkout_url or '-'}")
     heading(out, "Deliveries")
-    rows = [
-        (when(entry.delivery.received_at), entry.delivery.type, when(entry.handled_at), entry.outcome or "-")
-        for entry in deliveries
-    ]
-    table(out, ("RECEIVED", "TYPE", "HANDLED", "OUTCOME"), rows)
+    rows = [(when(entry.received_at), entry.type, entry.outcome) for entry in logged]
+    table(out, ("RECEIVED", "TYPE", "OUTCOME"), rows)
     for case in cases:
         out.print()
         print_case(out, case)

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
-from kosmo_billing_daemon.store.deliveries import SetAside
 from kosmo_billing_daemon.store.listings import ListedCase
+from kosmo_billing_daemon.store.lookups import SetAside
 
 PROGRAM = "kosmo-billing"
 _PIPE_WIDTH = 160  # where there is no terminal whose width counts
@@ -179,25 +179,24 @@ _SET_ASIDE = (
 
 
 def print_set_aside(out: Console, one: SetAside) -> None:
-    """Print a delivery that could not be handled, and what to do."""
-    out.print(Text(f"set aside  delivery {printable(one.delivery_id)}", style="bold yellow"))
+    """Print an invoice that could not be looked up or settled, and what to do."""
+    about = printable(one.btcpay_invoice_id or str(one.order_id))
+    out.print(Text(f"set aside  invoice {about}", style="bold yellow"))
     line(out, f"  {printable(one.why)}")
-    about = one.btcpay_invoice_id or one.order_id or "of nobody"
-    line(out, f"  invoice {printable(about)}, since {when(one.received_at)}, tried {when(one.tried_at)}")
+    line(out, f"  since {when(one.due_since)}, tried {when(one.tried_at)}")
     for what, how in (*_SET_ASIDE, ("see the invoice", command("invoices", "show", about))):
         line(out, f"  {what}:")
         line(out, f"    {how}")
 
 
 def set_aside_json(one: SetAside) -> dict[str, Any]:
-    """Describe a delivery that could not be handled, for machines."""
+    """Describe an invoice that could not be looked up or settled, for machines."""
     return {
         "kind": "set_aside",
-        "delivery_id": one.delivery_id,
         "invoice_id": one.btcpay_invoice_id,
         "order_id": one.order_id,
         "detail": one.why,
-        "opened_at": one.received_at,
+        "opened_at": one.due_since,
         "tried_at": one.tried_at,
         "commands": [],
     }

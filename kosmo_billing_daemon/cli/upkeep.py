@@ -39,9 +39,7 @@ def reconcile(as_json: AsJson = False, env_file: EnvFile = None) -> None:
 
     async def work() -> tuple[int, list[Moved]]:
         async with opened(env_file) as at:
-            reconciliation = Reconciliation(
-                pool=at.pool, btcpay=at.btcpay, settlement=at.settlement, clock=utc_now
-            )
+            reconciliation = Reconciliation(pool=at.pool, settlement=at.settlement, clock=utc_now)
             with progress_bar() as bar:
                 task = bar.add_task("looking at open invoices", total=None)
                 return await reconcile_now(

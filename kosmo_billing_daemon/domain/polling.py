@@ -1,4 +1,4 @@
-"""When an open invoice is looked at without a hint (section 3: reconciliation is mandatory)."""
+"""When an open invoice is looked up without a hint (section 3: reconciliation is mandatory)."""
 
 from datetime import datetime, timedelta
 
@@ -6,7 +6,7 @@ from kosmo_billing_daemon.domain.invoices import LATE_LIMIT, Effect, Invoice, In
 
 
 class Patience:
-    """When an open invoice is looked at again without a hint: often when young, seldom when old."""
+    """When an open invoice is looked up again without a hint: often when young, seldom when old."""
 
     FIRST = timedelta(seconds=15)
     MOST = timedelta(minutes=30)

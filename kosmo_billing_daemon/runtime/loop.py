@@ -80,7 +80,9 @@ class Loop:
         try:
             while await self._run_once() >= self._batch:
                 self.step_began = time.monotonic()
-            return None if self._next_due is None else await self._next_due()
+            if self._next_due is None or self._woken.is_set():
+                return None
+            return await self._next_due()
         finally:
             self.step_began = None
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import deliveries, leader_lock, outbox
+from kosmo_billing_daemon.store import leader_lock, lookups, outbox
 from kosmo_billing_daemon.store.migrations import load_lacking
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.sessions import is_read_only
@@ -45,7 +45,7 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
     """Return how long the oldest delivery, change of rights and event have been waiting."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN), pool.connection(wait=ANSWER_WITHIN) as connection:
-            queue = await deliveries.load_queue(connection, clock() - TRIED_LATELY)
+            queue = await lookups.load_queue(connection, clock(), clock() - TRIED_LATELY)
             rights, event = await outbox.load_oldest(connection)
             leader = await leader_lock.look(connection, pool.database.schema)
             refusal = "nothing can be written: it is read-only" if is_read_only(connection) else pool.refusal

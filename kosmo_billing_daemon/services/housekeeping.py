@@ -1,4 +1,4 @@
-"""Forgets what has no use any more: deliveries handled long ago, old usage, quarantined reports, old keys."""
+"""Forgets what has no use any more: deliveries of long ago, old usage, quarantined reports, old keys."""
 
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ class Housekeeping:
         old = now - max(self.keep_usage, ACCEPTED_LATE + timedelta(days=1))
         async with self.pool.connection() as connection:
             return (
-                await deliveries.remove_handled(connection, now - self.keep_deliveries, BATCH)
+                await deliveries.remove(connection, now - self.keep_deliveries, BATCH)
                 + await usage.remove_events(connection, old, BATCH)
                 + await usage.remove_days(connection, old.date(), BATCH)
                 + await usage.remove_quarantined(connection, now - QUARANTINE_KEPT, QUARANTINE_MOST, BATCH)

@@ -1,4 +1,4 @@
-"""Webhook deliveries become rows before they are answered; many share one commit."""
+"""Webhook deliveries become lookups before they are answered; many share one commit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from kosmo_billing_daemon.store.postgres import Pool
 
 @dataclass(slots=True, kw_only=True)
 class Inbox:
-    """Records deliveries. ``wake`` tells the settlement loop of this process that there are some and
+    """Records deliveries. ``wake`` tells the settlement loop of this process that lookups are due and
     returns whether one runs here; if not, the leader is notified through the database.
     """
 

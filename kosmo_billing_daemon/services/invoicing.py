@@ -169,10 +169,10 @@ class Invoicing:
             ) from error
 
     async def _find(self, reserved: Invoice) -> Sequence[Observation]:
-        looked = await self.settlement.look_up([reserved])
-        if looked.unreadable:  # there is one, so none may be created beside it
+        result = await self.settlement.look_up([reserved])
+        if result.unreadable:  # there is one, so none may be created beside it
             raise Unavailable("the payment server's invoice cannot be read", code="btcpay_garbled")
-        return looked.seen.get(reserved.id, ())
+        return result.observations.get(reserved.id, ())
 
     async def _abandon(self, reserved: Invoice) -> None:
         async with self.pool.transaction() as connection:
@@ -187,7 +187,7 @@ class Invoicing:
         deadline = loop.time() + ATTACHED_WITHIN
         while loop.time() < deadline:
             async with self.pool.connection() as connection:
-                if await invoices.take_over(connection, reserved.id, ORPHANED_AFTER):
+                if await invoices.take_over(connection, reserved.id):
                     return None
                 row = (await invoices.load(connection, [reserved.id])).get(reserved.id)
             if row is not None and row.status is InvoiceStatus.ABANDONED:  # it found BTCPay away
@@ -220,10 +220,11 @@ class Invoicing:
                 return invoice
         if self.settlement.trust_body:
             return invoice
-        looked = await self.settlement.look_up([invoice])
-        if not looked.seen:
+        result = await self.settlement.look_up([invoice])
+        if not result.observations:
             return invoice
-        return (await self.settlement.settle(looked.seen, number=looked.number)).get(invoice.id, invoice)
+        settled = await self.settlement.settle(result.observations, number=result.number)
+        return settled.get(invoice.id, invoice)
 
 
 async def _shared(

@@ -1,4 +1,4 @@
-"""What is seen of invoices: looked up at BTCPay, or claimed by a webhook's body.
+"""What is observed of invoices: looked up at BTCPay, or claimed by a webhook's body.
 
 An invoice that cannot be read is told apart from one that BTCPay does not know, and from an outage: it
 must neither hold up the others nor be taken for absent.
@@ -26,24 +26,24 @@ from kosmo_billing_daemon.domain.verdicts import Verdict
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.deliveries import Delivery
+from kosmo_billing_daemon.store.lookups import DueLookup
 
 log = logging.getLogger(__name__)
 
-LOOKUPS = 8
-"""Single look-ups at BTCPay at the same time; they are rare (late, lost or re-labelled invoices)."""
+SINGLE_CALLS = 8
+"""Calls for single invoices at the same time; they are rare (late, lost or re-labelled invoices)."""
 
-Seen = Mapping[InvoiceId, Sequence[Observation]]
+Observations = Mapping[InvoiceId, Sequence[Observation]]
 
 
 @record
 class LookupResult:
-    """``seen`` holds what BTCPay showed; who is in neither is not known there.
+    """``observations`` are what BTCPay showed; an invoice that is in neither is not known there.
 
-    ``number`` orders looks by when they were asked for; an answer overtaken by a later look is dropped.
+    ``number`` orders lookups by when they were asked for; an answer overtaken by a later one is dropped.
     """
 
-    seen: dict[InvoiceId, list[Observation]] = field(default_factory=dict)
+    observations: dict[InvoiceId, list[Observation]] = field(default_factory=dict)
     unreadable: set[InvoiceId] = field(default_factory=set)
     number: int | None = None
 
@@ -53,52 +53,53 @@ async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -
 
     Raises ``Unavailable`` when BTCPay cannot be asked at all.
     """
-    looked = LookupResult(number=number)
+    result = LookupResult(number=number)
     if not asked:
-        return looked
-    await _list(btcpay, asked, looked)
-    limit = asyncio.Semaphore(LOOKUPS)
+        return result
+    await _list(btcpay, asked, result)
+    found = result.observations
+    limit = asyncio.Semaphore(SINGLE_CALLS)
 
     async def fetch(invoice: Invoice) -> None:
         async with limit:
             try:
                 observation = await btcpay.fetch_invoice(invoice.btcpay_invoice_id or "")
             except (Garbled, BtcpayRefused) as error:
-                _set_aside(looked, invoice.id, error)
+                _note_unreadable(result, invoice.id, error)
                 return
         if observation is not None:
-            looked.seen.setdefault(invoice.id, []).append(observation)
+            found.setdefault(invoice.id, []).append(observation)
 
-    async def confirm(invoice_id: InvoiceId, seen: list[Observation], place: int) -> None:
+    async def confirm(invoice_id: InvoiceId, shown: list[Observation], place: int) -> None:
         async with limit:
             try:
-                seen[place] = await btcpay.fetch_confirmations(seen[place])
+                shown[place] = await btcpay.fetch_confirmations(shown[place])
             except (Garbled, BtcpayRefused) as error:
-                _set_aside(looked, invoice_id, error)
+                _note_unreadable(result, invoice_id, error)
 
     # An order id edited at BTCPay hides the invoice from the list; its own id still finds it (R9).
     lost = [
         invoice
         for invoice in asked
         if invoice.btcpay_invoice_id is not None
-        and invoice.id not in looked.unreadable
-        and all(o.btcpay_invoice_id != invoice.btcpay_invoice_id for o in looked.seen.get(invoice.id, ()))
+        and invoice.id not in result.unreadable
+        and all(o.btcpay_invoice_id != invoice.btcpay_invoice_id for o in found.get(invoice.id, ()))
     ]
     await asyncio.gather(*(fetch(invoice) for invoice in lost))
     await asyncio.gather(
         *(
-            confirm(invoice_id, seen, place)
-            for invoice_id, seen in looked.seen.items()
-            for place, observation in enumerate(seen)
+            confirm(invoice_id, shown, place)
+            for invoice_id, shown in found.items()
+            for place, observation in enumerate(shown)
             if needs_confirmation(observation)
         )
     )
-    for invoice_id in looked.unreadable:
-        looked.seen.pop(invoice_id, None)
-    return looked
+    for invoice_id in result.unreadable:
+        found.pop(invoice_id, None)
+    return result
 
 
-async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookupResult) -> None:
+async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], result: LookupResult) -> None:
     by_order = {str(invoice.id): invoice for invoice in asked}
     try:
         readable: Sequence[Observation] = await btcpay.find_invoices([invoice.id for invoice in asked])
@@ -110,11 +111,11 @@ async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookupRe
         readable = error.readable
         for order_id in error.order_ids:
             if order_id in by_order:
-                _set_aside(looked, by_order[order_id].id, error)
+                _note_unreadable(result, by_order[order_id].id, error)
             else:
                 # Nobody can tell whose it is: no reservation may be taken for unknown at BTCPay.
                 found = {observation.order_id for observation in readable}
-                looked.unreadable.update(
+                result.unreadable.update(
                     invoice.id
                     for order, invoice in by_order.items()
                     if order not in found and invoice.btcpay_invoice_id is None
@@ -122,17 +123,17 @@ async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], looked: LookupRe
     for observation in readable:
         invoice = by_order.get(observation.order_id or "")
         if invoice is not None:
-            looked.seen.setdefault(invoice.id, []).append(observation)
+            result.observations.setdefault(invoice.id, []).append(observation)
 
 
-def _set_aside(looked: LookupResult, invoice_id: InvoiceId, error: Exception) -> None:
-    looked.unreadable.add(invoice_id)
+def _note_unreadable(result: LookupResult, invoice_id: InvoiceId, error: Exception) -> None:
+    result.unreadable.add(invoice_id)
     log.error("an invoice cannot be read at BTCPay: %s", error, extra=fields(order=invoice_id))
 
 
-def choose(invoice: Invoice, seen: Sequence[Observation]) -> tuple[Observation | None, list[Observation]]:
+def choose(invoice: Invoice, shown: Sequence[Observation]) -> tuple[Observation | None, list[Observation]]:
     """Tell the invoice that is ours from strays with the same order id (a creation that was repeated)."""
-    ordered = sorted(seen, key=lambda o: (o.btcpay_invoice_id != invoice.btcpay_invoice_id, o.expires_at))
+    ordered = sorted(shown, key=lambda o: (o.btcpay_invoice_id != invoice.btcpay_invoice_id, o.expires_at))
     if invoice.btcpay_invoice_id is None:
         return ordered[0], ordered[1:]
     ours = [o for o in ordered if o.btcpay_invoice_id == invoice.btcpay_invoice_id]
@@ -171,32 +172,26 @@ _CLAIMS = {
 }
 
 
-def claimed(
-    waiting: Sequence[Delivery],
-    matches: Sequence[set[InvoiceId]],
-    known: Mapping[InvoiceId, Invoice],
-    store_id: str,
-) -> dict[InvoiceId, list[Observation]]:
+def claimed(due: Sequence[DueLookup], store_id: str) -> LookupResult:
     """Take the body's word (``WEBHOOK_TRUST=body``); the last delivery about an invoice counts."""
-    seen: dict[InvoiceId, list[Observation]] = {}
-    for delivery, match in zip(waiting, matches, strict=True):
-        status = _CLAIMS.get(delivery.claimed_status or delivery.type.removeprefix("Invoice"))
-        for invoice in (known[invoice_id] for invoice_id in match):
-            if status is None or invoice.expires_at is None:
-                continue
-            price = invoice.plan.price
-            seen[invoice.id] = [
-                Observation(
-                    btcpay_invoice_id=invoice.btcpay_invoice_id or "",
-                    store_id=store_id,
-                    order_id=str(invoice.id),
-                    amount=price.amount,
-                    currency=price.currency,
-                    status=status,
-                    payment=Payment.NONE,
-                    expires_at=invoice.expires_at,
-                    paid_amount=price.amount if status is InvoiceStatus.SETTLED else None,
-                    checkout_url=invoice.checkout_url or "",
-                )
-            ]
-    return seen
+    result = LookupResult()
+    for lookup in due:
+        status, invoice = _CLAIMS.get(lookup.claimed_status or ""), lookup.invoice
+        if status is None or invoice.expires_at is None:
+            continue
+        price = invoice.plan.price
+        result.observations[invoice.id] = [
+            Observation(
+                btcpay_invoice_id=invoice.btcpay_invoice_id or "",
+                store_id=store_id,
+                order_id=str(invoice.id),
+                amount=price.amount,
+                currency=price.currency,
+                status=status,
+                payment=Payment.NONE,
+                expires_at=invoice.expires_at,
+                paid_amount=price.amount if status is InvoiceStatus.SETTLED else None,
+                checkout_url=invoice.checkout_url or "",
+            )
+        ]
+    return result

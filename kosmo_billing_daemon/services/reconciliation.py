@@ -1,125 +1,176 @@
-"""Looks at open invoices without a hint: BTCPay's retries live in its memory and die with it.
+"""Works the queue of lookups: what webhooks hint at, at once, and what is open without a hint, later.
 
-At start, whenever the clock was set, on a schedule that backs off with the invoice's age, and until 72 h
-after expiry.
+Polling is mandatory, since BTCPay's retries live in its memory and die with it: at start, whenever the clock
+was set, on a schedule that backs off with the invoice's age, and until 72 h after expiry.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL, BtcpayClient
+from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
-from kosmo_billing_daemon.errors import Locked
 from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
 from kosmo_billing_daemon.runtime.logs import fields
-from kosmo_billing_daemon.services.observations import LookupResult, Seen
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services import observations
+from kosmo_billing_daemon.services.observations import LookupResult
+from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.store import invoices
+from kosmo_billing_daemon.store import invoices, lookups
+from kosmo_billing_daemon.store.combining import combine
+from kosmo_billing_daemon.store.lookups import DueLookup, Key, Requeueing
 from kosmo_billing_daemon.store.postgres import Pool
 
 log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = ORDERS_PER_CALL
+"""Lookups made together: one list call's worth."""
 
 GIVE_UP_AFTER = timedelta(minutes=10)
 """A reservation that BTCPay does not know by then was never created there."""
 
 MISSING_WAIT = timedelta(minutes=5)
-"""How long what BTCPay does not know, or what cannot be read or settled, is left alone."""
+"""How long an invoice that BTCPay does not know is left alone."""
+
+
+class Unreadable(Exception):
+    """BTCPay's answer about an invoice makes no sense to us."""
+
+
+@record
+class _Asked:
+    """An invoice with the rows of the queue that ask for it, and when it is polled next."""
+
+    invoice: Invoice
+    next_check_at: datetime | None
+    rows: list[Key]
 
 
 @dataclass(slots=True, kw_only=True)
 class Reconciliation:
-    """Polls what ``next_check_at`` says is due, and everything when ``watch`` saw the clock being set."""
+    """Makes the lookups that are due, and those of everything open when ``watch`` saw the clock being set."""
 
     pool: Pool
-    btcpay: BtcpayClient
     settlement: Settlement
     clock: Clock
     watch: ClockWatch = field(default_factory=ClockWatch)
     _aside: Cooldown[InvoiceId] = field(default_factory=Cooldown, init=False)
     _steps: int = field(default=0, init=False)
+    _looked_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), init=False)
 
     async def begin(self) -> None:
-        """Have every open invoice looked at: hints may have been missed while nobody led."""
+        """Have every open invoice looked up: hints may have been missed while nobody led."""
         async with self.pool.connection() as connection:
-            await invoices.check_all_at(connection, self.clock())
+            await lookups.append_all(connection, self.clock())
 
     async def next_due(self) -> datetime | None:
-        """Return when the next invoice is to be looked at."""
-        resting = self._aside.resting(self.clock())
+        """Return when the next lookup is due after those of the last round."""
         async with self.pool.connection() as connection:
-            due = await invoices.load_next_check(connection, resting)
+            due = await lookups.load_next_due(connection, self._looked_at)
         return min((at for at in (due, self._aside.next_end()) if at is not None), default=None)
 
     async def run_once(self) -> int:
-        """Look at one batch of due invoices; returns how many. Raises ``Unavailable``."""
+        """Make the lookups that are due, at most one list call's worth; returns how many.
+
+        Raises ``Unavailable`` when BTCPay or the database is unreachable; the lookups stay due. What cannot
+        be read or settled is set aside for a while, and so is a user whose rows somebody else has locked.
+        """
         if self._steps != (steps := self.watch.steps):
             await self.begin()  # what was put off, was until a time that may be far away now
             self._steps = steps
-        now = self.clock()
+        self._looked_at = now = self.clock()
         async with self.pool.connection() as connection:
-            due = await invoices.load_to_check(connection, now, ORDERS_PER_CALL, self._aside.resting(now))
-        if not due:
+            due = await lookups.load_due(connection, now, MOST_AT_ONCE, self._aside.resting(now))
+        if due is None:
             return 0
-        looked = LookupResult() if self.settlement.trust_body else await self.settlement.look_up(due)
-        settled = await self._settle(looked.seen, looked.number)
-        resting = {*settled, *self._aside.resting(now)}
-        rest = [invoice for invoice in due if invoice.id not in resting]
-        put_off = partial(self._put_off, looked, now)
-        for invoice, result in zip(rest, await write_each(rest, put_off), strict=True):
-            if isinstance(result, Exception):
-                self._leave(invoice.id, result)
-        return len(due)
+        asked = _by_invoice(due.lookups)
+        if self.settlement.trust_body:
+            result = observations.claimed(due.lookups, self.settlement.store_id)
+        else:
+            known = [one.invoice for one in asked]
+            result = await observations.look_up(self.settlement.btcpay, known, due.number)
+        failed: list[tuple[Invoice, Exception]] = [
+            (one.invoice, Unreadable("BTCPay's answer about it cannot be read"))
+            for one in asked
+            if one.invoice.id in result.unreadable
+        ]
+        observed = [one for one in asked if one.invoice.id in result.observations]
+        missing = [
+            one
+            for one in asked
+            if one.invoice.id not in result.observations and one.invoice.id not in result.unreadable
+        ]
+        for part, write in (observed, partial(self._settle, result)), (missing, partial(self._put_off, now)):
+            for one, written in zip(part, await write_each(part, write), strict=True):
+                if isinstance(written, Exception):
+                    failed.append((one.invoice, written))
+        await self._set_aside(failed)
+        return len(due.lookups)
 
-    async def _put_off(self, looked: LookupResult, now: datetime, rest: Sequence[Invoice]) -> list[None]:
-        """Note when to look again at invoices of which nothing was settled now, or that there is no need."""
-        later: dict[InvoiceId, datetime | None] = {}
-        abandoned: list[InvoiceId] = []
-        for invoice in rest:
-            if invoice.id in looked.seen or invoice.id in looked.unreadable:
-                later[invoice.id] = now + MISSING_WAIT
-            elif invoice.status is not InvoiceStatus.RESERVED:
-                due = next_check(invoice, now)
-                later[invoice.id] = None if due is None else max(due, now + MISSING_WAIT)
-            elif now - invoice.created_at > GIVE_UP_AFTER:
-                abandoned.append(invoice.id)
-            else:
-                later[invoice.id] = now + timedelta(minutes=1)
+    async def _settle(self, result: LookupResult, part: Sequence[_Asked]) -> list[None]:
+        observed = {one.invoice.id: result.observations[one.invoice.id] for one in part}
+        answered = [row for one in part for row in one.rows]
+        await self.settlement.settle(observed, answered, number=result.number)
+        return [None] * len(part)
+
+    async def _put_off(self, now: datetime, part: Sequence[_Asked]) -> list[None]:
+        """Answer lookups of invoices that BTCPay does not know: ask again later, or give up."""
+        answered = {row for one in part for row in one.rows}
+        requeueing = Requeueing(answered)
+        checks = {
+            one.invoice.id: requeueing.next_check(
+                one.invoice.id, one.next_check_at, _again(one.invoice, now), now
+            )
+            for one in part
+        }
+        abandoned = [one.invoice.id for one in part if _is_given_up(one.invoice, now)]
         async with self.pool.transaction() as connection:
-            if later:
-                await invoices.postpone(connection, later, now)
+            await combine(connection, [invoices.save_checks_statement(checks), *requeueing.statements()])
             if abandoned:
                 await invoices.abandon(connection, abandoned)
         for invoice_id in abandoned:
             log.warning(
                 "a reservation never reached BTCPay and was abandoned", extra=fields(order=invoice_id)
             )
-        return [None] * len(rest)
+        return [None] * len(part)
 
-    async def _settle(self, seen: Seen, number: int | None) -> set[InvoiceId]:
-        """Settle what was seen; an invoice that cannot be settled is left out and holds up no other."""
+    async def _set_aside(self, failed: Sequence[tuple[Invoice, Exception]]) -> None:
+        if not failed:
+            return
+        now = self.clock()
+        for invoice, error in failed:
+            self._aside.put(invoice.id, error, now)
+            named = fields(order=invoice.id)
+            self._aside.tell(log, "invoice set aside", error, named, known=Unreadable)
+        reasons = [(invoice.id, str(error)) for invoice, error in failed]
+        async with self.pool.connection() as connection:
+            await lookups.note_set_aside(connection, reasons, now)
 
-        async def settle(part: Sequence[InvoiceId]) -> list[bool]:
-            mine = {invoice_id: seen[invoice_id] for invoice_id in part}
-            settled = await self.settlement.settle(mine, number=number)
-            return [invoice_id in settled for invoice_id in part]
 
-        settled: set[InvoiceId] = set()
-        for invoice_id, result in zip(seen, await write_each(list(seen), settle), strict=True):
-            if isinstance(result, Exception):
-                self._leave(invoice_id, result)
-            elif result:
-                settled.add(invoice_id)
-        return settled
+def _by_invoice(due: Sequence[DueLookup]) -> list[_Asked]:
+    """BTCPay hints several times at one payment: gather what asks for the same invoice."""
+    asked: dict[InvoiceId, _Asked] = {}
+    for lookup in due:
+        known = asked.setdefault(lookup.invoice.id, _Asked(lookup.invoice, lookup.next_check_at, []))
+        known.rows.append(lookup.key)
+    return list(asked.values())
 
-    def _leave(self, invoice_id: InvoiceId, error: Exception) -> None:
-        """Leave what is locked alone for a moment; what cannot be settled is put off as what is missing."""
-        named = fields(order=invoice_id)
-        if isinstance(error, Locked):
-            self._aside.put(invoice_id, error, self.clock())
-        self._aside.tell(log, "invoice set aside", error, named)
+
+def _is_given_up(invoice: Invoice, now: datetime) -> bool:
+    return invoice.status is InvoiceStatus.RESERVED and now - invoice.created_at > GIVE_UP_AFTER
+
+
+def _again(invoice: Invoice, now: datetime) -> datetime | None:
+    """Return when to ask again for an invoice that BTCPay does not know."""
+    if _is_given_up(invoice, now):
+        return None
+    if invoice.status is InvoiceStatus.RESERVED:
+        return max(invoice.created_at + ORPHANED_AFTER, now + timedelta(minutes=1))
+    due = next_check(invoice, now)
+    return None if due is None else max(due, now + MISSING_WAIT)

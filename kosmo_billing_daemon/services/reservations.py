@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Payment, is_confirming
 from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.domain.polling import Patience
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
@@ -19,7 +20,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
-from kosmo_billing_daemon.store import idempotency, invoices, purchases, quotes
+from kosmo_billing_daemon.store import idempotency, invoices, lookups, purchases, quotes
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.idempotency import Bound, Named, Reply
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
@@ -103,10 +104,16 @@ class Reservations:
             tried.clear()
             tried.update(invoice.id for invoice in book.reserved)
             self.unsent |= tried
-            reserving = invoices.reserve_statement(book.reserved, book.now + ORPHANED_AFTER)
-            quoting = quotes.save_statement(invoice.plan for invoice in book.reserved)
-            naming = idempotency.save_statement(book.named, book.now)
-            await combine(connection, [reserving, quoting, naming])
+            check_at = book.now + Patience.FIRST
+            await combine(
+                connection,
+                [
+                    invoices.reserve_statement(book.reserved, check_at),
+                    quotes.save_statement(invoice.plan for invoice in book.reserved),
+                    lookups.append_statement((check_at, invoice.id) for invoice in book.reserved),
+                    idempotency.save_statement(book.named, book.now),
+                ],
+            )
             return decided
 
         return await self.pool.retrying(work, locking_users({request.user_id for request in requests}))

@@ -31,7 +31,7 @@ from kosmo_billing_daemon.store.purchases import Purchase
 
 @record
 class Evaluation:
-    """An invoice with what its user has, the verdict on it, and the number of the look that was judged."""
+    """An invoice with what its user has, the verdict on it, and the observation's number, if it has one."""
 
     purchase: Purchase
     verdict: Verdict
@@ -45,14 +45,14 @@ class Evaluation:
         return held or self.verdict.action is not Action.NOTHING
 
 
-async def affordable(connection: Connection, judged: Sequence[Evaluation]) -> list[Evaluation]:
+async def affordable(connection: Connection, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Refuse fulfilments that count on money which may have been spent elsewhere meanwhile (R15).
 
     Such an invoice was paid late: its reservation has ended, or what it had received before became credit.
     """
-    late = [one for one in judged if _may_be_spent(one)]
+    late = [one for one in evaluations if _may_be_spent(one)]
     if not late:
-        return list(judged)
+        return list(evaluations)
     users = {one.purchase.invoice.user_id for one in late}
     balances = await ledger.load_balances(connection, users)
     reserved = await invoices.load_reserved_credit(connection, users)
@@ -67,7 +67,7 @@ async def affordable(connection: Connection, judged: Sequence[Evaluation]) -> li
             refused[after.id] = Refusal.CREDIT_SPENT
         else:
             balances[key] -= price.amount
-    return [_as_refused(one, refused) for one in judged]
+    return [_as_refused(one, refused) for one in evaluations]
 
 
 def _may_be_spent(one: Evaluation) -> bool:
@@ -78,7 +78,7 @@ def _may_be_spent(one: Evaluation) -> bool:
 
 
 async def change_periods(
-    connection: Connection, judged: Sequence[Evaluation], now: datetime
+    connection: Connection, evaluations: Sequence[Evaluation], now: datetime
 ) -> tuple[list[Evaluation], list[Change], dict[InvoiceId, list[Event]]]:
     """Apply verdicts to their users' subscriptions.
 
@@ -89,7 +89,7 @@ async def change_periods(
     changes: list[Change] = []
     new_events: dict[InvoiceId, list[Event]] = {}
     of_users: dict[UserId, list[Evaluation]] = {}
-    for one in judged:
+    for one in evaluations:
         of_users.setdefault(one.purchase.invoice.user_id, []).append(one)
     for user_id, each in of_users.items():
         touching = [one for one in each if one.touches_periods]
@@ -111,7 +111,7 @@ async def change_periods(
             new_events[one.verdict.invoice.id] = told
             rows = outcome.history
         changes.append(Change(before, rows))
-    return [_as_refused(one, refused) for one in judged], changes, new_events
+    return [_as_refused(one, refused) for one in evaluations], changes, new_events
 
 
 def _as_refused(one: Evaluation, refused: Mapping[InvoiceId, Refusal]) -> Evaluation:

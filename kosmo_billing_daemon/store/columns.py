@@ -13,13 +13,14 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 class Columns:
     """Columns in the order of a row: name, type, and the path from the domain's object to the value.
 
-    The last ones may have a function instead of a path. As text they are their names, for a SELECT.
+    The last ones may have a function instead of a path. As text they are their names, for a SELECT;
+    ``parameters`` are arrays of their values.
     """
 
     def __init__(self, *columns: Column) -> None:
         self._columns = columns
         self._names = ", ".join(name for name, _, _ in columns)
-        self._parameters = ", ".join(f"${place}::{kind}[]" for place, (_, kind, _) in enumerate(columns, 1))
+        self.parameters = ", ".join(f"${place}::{kind}[]" for place, (_, kind, _) in enumerate(columns, 1))
         self._get = attrgetter(*(path for _, _, path in columns if isinstance(path, str)))
         self._made = [path for _, _, path in columns if not isinstance(path, str)]
         self.width = len(columns)
@@ -47,7 +48,7 @@ class Columns:
         names = ", ".join([self._names, *more])
         values = ", ".join([self._names, *more.values()])
         return (
-            f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({self._parameters})"
+            f"INSERT INTO {table} ({names}) SELECT {values} FROM unnest({self.parameters})"
             f" WITH ORDINALITY AS row ({self}, place) ORDER BY place"
         )
 
@@ -58,7 +59,7 @@ class Columns:
             f"{name} = {to}" for name, to in more.items()
         ]
         return (
-            f"UPDATE {table} AS old SET {', '.join(changes)} FROM unnest({self._parameters}) AS row ({self})"
+            f"UPDATE {table} AS old SET {', '.join(changes)} FROM unnest({self.parameters}) AS row ({self})"
             f" WHERE old.{key} = row.{key} AND old.{key} = ANY ($1)"
         )
 

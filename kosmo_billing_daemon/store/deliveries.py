@@ -1,20 +1,17 @@
-"""Webhook deliveries: hints, recorded before they are answered."""
+"""Webhook deliveries: each becomes a due lookup and a row of a log that nothing changes, in one statement."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
 from kosmo_billing_daemon.domain.invoices import Invoice
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.combining import Statement
-from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
-from kosmo_billing_daemon.store.quotes import learn
 
 
 @record
 class Delivery:
-    """One webhook POST, reduced to what it hints at."""
+    """One webhook POST, reduced to what it hints at; ``claimed_status`` only where the body is believed."""
 
     delivery_id: str
     received_at: datetime
@@ -25,22 +22,45 @@ class Delivery:
     claimed_status: str | None = None
 
 
-_APPEND = """
-INSERT INTO webhook_deliveries (
-    delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, claimed_status)
-SELECT * FROM unnest(
-    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-ON CONFLICT (delivery_id) DO NOTHING
+_LOGGED = Columns(
+    ("delivery_id", "text", "delivery_id"),
+    ("received_at", "timestamptz", "received_at"),
+    ("type", "text", "type"),
+    ("btcpay_invoice_id", "text", "btcpay_invoice_id"),
+    ("order_id", "text", "order_id"),
+    ("store_id", "text", "store_id"),
+)
+_HINTS = Columns(*_LOGGED, ("claimed_status", "text", "claimed_status"))
+
+# A hint is due a day before it came: before what is only polled, and whatever the leader's clock says.
+_DUE = "received_at - interval '1 day'"
+
+# BTCPay's id is unique to a store, and our order id is ours alone; a hint mostly carries both.
+_APPEND = f"""
+WITH hints AS MATERIALIZED (
+    SELECT row.*, ARRAY(
+        SELECT id FROM btcpay_invoices WHERE btcpay_invoice_id = row.btcpay_invoice_id
+        UNION ALL
+        SELECT id FROM btcpay_invoices WHERE id = CASE
+            WHEN row.order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
+            THEN row.order_id::uuid END) AS invoices
+    FROM unnest({_HINTS.parameters}) WITH ORDINALITY AS row ({_HINTS}, place)
+), logged AS (
+    INSERT INTO webhook_deliveries ({_LOGGED}, outcome)
+    SELECT {_LOGGED}, CASE invoices WHEN '{{}}' THEN 'not ours' ELSE 'ours' END FROM hints
+    ON CONFLICT (delivery_id) DO NOTHING RETURNING delivery_id
+)
+INSERT INTO lookups (due_at, invoice_id, hinted_at, claimed_status)
+SELECT DISTINCT ON (1, 2) {_DUE}, invoice_id, received_at, claimed_status
+FROM hints JOIN logged USING (delivery_id), unnest(invoices) AS invoice_id
+ORDER BY 1, 2, place DESC
+ON CONFLICT (due_at, invoice_id) DO UPDATE SET claimed_status = EXCLUDED.claimed_status
 """
 
 
 async def append(connection: Connection, deliveries: Sequence[Delivery]) -> None:
-    """Record deliveries; one that is known already changes nothing."""
-    values = [
-        (d.delivery_id, d.received_at, d.type, d.btcpay_invoice_id, d.order_id, d.store_id, d.claimed_status)
-        for d in deliveries
-    ]
-    await connection.execute(_APPEND, *[list(column) for column in zip(*values, strict=True)])
+    """Log deliveries and have their invoices looked up; one that is known already changes nothing."""
+    await connection.execute(_APPEND, *_HINTS.values(deliveries))
 
 
 async def notify(connection: Connection) -> None:
@@ -48,139 +68,38 @@ async def notify(connection: Connection) -> None:
     await connection.execute("SELECT pg_notify($1, 'deliveries')", CHANNEL)
 
 
-@record
-class WaitingDeliveries:
-    """Deliveries that nobody has handled, and which invoices of ours each may mean, as these are now.
-
-    ``number`` is that of the look at BTCPay that is about to be asked for.
-    """
-
-    deliveries: list[Delivery]
-    matches: list[set[InvoiceId]]
-    known: dict[InvoiceId, Invoice]
-    number: int
-
-
-# BTCPay's id is unique to a store, and our order id is ours alone; a hint mostly carries both.
-_WAITING = f"""
-WITH waiting AS MATERIALIZED (
-    SELECT delivery_id, received_at, type, btcpay_invoice_id AS hinted_id, order_id, store_id, claimed_status
-    FROM webhook_deliveries WHERE handled_at IS NULL AND delivery_id <> ALL ($2::text[])
-    ORDER BY received_at LIMIT $1)
-SELECT found.*, (SELECT nextval('observations')), waiting.* FROM waiting LEFT JOIN LATERAL (
-    SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = hinted_id
-    UNION ALL
-    SELECT {COLUMNS} FROM btcpay_invoices
-    WHERE btcpay_invoice_id IS DISTINCT FROM hinted_id AND id = CASE
-        WHEN order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
-        THEN order_id::uuid END
-) AS found ON true
-ORDER BY received_at
-"""
-
-
-async def load_waiting(
-    connection: Connection, limit: int, but: Sequence[str] = ()
-) -> WaitingDeliveries | None:
-    """Return the oldest deliveries nobody has handled, without those named in ``but``."""
-    matches: dict[Delivery, set[InvoiceId]] = {}
-    known: dict[InvoiceId, Invoice] = {}
-    number = 0
-    for row in await learn(connection, await connection.fetch(_WAITING, limit, list(but))):
-        number = row[COLUMNS.width]
-        match = matches.setdefault(Delivery(*row[COLUMNS.width + 1 :]), set())
-        if row["id"] is not None:
-            match.add(row["id"])
-            known[row["id"]] = invoice(row)
-    return WaitingDeliveries(list(matches), list(matches.values()), known, number) if matches else None
-
-
-# No word of handled_at in the condition: the index of what is unhandled would be read from end to end.
-_MARK = """
-UPDATE webhook_deliveries AS d SET
-    handled_at = coalesce(handled_at, $3), outcome = coalesce(d.outcome, row.outcome)
-FROM unnest($1::text[], $2::text[]) AS row (delivery_id, outcome)
-WHERE d.delivery_id = row.delivery_id AND d.delivery_id = ANY ($1)
-"""
-
-
-def mark_handled_statement(outcomes: Sequence[tuple[str, str]], now: datetime) -> Statement | None:
-    """Note what became of deliveries, given as ``(delivery id, outcome)``."""
-    return Statement(_MARK, [*zip(*outcomes, strict=True), now]) if outcomes else None
-
-
-_SET_ASIDE = """
-UPDATE webhook_deliveries AS d SET set_aside_at = $3, set_aside_why = row.why
-FROM unnest($1::text[], $2::text[]) AS row (delivery_id, why)
-WHERE d.delivery_id = row.delivery_id AND d.delivery_id IN (
-    SELECT delivery_id FROM webhook_deliveries WHERE delivery_id = ANY ($1) FOR UPDATE SKIP LOCKED)
-"""
-
-
-async def note_set_aside(connection: Connection, reasons: Sequence[tuple[str, str]], now: datetime) -> None:
-    """Note for every daemon that these deliveries, given with the reason, were tried and wait on purpose."""
-    await connection.execute(_SET_ASIDE, *(list(column) for column in zip(*reasons, strict=True)), now)
-
-
-async def remove_handled(connection: Connection, before: datetime, limit: int) -> int:
-    """Forget deliveries handled long ago; returns how many."""
-    result = await connection.execute(_REMOVE, before, limit)
-    return int(result.rpartition(" ")[2])
+async def remove(connection: Connection, before: datetime, limit: int) -> int:
+    """Forget deliveries that came long ago; returns how many."""
+    return int((await connection.execute(_REMOVE, before, limit)).rpartition(" ")[2])
 
 
 _REMOVE = """
 DELETE FROM webhook_deliveries WHERE delivery_id IN (
-    SELECT delivery_id FROM webhook_deliveries WHERE handled_at < $1 ORDER BY handled_at LIMIT $2
+    SELECT delivery_id FROM webhook_deliveries WHERE received_at < $1 ORDER BY received_at LIMIT $2
     FOR UPDATE SKIP LOCKED)
 """
 
 
 @record
-class SetAside:
-    """A delivery that waits on purpose, and why."""
+class LoggedDelivery:
+    """One webhook delivery, and what became of it."""
 
     delivery_id: str
-    order_id: str | None
-    btcpay_invoice_id: str | None
     received_at: datetime
-    tried_at: datetime
-    why: str
+    type: str
+    outcome: str
 
 
-async def load_set_aside(connection: Connection, limit: int) -> list[SetAside]:
-    """Return the deliveries that could not be handled and are tried again, oldest first."""
-    rows = await connection.fetch(
-        "SELECT delivery_id, order_id, btcpay_invoice_id, received_at, set_aside_at AS tried_at,"
-        " coalesce(set_aside_why, '') AS why FROM webhook_deliveries"
-        " WHERE handled_at IS NULL AND set_aside_at IS NOT NULL ORDER BY received_at LIMIT $1",
-        limit,
-    )
-    return [SetAside(**row) for row in rows]
-
-
-@record
-class Queue:
-    """The deliveries nobody has handled: when the oldest came that nobody tried a moment ago, and the others.
-
-    Those others were set aside, ``aside`` of them (1,000 at most), the first of them for the reason ``why``.
-    """
-
-    oldest: datetime | None
-    aside: int
-    why: str | None
-
-
-_QUEUE = """
-SELECT min(received_at) FILTER (WHERE NOT tried) AS oldest, count(*) FILTER (WHERE tried) AS aside,
-    min(set_aside_why) FILTER (WHERE tried) AS why
-FROM (
-    SELECT received_at, set_aside_why, coalesce(set_aside_at > $1, false) AS tried
-    FROM webhook_deliveries WHERE handled_at IS NULL ORDER BY received_at LIMIT 1000) AS d
+_OF_INVOICE = f"""
+SELECT delivery_id, received_at, type, CASE
+    WHEN l.set_aside_at IS NOT NULL THEN 'set aside' WHEN l.due_at IS NOT NULL THEN 'waiting'
+    WHEN outcome = 'ours' THEN 'looked up' ELSE outcome END AS outcome
+FROM webhook_deliveries LEFT JOIN lookups AS l ON l.due_at = {_DUE} AND l.invoice_id = $3
+WHERE btcpay_invoice_id = $1 OR order_id = $2 ORDER BY received_at DESC LIMIT $4
 """
 
 
-async def load_queue(connection: Connection, tried_since: datetime) -> Queue:
-    """Return what waits to be handled. What was set aside since ``tried_since`` waits on purpose."""
-    row = await connection.fetchrow(_QUEUE, tried_since)
-    assert row is not None  # noqa: S101 - an aggregate has its row
-    return Queue(**row)
+async def load_of_invoice(connection: Connection, found: Invoice, limit: int) -> list[LoggedDelivery]:
+    """Return the deliveries about an invoice, newest first; reads the whole log."""
+    rows = await connection.fetch(_OF_INVOICE, found.btcpay_invoice_id, str(found.id), found.id, limit)
+    return [LoggedDelivery(**row) for row in rows]

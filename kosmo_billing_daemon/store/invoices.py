@@ -86,11 +86,9 @@ _RESERVED = COLUMNS.only("id", "user_id", "quote_id", "status", "redirect_url", 
 _RESERVE = _RESERVED.insert("btcpay_invoices", {"next_check_at": "$8"})
 
 
-def reserve_statement(reserved: Sequence[Invoice], orphaned_at: datetime) -> Statement | None:
-    """Insert reservations; reconciliation looks after them from ``orphaned_at`` on."""
-    if not reserved:
-        return None
-    return Statement(_RESERVE, [*_RESERVED.values(reserved), orphaned_at])
+def reserve_statement(reserved: Sequence[Invoice], next_check_at: datetime) -> Statement | None:
+    """Insert reservations, held by whoever makes them; their lookups are appended beside."""
+    return Statement(_RESERVE, [*_RESERVED.values(reserved), next_check_at]) if reserved else None
 
 
 _PROCESSING = """
@@ -117,7 +115,7 @@ async def load(connection: Connection, ids: Iterable[UUID]) -> dict[InvoiceId, I
 
 
 async def number_observation(connection: Connection) -> int:
-    """Return the number of a look that is about to be asked for."""
+    """Return the number of a lookup that is about to be asked for."""
     number: int = await connection.fetchval("SELECT nextval('observations')")
     return number
 
@@ -150,55 +148,16 @@ async def load_page(
     return await fetched(connection, await connection.fetch(_PAGE, user_id, status, *before, limit))
 
 
-_TO_CHECK = f"""
-SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at <= $1 AND id <> ALL ($3::uuid[])
-ORDER BY next_check_at LIMIT $2
+_SAVE_CHECKS = """
+UPDATE btcpay_invoices AS old SET next_check_at = row.next_check_at
+FROM unnest($1::uuid[], $2::timestamptz[]) AS row (id, next_check_at)
+WHERE old.id = row.id AND old.id = ANY ($1)
 """
 
 
-async def load_to_check(
-    connection: Connection, now: datetime, limit: int, but: Sequence[UUID] = ()
-) -> list[Invoice]:
-    """Return invoices whose time has come to be looked at, reservations too, without those in ``but``."""
-    return await fetched(connection, await connection.fetch(_TO_CHECK, now, limit, but))
-
-
-_NEXT_CHECK = """
-SELECT next_check_at FROM btcpay_invoices
-WHERE next_check_at IS NOT NULL AND id <> ALL ($1::uuid[]) ORDER BY next_check_at LIMIT 1
-"""
-
-
-async def load_next_check(connection: Connection, but: Sequence[UUID] = ()) -> datetime | None:
-    """Return when the next invoice is to be looked at, without those in ``but``."""
-    at: datetime | None = await connection.fetchval(_NEXT_CHECK, but)
-    return at
-
-
-_CHECK_ALL = """
-UPDATE btcpay_invoices SET next_check_at = $1 WHERE id = ANY (ARRAY(
-    SELECT id FROM btcpay_invoices WHERE next_check_at > $1 AND status <> 'reserved' FOR UPDATE SKIP LOCKED))
-"""
-
-
-async def check_all_at(connection: Connection, at: datetime) -> None:
-    """Let every open invoice be looked at by ``at``: after a start, hints may have been missed.
-
-    A row that a writer holds is left to its own time.
-    """
-    await connection.execute(_CHECK_ALL, at)
-
-
-_POSTPONE = """
-UPDATE btcpay_invoices SET next_check_at = later.at
-FROM unnest($1::uuid[], $2::timestamptz[]) AS later (id, at)
-WHERE btcpay_invoices.id = later.id AND btcpay_invoices.id = ANY ($1) AND next_check_at <= $3
-"""
-
-
-async def postpone(connection: Connection, later: Mapping[InvoiceId, datetime | None], now: datetime) -> None:
-    """Put off looking at invoices that could not be looked at now, each to its own time or for ever."""
-    await connection.execute(_POSTPONE, list(later), list(later.values()), now)
+def save_checks_statement(checks: Mapping[InvoiceId, datetime | None]) -> Statement | None:
+    """Note when invoices of which nothing was observed are polled next, or that they are not."""
+    return Statement(_SAVE_CHECKS, [list(checks), list(checks.values())]) if checks else None
 
 
 async def abandon(connection: Connection, ids: Iterable[UUID]) -> None:
@@ -210,23 +169,26 @@ async def abandon(connection: Connection, ids: Iterable[UUID]) -> None:
     )
 
 
-async def release(connection: Connection, invoice_id: UUID, at: datetime) -> None:
-    """Let a reservation be looked at from ``at`` on: whoever made it does not know what became of it."""
-    await connection.execute(
-        "UPDATE btcpay_invoices SET next_check_at = $2 WHERE id = $1 AND status = 'reserved'", invoice_id, at
-    )
-
-
-_TAKE_OVER = """
-UPDATE btcpay_invoices SET next_check_at = created_at + $2::interval
-WHERE id = $1 AND status = 'reserved' AND next_check_at <> created_at + $2::interval
+_RELEASE = """
+WITH released AS (
+    UPDATE btcpay_invoices SET is_released = true WHERE id = $1 AND status = 'reserved' RETURNING id)
+INSERT INTO lookups (due_at, invoice_id) SELECT $2, id FROM released ON CONFLICT DO NOTHING
 """
 
 
-async def take_over(connection: Connection, invoice_id: UUID, orphaned_after: timedelta) -> bool:
+async def release(connection: Connection, invoice_id: UUID, at: datetime) -> None:
+    """Let go of a reservation whose fate its maker does not know, and have it looked up ``at``."""
+    await connection.execute(_RELEASE, invoice_id, at)
+
+
+_TAKE_OVER = """
+UPDATE btcpay_invoices SET is_released = false WHERE id = $1 AND status = 'reserved' AND is_released
+"""
+
+
+async def take_over(connection: Connection, invoice_id: UUID) -> bool:
     """Say whether a reservation was released, and hold it again: of several who ask, one gets it."""
-    result = await connection.execute(_TAKE_OVER, invoice_id, orphaned_after)
-    return bool(result == "UPDATE 1")
+    return bool(await connection.execute(_TAKE_OVER, invoice_id) == "UPDATE 1")
 
 
 async def adjust(connection: Connection, invoice_id: UUID, adjusted: Decimal) -> None:
@@ -278,7 +240,7 @@ async def claim_refresh(connection: Connection, invoice_id: UUID, now: datetime,
 
 @record
 class Observed:
-    """An observed invoice, when to look at it next, and the number of that observation."""
+    """An observed invoice, when it is polled next, and the number of that observation."""
 
     invoice: Invoice
     next_check_at: datetime | None

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.invoices import COLUMNS, fetched, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 from kosmo_billing_daemon.store.quotes import learn
@@ -26,15 +25,6 @@ class ListedCase:
     closed_at: datetime | None
     resolution: str | None
     invoice: Invoice
-
-
-@record
-class HandledDelivery:
-    """One webhook delivery and what became of it."""
-
-    delivery: Delivery
-    handled_at: datetime | None
-    outcome: str | None
 
 
 _CASES = f"""
@@ -117,41 +107,6 @@ async def load_invoices(
 ) -> list[Invoice]:
     """Return invoices of one user or of everybody, newest first, reservations included."""
     return await fetched(connection, await connection.fetch(_LIST, user_id, status, limit))
-
-
-_AWAITED = f"""
-SELECT {COLUMNS} FROM btcpay_invoices WHERE next_check_at IS NOT NULL ORDER BY next_check_at, id
-"""
-
-
-async def load_awaited(connection: Connection) -> list[Invoice]:
-    """Return every invoice from which something is still awaited."""
-    return await fetched(connection, await connection.fetch(_AWAITED))
-
-
-_DELIVERIES = """
-SELECT delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, claimed_status, handled_at,
-    outcome
-FROM webhook_deliveries WHERE btcpay_invoice_id = $1 OR order_id = $2 ORDER BY received_at DESC LIMIT $3
-"""
-
-
-async def load_deliveries(connection: Connection, found: Invoice, limit: int) -> list[HandledDelivery]:
-    """Return the webhook deliveries about an invoice, newest first; reads the whole table."""
-    rows = await connection.fetch(_DELIVERIES, found.btcpay_invoice_id, str(found.id), limit)
-    names = (
-        "delivery_id",
-        "received_at",
-        "type",
-        "btcpay_invoice_id",
-        "order_id",
-        "store_id",
-        "claimed_status",
-    )
-    return [
-        HandledDelivery(Delivery(**{name: row[name] for name in names}), row["handled_at"], row["outcome"])
-        for row in rows
-    ]
 
 
 async def load_users_after(connection: Connection, after: UUID, limit: int) -> list[UUID]:

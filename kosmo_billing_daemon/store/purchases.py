@@ -1,7 +1,8 @@
-"""What users have and are buying, in one look: by it an invoice is judged, and a new one opened."""
+"""What users have and are buying, read at once: by it an observation is evaluated, and an invoice opened."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Invoice
@@ -18,11 +19,12 @@ class Purchase:
     """An invoice as it is now, and what its user has.
 
     ``confirming`` are the user's invoices whose payment is seen and not final (R5); ``observation`` is the
-    number of the last look at this one; ``has_cases`` says whether any of its cases is open.
+    number of the last one of this invoice; ``has_cases`` says whether any of its cases is open.
     """
 
     invoice: Invoice
     observation: int
+    next_check_at: datetime | None
     current: Subscription | None
     confirming: frozenset[InvoiceId]
     has_cases: bool
@@ -32,7 +34,7 @@ class Purchase:
 # sorted, and each is joined when it comes.
 _LOCK = f"""
 SELECT i.*, s.* FROM (
-    SELECT {COLUMNS}, observation, ARRAY(
+    SELECT {COLUMNS}, observation, next_check_at, ARRAY(
             SELECT id FROM btcpay_invoices AS other
             WHERE other.user_id = one.user_id AND other.status = 'processing' AND other.effect = 'none'),
         coalesce((SELECT bool_or(closed_at IS NULL) FROM attention_cases WHERE invoice_id = one.id), false)
@@ -44,7 +46,7 @@ SELECT i.*, s.* FROM (
 """
 
 
-_BOUGHT = COLUMNS.width + 3
+_BOUGHT = COLUMNS.width + 4
 
 
 async def lock(connection: Connection, ids: Iterable[UUID]) -> list[Purchase]:
@@ -52,10 +54,12 @@ async def lock(connection: Connection, ids: Iterable[UUID]) -> list[Purchase]:
     found: list[Purchase] = []
     rows = await connection.fetch(_LOCK, list(ids))
     for row in await learn(connection, rows, (PLACE, _BOUGHT + PLACE)):
-        observation, confirming, has_cases = row[COLUMNS.width : _BOUGHT]
+        observation, next_check_at, confirming, has_cases = row[COLUMNS.width : _BOUGHT]
         bought = row[_BOUGHT:]
         current = None if bought[0] is None else subscriptions.subscription(bought)
-        found.append(Purchase(invoice(row), observation, current, frozenset(confirming), has_cases))
+        found.append(
+            Purchase(invoice(row), observation, next_check_at, current, frozenset(confirming), has_cases)
+        )
     return found
 
 

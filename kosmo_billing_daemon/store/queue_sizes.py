@@ -7,8 +7,8 @@ from kosmo_billing_daemon.store.postgres import Connection
 
 _WAITING = """
 SELECT
-    (SELECT count(*) FROM (
-        SELECT FROM webhook_deliveries WHERE handled_at IS NULL LIMIT 10000) AS d) AS deliveries,
+    (SELECT count(hinted_at) FROM (
+        SELECT hinted_at FROM lookups WHERE due_at <= $1 ORDER BY due_at LIMIT 10000) AS d) AS deliveries,
     (SELECT count(DISTINCT user_id) FROM (
         SELECT unnest(users) AS user_id FROM outbox WHERE kind IN ('rights', 'usage', 'repeat') LIMIT 10000
     ) AS e) AS entitlements,

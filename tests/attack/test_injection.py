@@ -72,7 +72,7 @@ async def test_no_text_steers_the_log_and_figures_name_nobody(world: World) -> N
     await attack(world, daemon.url, user)
     await world.pay(invoice)
     await world.until_published(user)
-    handled = "SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL"
+    handled = "SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL"
 
     async def settled() -> bool:
         return bool(await world.value(handled) == 0)

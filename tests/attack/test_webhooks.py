@@ -27,7 +27,7 @@ def settled(invoice_id: object, **changes: Any) -> dict[str, Any]:
 
 async def settle_all(service: Service) -> None:
     for _ in range(1000):
-        if not await service.settlement.run_once():
+        if not await service.reconciliation.run_once():
             return
     pytest.fail("the deliveries never end")
 

@@ -10,13 +10,15 @@ from tests.support.quotes import WANDERER, quoting
 
 _OPEN = quoting(
     WANDERER,
-    """
-INSERT INTO btcpay_invoices (
-    id, user_id, quote_id, status, btcpay_invoice_id, checkout_url, created_at, expires_at, next_check_at)
-SELECT id, user_id, :quote, 'new',
-    'B' || left(replace(id::text, '-', ''), 21), 'http://127.0.0.1/i/' || id, now(),
-    now() + interval '1 hour', now() + interval '30 minutes'
-FROM unnest($1::uuid[], $2::uuid[]) AS row (id, user_id)
+    """, opened AS (
+    INSERT INTO btcpay_invoices (
+        id, user_id, quote_id, status, btcpay_invoice_id, checkout_url, created_at, expires_at, next_check_at)
+    SELECT id, user_id, :quote, 'new',
+        'B' || left(replace(id::text, '-', ''), 21), 'http://127.0.0.1/i/' || id, now(),
+        now() + interval '1 hour', now() + interval '30 minutes'
+    FROM unnest($1::uuid[], $2::uuid[]) AS row (id, user_id)
+    RETURNING next_check_at, id)
+INSERT INTO lookups (due_at, invoice_id) SELECT * FROM opened
 """,
 )
 

@@ -48,7 +48,7 @@ SELECT (SELECT coalesce(sum(count), 0) FROM usage_events WHERE user_id = $1)::bi
     (SELECT coalesce(sum(messages_used), 0) FROM subscriptions WHERE user_id = $1)::bigint AS subscriptions
 """
 
-_WAITING = "SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL"
+_WAITING = "SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL"
 
 
 async def complaints(
@@ -63,7 +63,7 @@ async def complaints(
         async for complaint in check(world, connection, user_id, expected):
             yield f"{user_id}: {complaint}"
     if waiting := await connection.fetchval(_WAITING):
-        yield f"{waiting} deliveries wait"
+        yield f"{waiting} hints wait"
 
 
 async def retained_is_the_database(world: World, connection: Connection, users: list[UUID]) -> bool:

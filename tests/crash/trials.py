@@ -18,7 +18,7 @@ from tests.support.world import World, until, world_around
 LATE = 1.5  # seconds a death may come after everything is done: a watermark waits for its second
 
 _THROTTLE = """
-SELECT NOT EXISTS (SELECT FROM webhook_deliveries WHERE handled_at IS NULL)
+SELECT NOT EXISTS (SELECT FROM lookups WHERE hinted_at IS NOT NULL)
     AND NOT EXISTS (SELECT FROM outbox)
 """
 

@@ -10,7 +10,6 @@ CLEANS = "removes what is past its time; the next round removes the rest"
 AT_THE_END = "in an orderly end"
 RARE_LOOK = "another look at BTCPay, which changes nothing there"
 NARROW = "waits within this process"
-POSTPONES = "says when to look again; a start looks at once"
 ASKS = "a question of the vigil, which creates nothing"
 RESTORED = "raises versions, in one statement that a repeat only raises further"
 
@@ -68,19 +67,16 @@ UNPASSED = {
     "services.observations.look_up.fetch": RARE_LOOK,
     "services.reconciliation.Reconciliation.run_once: self.begin()": "when the clock was set; as at a start",
     "services.reconciliation.Reconciliation._put_off: invoices.abandon()": AFTER_A_FAILURE,
-    "services.reconciliation.Reconciliation._put_off: invoices.postpone()": POSTPONES,
+    "services.reconciliation.Reconciliation._set_aside": AFTER_A_FAILURE,
     "services.reservations._Book.load: invoices.load()": READS,
-    "services.settlement.Settlement._set_aside": AFTER_A_FAILURE,
     "services.settlement.Settlement.settle_by_hand": BY_HAND,
     "store.attention.open_cases": "in the transaction of its caller, whose other statements are points",
     "store.outbox.count_waiting": BY_HAND,
     "store.outbox.load_oldest": READS,
     "store.outbox.reduce": AT_THE_END,
     "store.outbox.repeat": RESTORED,
-    "store.deliveries.load_queue": READS,
-    "store.deliveries.load_set_aside": BY_HAND,
-    "store.deliveries.note_set_aside": AFTER_A_FAILURE,
-    "store.deliveries.remove_handled": CLEANS,
+    "store.deliveries.load_of_invoice": READS,
+    "store.deliveries.remove": CLEANS,
     "store.entitlements.load_risen": READS,
     "store.events.load_of_user": READS,
     "store.idempotency.remove": CLEANS,
@@ -88,9 +84,12 @@ UNPASSED = {
     "store.invoices.decide": BY_HAND,
     "store.invoices.load: ": READS,
     "store.invoices.load_page": READS,
-    "store.invoices.postpone": POSTPONES,
     "store.invoices.release": AFTER_A_FAILURE,
     "store.invoices.take_over": AFTER_A_FAILURE,
+    "store.lookups.load_open": BY_HAND,
+    "store.lookups.load_queue": READS,
+    "store.lookups.load_set_aside": BY_HAND,
+    "store.lookups.note_set_aside": AFTER_A_FAILURE,
     "store.postgres.Database.": "opens a connection",
     "store.postgres.Pool._name_holder": READS,
     "store.postgres.Pool.retrying: self._name_holder()": AFTER_A_FAILURE,
@@ -107,6 +106,7 @@ UNPASSED = {
 }
 
 SOMETIMES = {
+    "store.quotes.learn": "a process reads each quote once",
     "mqtt.usage_intake.UsageSession._keep_counting_parked": "every three seconds; mostly nothing is parked",
     "services.metering.Metering.count_parked": "the same",
     "store.usage.load_parked": "the same",

@@ -45,7 +45,7 @@ SELECT count(*) FILTER (WHERE purchases = 1) FROM (
     LEFT JOIN subscriptions AS s ON s.user_id = u.user_id AND s.status = 'active' GROUP BY u.user_id) AS each
 """
 WAITING = """
-SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL)
+SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL)
     + (SELECT count(*) FROM outbox)
 """
 

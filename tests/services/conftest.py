@@ -27,7 +27,7 @@ from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.store import invoices, quotes
+from kosmo_billing_daemon.store import invoices, lookups, quotes
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.postgres import Database, Pool
@@ -55,17 +55,10 @@ class Daemon:
     changes: list[None]
 
     async def settle(self) -> int:
-        """Handle deliveries until none waits; returns how many there were."""
+        """Make lookups until none is due; returns how many there were."""
         total = 0
-        while handled := await self.settlement.run_once():
-            total += handled
-        return total
-
-    async def reconcile(self) -> int:
-        """Look at invoices until none is due; returns how many looks that took."""
-        total = 0
-        while looked := await self.reconciliation.run_once():
-            total += looked
+        while made := await self.reconciliation.run_once():
+            total += made
         return total
 
     async def expire(self) -> int:
@@ -177,7 +170,7 @@ class Shop:
             invoicing=Invoicing(
                 pool=pool, btcpay=btcpay, settlement=settlement, catalogue=catalogue, clock=self.clock
             ),
-            reconciliation=Reconciliation(pool=pool, btcpay=btcpay, settlement=settlement, clock=self.clock),
+            reconciliation=Reconciliation(pool=pool, settlement=settlement, clock=self.clock),
             expiry=Expiry(pool=pool, clock=self.clock, notice=NOTICE, changed=lambda: changes.append(None)),
             recounting=Recounting(pool=pool, clock=self.clock, changed=lambda: changes.append(None)),
             inbox=Inbox(pool=pool, wake=lambda: True),
@@ -217,7 +210,6 @@ class Shop:
         self.clock.move(**duration)
         assert self.simulator.invoices is not None  # looking brings the simulator up to date
         await self.told()
-        await self.front.reconcile()
         await self.front.expire()
 
     def at_btcpay(self, invoice: Invoice) -> Payable:
@@ -308,10 +300,15 @@ async def reserve(shop: Shop, user: UserId) -> InvoiceId:
     reserved = Invoice(
         id=InvoiceId(uuid4()), user_id=user, plan=plan, status=InvoiceStatus.RESERVED, created_at=now
     )
+    check_at = now + ORPHANED_AFTER
     async with shop.front.pool.transaction() as connection:
         await combine(
             connection,
-            [quotes.save_statement([plan]), invoices.reserve_statement([reserved], now + ORPHANED_AFTER)],
+            [
+                quotes.save_statement([plan]),
+                invoices.reserve_statement([reserved], check_at),
+                lookups.append_statement([(check_at, reserved.id)]),
+            ],
         )
     return reserved.id
 

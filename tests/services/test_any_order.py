@@ -95,7 +95,7 @@ async def test_observation_that_was_fetched_earlier_and_arrives_later_changes_no
 ) -> None:
     invoice = await shop.open(user)
     await shop.act(invoice, "pay")
-    stale = (await shop.front.settlement.look_up([invoice])).seen
+    stale = (await shop.front.settlement.look_up([invoice])).observations
     await shop.act(invoice, "confirm")
     before = await everything(shop.front)
     await shop.front.settlement.settle(stale)
@@ -108,7 +108,7 @@ async def test_two_daemons_settling_the_same_invoices_fulfil_each_once(shop: Sho
     for invoice in opened:
         await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
     await shop.simulator.drained()
-    seen = [(await daemon.settlement.look_up(opened)).seen for daemon in (one, two)]
+    seen = [(await daemon.settlement.look_up(opened)).observations for daemon in (one, two)]
     await asyncio.gather(
         one.settle(), two.settle(), one.settlement.settle(seen[0]), two.settlement.settle(seen[1])
     )

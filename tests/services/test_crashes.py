@@ -37,7 +37,7 @@ async def paid(shop: Shop) -> None:
         ("UPDATE", "btcpay_invoices"),
         ("INSERT", "subscriptions"),
         ("INSERT", "events"),
-        ("UPDATE", "webhook_deliveries"),
+        ("DELETE", "lookups"),
     ],
 )
 async def test_death_within_the_settling_transaction_leaves_nothing_half_done(
@@ -50,7 +50,7 @@ async def test_death_within_the_settling_transaction_leaves_nothing_half_done(
     await shop.front.execute(STALL_AT.format(event=event, table=table, moment=moment))
     async with shop.front.pool.connection() as holder:
         await holder.execute("SELECT pg_advisory_lock(42)")
-        dying = asyncio.create_task(shop.front.settlement.run_once())
+        dying = asyncio.create_task(shop.front.reconciliation.run_once())
         await cut_off(shop.front)
         with pytest.raises(Unavailable):
             await dying
@@ -78,13 +78,14 @@ async def cut_off(daemon: Daemon) -> None:
 async def test_death_after_the_settling_commit_changes_nothing_at_the_next_start(shop: Shop) -> None:
     """What was committed but never told to anybody is found done."""
     await paid(shop)
-    await shop.front.settlement.run_once()
+    await shop.front.reconciliation.run_once()
     after = await everything(shop.front)
-    await shop.front.execute("UPDATE webhook_deliveries SET handled_at = NULL")
+    hints = "INSERT INTO lookups (due_at, invoice_id, hinted_at) SELECT $1, id, $1 FROM btcpay_invoices"
+    await shop.front.execute(hints, shop.clock())
     restarted = await shop.start()
     await restarted.reconciliation.begin()
     await restarted.settle()
-    await restarted.reconcile()
+    await restarted.settle()
     await restarted.expire()
     assert await everything(restarted) == after
     for user in USERS:

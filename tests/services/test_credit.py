@@ -101,7 +101,7 @@ async def test_what_cannot_take_effect_when_it_is_paid_is_credit_and_stays_it(
     shop.clock.move(days=60)
     await shop.told()
     await shop.front.execute("UPDATE btcpay_invoices SET next_check_at = now() - interval '9 years'")
-    await shop.front.reconcile()
+    await shop.front.settle()
     assert await credit(shop, user) == {"USD": Decimal(5)}
 
 

@@ -108,11 +108,11 @@ async def test_reconciliation_goes_on_beside_a_lock(
         await shop.front.reconciliation.begin()
         shop.clock.move(seconds=15)
         began = time.monotonic()
-        await shop.front.reconcile()
+        await shop.front.settle()
         assert time.monotonic() - began < SOON
         assert [await shop.front.statuses(each) for each in others[:2]] == [["active"]] * 2
     shop.clock.move(seconds=15)
-    await shop.front.reconcile()
+    await shop.front.settle()
     assert await shop.front.statuses(user) == ["replaced", "active"]
 
 

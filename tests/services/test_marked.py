@@ -158,7 +158,7 @@ async def test_answer_that_comes_late_undoes_nothing_that_a_later_look_has_seen(
     late = await settlement.look_up([invoice])
     await shop.act(invoice, "mark_invalid")
     assert await shop.front.statuses(user) == ["revoked"]
-    assert await settlement.settle(late.seen, number=late.number) == {}
+    assert await settlement.settle(late.observations, number=late.number) == {}
     assert await shop.front.statuses(user) == ["revoked"]
     assert (await shop.front.news(user))[-2:] == [INVALID, REVOKED]
 

@@ -108,7 +108,7 @@ async def test_operator_may_settle_a_mismatch_and_btcpay_cannot_undo_it_by_repea
     await relabel(shop, invoice, "somebody-else")
     await shop.lightning(invoice)
     await shop.front.settlement.settle_by_hand(invoice.id, "checked", also=nothing_more)
-    await shop.front.settlement.settle((await shop.front.settlement.look_up([invoice])).seen)
+    await shop.front.settlement.settle((await shop.front.settlement.look_up([invoice])).observations)
     assert await shop.front.news(user) == [CREATED, ATTENTION, SETTLED, ACTIVATED]
     assert await shop.front.cases(user) == [("mismatch", Decimal("5.00"), False)]
 

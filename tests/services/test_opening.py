@@ -104,7 +104,7 @@ async def test_what_may_exist_is_looked_for_until_it_is_known(shop: Shop, user: 
         assert len(shop.simulator.invoices) == 2
         invoice, is_new = await two.invoicing.open(user, "wanderer", None)
         assert (invoice.status, is_new) == (InvoiceStatus.NEW, False)
-        await two.reconcile()
+        await two.settle()
     (row,) = await shop.front.rows("SELECT status FROM btcpay_invoices WHERE user_id = $1", other)
     assert row["status"] == "new", "the one nobody asked for again is found as well"
     assert len(shop.simulator.invoices) == 2

@@ -22,7 +22,7 @@ async def test_claim_activates_without_asking_btcpay(shop: Shop, user: UserId) -
     assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
     assert await shop.front.statuses(user) == ["active"]
     shop.clock.move(hours=1)
-    await shop.front.reconcile()
+    await shop.front.settle()
     assert await shop.front.statuses(user) == ["active"]
 
 
@@ -40,4 +40,4 @@ async def test_claim_changes_nothing_while_btcpay_says_otherwise(shop: Shop, use
     assert await shop.front.news(user) == [CREATED]
     assert await shop.front.subscriptions(user) == []
     (row,) = await shop.front.rows("SELECT DISTINCT outcome FROM webhook_deliveries")
-    assert row["outcome"] == "observed"
+    assert row["outcome"] == "ours"

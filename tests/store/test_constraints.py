@@ -95,7 +95,10 @@ async def test_case_is_listed_once_per_kind_and_closed_with_a_reason(rows: Rows,
 
 
 async def test_delivery_is_recorded_once(rows: Rows) -> None:
-    insert = "INSERT INTO webhook_deliveries (delivery_id, received_at, type) VALUES ('one', now(), 'x')"
+    insert = (
+        "INSERT INTO webhook_deliveries (delivery_id, received_at, type, outcome)"
+        " VALUES ('one', now(), 'x', 'not ours')"
+    )
     await rows.execute(insert)
     with pytest.raises(asyncpg.UniqueViolationError):
         await rows.execute(insert)
@@ -115,7 +118,7 @@ async def test_there_is_one_installation(rows: Rows) -> None:
         "UPDATE entitlements SET changed_at = '-infinity'",
         "UPDATE events SET occurred_at = 'infinity'",
         "UPDATE events SET type = 'subscription.#'",
-        "INSERT INTO webhook_deliveries (delivery_id, received_at, type) VALUES ('x', '20000-01-01', 'y')",
+        "INSERT INTO lookups (due_at, invoice_id) VALUES ('infinity', gen_random_uuid())",
     ],
 )
 async def test_no_row_can_be_written_that_every_reader_would_fail_on(

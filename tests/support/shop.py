@@ -32,10 +32,12 @@ SELECT md5('subscription ' || number)::uuid, user_id, id, 'btcpay',
     CASE place WHEN {each} THEN NULL ELSE at + interval '1 day' END, 1000000000, 'fresh', '0', 0
 FROM bought WHERE is_paid ORDER BY number;
 INSERT INTO webhook_deliveries (
-    delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, handled_at, outcome)
+    delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, outcome)
 SELECT 'delivery-' || md5(number::text), at, 'InvoiceSettled', 'B' || left(md5('invoice ' || number), 21),
-    id::text, 'BenchStore', at + interval '1 s', 'observed'
+    id::text, 'BenchStore', 'ours'
 FROM bought;
+INSERT INTO lookups (due_at, invoice_id)
+SELECT now() + interval '1 ms' * number, id FROM bought WHERE number % 5 = 0;
 INSERT INTO events (type, user_id, data, occurred_at)
 SELECT 'invoice.created', user_id, jsonb_build_object('order_id', id), at FROM bought;
 INSERT INTO usage_events (

@@ -16,10 +16,10 @@ from tests.walk.people import Person, money_of
 from tests.walk.town import Town
 
 _THROTTLE = """
-SELECT (SELECT count(*) FROM webhook_deliveries WHERE handled_at IS NULL) AS deliveries,
+SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL) AS deliveries,
     (SELECT count(*) FROM outbox WHERE kind = 'event') AS events,
     (SELECT count(*) FROM outbox WHERE kind <> 'event') AS documents,
-    (SELECT count(*) FROM btcpay_invoices WHERE next_check_at <= clock_timestamp()) AS checks
+    (SELECT count(*) FROM lookups WHERE due_at <= clock_timestamp()) AS checks
 """
 
 _ROWS = """

@@ -27,6 +27,7 @@ from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
@@ -100,7 +101,7 @@ class Service:
     url: str
     session: aiohttp.ClientSession
     pool: Pool
-    settlement: Settlement
+    reconciliation: Reconciliation
     simulator: Simulator
     runner: web.AppRunner
     live: EntitlementStreams
@@ -141,7 +142,7 @@ class Service:
         await self.simulator.act(invoice["invoice_id"], "confirm")
         told = {"deliveryId": str(uuid4()), "type": "InvoiceSettled", "invoiceId": invoice["invoice_id"]}
         assert (await self.hook(told)).status == 200
-        assert await self.settlement.run_once() == 1
+        assert await self.reconciliation.run_once() == 1
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
         async with self.pool.connection() as connection:
@@ -241,7 +242,8 @@ class Starter:
         self._stack.push_async_callback(_ended, pushing)
         session = await self._stack.enter_async_context(aiohttp.ClientSession())
         url = f"http://127.0.0.1:{port}"
-        return Service(url, session, pool, settlement, self._simulator, runner, live, admission)
+        reconciliation = Reconciliation(pool=pool, settlement=settlement, clock=clock)
+        return Service(url, session, pool, reconciliation, self._simulator, runner, live, admission)
 
 
 @pytest.fixture

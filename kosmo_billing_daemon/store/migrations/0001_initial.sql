@@ -1,6 +1,6 @@
 -- Tables, constraints and triggers. The invariants of R1 and R12 live here.
 --
--- Quotes, invoices, subscriptions, deliveries and cases; events; entitlements and their versions; usage; operators; what a
+-- Quotes, invoices, subscriptions, lookups, deliveries and cases; events; entitlements and their versions; usage; operators; what a
 -- transaction begins with.
 
 -- A quote's id follows from its content, so whoever writes it down knows it, and the same content is one row. The
@@ -44,7 +44,8 @@ CREATE TABLE btcpay_invoices (
     late_unconfirmed_at timestamptz,
     observed_at         timestamptz,
     observation         bigint NOT NULL DEFAULT 0,
-    next_check_at       timestamptz,
+    next_check_at       timestamptz,  -- of its poll in lookups
+    is_released         boolean NOT NULL DEFAULT false,  -- a reservation that nobody is completing any more
     credit_used         numeric NOT NULL DEFAULT 0,  -- of the price; BTCPay is asked for the rest
     received            numeric NOT NULL DEFAULT 0,  -- in the ledger: confirmed by BTCPay
     adjusted            numeric NOT NULL DEFAULT 0,  -- in the ledger: granted, or written off if negative
@@ -58,11 +59,10 @@ CREATE TABLE btcpay_invoices (
     CONSTRAINT btcpay_invoices_attached_unless_reserved CHECK (
         btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned'))
 );
--- Numbers looks at BTCPay in the order in which they were asked for, by all daemons and whatever their
--- clocks say: an answer that comes late must not undo what a later look has seen.
+-- Numbers lookups at BTCPay in the order in which they were asked for, by all daemons and whatever their
+-- clocks say: an answer that comes late must not undo what a later lookup observed.
 CREATE SEQUENCE observations;
 CREATE INDEX btcpay_invoices_by_user ON btcpay_invoices (user_id, created_at DESC, id DESC);
-CREATE INDEX btcpay_invoices_to_check ON btcpay_invoices (next_check_at) WHERE next_check_at IS NOT NULL;
 CREATE INDEX btcpay_invoices_open ON btcpay_invoices (user_id) WHERE status IN ('reserved', 'new', 'processing');
 
 CREATE TABLE subscriptions (
@@ -156,23 +156,38 @@ END $$;
 CREATE TRIGGER ledger_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+-- The queue of lookups: which invoices are asked for at BTCPay, and when. Rows are inserted and deleted. A webhook adds
+-- one that is due at once; an open invoice has one at next_check_at. There is no reference to the invoice, which is never
+-- deleted: it would lock the invoice's row for each webhook.
+CREATE TABLE lookups (
+    due_at         timestamptz NOT NULL,
+    invoice_id     uuid NOT NULL,
+    hinted_at      timestamptz,  -- when the webhook came; of a poll null
+    claimed_status text,         -- only with WEBHOOK_TRUST=body: what the body says of the invoice
+    -- What could not be settled is tried again later. Every daemon must see that the leader knows of it, or each would
+    -- take the queue for stuck.
+    set_aside_at   timestamptz,
+    set_aside_why  text,
+    PRIMARY KEY (due_at, invoice_id)
+) WITH (
+    -- Vacuumed by the number of dead rows alone, which may be a hundred times that of the others.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
+    fillfactor = 90  -- room for what is set aside
+);
+
+-- The log of deliveries: rows are inserted, and deleted when they are old. What became of an invoice is told by the invoice.
 CREATE TABLE webhook_deliveries (
-    delivery_id       text PRIMARY KEY,
+    delivery_id       text COLLATE "C" PRIMARY KEY,
     received_at       timestamptz NOT NULL,
     type              text NOT NULL,
     btcpay_invoice_id text,
     order_id          text,
     store_id          text,
-    claimed_status    text,   -- only with WEBHOOK_TRUST=body: what the body says of the invoice
-    handled_at        timestamptz,
-    outcome           text,
-    -- What could not be handled is tried again later. Every daemon must see that the leader knows of it, or each would
-    -- take the queue for stuck.
-    set_aside_at      timestamptz,
-    set_aside_why     text
+    outcome           text NOT NULL,
+    CONSTRAINT webhook_deliveries_outcome_is_known CHECK (outcome IN ('ours', 'not ours'))
 );
-CREATE INDEX webhook_deliveries_unhandled ON webhook_deliveries (received_at) WHERE handled_at IS NULL;
-CREATE INDEX webhook_deliveries_handled ON webhook_deliveries (handled_at) WHERE handled_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (received_at);
 
 CREATE TABLE attention_cases (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -569,7 +584,7 @@ BEGIN
         SELECT c.relname AS of_table, a.attname AS name
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
-                'subscriptions', 'btcpay_invoices', 'webhook_deliveries', 'attention_cases', 'events',
+                'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'attention_cases', 'events',
                 'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum

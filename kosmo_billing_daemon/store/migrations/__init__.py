@@ -26,6 +26,7 @@ OURS = (
     "entitlements",
     "events",
     "installation",
+    "lookups",
     "quotes",
     "subscriptions",
     "webhook_deliveries",
