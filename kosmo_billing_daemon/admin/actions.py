@@ -264,7 +264,7 @@ class AdminActions:
         now: datetime,
     ) -> tuple[Subscription, ...]:
         """Apply a rule to the user's whole history, which is locked; returns it as it is afterwards."""
-        holding = bool(await invoices.load_processing(connection, [user_id]))
+        holding = bool(await invoices.load_processing(connection, [user_id], now))
         outcome = rule(before, now, holding)
         new_events = [fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings]
         new_events += fulfilment.quota_events(before, outcome.history, now)

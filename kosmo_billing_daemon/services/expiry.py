@@ -72,7 +72,7 @@ class Expiry:
         async def work(connection: Connection) -> list[bool]:
             now = self.clock()
             current = await subscriptions.lock_current(connection, due)
-            confirming = await invoices.load_processing(connection, due)
+            confirming = await invoices.load_processing(connection, due, now)
             changes: list[Change] = []
             new_events: list[Event] = []
             for user_id, row in current.items():

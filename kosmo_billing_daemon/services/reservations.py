@@ -159,7 +159,7 @@ class _Book:
         led_to = {entry.invoice_id for entry in bound.values()}
         return cls(
             now=now,
-            having=await purchases.load(connection, users),
+            having=await purchases.load(connection, users, now),
             bound=bound,
             of_keys=await invoices.load(connection, led_to) if led_to else {},
         )

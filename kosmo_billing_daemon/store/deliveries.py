@@ -39,7 +39,7 @@ _DUE = "received_at - interval '1 day'"
 _APPEND = f"""
 WITH hints AS MATERIALIZED (
     SELECT row.*, ARRAY(
-        SELECT id FROM btcpay_invoices WHERE btcpay_invoice_id = row.btcpay_invoice_id
+        SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = row.btcpay_invoice_id
         UNION ALL
         SELECT id FROM btcpay_invoices WHERE id = CASE
             WHEN row.order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
@@ -54,7 +54,6 @@ INSERT INTO lookups (due_at, invoice_id, hinted_at, claimed_status)
 SELECT DISTINCT ON (1, 2) {_DUE}, invoice_id, received_at, claimed_status
 FROM hints JOIN logged USING (delivery_id), unnest(invoices) AS invoice_id
 ORDER BY 1, 2, place DESC
-ON CONFLICT (due_at, invoice_id) DO UPDATE SET claimed_status = EXCLUDED.claimed_status
 """
 
 

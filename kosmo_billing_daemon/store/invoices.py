@@ -91,16 +91,22 @@ def reserve_statement(reserved: Sequence[Invoice], next_check_at: datetime) -> S
     return Statement(_RESERVE, [*_RESERVED.values(reserved), next_check_at]) if reserved else None
 
 
-_PROCESSING = """
+RECENT = "interval '30 days'"
+"""The age of an invoice beyond which it is not open: a user's older ones are not read at each purchase."""
+
+_PROCESSING = f"""
 SELECT id, user_id FROM btcpay_invoices
-WHERE user_id = ANY ($1::uuid[]) AND status = 'processing' AND effect = 'none'
+WHERE user_id = ANY ($1::uuid[]) AND created_at > $2::timestamptz - {RECENT}
+    AND status = 'processing' AND effect = 'none'
 """
 
 
-async def load_processing(connection: Connection, users: Iterable[UUID]) -> dict[UserId, set[InvoiceId]]:
+async def load_processing(
+    connection: Connection, users: Iterable[UUID], now: datetime
+) -> dict[UserId, set[InvoiceId]]:
     """Return, for each user who has some, the invoices that are confirming (R5)."""
     processing: dict[UserId, set[InvoiceId]] = {}
-    for row in await connection.fetch(_PROCESSING, list(users)):
+    for row in await connection.fetch(_PROCESSING, list(users), now):
         processing.setdefault(UserId(row["user_id"]), set()).add(InvoiceId(row["id"]))
     return processing
 
@@ -120,7 +126,10 @@ async def number_observation(connection: Connection) -> int:
     return number
 
 
-_LOAD_OF_USER = f"SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = $1 AND user_id = $2"
+_LOAD_OF_USER = f"""
+SELECT {COLUMNS} FROM btcpay_invoices
+WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1) AND user_id = $2
+"""
 
 
 async def load_of_user(connection: Connection, btcpay_invoice_id: str, user_id: UUID) -> Invoice | None:
@@ -172,7 +181,7 @@ async def abandon(connection: Connection, ids: Iterable[UUID]) -> None:
 _RELEASE = """
 WITH released AS (
     UPDATE btcpay_invoices SET is_released = true WHERE id = $1 AND status = 'reserved' RETURNING id)
-INSERT INTO lookups (due_at, invoice_id) SELECT $2, id FROM released ON CONFLICT DO NOTHING
+INSERT INTO lookups (due_at, invoice_id) SELECT $2, id FROM released
 """
 
 

@@ -79,7 +79,8 @@ async def lock_case(connection: Connection, number: int) -> ListedCase | None:
 
 
 _FIND = f"""
-SELECT {COLUMNS} FROM btcpay_invoices WHERE btcpay_invoice_id = $1
+SELECT {COLUMNS} FROM btcpay_invoices
+WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1)
 UNION ALL
 SELECT {COLUMNS} FROM btcpay_invoices WHERE id = $2
 LIMIT 1

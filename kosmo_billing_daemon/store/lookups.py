@@ -19,7 +19,7 @@ from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn
 
 Key = tuple[datetime, UUID]
-"""When a lookup is due, and of which invoice: there is one row for both."""
+"""When a lookup is due, and of which invoice."""
 
 
 @record
@@ -79,7 +79,6 @@ async def load_next_due(connection: Connection, after: datetime) -> datetime | N
 
 _APPEND = """
 INSERT INTO lookups (due_at, invoice_id) SELECT * FROM unnest($1::timestamptz[], $2::uuid[])
-ON CONFLICT DO NOTHING
 """
 
 
@@ -126,8 +125,8 @@ class Requeueing:
 
 
 _APPEND_ALL = """
-INSERT INTO lookups (due_at, invoice_id) SELECT $1, invoice_id FROM lookups WHERE due_at > $1
-ON CONFLICT DO NOTHING
+INSERT INTO lookups (due_at, invoice_id)
+SELECT DISTINCT $1::timestamptz, invoice_id FROM lookups WHERE due_at > $1
 """
 
 

@@ -9,7 +9,7 @@ from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Subscription, UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import subscriptions
-from kosmo_billing_daemon.store.invoices import COLUMNS, invoice
+from kosmo_billing_daemon.store.invoices import COLUMNS, RECENT, invoice
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import PLACE, learn
 
@@ -36,9 +36,10 @@ _LOCK = f"""
 SELECT i.*, s.* FROM (
     SELECT {COLUMNS}, observation, next_check_at, ARRAY(
             SELECT id FROM btcpay_invoices AS other
-            WHERE other.user_id = one.user_id AND other.status = 'processing' AND other.effect = 'none'),
+            WHERE other.user_id = one.user_id AND other.created_at > one.created_at - {RECENT}
+                AND other.status = 'processing' AND other.effect = 'none'),
         coalesce((SELECT bool_or(closed_at IS NULL) FROM attention_cases WHERE invoice_id = one.id), false)
-    FROM btcpay_invoices AS one WHERE id = ANY ($1::uuid[]) ORDER BY user_id, id FOR UPDATE
+    FROM btcpay_invoices AS one WHERE id = ANY ($1::uuid[]) ORDER BY user_id, id
 ) AS i LEFT JOIN LATERAL (
     SELECT {subscriptions.COLUMNS} FROM subscriptions
     WHERE user_id = i.user_id AND status IN ('active', 'grace') FOR UPDATE
@@ -50,7 +51,7 @@ _BOUGHT = COLUMNS.width + 4
 
 
 async def lock(connection: Connection, ids: Iterable[UUID]) -> list[Purchase]:
-    """Return and lock invoices and their users' current subscriptions; the users are locked before."""
+    """Return invoices and their users' current subscriptions, and lock those; the users are locked before."""
     found: list[Purchase] = []
     rows = await connection.fetch(_LOCK, list(ids))
     for row in await learn(connection, rows, (PLACE, _BOUGHT + PLACE)):
@@ -75,7 +76,8 @@ class Holdings:
 _LOAD = f"""
 SELECT i.*, s.*, u.user_id FROM unnest($1::uuid[]) AS u (user_id) LEFT JOIN LATERAL (
     SELECT {COLUMNS} FROM btcpay_invoices
-    WHERE user_id = u.user_id AND status IN ('reserved', 'new', 'processing') OFFSET 0
+    WHERE user_id = u.user_id AND created_at > $2::timestamptz - {RECENT}
+        AND status IN ('reserved', 'new', 'processing') OFFSET 0
 ) AS i ON true LEFT JOIN LATERAL (
     SELECT {subscriptions.COLUMNS} FROM subscriptions
     WHERE user_id = u.user_id AND status IN ('active', 'grace') OFFSET 0
@@ -84,10 +86,10 @@ ORDER BY i.created_at
 """
 
 
-async def load(connection: Connection, users: Iterable[UUID]) -> dict[UserId, Holdings]:
+async def load(connection: Connection, users: Iterable[UUID], now: datetime) -> dict[UserId, Holdings]:
     """Return what each of these users has, who are locked before."""
     found: dict[UserId, Holdings] = {}
-    rows = await connection.fetch(_LOAD, list(users))
+    rows = await connection.fetch(_LOAD, list(users), now)
     for row in await learn(connection, rows, (PLACE, COLUMNS.width + PLACE)):
         having = found.setdefault(row[-1], Holdings())
         if row[0] is not None:

@@ -17,9 +17,11 @@ SELECT
     (SELECT count(*) FROM (
         SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
     (SELECT count(*) FROM (SELECT FROM usage_quarantine LIMIT 10000) AS q) AS quarantine,
-    (SELECT CASE status WHEN 'grace' THEN grace_until ELSE valid_until END FROM subscriptions
-     WHERE status IN ('active', 'grace')
-     ORDER BY CASE status WHEN 'grace' THEN grace_until ELSE valid_until END LIMIT 1) AS earliest_end,
+    least(
+        (SELECT ends_at FROM subscriptions WHERE expiring_announced AND ends_at IS NOT NULL
+         ORDER BY ends_at LIMIT 1),
+        (SELECT ends_at FROM subscriptions WHERE NOT expiring_announced AND ends_at IS NOT NULL
+         ORDER BY ends_at LIMIT 1)) AS earliest_end,
     (SELECT extract(epoch FROM max(received_at - sent_at))::float8 FROM (
         SELECT received_at, sent_at FROM usage_events
         WHERE received_at > $1::timestamptz - interval '5 minutes'

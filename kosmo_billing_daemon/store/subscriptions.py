@@ -165,10 +165,13 @@ def save_statement(rows: Sequence[Subscription]) -> Statement | None:
 
 
 _DUE = """
-SELECT user_id FROM subscriptions
-WHERE status IN ('active', 'grace') AND (CASE status WHEN 'grace' THEN grace_until ELSE valid_until END) <= $1
-    AND user_id <> ALL ($3::uuid[])
-ORDER BY CASE status WHEN 'grace' THEN grace_until ELSE valid_until END LIMIT $2
+SELECT user_id FROM (
+    (SELECT user_id, ends_at FROM subscriptions
+     WHERE expiring_announced AND ends_at <= $1 AND user_id <> ALL ($3::uuid[]) ORDER BY ends_at LIMIT $2)
+    UNION ALL
+    (SELECT user_id, ends_at FROM subscriptions
+     WHERE NOT expiring_announced AND ends_at <= $1 AND user_id <> ALL ($3::uuid[]) ORDER BY ends_at LIMIT $2)
+) AS due ORDER BY ends_at LIMIT $2
 """
 
 
@@ -181,13 +184,18 @@ async def load_due(
 
 _NEXT_END = """
 SELECT min(at) FROM (
-    (SELECT CASE status WHEN 'grace' THEN grace_until ELSE valid_until END AS at FROM subscriptions
-     WHERE status IN ('active', 'grace') AND user_id <> ALL ($2::uuid[])
-     ORDER BY CASE status WHEN 'grace' THEN grace_until ELSE valid_until END LIMIT 1)
+    (SELECT ends_at AS at FROM subscriptions
+     WHERE expiring_announced AND ends_at IS NOT NULL AND user_id <> ALL ($2::uuid[])
+     ORDER BY ends_at LIMIT 1)
     UNION ALL
-    (SELECT valid_until - $1::interval FROM subscriptions
-     WHERE status = 'active' AND NOT expiring_announced AND user_id <> ALL ($2::uuid[])
-     ORDER BY valid_until LIMIT 1)
+    (SELECT ends_at FROM subscriptions
+     WHERE NOT expiring_announced AND ends_at IS NOT NULL AND user_id <> ALL ($2::uuid[])
+     ORDER BY ends_at LIMIT 1)
+    UNION ALL
+    (SELECT ends_at - $1::interval FROM subscriptions
+     WHERE NOT expiring_announced AND ends_at IS NOT NULL AND status <> 'grace'
+         AND user_id <> ALL ($2::uuid[])
+     ORDER BY ends_at LIMIT 1)
 ) AS ends
 """
 
@@ -202,9 +210,9 @@ _ANNOUNCE = f"""
 UPDATE subscriptions SET expiring_announced = true
 WHERE id IN (
     SELECT id FROM subscriptions
-    WHERE status = 'active' AND NOT expiring_announced AND valid_until <= $1::timestamptz + $2::interval
-        AND valid_until > $1
-    ORDER BY valid_until LIMIT $3 FOR UPDATE SKIP LOCKED)
+    WHERE NOT expiring_announced AND ends_at > $1 AND ends_at <= $1::timestamptz + $2::interval
+        AND status <> 'grace'
+    ORDER BY ends_at LIMIT $3 FOR UPDATE SKIP LOCKED)
 RETURNING {COLUMNS}
 """
 

@@ -41,10 +41,7 @@ WHOLE = {
 NAMED = {
     "subscriptions_one_per_invoice": "R1: one effect per invoice, for ever",
     "subscriptions_one_current_per_user": "R12: at most one current subscription per user",
-    "subscriptions_number_is_unique": "purchases are folded in this order",
     "usage_events_counted_once": "else all messages of a user would be read for each new one",
-    "btcpay_invoices_open": "else whoever opened many is read through at each purchase",
-    "subscriptions_to_announce": "else all that are announced already are read through",
     "events_pkey": "two are two",
     "audit_log_pkey": "two are two",
     "one_parked_report_per_id": "a report that is repeated is parked once",

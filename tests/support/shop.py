@@ -23,6 +23,7 @@ SELECT id, user_id, quote_id('guardian', 12, 'USD', '30 days', 500, 'any_node', 
     'B' || left(md5('invoice ' || number), 21), 'https://pay.example/i/' || number, at,
     at + interval '15 minutes', CASE WHEN is_paid THEN at END
 FROM bought;
+INSERT INTO attachments SELECT btcpay_invoice_id, id FROM btcpay_invoices;
 INSERT INTO subscriptions (
     id, user_id, invoice_id, source, quote_id, status, valid_from, valid_until, ended_at, messages_limit,
     carried_rule, carried_time, carried_messages)

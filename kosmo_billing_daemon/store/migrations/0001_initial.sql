@@ -30,7 +30,7 @@ CREATE TABLE quotes (
 CREATE TABLE btcpay_invoices (
     id                  uuid PRIMARY KEY,
     user_id             uuid NOT NULL,
-    quote_id            uuid NOT NULL REFERENCES quotes (id),
+    quote_id            uuid NOT NULL,  -- saved by the same statement; a reference would lock it for each invoice
     status              text NOT NULL,
     payment             text NOT NULL DEFAULT 'none',
     effect              text NOT NULL DEFAULT 'none',
@@ -55,22 +55,40 @@ CREATE TABLE btcpay_invoices (
     -- What an operator withdrew, or declined without giving any rights, no mark at BTCPay gives again.
     CONSTRAINT btcpay_invoices_effect_is_known CHECK (
         effect IN ('none', 'fulfilled', 'revoked', 'credited', 'withdrawn', 'declined')),
-    CONSTRAINT btcpay_invoices_attached_once UNIQUE (btcpay_invoice_id),
     CONSTRAINT btcpay_invoices_attached_unless_reserved CHECK (
         btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned'))
-);
+) WITH (fillfactor = 30);  -- a reservation doubles when it is attached, and nothing that changes is in an index: HOT
 -- Numbers lookups at BTCPay in the order in which they were asked for, by all daemons and whatever their
 -- clocks say: an answer that comes late must not undo what a later lookup observed.
 CREATE SEQUENCE observations;
 CREATE INDEX btcpay_invoices_by_user ON btcpay_invoices (user_id, created_at DESC, id DESC);
-CREATE INDEX btcpay_invoices_open ON btcpay_invoices (user_id) WHERE status IN ('reserved', 'new', 'processing');
+
+-- Which of our invoices an invoice at BTCPay is: one at most. A table of its own, because an index on a column that is
+-- written later would make that update rewrite every index.
+CREATE TABLE attachments (
+    btcpay_invoice_id text COLLATE "C" NOT NULL,
+    invoice_id        uuid NOT NULL,
+    CONSTRAINT btcpay_invoices_attached_once PRIMARY KEY (btcpay_invoice_id)
+);
+
+CREATE FUNCTION attach_invoice() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO attachments (btcpay_invoice_id, invoice_id) VALUES (NEW.btcpay_invoice_id, NEW.id);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER btcpay_invoices_attached AFTER UPDATE ON btcpay_invoices FOR EACH ROW
+    WHEN (NEW.btcpay_invoice_id IS DISTINCT FROM OLD.btcpay_invoice_id) EXECUTE FUNCTION attach_invoice();
+CREATE TRIGGER btcpay_invoices_inserted AFTER INSERT ON btcpay_invoices FOR EACH ROW
+    WHEN (NEW.btcpay_invoice_id IS NOT NULL) EXECUTE FUNCTION attach_invoice();
 
 CREATE TABLE subscriptions (
     id                   uuid PRIMARY KEY,
     number               bigint GENERATED ALWAYS AS IDENTITY,
     user_id              uuid NOT NULL,
     quote_id             uuid NOT NULL REFERENCES quotes (id),
-    invoice_id           uuid REFERENCES btcpay_invoices (id),
+    invoice_id           uuid,  -- never deleted, so no reference, which would lock it for each purchase
     source               text NOT NULL,
     status               text NOT NULL,
     valid_from           timestamptz NOT NULL,
@@ -88,9 +106,11 @@ CREATE TABLE subscriptions (
     reason               text,
     expiring_announced   boolean NOT NULL DEFAULT false,
     threshold_announced  smallint NOT NULL DEFAULT 0,
+    -- Of a current subscription: when its rights end by themselves.
+    ends_at              timestamptz GENERATED ALWAYS AS (
+        CASE status WHEN 'active' THEN valid_until WHEN 'grace' THEN grace_until END) STORED,
     -- R1: one effect per invoice, for ever.
     CONSTRAINT subscriptions_one_per_invoice UNIQUE (invoice_id),
-    CONSTRAINT subscriptions_number_is_unique UNIQUE (number),
     CONSTRAINT subscriptions_source_is_known CHECK (source IN ('btcpay', 'manual', 'grant')),
     CONSTRAINT subscriptions_paid_or_granted CHECK (invoice_id IS NOT NULL OR source = 'grant'),
     CONSTRAINT subscriptions_status_is_known CHECK (
@@ -108,10 +128,8 @@ CREATE TABLE subscriptions (
 CREATE UNIQUE INDEX subscriptions_one_current_per_user ON subscriptions (user_id)
     WHERE status IN ('active', 'grace');
 CREATE INDEX subscriptions_by_user ON subscriptions (user_id, number);
-CREATE INDEX subscriptions_by_end ON subscriptions (
-    (CASE status WHEN 'grace' THEN grace_until ELSE valid_until END)) WHERE status IN ('active', 'grace');
-CREATE INDEX subscriptions_to_announce ON subscriptions (valid_until)
-    WHERE status = 'active' AND NOT expiring_announced;
+-- Both deadlines: the end, and before it the announcement of those that are not announced.
+CREATE INDEX subscriptions_by_deadline ON subscriptions (expiring_announced, ends_at) WHERE ends_at IS NOT NULL;
 
 -- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
 CREATE TABLE recounts (user_id uuid PRIMARY KEY);
@@ -167,14 +185,15 @@ CREATE TABLE lookups (
     -- What could not be settled is tried again later. Every daemon must see that the leader knows of it, or each would
     -- take the queue for stuck.
     set_aside_at   timestamptz,
-    set_aside_why  text,
-    PRIMARY KEY (due_at, invoice_id)
+    set_aside_why  text
 ) WITH (
-    -- Vacuumed by the number of dead rows alone, which may be a hundred times that of the others.
+    -- Vacuumed by the number of dead rows alone, which may be a hundred times that of the living.
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000,
     fillfactor = 90  -- room for what is set aside
 );
+-- Not unique: a second row for the same time is as harmless as a second lookup, and is not looked for at each insert.
+CREATE INDEX lookups_due ON lookups (due_at, invoice_id);
 
 -- The log of deliveries: rows are inserted, and deleted when they are old. What became of an invoice is told by the invoice.
 CREATE TABLE webhook_deliveries (

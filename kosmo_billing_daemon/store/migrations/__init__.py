@@ -21,6 +21,7 @@ LEDGER = "kosmo_billing_migrations"
 LOCK = 0x6B6F736D  # "kosm"; its second key below tells migrations from leadership
 
 OURS = (
+    "attachments",
     "attention_cases",
     "btcpay_invoices",
     "entitlements",
