@@ -58,7 +58,7 @@ class Recounting:
             now = self.clock()
             # Before the counters are read: what is counted from here on queues its user again.
             await recounts.delete(connection, due)
-            confirming = await invoices.load_processing(connection, due)
+            confirming = await invoices.load_processing(connection, due, now)
             changes: list[Change] = []
             new_events: list[Event] = []
             for user_id in due:

@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import replace
-from decimal import Decimal
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
-from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Price
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit, TooMany
@@ -88,14 +88,14 @@ async def test_keys_within_one_transaction_are_told_apart(
 
 
 async def test_refused_wish_refuses_no_other(shop: Shop, user: UserId) -> None:
-    await shop.buy(user, "guardian")
-    in_euro = replace(WANDERER, price=Price(Decimal("5.00"), "EUR"))
-    daemon = await shop.start(catalogue=Catalogue((in_euro,)))
+    long = replace(WANDERER, period=timedelta(days=300))  # a second one is beyond what may be prepaid (R11)
+    daemon = await shop.start(catalogue=Catalogue((long,)))
+    await shop.buy(user)
     reservations = Reservations(pool=daemon.pool, clock=shop.clock, limit=RateLimit(1))
     busy, other = UserId(uuid4()), UserId(uuid4())
     answers = await together(
         reservations,
-        [PurchaseRequest(user, in_euro, None, None), wish(busy), wish(busy, "guardian"), wish(other)],
+        [PurchaseRequest(user, long, None, None), wish(busy), wish(busy, "guardian"), wish(other)],
     )
     assert isinstance(answers[0], Conflict)
     assert isinstance(answers[1], OpenedInvoice)
