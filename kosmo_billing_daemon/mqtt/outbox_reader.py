@@ -18,7 +18,7 @@ class OutboxReader:
     """What was read and is not deleted, as far as the last reading knows."""
 
     def __init__(self, pool: TermPool, drawn: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self._known: dict[int, OutboxEntry] = {}
         self._deleted: list[OutboxEntry] = []
         self._passed = dict.fromkeys(Kind, 0)
@@ -52,7 +52,7 @@ class OutboxReader:
 
     async def ask_drawn(self) -> bool:
         """Find out how far ids are drawn; returns whether more than before. The next readings pass them."""
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             drawn = await outbox.load_drawn(connection)
         if drawn.id <= self._drawn.id and self._drawn.before:
             return False
@@ -66,7 +66,7 @@ class OutboxReader:
         deleted, self._deleted = self._deleted, []
         for entry in deleted:
             del self._known[entry.id]
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             found = await outbox.read(
                 connection, known=list(self._known), users=users, busy=busy, passed=self._passed, most=most
             )

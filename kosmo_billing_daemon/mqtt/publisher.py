@@ -6,13 +6,11 @@ Changes of rights go first and at once, changes of use at most once a second per
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.payloads import cloud_event
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, PublishRefused
@@ -27,6 +25,7 @@ from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.entitlements import document
+from kosmo_billing_daemon.services.event_messages import message
 from kosmo_billing_daemon.store import outbox
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.leader_lock import TermPool
@@ -103,32 +102,23 @@ class _Session:
         self._link = link
         self._pool = pool
         self._topics = publisher.topics
-        self._reservation = start.reservation
+        self._start, self._reservation = start, start.reservation
         self._repeats = repeats
-        self._database = start.position.database
         self._loop = asyncio.get_running_loop()
         self._reader = OutboxReader(pool, start.position.sequence)
         self._republisher = Republisher(pool, start.after, start.lost)
         self._tracker = WatermarkTracker(start)
         self.acks = AckWriter(pool, self._deleted)
-        self.watermark = WatermarkWriter(
-            link,
-            publisher.topics.watermark,
-            pool=pool,
-            reader=self._reader,
-            tracker=self._tracker,
-            refusals=publisher.refusals,
-            wake=publisher.wake,
-        )
+        parts = publisher.topics.watermark, self._reader, self._tracker
+        self.watermark = WatermarkWriter(link, *parts, refusals=publisher.refusals, wake=publisher.wake)
         self._waiting = WaitingUsers()
         self._in_flight: set[UUID] = set()
-        self._to_raise: set[UUID] = set()
+        self._to_raise: set[UUID] = set()  # whose version gates may not believe
         self._republishing: set[UUID] = set()  # not acknowledged, and not in the outbox
         self._refused_events: dict[int, tuple[float, OutboxEvent]] = {}
         self._flying = 0
         self._room = asyncio.Event()
-        self._read_at = 0.0  # republishing is interrupted for it
-        self._raise_at = 0.0
+        self._read_at = self._raise_at = 0.0  # loop times; republishing is interrupted for the first
 
     async def finish(self) -> None:
         """Delete what the broker still acknowledges, so that an orderly end has nothing published again."""
@@ -138,8 +128,6 @@ class _Session:
                     self._room.clear()
                     await self._room.wait()
                 await self.acks.write([e for e in self._reader.entries if 0 < len(e.left) < e.size])
-
-    # --- from the database to the broker
 
     async def feed(self) -> None:
         """Send what waits, urgent first, as long as the link has room for it."""
@@ -293,13 +281,7 @@ class _Session:
     async def _send_event(self, event: OutboxEvent) -> None:
         await self._room_for_one()
         topic = self._topics.event(event.type)
-        payload = cloud_event(
-            event_id=f"{self._database}/{_event_id(event)}",
-            event_type=event.type,
-            subject=str(event.user_id),
-            time=event.occurred_at,
-            data=event.data,
-        )
+        payload = message(event, self._start.position.database)
         self._link.hand_over(topic, payload, partial(self._event_acked, topic, event))
 
     async def _room_for_one(self) -> None:
@@ -308,7 +290,7 @@ class _Session:
             await self._room.wait()
         self._flying += 1
 
-    # --- what the broker answers; a link that was lost answers nobody, and takes all of this with it
+    # What the broker answers. A link that was lost answers nobody, and takes all of this with it.
 
     def _document_acked(
         self,
@@ -364,11 +346,3 @@ class _Session:
         if isinstance(error, PublishRefused):
             self._publisher.refusals.refused(error)
         return False
-
-
-def _event_id(event: OutboxEvent) -> str:
-    """Return the same for the same event, and never the same for another: numbers come again in a database
-    that went back.
-    """
-    said = f"{event.type} {event.user_id} {event.occurred_at.isoformat()} {event.data}"
-    return f"{event.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"

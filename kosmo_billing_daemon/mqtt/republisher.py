@@ -8,7 +8,7 @@ from kosmo_billing_daemon.store import entitlements
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.leader_lock import TermPool
 
-PAGE = 100  # documents published between two readings of what is newly waiting: some milliseconds
+PAGE = 200  # documents published between two readings of what is newly waiting: some milliseconds
 
 
 class Republisher:

@@ -13,7 +13,6 @@ from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT, Refusals
 from kosmo_billing_daemon.mqtt.reservation import BLOCK
 from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
 from kosmo_billing_daemon.store import entitlements
-from kosmo_billing_daemon.store.leader_lock import TermPool
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +27,14 @@ class WatermarkWriter:
         self,
         link: Link,
         topic: str,
-        *,
-        pool: TermPool,
         reader: OutboxReader,
         tracker: WatermarkTracker,
+        *,
         refusals: Refusals,
         wake: Callable[[], None],
     ) -> None:
         self._link = link
         self._topic = topic
-        self._pool = pool
         self._reader = reader
         self._tracker = tracker
         self._reservation = tracker.reservation
@@ -94,7 +91,7 @@ class WatermarkWriter:
 
     async def _reserve(self) -> None:
         reservation = self._reservation
-        async with self._pool.connection() as connection:
+        async with self._reader.pool.connection() as connection:
             reservation.ceiling = await entitlements.reserve_versions(connection, reservation.greatest, BLOCK)
 
     def _answer(self, watermark: Watermark) -> None:

@@ -36,10 +36,15 @@ Its rows must be learned (``quotes.learn``)."""
 USER, VERSION, WIDTH = 1, 10, 12
 """Where the user and the version stand in ``CONTENT``, and how many columns it has."""
 
+# A current subscription is found by its own index, so that no history is read for it.
 FROM_DUE = f"""
 FROM due LEFT JOIN LATERAL (
-    SELECT id, {_SHOWN} FROM subscriptions WHERE user_id = due.user_id
-    ORDER BY status IN ('active', 'grace') DESC, ended_at DESC, number DESC LIMIT 1
+    SELECT id, {_SHOWN} FROM subscriptions WHERE user_id = due.user_id AND status IN ('active', 'grace')
+    UNION ALL
+    (SELECT id, {_SHOWN} FROM subscriptions WHERE user_id = due.user_id AND NOT EXISTS (
+        SELECT FROM subscriptions WHERE user_id = due.user_id AND status IN ('active', 'grace'))
+     ORDER BY ended_at DESC, number DESC LIMIT 1)
+    LIMIT 1
 ) AS s ON true
 """
 

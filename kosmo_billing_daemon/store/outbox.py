@@ -242,7 +242,7 @@ async def load_drawn(connection: Connection) -> Drawn:
 
 
 async def repeat(connection: Connection, users: Sequence[UUID]) -> set[UUID]:
-    """Give these users' documents new versions and queue them; returns whose. A held row is left out."""
+    """Give these users' documents new versions and queue them; returns all but those a writer holds."""
     if not users:
         return set()
     return {row[0] for row in await connection.fetch("SELECT repeat_documents($1)", users)}

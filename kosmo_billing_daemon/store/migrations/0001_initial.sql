@@ -350,8 +350,8 @@ BEGIN
     END IF;
 END $$;
 
--- Gives these users' documents new versions and queues them, when nothing else waits. Returns whose: a row that a
--- writer holds is left out.
+-- Gives these users' documents new versions and queues them, to be published when nothing else waits. Returns all but
+-- those users whose row a writer holds.
 CREATE FUNCTION repeat_documents(users uuid[]) RETURNS SETOF uuid LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 DECLARE free uuid[];
@@ -364,7 +364,8 @@ BEGIN
         UPDATE entitlements SET version = greatest(version + 1, nextval('entitlement_versions'))
         WHERE user_id = ANY (free);
     END IF;
-    RETURN QUERY SELECT unnest(free);
+    RETURN QUERY SELECT u.user_id FROM unnest(users) AS u (user_id)
+        WHERE u.user_id = ANY (free) OR NOT EXISTS (SELECT FROM entitlements AS e WHERE e.user_id = u.user_id);
 END $$;
 
 CREATE FUNCTION subscriptions_inserted() RETURNS trigger LANGUAGE plpgsql
