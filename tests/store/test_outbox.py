@@ -3,6 +3,8 @@
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from kosmo_billing_daemon.store import outbox
 from kosmo_billing_daemon.store.outbox import Kind, Unpublished
 from tests.store.conftest import Connector, Rows
@@ -114,3 +116,23 @@ async def test_a_repeated_document_gets_a_new_version_unless_a_writer_holds_it(
     assert [e.left for e in (await read(rows)).entries if e.kind is Kind.REPEAT] == [{user}]
     assert await outbox.count_waiting(rows.connection) == 2
     assert await outbox.count_waiting(rows.connection, [uuid4()]) == 0
+
+
+async def test_a_publication_costs_the_log_hardly_more_than_its_new_version(rows: Rows) -> None:
+    """A lock and an update for each version, and a few records for the one row of the outbox that names all."""
+    if await rows.connection.fetchval("SELECT to_regproc('pg_stat_get_backend_wal') IS NULL"):
+        pytest.skip("the server counts no log by session before PostgreSQL 18")
+    users = sorted(uuid4() for _ in range(64))
+    raising, records = (
+        "SELECT raise_versions($1, $2)",
+        "SELECT wal_records FROM pg_stat_get_backend_wal(pg_backend_pid())",
+    )
+    await rows.execute(raising, users, [True] * 64)
+    await outbox.delete(rows.connection, (await read(rows)).entries)
+    await rows.execute("SELECT pg_stat_force_next_flush()")
+    before = await rows.connection.fetchval(records)
+    await rows.execute(raising, users, [True] * 64)
+    await outbox.delete(rows.connection, (await read(rows)).entries)
+    await rows.execute("SELECT pg_stat_force_next_flush()")
+    spent = await rows.connection.fetchval(records) - before
+    assert 64 <= spent <= 64 * 2.25
