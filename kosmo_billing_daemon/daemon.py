@@ -176,7 +176,12 @@ class Daemon:
             invoicing=invoicing,
             inbox=inbox,
             entitlements=Entitlements(pool=self._pool, clock=clock),
-            whitelist=Whitelist(pool=self._pool, clock=clock, changed=self._changed),
+            whitelist=Whitelist(
+                pool=self._pool,
+                clock=clock,
+                changed=self._changed,
+                new_per_day=settings.http.new_nodes_per_day,
+            ),
             live=self._live,
             catalogue=catalogue,
             clock=clock,

@@ -98,12 +98,32 @@ def reinstate(
     _tell(run(work()), "reinstated", as_json=as_json)
 
 
-def nodes(user: User, as_json: AsJson = False, env_file: EnvFile = None) -> None:
-    """List the nodes of the user's whitelist."""
+def nodes(
+    user: User,
+    *,
+    add: Annotated[str | None, typer.Option(metavar="NODE", help="List this node.")] = None,
+    label: Annotated[str | None, typer.Option(help="Its label.")] = None,
+    remove: Annotated[str | None, typer.Option(metavar="NODE", help="Take this node off the list.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, in one line; needed for a change.")] = "",
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List the nodes of the user's whitelist, or change it; NEW_NODES_PER_DAY does not limit operators."""
 
     async def work() -> list[Node]:
         async with opened(env_file) as at:
-            whitelist = Whitelist(pool=at.pool, clock=utc_now, changed=lambda: None)
+            whitelist = Whitelist(
+                pool=at.pool,
+                clock=utc_now,
+                changed=lambda: None,
+                new_per_day=at.settings.http.new_nodes_per_day,
+            )
+            if add is not None:
+                action = by(reason).entry("user.nodes", user, f"node {add} listed", utc_now())
+                await whitelist.add(UserId(user), add, label, action=action)
+            if remove is not None:
+                action = by(reason).entry("user.nodes", user, f"node {remove} taken off", utc_now())
+                await whitelist.remove(UserId(user), remove, action=action)
             return await whitelist.show(UserId(user))
 
     found = run(work())

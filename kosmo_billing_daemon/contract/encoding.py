@@ -15,10 +15,6 @@ MAX_ID_LENGTH = 128
 
 CANONICAL_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ANY_UUID = re.compile(CANONICAL_UUID.pattern, re.IGNORECASE | re.ASCII)
-NODE_ID = "![0-9a-f]{8}"
-NODE_ID_ANY_CASE = "![0-9a-fA-F]{8}"
-"""Meshtastic's node numbers, as patterns for ``re`` and for JSON Schema alike."""
-
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """NUL and lone surrogates: JSON can spell them, PostgreSQL and UTF-8 cannot hold them."""
 

@@ -19,7 +19,8 @@ from uuid import UUID
 
 from aiohttp import web
 
-from kosmo_billing_daemon.contract.encoding import NODE_ID, Fields, Malformed, loads
+from kosmo_billing_daemon.contract.encoding import Fields, Malformed, loads
+from kosmo_billing_daemon.contract.node_ids import NODE_ID
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Gate, Reason

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, NODE_ID
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH
+from kosmo_billing_daemon.contract.node_ids import NO_NODE, is_node_id, why_no_node
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT
 from kosmo_billing_daemon.errors import Invalid
 
@@ -14,7 +15,6 @@ ACCEPTED_EARLY = timedelta(days=1)  # the clock that a time comes from may diffe
 NODES_KNOWN = 10_000
 
 _ANOTHER_FORM = re.compile(r"(0[xX])?[0-9a-fA-F]{8}|[0-9]+|!.*", re.DOTALL)
-_NODE_NUMBER = re.compile(NODE_ID)
 
 
 def checked_node(node_id: Any, known: dict[str, str]) -> str:
@@ -24,7 +24,9 @@ def checked_node(node_id: Any, known: dict[str, str]) -> str:
     if (same := known.get(node_id)) is not None:
         return same
     checked = checked_id("node_id", node_id.lower())
-    if _ANOTHER_FORM.fullmatch(checked) and not _NODE_NUMBER.fullmatch(checked):
+    if checked in NO_NODE:
+        raise Invalid(f"node_id: {why_no_node(checked)}", field="node_id")
+    if _ANOTHER_FORM.fullmatch(checked) and not is_node_id(checked):
         raise Invalid(
             f"node_id: {node_id[:40]!r} is a node number in another form; write ! and eight hex digits,"
             ' f"!{number:08x}"',

@@ -222,6 +222,9 @@ class Http:
     invoice_rate: Annotated[int, Env("INVOICE_RATE", number(1, 1000, "invoices per minute"))] = 10
     """New invoices per user and minute, 1 to 1000; as many are allowed at once. A repeated request for a plan
     whose invoice is still open does not count. Each daemon counts separately."""
+    new_nodes_per_day: Annotated[int, Env("NEW_NODES_PER_DAY", number(1, 1000, "nodes per day"))] = 10
+    """New nodes that a user may put on the whitelist in 24 hours, 1 to 1000. Listing a node again that was taken
+    off does not count, nor does what an operator lists."""
     stream_beat: Annotated[float, Env("STREAM_BEAT", number(1, 300, "seconds", 1.0))] = 15.0
     """Seconds between heartbeats on event streams, 1 to 300. Must be less than the proxy's idle timeout."""
     metrics_token: Annotated[SecretStr | None, Secret("METRICS_TOKEN", read.token)] = None

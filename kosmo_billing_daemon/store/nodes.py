@@ -1,6 +1,6 @@
 """Users' whitelists: the nodes a user of a whitelist plan may write to."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +40,30 @@ ON CONFLICT (user_id, node_id) DO UPDATE SET label = EXCLUDED.label
 async def save(connection: Connection, user_id: UUID, node: Node) -> None:
     """List a node, or give one that is listed another label."""
     await connection.execute(_SAVE, user_id, node.node_id, node.label, node.added_at)
+
+
+_ADDITIONS = "SELECT node_id, added_at FROM node_additions WHERE user_id = $1 AND added_at > $2"
+
+
+async def load_additions(connection: Connection, user_id: UUID, since: datetime) -> dict[str, datetime]:
+    """Return the nodes a user listed as new after ``since``, and when."""
+    return {row["node_id"]: row["added_at"] for row in await connection.fetch(_ADDITIONS, user_id, since)}
+
+
+_ADD = """
+WITH forgotten AS (
+    DELETE FROM node_additions
+    WHERE user_id = $1 AND added_at <= $3::timestamptz - $4::interval AND node_id <> $2)
+INSERT INTO node_additions (user_id, node_id, added_at) VALUES ($1, $2, $3)
+ON CONFLICT (user_id, node_id) DO UPDATE SET added_at = EXCLUDED.added_at
+"""
+
+
+async def append_addition(
+    connection: Connection, user_id: UUID, node_id: str, at: datetime, window: timedelta
+) -> None:
+    """Note that a user lists a new node; what is older than ``window`` is forgotten."""
+    await connection.execute(_ADD, user_id, node_id, at, window)
 
 
 _REMOVE = "DELETE FROM whitelisted_nodes WHERE user_id = $1 AND node_id = $2"

@@ -6,7 +6,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from kosmo_billing_daemon.contract.encoding import NODE_ID, NODE_ID_ANY_CASE
+from kosmo_billing_daemon.contract.node_ids import NODE_ID, NODE_ID_ANY_CASE
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.whitelist import MOST_NODES
@@ -77,7 +77,9 @@ _NODE_ID = Parameter(
     schema={"type": "string", "pattern": f"^{NODE_ID_ANY_CASE}$"},
     example="!a1b2c3d4",
 )
-_WRONG_NODE = {422: {"invalid_node_id": "It is not ! and eight hex digits"}}
+_WRONG_NODE = {
+    422: {"invalid_node_id": "It is not ! and eight hex digits, or not one node: !ffffffff or !00000000"}
+}
 _EXAMPLE = NodeDocument(node_id="!a1b2c3d4", label="Hilltop", added_at=EXAMPLE_TIME)
 
 OPERATIONS = (
@@ -98,7 +100,8 @@ OPERATIONS = (
         name="addNode",
         tag="Whitelist",
         summary="List a node, or name it",
-        description="Gateways know within a second. The body may be left out; then the node has no label.",
+        description="Gateways know within a second. The body may be left out; then the node has no label. "
+        "Only so many new nodes may be listed in 24 hours; one that was taken off may be listed again.",
         parameters=(_NODE_ID,),
         body=NodeRequest,
         body_example=NodeRequest(label="Hilltop"),
@@ -112,6 +115,7 @@ OPERATIONS = (
             {
                 409: {"too_many_nodes": f"{MOST_NODES} are listed"},
                 422: {"invalid_label": "It is not 1 to 64 printable characters"},
+                429: {"too_many_new_nodes": "More new nodes in 24 hours than NEW_NODES_PER_DAY"},
             },
         ),
     ),

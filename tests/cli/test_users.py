@@ -145,6 +145,15 @@ async def test_whitelist_plan_without_nodes_says_that_every_message_is_refused(
     assert "!a1b2c3d4 (roof)" in (await cli("user", "show", str(user))).out
     assert [n["node_id"] for n in (await cli("user", "nodes", str(user), "--json")).json] == ["!a1b2c3d4"]
     assert "roof" in (await cli("user", "nodes", str(user))).out
+    for refused in (["--add", "!b1b2c3d4"], ["--add", "!ffffffff", "--reason", "ticket 7"]):
+        assert (await cli("user", "nodes", str(user), *refused)).code != 0
+    change = ["--add", "!B1B2C3D4", "--label", "car", "--remove", "!a1b2c3d4", "--reason", "ticket 7"]
+    changed = await cli("user", "nodes", str(user), *change, "--json")
+    assert [(n["node_id"], n["label"]) for n in changed.json] == [("!b1b2c3d4", "car")]
+    assert [(row["subject"], row["reason"]) for row in await audit(shop, user)] == [
+        ("node !B1B2C3D4 listed", "ticket 7"),
+        ("node !a1b2c3d4 taken off", "ticket 7"),
+    ]
 
 
 async def test_stranger_has_an_empty_history(cli: Cli) -> None:

@@ -51,9 +51,9 @@ async def test_a_purchase_a_revocation_and_a_whitelist_reach_the_gate(
         assert edge.check(user, NODE).reason is Reason.UNKNOWN_USER
         await one.publish(document(user))
         await eventually(lambda: edge.check(user, NODE).allowed, "the purchase")
-        await one.change(user, scope=Scope.WHITELIST, allowed_nodes=("!ffffffff",))
+        await one.change(user, scope=Scope.WHITELIST, allowed_nodes=("!fffffffe",))
         await eventually(lambda: edge.check(user, NODE).reason is Reason.NODE_NOT_ALLOWED, "the whitelist")
-        assert edge.check(str(user), "!FFFFFFFF")
+        assert edge.check(str(user), "!FFFFFFFE")
         await one.change(user, status=Standing.REVOKED, scope=Scope.NONE)
         await eventually(lambda: edge.check(user, NODE).reason is Reason.REVOKED, "the revocation")
 

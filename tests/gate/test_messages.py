@@ -41,10 +41,11 @@ def refused(call: Any, *arguments: Any, **named: Any) -> str | None:
     return None
 
 
-NODES_TAKEN = (NODE, NODE.upper(), "^all", "LongFast", "ü" * 128)
+NODES_TAKEN = (NODE, NODE.upper(), "^local", "LongFast", "ü" * 128)
 NODES_REFUSED: tuple[Any, ...] = (
     None, "", 2712847316, True, 1.5, [], b"!a1b2c3d4", "a1b2c3d4", "0xa1b2c3d4", "2712847316", "!a1b2c3d",
     "!a1b2c3d4 ", "!a1b2c3d45", "x" * 129, "İ" * 128, "a\0", "\ud800",
+    "!ffffffff", "!FFFFFFFF", "!00000000", "^all", "^ALL",
 )  # fmt: skip
 USERS_REFUSED: tuple[Any, ...] = (
     None,
@@ -62,7 +63,7 @@ USERS_REFUSED: tuple[Any, ...] = (
 COUNTS_REFUSED: tuple[Any, ...] = (0, -1, -5, True, False, 1.0, 2.5, "1", None, 1_000_001)
 
 
-async def test_check_and_record_take_the_same_and_refuse_the_same(state: Path) -> None:
+async def test_check_hold_and_record_take_the_same_and_refuse_the_same(state: Path) -> None:
     prepare(state)
     async with Gate(NOBODY, state, reporter="g") as edge:
         for user in (ANYWHERE, LISTED):
@@ -72,14 +73,18 @@ async def test_check_and_record_take_the_same_and_refuse_the_same(state: Path) -
                 for wrong in NODES_REFUSED:
                     assert refused(edge.check, user, wrong) == "node_id", wrong
                     assert refused(edge.record, user, wrong) == "node_id", wrong
+                    assert refused(edge.hold, user, wrong) == "node_id", wrong
             for count in COUNTS_REFUSED:
                 assert refused(edge.check, user, NODE, count=count) == "count", count
                 assert refused(edge.record, user, NODE, count=count) == "count", count
+                assert refused(edge.hold, user, NODE, count=count) == "count", count
         for nobody in USERS_REFUSED:
             assert refused(edge.check, nobody, NODE) == "user_id", nobody
             assert refused(edge.record, nobody, NODE) == "user_id", nobody
+            assert refused(edge.hold, nobody, NODE) == "user_id", nobody
         for wrong in ("x" * 129, "", "\udcff", "a\0b", 5):
             assert refused(edge.record, ANYWHERE, NODE, wrong) == "message_id", wrong
+            assert refused(edge.hold, ANYWHERE, NODE, wrong) == "message_id", wrong
         assert edge.status.unacknowledged == 2 * len(NODES_TAKEN)
         assert edge.check(ANYWHERE, NODE).remaining == 50 - len(NODES_TAKEN)
 
@@ -94,7 +99,7 @@ async def test_a_user_and_a_node_are_the_same_in_every_spelling(state: Path) -> 
             edge.record(name, NODE.upper())
             assert edge.check(name, NODE.upper()).remaining == before - 1
         assert edge.check(LISTED, NODE).remaining == 44
-        assert edge.check(LISTED, "^all").reason is Reason.NODE_NOT_ALLOWED
+        assert edge.check(LISTED, "LongFast").reason is Reason.NODE_NOT_ALLOWED
         assert edge.check(UUID(int=5), NODE).reason is Reason.UNKNOWN_USER
 
 

@@ -174,7 +174,7 @@ async def test_requests_and_operators_are_told_who_holds_the_lock(
     operations = AdminActions(
         pool=shop.front.pool, settlement=shop.front.settlement, catalogue=BUILT_IN, clock=shop.clock
     )
-    whitelist = Whitelist(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
+    whitelist = Whitelist(pool=shop.front.pool, clock=shop.clock, changed=lambda: None, new_per_day=10)
     async with locking(shop, user, "SELECT FROM subscriptions WHERE user_id = $1 FOR UPDATE") as pid:
         began = time.monotonic()
         with pytest.raises(Locked, match=rf"locked by pid {pid} \(old gateway"):

@@ -181,6 +181,7 @@ class Starter:
         most_streams: int = 100,
         admission: Admission | None = None,
         invoice_rate: int = 10,
+        new_nodes_per_day: int = 100,
         **http: Any,
     ) -> Service:
         pool = await self._stack.enter_async_context(
@@ -220,7 +221,7 @@ class Starter:
             ),
             inbox=Inbox(pool=pool, wake=lambda: True),
             entitlements=Entitlements(pool=pool, clock=document_clock),
-            whitelist=Whitelist(pool=pool, clock=clock, changed=live.wake),
+            whitelist=Whitelist(pool=pool, clock=clock, changed=live.wake, new_per_day=new_nodes_per_day),
             live=live,
             catalogue=BUILT_IN,
             clock=clock,

@@ -295,6 +295,7 @@ export type ProblemCode =
   | "stopping"
   | "too_many_invoices"
   | "too_many_keys"
+  | "too_many_new_nodes"
   | "too_many_nodes"
   | "too_many_streams"
   | "unauthenticated"

@@ -242,7 +242,17 @@ CREATE TABLE whitelisted_nodes (
     label    text,
     added_at timestamptz NOT NULL,
     PRIMARY KEY (user_id, node_id),
-    CONSTRAINT whitelisted_nodes_id_is_meshtastic CHECK (node_id ~ '^![0-9a-f]{8}$')
+    CONSTRAINT whitelisted_nodes_id_is_meshtastic CHECK (node_id ~ '^![0-9a-f]{8}$'),
+    -- The broadcast address would be a list of all nodes.
+    CONSTRAINT whitelisted_nodes_is_one_node CHECK (node_id NOT IN ('!00000000', '!ffffffff'))
+);
+
+-- What users listed as new in about the last day, also when it was taken off again: so many are allowed a day.
+CREATE TABLE node_additions (
+    user_id  uuid NOT NULL,
+    node_id  text NOT NULL,
+    added_at timestamptz NOT NULL,
+    PRIMARY KEY (user_id, node_id)
 );
 
 -- The version of each user's document. Only a trigger changes it, and no index names what changes, so that each
