@@ -12,8 +12,8 @@ could not be sent is given back.
 Threads use ``SyncGate``. Needs aiomqtt and the standard library alone.
 
 Reading order: ``decisions`` (the answer), ``timekeeping`` (what time it is), ``ledger`` (own messages no
-document has yet), ``holds``, ``rows``, ``state`` and ``journal`` (the file), ``salvage`` (what is left of a
-damaged one), ``documents``, ``replay``, ``reports``, ``connection`` (the broker), ``gate``.
+document has yet), ``holds``, ``rows``, ``state``, ``seal`` and ``journal`` (the file), ``salvage`` (what is
+left of a damaged one), ``documents``, ``replay``, ``reports``, ``connection`` (the broker), ``gate``.
 """
 
 from kosmo_billing_daemon.gate.decisions import Decision, Reason

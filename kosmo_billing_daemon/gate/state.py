@@ -5,9 +5,9 @@ power cut only what was committed after the last ``fsync_path`` was synchronised
 leaves that to the caller: a commit costs tens of microseconds, a synchronisation milliseconds on an SD
 card, so it belongs in another thread, once for many commits. Checkpoints belong there too.
 
-A damaged file never keeps a gate from starting. Everything is checked when it is opened; if anything is
-wrong, what can be read goes into a new file, and the old one is set aside, never deleted: it may hold
-messages nobody else knows of.
+A damaged file never keeps a gate from starting. Everything is checked when it is opened, as a whole by the
+seal of an orderly close or else row by row; if anything is wrong, what can be read goes into a new file, and
+the old one is set aside, never deleted: it may hold messages nobody else knows of.
 """
 
 import gc
@@ -26,7 +26,6 @@ from kosmo_billing_daemon.gate.files import beside, fsync_path
 from kosmo_billing_daemon.gate.pages import is_log_whole
 from kosmo_billing_daemon.gate.replacement import finish_replacing, is_damage, replace
 from kosmo_billing_daemon.gate.rows import (
-    Document,
     blob,
     document_of,
     document_sum,
@@ -36,6 +35,7 @@ from kosmo_billing_daemon.gate.rows import (
     message_sum,
 )
 from kosmo_billing_daemon.gate.schema import SCHEMA, Damaged, check_schema, create, insert_documents
+from kosmo_billing_daemon.gate.seal import break_seal, seal
 
 try:
     import fcntl
@@ -83,6 +83,8 @@ class StateFile:
 
     def close(self) -> None:
         self.sql.close()
+        if self.path is not None:
+            seal(self.path)
         self._unlock()
 
     @contextmanager
@@ -151,6 +153,7 @@ class StateFile:
 
 
 def _open(path: Path | None) -> tuple[sqlite3.Connection, Loaded]:
+    is_sealed = path is not None and break_seal(path)
     if path is not None and not is_log_whole(beside(path, "-wal")):
         raise Damaged("its write-ahead log is not whole")
     sql = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=PATIENCE)
@@ -171,10 +174,9 @@ def _open(path: Path | None) -> tuple[sqlite3.Connection, Loaded]:
             f"PRAGMA user_version = {SCHEMA}"
         )  # fails where nothing can be written, which BEGIN does not
         sql.execute("ROLLBACK")
-        (verdict,) = sql.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise Damaged(" ".join(str(verdict).replace("*", "").split()))
         with _collection_paused():
+            if not is_sealed:
+                _examine(sql)
             return sql, _load(sql)
     except BaseException:
         sql.close()
@@ -193,26 +195,33 @@ def _collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _load(sql: sqlite3.Connection) -> Loaded:
-    entries: dict[int, UserEntry] = {}
-    same_nodes: dict[str, frozenset[str]] = {}
-    number = int.from_bytes
+def _examine(sql: sqlite3.Connection) -> None:
+    """Raise ``Damaged`` unless the pages have their shape and every row its checksum."""
+    (verdict,) = sql.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise Damaged(" ".join(str(verdict).replace("*", "").split()))
     for row in sql.execute("SELECT * FROM documents"):
-        document: Document = row[:9]
-        if document_sum(document) != row[9]:
+        if document_sum(row[:9]) != row[9]:
             raise Damaged("a document's checksum is wrong")
-        entries[number(document[0])] = entry_of_row(document, same_nodes)
-    facts = {}
     for name, value, checksum in sql.execute("SELECT name, value, checksum FROM facts"):
         if checksum != fact_sum(name, value):
             raise Damaged("a fact's checksum is wrong")
-        facts[name] = value
     messages = (
         "SELECT user, message_id, node, count, sent_at, checksum FROM journal NOT INDEXED WHERE stage < 2"
     )
     for *message, checksum in sql.execute(messages):
         if not is_message(*message) or checksum != message_sum(*message):
             raise Damaged("a message's checksum is wrong")
+
+
+def _load(sql: sqlite3.Connection) -> Loaded:
+    entries: dict[int, UserEntry] = {}
+    same_nodes: dict[str, frozenset[str]] = {}
+    number = int.from_bytes
+    documents = "user, version, refusal, nodes, quota, used, subscription, valid_from, ends"
+    for row in sql.execute(f"SELECT {documents} FROM documents"):  # noqa: S608  our own text
+        entries[number(row[0])] = entry_of_row(row, same_nodes)
+    facts = dict(sql.execute("SELECT name, value FROM facts"))
     return Loaded(
         entries, facts.get("mark", 0.0), bool(facts.get("complete", 0.0)), int(facts.get("sequence", 0))
     )

@@ -20,6 +20,7 @@ from kosmo_billing_daemon.gate.journal import Journal
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.pages import PAGE
 from kosmo_billing_daemon.gate.rows import MessageStage, Row
+from kosmo_billing_daemon.gate.seal import break_seal
 from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.link import Broker
 from tests.gate.stand_in import NODE, daemon, gate
@@ -155,6 +156,36 @@ def test_a_gate_starts_with_any_bit_flipped_and_nobody_has_other_rights(
         lost = left.lost_documents + left.lost_messages
         assert lost <= ON_A_PAGE, f"byte {place}"
         assert not lost or left.loss is not None, f"byte {place}: nothing said"
+
+
+def test_the_seal_of_an_orderly_close_hides_no_damage(fast: Path, written: Written) -> None:
+    path = emptied(fast)
+    path.write_bytes(written.content)
+    StateFile(path).close()
+    sealed = path.with_name("gate.db.seal").read_text()
+    assert break_seal(path)
+    assert not break_seal(path), "a seal is broken once"
+    for place in range(100, len(written.content), len(written.content) // 60):
+        path = emptied(fast)
+        damaged = bytearray(written.content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        path.with_name("gate.db.seal").write_text(sealed)
+        left = started(path, written)
+        lost = left.lost_documents + left.lost_messages
+        assert not lost or left.loss is not None, f"byte {place}: nothing said"
+
+
+def test_a_file_in_use_has_no_seal(fast: Path) -> None:
+    path = emptied(fast)
+    StateFile(path).close()
+    sealed = path.with_name("gate.db.seal").read_text()
+    state = StateFile(path)
+    assert not path.with_name("gate.db.seal").exists()
+    Journal(state).append(Row(0, 1, "after", NODE, 1, 1.0))
+    path.with_name("gate.db.seal").write_text(sealed)  # as after a power cut that lost its removal
+    assert not break_seal(path), "its log has more"
+    state.close()
 
 
 async def test_a_damaged_log_is_noticed_and_what_is_whole_in_it_is_kept(
