@@ -29,6 +29,7 @@ from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.runtime.watchdog import Watched, keep_alive
 from kosmo_billing_daemon.services.backlog import RightsWatch
+from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
@@ -105,7 +106,12 @@ class Daemon:
             keep_usage=settings.retention.usage,
         )
         self._publisher = Publisher(topics=topics, clock=clock)
-        self._metering = Metering(pool=self._pool, clock=clock, changed=self._counted)
+        self._metering = Metering(
+            pool=self._pool,
+            clock=clock,
+            changed=self._counted,
+            ceilings=Ceilings(settings.usage_messages, settings.usage_users),
+        )
         self._usage = UsageIntake(metering=self._metering, topics=topics)
         self._conversation = BrokerSession(
             broker=broker_of(settings.mqtt),

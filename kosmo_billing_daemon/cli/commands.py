@@ -20,6 +20,7 @@ _FOUND = {
     "user": "users:app",
     "invoices": "invoices:app",
     "attention": "attention:app",
+    "usage": "usage:app",
     "reconcile": "upkeep:reconcile",
     "republish": "upkeep:republish",
     "watch": "watching:watch",

@@ -188,7 +188,7 @@ class UsageSession:
 
     def _note(self, report: Quarantined) -> None:
         if self._intake.throttle.allows("malformed"):
-            log.warning("a usage report of %r could not be read: %s", report.reporter, report.reason)
+            log.warning("a usage report of %r was quarantined: %s", report.reporter, report.reason)
 
     async def _keep_counting(self, group: asyncio.TaskGroup) -> None:
         backoff = Backoff(0.05, 2.0)

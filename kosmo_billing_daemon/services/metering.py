@@ -1,8 +1,8 @@
 """Usage reports into counts: many reports, one transaction, and an answer for each after COMMIT.
 
-A report that cannot be read, or that alone breaks the transaction it is in, is quarantined; one that needs a
-row which somebody else has locked is parked in a table and counted later. The others are counted as if it had
-not been there, and none of them waits for it.
+A report that cannot be read, exceeds what its reporter may count in a minute, or alone breaks the transaction
+it is in, is quarantined; one that needs a row which somebody else has locked is parked in a table and counted
+later. The others are counted as if it had not been there, and none of them waits for it.
 """
 
 import logging
@@ -22,6 +22,7 @@ from kosmo_billing_daemon.runtime.batcher import write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.usage import Columns, Quarantined
@@ -56,11 +57,15 @@ class Tally:
 
 @record(kw_only=True)
 class Metering:
-    """Counts usage. ``changed`` is called after each commit that counted something."""
+    """Counts usage. ``changed`` is called after each commit that counted something.
+
+    Without ``ceilings`` a reporter may count as much as it likes.
+    """
 
     pool: Pool
     clock: Clock
     changed: Callable[[], None]
+    ceilings: Ceilings | None = None
     tally: Tally = field(default_factory=Tally)
     throttle: LogThrottle = field(default_factory=LogThrottle)
 
@@ -70,10 +75,14 @@ class Metering:
             check_reporter(reporter)
             if len(payload) > MOST_BYTES:
                 raise Malformed(f"larger than {MOST_BYTES} bytes")
-            return Report(reporter, UsageColumns.decode(payload), payload)
+            columns = UsageColumns.decode(payload)
         except Malformed as error:
             self.tally.malformed += 1
             return _quarantined(reporter, str(error), payload)
+        if self.ceilings is not None and (why := self.ceilings.refusal(reporter, columns, self.clock())):
+            self.tally.malformed += 1
+            return _quarantined(reporter, why, payload, is_too_much=True)
+        return Report(reporter, columns, payload)
 
     async def count(
         self, reports: Sequence[Report], quarantined: Sequence[Quarantined] = ()
@@ -229,6 +238,12 @@ def _joined(read: Sequence[UsageColumns], reporters: Sequence[str]) -> Columns:
     )
 
 
-def _quarantined(reporter: str, reason: str, payload: bytes) -> Quarantined:
+def _quarantined(reporter: str, reason: str, payload: bytes, *, is_too_much: bool = False) -> Quarantined:
     name = reporter.encode("utf-8", "replace").decode()[:REPORTER_LENGTH].replace("\0", "")
-    return Quarantined(reporter=name, reason=reason[:1000], payload=payload[:KEPT_BYTES], size=len(payload))
+    return Quarantined(
+        reporter=name,
+        reason=reason[:1000],
+        payload=payload[:KEPT_BYTES],
+        size=len(payload),
+        is_too_much=is_too_much,
+    )

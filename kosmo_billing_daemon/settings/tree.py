@@ -223,8 +223,8 @@ class Http:
     """New invoices per user and minute, 1 to 1000; as many are allowed at once. A repeated request for a plan
     whose invoice is still open does not count. Each daemon counts separately."""
     new_nodes_per_day: Annotated[int, Env("NEW_NODES_PER_DAY", number(1, 1000, "nodes per day"))] = 10
-    """New nodes that a user may put on the whitelist in 24 hours, 1 to 1000. Listing a node again that was taken
-    off does not count, nor does what an operator lists."""
+    """New nodes that a user may put on the whitelist in 24 hours, 1 to 1000. Listing a node again that was
+    taken off does not count, nor does what an operator lists."""
     stream_beat: Annotated[float, Env("STREAM_BEAT", number(1, 300, "seconds", 1.0))] = 15.0
     """Seconds between heartbeats on event streams, 1 to 300. Must be less than the proxy's idle timeout."""
     metrics_token: Annotated[SecretStr | None, Secret("METRICS_TOKEN", read.token)] = None
@@ -269,6 +269,15 @@ class Settings:
         timedelta, Env("EXPIRING_NOTICE_HOURS", number(1, 720, "hours", timedelta(hours=1)))
     ] = timedelta(hours=72)
     """Hours before its end at which a subscription is reported as expiring, 1 to 720."""
+    usage_messages: Annotated[
+        int, Env("USAGE_MESSAGES_PER_MINUTE", number(1, 1_000_000_000, "messages per minute"))
+    ] = 6_000
+    """Messages of one user that one gateway may report per minute, 1 to 1000000000. What is beyond it is kept
+    in quarantine and opens a case: kosmo-billing usage cases."""
+    usage_users: Annotated[
+        int, Env("USAGE_USERS_PER_MINUTE", number(1, 1_000_000_000, "users per minute"))
+    ] = 6_000
+    """Users whose messages one gateway may report per minute, 1 to 1000000000. Beyond it the same happens."""
     retention: Retention
     log_format: Annotated[Format, Env("LOG_FORMAT", choice(Format))] = Format.AUTO
     """text, json, journal, or auto (journal under systemd, else text)."""

@@ -27,12 +27,16 @@ class Columns:
 
 @record(kw_only=True)
 class Quarantined:
-    """A report that could not be read: why, and the beginning of it (at most 4 KiB)."""
+    """A report that is not counted: why, and the beginning of it (at most 4 KiB).
+
+    One that ``is_too_much`` opens a case about its reporter.
+    """
 
     reporter: str
     reason: str
     payload: bytes
     size: int
+    is_too_much: bool = False
 
 
 @record
@@ -161,7 +165,7 @@ FROM (
         PARTITION BY s.id ORDER BY e.received_at DESC, e.sent_at DESC, e.message_id DESC
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS over
     FROM subscriptions AS s JOIN usage_events AS e ON e.user_id = s.user_id AND e.subscription_id = s.id
-    WHERE s.id = ANY ($1::uuid[])
+    WHERE s.id = ANY ($1::uuid[]) AND e.voided_at IS NULL
 ) AS row
 WHERE row.over > 0 AND u.user_id = row.user_id AND u.message_id = row.message_id
 """
@@ -185,6 +189,16 @@ async def append_quarantine(connection: Connection, reports: Sequence[Quarantine
             [report.size for report in reports],
             now,
         )
+        if too_much := {report.reporter: report.reason for report in reports if report.is_too_much}:
+            await connection.execute(_OPEN_CASE, [*too_much], [*too_much.values()], now)
+
+
+_OPEN_CASE = """
+INSERT INTO reporter_cases AS c (reporter, detail, opened_at, last_at)
+SELECT reporter, detail, $3, $3 FROM unnest($1::text[], $2::text[]) AS row (reporter, detail)
+ON CONFLICT (reporter) WHERE closed_at IS NULL
+    DO UPDATE SET detail = EXCLUDED.detail, last_at = greatest(c.last_at, EXCLUDED.last_at)
+"""
 
 
 _DAYS = "SELECT day, messages FROM usage_days WHERE user_id = $1 AND day BETWEEN $2 AND $3 ORDER BY day"
@@ -197,7 +211,7 @@ async def load_days(connection: Connection, user_id: UUID, first: date, last: da
 
 _LATEST = """
 SELECT message_id, node_id, count, sent_at, subscription_id, over_limit FROM usage_events
-WHERE user_id = $1 ORDER BY sent_at DESC LIMIT $2
+WHERE user_id = $1 AND voided_at IS NULL ORDER BY sent_at DESC LIMIT $2
 """
 
 

@@ -6,9 +6,11 @@ import pytest
 
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.services.metering import Metering, Report
 from tests.cli.conftest import Cli
 from tests.services.conftest import Shop
 from tests.support.quotes import quoting
+from tests.support.usage import event, payload
 
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
 
@@ -169,3 +171,25 @@ async def test_what_is_set_aside_is_listed_with_its_reason_and_what_to_do(
     shop.clock.move(seconds=11)
     await shop.front.settle()
     assert (await cli("attention", "--json")).json == []
+
+
+async def test_a_gateway_that_cannot_be_believed_is_listed_and_what_it_counted_taken_back(
+    shop: Shop, cli: Cli, user: UserId
+) -> None:
+    await shop.buy(user)
+    await shop.front.execute(
+        "INSERT INTO reporter_cases (reporter, detail, opened_at, last_at) "
+        "VALUES ('gw', 'much', now(), now())"
+    )
+    (case,) = (await cli("usage", "cases", "--json")).json
+    assert (case["reporter"], case["detail"]) == ("gw", "much")
+    metering = Metering(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
+    report = metering.read("gw", payload([event(user, "a", shop.clock(), count=40)]))
+    assert isinstance(report, Report)
+    await metering.count([report])
+    command = ["usage", "void", "--reporter", "gw", "--since", "2020-01-01", "--reason", "stolen"]
+    assert (await cli(*command, "--json")).json == {"users": 1, "messages": 40}
+    assert "0 messages of 0 users" in (await cli(*command)).out
+    assert (await cli("usage", "void", "--reporter", "gw", "--since", "soon", "--reason", "x")).code == 1
+    assert "is closed" in (await cli("usage", "close", str(case["id"]), "--reason", "account disabled")).out
+    assert (await cli("usage", "cases", "--json")).json == []

@@ -10,8 +10,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
 from kosmo_billing_daemon.contract.payloads import Rejection, UsageAck
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.housekeeping import Housekeeping
 from kosmo_billing_daemon.services.metering import Metering, Report
 from kosmo_billing_daemon.store.postgres import Database, Pool
@@ -244,3 +247,80 @@ async def test_a_purchase_without_shortage_resets_nothing(shop: Shop, user: User
     await shop.buy(user)
     await shop.buy(user)
     assert not [name for name in await shop.front.news(user) if name.startswith("quota")]
+
+
+def limited(pool: Pool, passed: list[float]) -> Metering:
+    ceilings = Ceilings(messages=100, users=3, monotonic=lambda: passed[0])
+    return Metering(pool=pool, clock=lambda: NOW, changed=lambda: None, ceilings=ceilings)
+
+
+async def test_a_report_beyond_a_ceiling_is_quarantined_and_opens_a_case(pool: Pool) -> None:
+    passed = [0.0]
+    metering = limited(pool, passed)
+    users = [uuid4() for _ in range(4)]
+
+    def reads(events: Sequence[dict[str, Any]], reporter: str = "gateway") -> Report | Quarantined:
+        return metering.read(reporter, payload(events))
+
+    assert isinstance(reads([event(users[0], "a", NOW, count=100)]), Report)
+    much = reads([event(users[0], "b", NOW)])
+    many = reads([event(user, "c", NOW) for user in users[1:]])
+    assert isinstance(much, Quarantined)
+    assert isinstance(many, Quarantined)
+    assert f"101 messages of user {users[0]} in one minute" in much.reason
+    assert "more than 3 users in one minute" in many.reason
+    assert isinstance(reads([event(users[0], "d", NOW, count=100)], "another"), Report)
+    assert isinstance(reads([event(user, "c", NOW) for user in users[1:3]]), Report), (
+        "what was refused is free"
+    )
+    passed[0] = 60.0
+    assert isinstance(reads([event(users[0], "b", NOW, count=100)]), Report), "another minute"
+    huge = reads([event(users[0], f"{n}", NOW - n * SECOND, count=1_000_000) for n in range(500)], "stolen")
+    assert isinstance(huge, Quarantined)
+    await metering.count([], [much, many, huge])
+    await metering.count([], [much])
+    cases = await rows(pool, "SELECT reporter, detail FROM reporter_cases ORDER BY reporter")
+    assert [row["reporter"] for row in cases] == ["gateway", "stolen"]
+    assert len(await rows(pool, "SELECT FROM usage_quarantine")) == 4
+
+
+async def test_what_a_gate_kept_while_it_was_away_is_as_many_minutes_as_it_spans(pool: Pool) -> None:
+    metering = limited(pool, [0.0])
+    user, minute = uuid4(), timedelta(minutes=1)
+    kept = [event(user, f"{n}", NOW - (300 - n) * minute, count=90) for n in range(300)]
+    assert isinstance(metering.read("gateway", payload(kept)), Report)
+    assert isinstance(metering.read("gateway", payload(kept)), Quarantined), (
+        "times that go back are no minutes"
+    )
+
+
+async def test_what_a_stolen_gateway_counted_is_taken_back_once(pool: Pool, metering: Metering) -> None:
+    rows_of = [granted(uuid4()) for _ in range(3)]
+    async with pool.connection() as connection:
+        for row in rows_of:
+            await subscribe(connection, row)
+    first, second, third = rows_of
+    await count(metering, [event(first.user_id, f"right-{n}", NOW) for n in range(10)], "honest")
+    stolen = [event(row.user_id, f"stolen-{n}", NOW, count=30) for row in (first, second) for n in range(2)]
+    await count(metering, stolen, "stolen")
+    await count(metering, [event(third.user_id, "x", NOW)], "stolen")
+    before = await rows(pool, "SELECT user_id, version FROM entitlements ORDER BY user_id")
+    actions = ReporterActions(pool=pool, clock=lambda: NOW + SECOND)
+    by = OperatorAction("Ann", "the card was stolen")
+    assert await actions.void("stolen", NOW + SECOND, by) == Voided(0, 0)
+    assert await actions.void("stolen", NOW, by) == Voided(3, 121)
+    assert await actions.void("stolen", NOW, by) == Voided(0, 0)
+    async with pool.connection() as connection:
+        assert [await used(connection, row) for row in rows_of] == [10, 0, 0]
+    after = await rows(pool, "SELECT user_id, version FROM entitlements ORDER BY user_id")
+    assert all(new["version"] > old["version"] for old, new in zip(before, after, strict=True))
+    assert (await count(metering, stolen, "stolen")).duplicates == 4, "sent again it counts as little"
+    (days,) = await rows(pool, "SELECT sum(messages) AS messages FROM usage_days")
+    assert days["messages"] == 10
+    announced = await rows(pool, "SELECT type FROM events WHERE user_id = $1 ORDER BY id", second.user_id)
+    assert [row["type"] for row in announced] == ["quota.warning", "quota.exhausted", "quota.reset"]
+    await count(metering, [event(second.user_id, f"again-{n}", NOW, count=45) for n in range(1)], "honest")
+    announced = await rows(pool, "SELECT type FROM events WHERE user_id = $1 ORDER BY id", second.user_id)
+    assert announced[-1]["type"] == "quota.warning", "the threshold is armed again"
+    audit = await rows(pool, "SELECT subject FROM audit_log WHERE user_id = $1", first.user_id)
+    assert [row["subject"][:34] for row in audit] == ["60 messages that stolen counted si"]

@@ -68,6 +68,8 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("TRUSTED_PROXIES", "unix", "http.trusted_proxies.networks", ()),
     ("TRUSTED_PROXIES", "10.0.0.7", "http.trusted_proxies.unix", False),
     ("NEW_NODES_PER_DAY", "3", "http.new_nodes_per_day", 3),
+    ("USAGE_MESSAGES_PER_MINUTE", "60", "usage_messages", 60),
+    ("USAGE_USERS_PER_MINUTE", "70", "usage_users", 70),
     ("EXPIRING_NOTICE_HOURS", "24", "expiring_notice", timedelta(hours=24)),
     ("DELIVERY_RETENTION_DAYS", "30", "retention.deliveries", timedelta(days=30)),
     ("USAGE_RETENTION_DAYS", "90", "retention.usage", timedelta(days=90)),

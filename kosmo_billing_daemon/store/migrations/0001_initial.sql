@@ -515,6 +515,8 @@ CREATE TABLE usage_events (
     over_limit      boolean NOT NULL,
     sent_at         timestamptz NOT NULL,
     received_at     timestamptz NOT NULL,
+    -- What an operator took back. The row stays, so that the message sent again counts as little.
+    voided_at       timestamptz,
     CONSTRAINT usage_events_counted_once PRIMARY KEY (message_id, user_id),
     CONSTRAINT usage_events_count_is_positive CHECK (count > 0),
     CONSTRAINT usage_events_sent_before_received CHECK (sent_at <= received_at)
@@ -541,6 +543,18 @@ CREATE TABLE usage_quarantine (
     received_at timestamptz NOT NULL,
     CONSTRAINT usage_quarantine_payload_is_bounded CHECK (octet_length(payload) <= 4096)
 );
+
+-- Reporters that sent more than a mesh can carry: what they sent is in quarantine until an operator decides.
+CREATE TABLE reporter_cases (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reporter   text NOT NULL,
+    detail     text NOT NULL,
+    opened_at  timestamptz NOT NULL,
+    last_at    timestamptz NOT NULL,
+    closed_at  timestamptz,
+    CONSTRAINT reporter_cases_last_is_forward CHECK (last_at >= opened_at)
+);
+CREATE UNIQUE INDEX reporter_cases_one_open ON reporter_cases (reporter) WHERE closed_at IS NULL;
 
 -- Usage reports that could not be counted because somebody else's transaction holds a row they need. They are
 -- acknowledged to the broker, whose window they would block, and counted from here.

@@ -1,0 +1,71 @@
+"""What an operator decides about a gateway that cannot be believed."""
+
+from datetime import datetime
+from uuid import UUID
+
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.errors import NotFound
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store import audit, reporters, usage
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+
+BATCH = 200  # users per transaction: their purchases wait for it
+
+
+@record
+class Voided:
+    """What was taken back."""
+
+    users: int
+    messages: int
+
+
+@record(kw_only=True)
+class ReporterActions:
+    """Carries out what operators decide about reporters; each decision is in the audit log."""
+
+    pool: Pool
+    clock: Clock
+
+    async def void(self, reporter: str, since: datetime, by: OperatorAction) -> Voided:
+        """Take back what a reporter counted since then, by the time of its arrival.
+
+        Quotas return and documents follow; what was paid is not touched. A repeat changes nothing, and the
+        same messages sent again are not counted.
+        """
+        users = messages = 0
+        after = UUID(int=0)
+        while True:
+            async with self.pool.connection() as connection:
+                found = await reporters.load_users(connection, reporter, since, after, BATCH)
+            if not found:
+                return Voided(users, messages)
+            after = found[-1]
+
+            async def work(connection: Connection, found: list[UUID] = found) -> dict[UUID, int]:
+                now = self.clock()
+                await usage.lock_counters(connection, map(str, found))
+                voided = await reporters.void(connection, reporter, since, found, now)
+                for user, number in voided.items():
+                    subject = f"{number} messages that {reporter} counted since {since.isoformat()}"
+                    await audit.append(connection, by.entry("usage.void", user, subject, now))
+                return voided
+
+            voided = await self.pool.retrying(work, locking_users(found))
+            users += len(voided)
+            messages += sum(voided.values())
+
+    async def close_case(self, number: int, by: OperatorAction) -> str:
+        """Close a case and return its reporter; one that goes on opens another."""
+
+        async def work(connection: Connection) -> str:
+            now = self.clock()
+            reporter = await reporters.close_case(connection, number, now)
+            if reporter is None:
+                raise NotFound(f"there is no open case {number} about a gateway")
+            subject = f"case {number} of {reporter}"
+            await audit.append(connection, by.entry("usage.close", None, subject, now))
+            return reporter
+
+        return await self.pool.retrying(work)

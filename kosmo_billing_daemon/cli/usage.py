@@ -1,0 +1,93 @@
+"""``usage``: gateways that report what no mesh can carry, and taking back what they counted."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.rendering import console, line, print_json, table, when
+from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.store import reporters
+from kosmo_billing_daemon.store.reporters import ReporterCase
+
+
+def void(
+    reporter: Annotated[str, typer.Option(metavar="NAME", help="The gateway's MQTT user name.")],
+    since: Annotated[str, typer.Option(metavar="TIME", help="As 2026-03-01T12:00Z; UTC if unsaid.")],
+    reason: Reason,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Take back what a broken or stolen gateway counted: quotas return, payments stay as they are.
+
+    Disable its account at the broker first, or it goes on. A repeat changes nothing.
+    """
+    begin = _time(since)
+
+    async def work() -> Voided:
+        async with opened(env_file) as at:
+            return await ReporterActions(pool=at.pool, clock=utc_now).void(reporter, begin, by(reason))
+
+    voided = run(work())
+    if as_json:
+        print_json({"users": voided.users, "messages": voided.messages})
+        return
+    line(console(), f"{voided.messages} messages of {voided.users} users were taken back")
+
+
+def cases(
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List gateways that reported more than USAGE_MESSAGES_PER_MINUTE or USAGE_USERS_PER_MINUTE allow."""
+
+    async def work() -> list[ReporterCase]:
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            return await reporters.load_cases(connection, limit)
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    rows = [(str(c.id), c.reporter, when(c.opened_at), when(c.last_at), c.detail) for c in found]
+    table(console(), ("CASE", "GATEWAY", "FIRST", "LAST", "REPORTED"), rows)
+    if found:
+        line(console(), "to take back what one counted: kosmo-billing usage void")
+
+
+def close(
+    case: Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1, max=2**63 - 1)],
+    reason: Reason,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Close a case about a gateway; if it goes on, another one opens."""
+
+    async def work() -> str:
+        async with opened(env_file) as at:
+            return await ReporterActions(pool=at.pool, clock=utc_now).close_case(case, by(reason))
+
+    reporter = run(work())
+    if as_json:
+        print_json({"case": case, "reporter": reporter, "closed": True})
+        return
+    line(console(), f"case {case} of {reporter} is closed")
+
+
+def _time(text: str) -> datetime:
+    try:
+        read = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise Invalid(f"--since: {text!r} is no time; write it as 2026-03-01T12:00Z", field="since") from None
+    return read.replace(tzinfo=UTC) if read.tzinfo is None else read
+
+
+app = typer.Typer(help="Gateways that report too much, and what they counted.")
+app.command()(void)
+app.command()(cases)
+app.command()(close)
