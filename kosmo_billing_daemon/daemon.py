@@ -19,6 +19,7 @@ from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.monitoring.collector import MetricsCollector
 from kosmo_billing_daemon.monitoring.readiness import HealthMonitor, describe
 from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
+from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
@@ -35,6 +36,7 @@ from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
@@ -119,6 +121,7 @@ class Daemon:
             pool=self._pool,
             publisher=self._publisher,
             usage=self._usage,
+            leases=LeaseIntake(leasing=Leasing(pool=self._pool, clock=clock), topics=topics),
             clock=clock,
             instance=settings.instance,
             version=__version__,

@@ -1,13 +1,17 @@
 """What an operator decides about a gateway that cannot be believed."""
 
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.domain.leases import freed
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import audit, reporters, usage
+from kosmo_billing_daemon.store import audit, leases, reporters, usage
+from kosmo_billing_daemon.store.leases import GrantedLease
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
 BATCH = 200  # users per transaction: their purchases wait for it
@@ -55,6 +59,34 @@ class ReporterActions:
             voided = await self.pool.retrying(work, locking_users(found))
             users += len(voided)
             messages += sum(voided.values())
+
+    async def free(self, reporter: str | None, user_id: UUID | None, by: OperatorAction) -> Voided:
+        """Take back what leases have outstanding, of a gateway or of a user; a repeat changes nothing."""
+        users: set[UUID] = set()
+        messages = 0
+        while True:
+            async with self.pool.connection() as connection:
+                found = await leases.load_open(connection, reporter, user_id, BATCH)
+            if not found:
+                return Voided(len(users), messages)
+            owners = sorted({one.user_id for one in found})
+
+            async def work(
+                connection: Connection, owners: list[UUID] = owners, found: list[GrantedLease] = found
+            ) -> list[GrantedLease]:
+                now = self.clock()
+                await usage.lock_counters(connection, map(str, owners))
+                locked = await leases.lock(connection, sorted(one.id for one in found))
+                left = [one for one in locked.values() if one.lease.outstanding]
+                await leases.save(connection, [replace(one, lease=freed(one.lease)) for one in left])
+                for one in left:
+                    subject = f"{one.lease.outstanding} messages leased to {one.reporter}"
+                    await audit.append(connection, by.entry("leases.free", one.user_id, subject, now))
+                return left
+
+            left = await self.pool.retrying(work, locking_users([UserId(owner) for owner in owners]))
+            users |= {one.user_id for one in left}
+            messages += sum(one.lease.outstanding for one in left)
 
     async def close_case(self, number: int, by: OperatorAction) -> str:
         """Close a case and return its reporter; one that goes on opens another."""

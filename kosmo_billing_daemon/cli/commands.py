@@ -21,6 +21,7 @@ _FOUND = {
     "invoices": "invoices:app",
     "attention": "attention:app",
     "usage": "usage:app",
+    "leases": "leases:app",
     "reconcile": "upkeep:reconcile",
     "republish": "upkeep:republish",
     "watch": "watching:watch",

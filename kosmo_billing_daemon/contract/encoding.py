@@ -102,6 +102,9 @@ class Fields:
         except (ValueError, TypeError, AttributeError):
             raise Malformed(f"{self.place}{name}: a UUID") from None
 
+    def optional_uuid(self, name: str) -> UUID | None:
+        return self.uuid(name) if self.has(name) and not self.is_null(name) else None
+
     def time(self, name: str) -> datetime:
         value = self.document.get(name)
         try:

@@ -7,7 +7,6 @@ dataclasses, not pydantic: the gate runs where only aiomqtt is installed.
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
@@ -119,13 +118,17 @@ class EntitlementDocument(EntitlementContent):
 
 @record(kw_only=True)
 class UsageEvent:
-    """One message that a gateway let through; ``message_id`` is unique per user, for ever."""
+    """One message that a gateway let through; ``message_id`` is unique per user, for ever.
+
+    ``lease_id`` names the lease that it was let through by.
+    """
 
     message_id: str
     user_id: UUID
     node_id: str | None
     sent_at: datetime
     count: int = 1
+    lease_id: UUID | None = None
 
 
 @record
@@ -158,6 +161,7 @@ class UsageReport:
                         "node_id": event.node_id,
                         "count": event.count,
                         "sent_at": rfc3339(event.sent_at),
+                        **({} if event.lease_id is None else {"lease_id": str(event.lease_id)}),
                     }
                     for event in self.events
                 ],
@@ -193,6 +197,7 @@ def usage_event(message_id: str, fields: "Fields") -> UsageEvent:
         node_id=fields.text("node_id") if fields.has("node_id") and not fields.is_null("node_id") else None,
         sent_at=fields.time("sent_at"),
         count=fields.whole("count", least=1, most=MAX_COUNT) if fields.has("count") else 1,
+        lease_id=fields.optional_uuid("lease_id"),
     )
 
 
@@ -324,24 +329,3 @@ class Watermark:
             version_ceiling=ceiling,
             database=fields.text("database") if fields.has("database") else "",
         )
-
-
-def cloud_event(
-    *, event_id: str, event_type: str, subject: str, time: datetime, data: Mapping[str, Any] | str
-) -> bytes:
-    """Encode an event as CloudEvents 1.0 structured JSON; ``data`` as a text is JSON already.
-
-    The same event keeps its id on repeats.
-    """
-    head = dumps(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": "kosmo-billing",
-            "type": event_type,
-            "subject": subject,
-            "time": rfc3339(time),
-            "datacontenttype": "application/json",
-        }
-    )
-    return b'%b,"data":%b}' % (head[:-1], data.encode() if isinstance(data, str) else dumps(data))

@@ -59,6 +59,16 @@ class Topics:
         return f"{self.prefix}/usage-acks/{reporter}"
 
     @property
+    def leases_filter(self) -> str:
+        return f"{self.prefix}/leases/+"
+
+    def lease(self, reporter: str) -> str:
+        return f"{self.prefix}/leases/{reporter}"
+
+    def lease_grant(self, reporter: str) -> str:
+        return f"{self.prefix}/lease-grants/{reporter}"
+
+    @property
     def time_requests_filter(self) -> str:
         return f"{self.prefix}/time-requests/+"
 
@@ -83,6 +93,10 @@ class Topics:
     def usage_reporter(self, topic: str) -> str | None:
         """Return the reporter of a usage topic."""
         return self._name(f"{self.prefix}/usage/", topic)
+
+    def leasing_reporter(self, topic: str) -> str | None:
+        """Return who asks for a lease."""
+        return self._name(f"{self.prefix}/leases/", topic)
 
     def time_requester(self, topic: str) -> str | None:
         """Return the name of the gateway that asks for the time."""

@@ -18,7 +18,7 @@ from kosmo_billing_daemon.contract.payloads import (
 )
 from kosmo_billing_daemon.runtime.records import record
 
-Row = tuple[str, str, str | None, int, datetime]
+Row = tuple[str, str, str | None, int, datetime, str | None]
 """One event: user id (canonical text), message id, node id, count, time of sending in UTC."""
 
 
@@ -32,6 +32,7 @@ class UsageColumns:
     node_id: Sequence[str | None]
     count: Sequence[int]
     sent_at: Sequence[datetime]
+    lease_id: Sequence[str | None]
     rejected: Sequence[Rejection]
 
     @classmethod
@@ -52,32 +53,43 @@ class UsageColumns:
 
     @classmethod
     def of(cls, report_id: str, rows: Sequence[Row], rejected: Sequence[Rejection]) -> "UsageColumns":
-        user_id, message_id, node_id, count, sent_at = zip(*rows, strict=True) if rows else ((),) * 5
-        return cls(report_id, user_id, message_id, node_id, count, sent_at, rejected)
+        user_id, message_id, node_id, count, sent_at, lease_id = (
+            zip(*rows, strict=True) if rows else ((),) * 6
+        )
+        return cls(report_id, user_id, message_id, node_id, count, sent_at, lease_id, rejected)
 
     def __len__(self) -> int:
         return len(self.user_id)
 
     def rows(self) -> Iterator[Row]:
         """Return the events one by one."""
-        return zip(self.user_id, self.message_id, self.node_id, self.count, self.sent_at, strict=True)
+        return zip(
+            self.user_id,
+            self.message_id,
+            self.node_id,
+            self.count,
+            self.sent_at,
+            self.lease_id,
+            strict=True,
+        )
 
 
 def _plain(item: Any) -> Row | None:
     """Read an event that is right beyond doubt; ``None`` leaves it to the reference."""
     try:
         user_id, message_id = item["user_id"], item["message_id"]
-        node_id, count = item.get("node_id"), item.get("count", 1)
+        node_id, count, lease_id = item.get("node_id"), item.get("count", 1), item.get("lease_id")
         sent_at = datetime.fromisoformat(item["sent_at"])
         if (
             CANONICAL_UUID.fullmatch(user_id) is not None
             and _is_plain_text(message_id)
             and (node_id is None or _is_plain_text(node_id))
+            and (lease_id is None or CANONICAL_UUID.fullmatch(lease_id) is not None)
             and type(count) is int
             and 1 <= count <= MAX_COUNT
             and sent_at.tzinfo is UTC  # what fromisoformat gives for Z
         ):
-            return user_id, message_id, node_id, count, sent_at
+            return user_id, message_id, node_id, count, sent_at, lease_id
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return None
@@ -97,4 +109,5 @@ def _judged(item: Any, number: int, rejected: list[Rejection]) -> Row | None:
     except Malformed as error:
         rejected.append(Rejection(message_id, str(error)))
         return None
-    return str(event.user_id), event.message_id, event.node_id, event.count, event.sent_at
+    lease_id = None if event.lease_id is None else str(event.lease_id)
+    return str(event.user_id), event.message_id, event.node_id, event.count, event.sent_at, lease_id

@@ -24,6 +24,7 @@ from kosmo_billing_daemon.link import (
     connect,
 )
 from kosmo_billing_daemon.mqtt import repair, reservation
+from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake, LeaseSession
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT
 from kosmo_billing_daemon.mqtt.time_answers import TimeAnswers
@@ -61,6 +62,7 @@ class BrokerSession:
         pool: Pool,
         publisher: Publisher,
         usage: UsageIntake,
+        leases: LeaseIntake,
         clock: Clock,
         instance: str,
         version: str,
@@ -70,6 +72,7 @@ class BrokerSession:
         self._pool = pool
         self._publisher = publisher
         self._usage = usage
+        self._leases = leases
         self._times = TimeAnswers(topics, clock)
         self._clock = clock
         self._instance = instance
@@ -115,13 +118,14 @@ class BrokerSession:
         will = Will(self._topics.status, self._status("offline"))
         async with connect(self._broker, will=will) as link:
             replay = repair.RetainedReader(link, self._topics)
-            usage = self._usage.session(link)
-            listening = asyncio.create_task(self._listen(link, replay, usage))
+            usage, leases = self._usage.session(link), self._leases.session(link)
+            listening = asyncio.create_task(self._listen(link, replay, usage, leases))
             try:
                 replay.is_ended = await self._publish_birth(link)
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_together(listening))
                     group.create_task(usage.run())
+                    group.create_task(leases.run())
                     group.create_task(self._times.run(link))
                     if not replay.is_ended:
                         group.create_task(self._keep_publishing_birth(link, replay))
@@ -202,10 +206,12 @@ class BrokerSession:
             self.line.repaired_at = loop.time()
             at_once = False
 
-    async def _listen(self, link: Link, replay: repair.RetainedReader, usage: UsageSession) -> None:
+    async def _listen(
+        self, link: Link, replay: repair.RetainedReader, usage: UsageSession, leases: LeaseSession
+    ) -> None:
         while True:
             for message in await link.receive():
-                if not usage.take(message) and not self._times.take(message):
+                if not (usage.take(message) or leases.take(message) or self._times.take(message)):
                     replay.take(message)
                     link.acknowledge(message)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from kosmo_billing_daemon.contract.payloads import cloud_event
+from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.store.outbox import OutboxEvent
 
 

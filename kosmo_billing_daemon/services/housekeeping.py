@@ -6,12 +6,13 @@ from kosmo_billing_daemon.domain.metering import ACCEPTED_LATE
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR
-from kosmo_billing_daemon.store import deliveries, idempotency, usage
+from kosmo_billing_daemon.store import deliveries, idempotency, leases, usage
 from kosmo_billing_daemon.store.postgres import Pool
 
 BATCH = 1000
 EVERY = 3600.0  # seconds
 QUARANTINE_KEPT = timedelta(days=60)
+LEASES_KEPT = timedelta(days=60)
 QUARANTINE_MOST = 10_000  # reports; 40 MB at most
 
 
@@ -38,5 +39,6 @@ class Housekeeping:
                 + await usage.remove_events(connection, old, BATCH)
                 + await usage.remove_days(connection, old.date(), BATCH)
                 + await usage.remove_quarantined(connection, now - QUARANTINE_KEPT, QUARANTINE_MOST, BATCH)
+                + await leases.remove(connection, now - LEASES_KEPT, BATCH)
                 + await idempotency.remove(connection, now - KEPT_FOR, BATCH)
             )

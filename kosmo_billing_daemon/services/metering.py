@@ -217,7 +217,7 @@ def _in_time(columns: UsageColumns, now: datetime) -> UsageColumns:
         if sent_at is None:
             rejected.append(Rejection(row[1], TOO_OLD))
         else:
-            kept.append((*row[:4], sent_at))
+            kept.append((*row[:4], sent_at, row[5]))
     return UsageColumns.of(columns.report_id, kept, rejected)
 
 
@@ -233,6 +233,7 @@ def _joined(read: Sequence[UsageColumns], reporters: Sequence[str]) -> Columns:
         node_id=column("node_id"),
         count=column("count"),
         sent_at=column("sent_at"),
+        lease_id=column("lease_id"),
         report=[place for place, columns in enumerate(read) for _ in range(len(columns))],
         reporters=reporters,
     )

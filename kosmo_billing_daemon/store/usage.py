@@ -23,6 +23,7 @@ class Columns:
     sent_at: Sequence[datetime]
     report: Sequence[int]
     reporters: Sequence[str]
+    lease_id: Sequence[str | None] = ()
 
 
 @record(kw_only=True)
@@ -77,15 +78,16 @@ async def lock_counters(connection: Connection, users: Iterable[str]) -> None:
 # the user, which keeps neighbours in the indexes together and writers with the same messages in step.
 # LIMIT keeps each lookup one of an index, whatever the planner believes of the tables' sizes.
 # What begins in the future was bought before the clock was set back, and is valid already.
-_COUNT = """
+_TEMPLATE = """
 WITH incoming AS MATERIALIZED (
     SELECT DISTINCT ON (user_id, message_id) user_id, message_id, node_id, count,
-        least(to_timestamp(sent_at), $8) AS sent_at, report
-    FROM unnest($1::uuid[], $2::text[] COLLATE "C", $3::text[], $4::integer[], $5::float8[], $6::integer[])
-        WITH ORDINALITY AS row (user_id, message_id, node_id, count, sent_at, report, place)
+        least(to_timestamp(sent_at), $8) AS sent_at, report{lease_column}
+    FROM unnest($1::uuid[], $2::text[] COLLATE "C", $3::text[], $4::integer[], $5::float8[], $6::integer[]
+        {lease_argument}) WITH ORDINALITY AS row (
+            user_id, message_id, node_id, count, sent_at, report{lease_column}, place)
     ORDER BY user_id, message_id, place
 ), fresh AS MATERIALIZED (
-    SELECT i.*, s.id AS subscription_id, coalesce(s.is_used_up, false) AS over_limit
+    SELECT i.*, {subscription}
     FROM incoming AS i LEFT JOIN LATERAL (
         SELECT true AS is_known FROM usage_events
         WHERE message_id = i.message_id AND user_id = i.user_id LIMIT 1
@@ -94,7 +96,7 @@ WITH incoming AS MATERIALIZED (
         WHERE user_id = i.user_id AND least(valid_from, $8) <= i.sent_at
             AND i.sent_at < coalesce(ended_at, grace_until, valid_until)
         ORDER BY number DESC LIMIT 1
-    ) AS s ON true
+    ) AS s ON true {lease}
     WHERE is_known IS NULL
 ), counted AS (
     INSERT INTO usage_events (
@@ -116,10 +118,35 @@ WITH incoming AS MATERIALIZED (
     WHERE s.id = c.subscription_id
     RETURNING s.id,
         s.messages_used > s.messages_limit AND s.messages_used - c.count < s.messages_limit AS ran_over
-)
+){taken}
 SELECT report, count(*) AS accepted, NULL::uuid AS ran_over FROM fresh GROUP BY report
 UNION ALL SELECT NULL, NULL, id FROM added WHERE ran_over
 """
+_COUNT = _TEMPLATE.format(
+    lease_column="",
+    lease_argument="",
+    subscription="s.id AS subscription_id, coalesce(s.is_used_up, false) AS over_limit",
+    lease="",
+    taken="",
+)
+# A message let through by a lease counts for the lease's subscription, which has set it apart. Apart from the
+# other, since most reports name none.
+_COUNT_LEASED = _TEMPLATE.format(
+    lease_column=", lease_id",
+    lease_argument=", $9::uuid[]",
+    subscription="coalesce(l.subscription_id, s.id) AS subscription_id,"
+    " l.id IS NULL AND coalesce(s.is_used_up, false) AS over_limit, l.id AS taken_from",
+    lease="""LEFT JOIN LATERAL (
+        SELECT id, subscription_id FROM leases
+        WHERE id = i.lease_id AND user_id = i.user_id AND reporter = ($7::text[])[i.report + 1] LIMIT 1
+    ) AS l ON true""",
+    taken=""", taken AS (
+    UPDATE leases AS l SET used = l.used + c.count
+    FROM (SELECT taken_from, sum(count)::bigint AS count FROM fresh WHERE taken_from IS NOT NULL
+        GROUP BY taken_from) AS c
+    WHERE l.id = c.taken_from
+)""",
+)
 
 
 async def count(connection: Connection, columns: Columns, now: datetime) -> list[int]:
@@ -130,9 +157,11 @@ async def count(connection: Connection, columns: Columns, now: datetime) -> list
     """
     # asyncpg needs a fifth of the time for numbers that it needs for times.
     sent_at = [at.timestamp() for at in columns.sent_at]
+    leases = [columns.lease_id] if any(columns.lease_id) else []
+    statement = _COUNT_LEASED if leases else _COUNT
     try:
         rows = await connection.fetch(
-            _COUNT,
+            statement,
             columns.user_id,
             columns.message_id,
             columns.node_id,
@@ -141,6 +170,7 @@ async def count(connection: Connection, columns: Columns, now: datetime) -> list
             columns.report,
             columns.reporters,
             now,
+            *leases,
         )
     except asyncpg.UniqueViolationError as error:
         raise RetryTransaction("another writer counted the same message") from error

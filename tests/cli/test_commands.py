@@ -10,8 +10,8 @@ from kosmo_billing_daemon import __version__
 from tests.cli.conftest import Cli
 
 NAMES = (
-    "demo", "serve", "migrate", "check", "webhook", "user", "invoices", "attention", "usage", "reconcile",
-    "republish", "watch", "version",
+    "demo", "serve", "migrate", "check", "webhook", "user", "invoices", "attention", "usage", "leases",
+    "reconcile", "republish", "watch", "version",
 )  # fmt: skip
 
 # click is the tests' own: where it is, httpx loads its command line, and rich with it.

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from kosmo_billing_daemon.contract import payloads
+from kosmo_billing_daemon.contract import lease_payloads, payloads
+from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.contract.document import asyncapi
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
+from kosmo_billing_daemon.contract.lease_payloads import HeldLease, LeaseAnswer, LeaseRefusal, LeaseRequest
 from kosmo_billing_daemon.contract.payloads import (
     MAX_COUNT,
     MAX_EVENTS_PER_REPORT,
@@ -31,7 +33,6 @@ from kosmo_billing_daemon.contract.payloads import (
     UsageEvent,
     UsageReport,
     Watermark,
-    cloud_event,
 )
 from kosmo_billing_daemon.contract.topics import SHARDS, Topics
 from kosmo_billing_daemon.domain import invoices, metering, subscriptions
@@ -79,6 +80,7 @@ usage_events = some.builds(
     node_id=some.none() | ids,
     sent_at=times,
     count=some.integers(1, MAX_COUNT),
+    lease_id=some.none() | some.uuids(),
 )
 reports = some.builds(
     UsageReport,
@@ -104,6 +106,26 @@ MESSAGES = {
     "Watermark": watermarks,
     "TimeRequest": some.builds(TimeRequest, ids),
     "TimeAnswer": some.builds(TimeAnswer, ids, times),
+    "LeaseRequest": some.builds(
+        LeaseRequest,
+        request_id=ids,
+        user_id=some.uuids(),
+        want=some.integers(0, MAX_COUNT),
+        leases=some.lists(some.builds(HeldLease, some.uuids(), some.integers(0, MAX_COUNT)), max_size=3).map(
+            tuple
+        ),
+    ),
+    "LeaseAnswer": some.builds(
+        LeaseAnswer,
+        request_id=ids,
+        user_id=some.uuids(),
+        at=times,
+        lease_id=some.none() | some.uuids(),
+        subscription_id=some.none() | some.uuids(),
+        messages=some.integers(0, MAX_COUNT),
+        expires_at=some.none() | times,
+        reason=some.none() | some.sampled_from(LeaseRefusal),
+    ),
 }
 DECODERS: dict[str, Any] = {
     "Entitlement": EntitlementDocument,
@@ -112,6 +134,8 @@ DECODERS: dict[str, Any] = {
     "Watermark": Watermark,
     "TimeRequest": TimeRequest,
     "TimeAnswer": TimeAnswer,
+    "LeaseRequest": LeaseRequest,
+    "LeaseAnswer": LeaseAnswer,
 }
 
 
@@ -179,6 +203,8 @@ def test_the_addresses_are_the_topics(topics: Topics) -> None:
         "watermark": topics.watermark,
         "timeRequests": topics.time_request("bridge-1"),
         "timeAnswers": topics.time_answer("bridge-1"),
+        "leases": topics.lease("gateway-1"),
+        "leaseGrants": topics.lease_grant("gateway-1"),
     }
     assert PARAMETERS["shard"] in SHARDS
 
@@ -211,6 +237,9 @@ def test_every_message_has_an_example_that_fits(name: str) -> None:
         ("UsageAck", UsageAck, set[str]()),
         ("TimeRequest", TimeRequest, set[str]()),
         ("TimeAnswer", TimeAnswer, set[str]()),
+        ("LeaseRequest", LeaseRequest, set[str]()),
+        ("LeaseAnswer", LeaseAnswer, set[str]()),
+        ("HeldLease", HeldLease, set[str]()),
         ("Rejection", Rejection, set[str]()),
         ("Decision", Decision, set[str]()),
     ],
@@ -223,6 +252,7 @@ def test_the_fields_are_those_of_the_class(schema: str, kind: Any, not_sent: set
     ("words", "kind"),
     [
         (SCHEMAS["Standing"]["enum"], Standing),
+        (SCHEMAS["LeaseRefusal"]["enum"], LeaseRefusal),
         (SCHEMAS["Scope"]["enum"], Scope),
         (SCHEMAS["QuotaState"]["enum"], QuotaState),
         (SCHEMAS["Reason"]["enum"], Reason),
@@ -365,7 +395,10 @@ def test_unknown_fields_are_ignored_by_document_and_code() -> None:
 
 def test_the_module_of_payloads_has_no_message_that_the_document_lacks() -> None:
     encodable = {
-        name for name, thing in vars(payloads).items() if is_dataclass(thing) and hasattr(thing, "encode")
+        name
+        for module in (payloads, lease_payloads)
+        for name, thing in vars(module).items()
+        if is_dataclass(thing) and hasattr(thing, "encode")
     }
     described = {"EntitlementDocument", "StatusDocument", *(MESSAGES.keys() - {"Entitlement"})}
     assert encodable == described

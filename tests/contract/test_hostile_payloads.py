@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kosmo_billing_daemon.contract.encoding import Malformed, dumps, loads, rfc3339
+from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer, LeaseRequest
 from kosmo_billing_daemon.contract.payloads import (
     EntitlementDocument,
     TimeAnswer,
@@ -20,13 +21,24 @@ from kosmo_billing_daemon.contract.payloads import (
 )
 from tests.contract.test_payloads import ACK, DOCUMENT, EVENT, REPORT, WATERMARK, refusal
 
-Payload = EntitlementDocument | UsageAck | UsageReport | Watermark | TimeRequest | TimeAnswer
+Payload = (
+    EntitlementDocument
+    | UsageAck
+    | UsageReport
+    | Watermark
+    | TimeRequest
+    | TimeAnswer
+    | LeaseRequest
+    | LeaseAnswer
+)
 DECODERS: list[Callable[[bytes], Payload]] = [
     EntitlementDocument.decode,
     UsageReport.decode,
     UsageAck.decode,
     Watermark.decode,
     TimeRequest.decode,
+    LeaseRequest.decode,
+    LeaseAnswer.decode,
     TimeAnswer.decode,
 ]
 

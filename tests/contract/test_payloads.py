@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import (
     MAX_COUNT,
@@ -24,7 +25,6 @@ from kosmo_billing_daemon.contract.payloads import (
     UsageEvent,
     UsageReport,
     Watermark,
-    cloud_event,
 )
 
 USER = UUID("ab111111-1111-1111-1111-111111111111")

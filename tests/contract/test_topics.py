@@ -39,6 +39,8 @@ def test_parsing_is_the_inverse_of_building(prefix: str, user_id: UUID, reporter
     assert topics.time_requester(topics.time_request(reporter)) == reporter
     assert topics.time_requester(topics.time_answer(reporter)) is None
     assert topics.usage_reporter(topics.time_request(reporter)) is None
+    assert topics.leasing_reporter(topics.lease(reporter)) == reporter
+    assert topics.leasing_reporter(topics.lease_grant(reporter)) is None
     assert topics.usage_reporter(topics.entitlement(user_id)) is None
     assert topics.entitlement_user(topics.usage(reporter)) is None
 

@@ -19,6 +19,7 @@ RIGHT: dict[str, Any] = {
     "node_id": "!0000000a",
     "count": 1,
     "sent_at": "2026-03-01T12:00:00Z",
+    "lease_id": USER,
 }
 VALUES = st.one_of(
     st.none(),
@@ -64,9 +65,14 @@ def _read(payload: bytes) -> tuple[object, ...]:
         return ("malformed", str(error))
     events = tuple(
         UsageEvent(
-            message_id=message_id, user_id=UUID(user_id), node_id=node_id, sent_at=sent_at, count=count
+            message_id=message_id,
+            user_id=UUID(user_id),
+            node_id=node_id,
+            sent_at=sent_at,
+            count=count,
+            lease_id=None if lease_id is None else UUID(lease_id),
         )
-        for user_id, message_id, node_id, count, sent_at in columns.rows()
+        for user_id, message_id, node_id, count, sent_at, lease_id in columns.rows()
     )
     assert all(str(UUID(row[0])) == row[0] and row[4].tzinfo is UTC for row in columns.rows())
     return columns.report_id, events, tuple(columns.rejected)
@@ -96,5 +102,5 @@ def test_a_plain_report_is_read_as_it_is_written() -> None:
         message_id="m", user_id=UUID(USER), node_id=None, sent_at=datetime(2026, 3, 1, tzinfo=UTC), count=2
     )
     columns = UsageColumns.decode(UsageReport(report_id="r", events=(event,)).encode())
-    assert list(columns.rows()) == [(USER, "m", None, 2, datetime(2026, 3, 1, tzinfo=UTC))]
+    assert list(columns.rows()) == [(USER, "m", None, 2, datetime(2026, 3, 1, tzinfo=UTC), None)]
     assert columns.rejected == []

@@ -79,8 +79,11 @@ def usage(data: bytes) -> None:
     assert not isinstance(read, Quarantined), read.reason
     assert tuple(read.columns.rejected) == reference.rejected
     rows = list(read.columns.rows())
-    assert rows == [(str(e.user_id), e.message_id, e.node_id, e.count, e.sent_at) for e in reference.events]
-    for user_id, message_id, node_id, count, sent_at in rows:
+    assert rows == [
+        (str(e.user_id), e.message_id, e.node_id, e.count, e.sent_at, e.lease_id and str(e.lease_id))
+        for e in reference.events
+    ]
+    for user_id, message_id, node_id, count, sent_at, _ in rows:
         storable((user_id, message_id, node_id), 128)
         assert 1 <= count <= MAX_COUNT
         counted_at = counts_as_sent(sent_at, NOW)

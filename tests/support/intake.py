@@ -14,9 +14,11 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Broker, Link, LinkLost, connect
 from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
+from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.store import leader_lock
 from kosmo_billing_daemon.store.postgres import Connection, Database, Pool
@@ -93,6 +95,7 @@ async def intake(
             pool=pool,
             publisher=publisher,
             usage=usage,
+            leases=LeaseIntake(leasing=Leasing(pool=pool, clock=clock), topics=TOPICS),
             clock=clock,
             instance="test",
             version="0",

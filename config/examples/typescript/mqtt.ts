@@ -108,6 +108,8 @@ export interface UsageEvent {
   count?: number;
   /** When it was sent, with any offset. Accepted up to 7 days late; a future time counts as now. */
   sent_at: string;
+  /** The lease that the message was let through by, of a strict gateway. */
+  lease_id?: string | null;
 }
 
 /** What a gateway let through since its last report. */
@@ -302,6 +304,59 @@ export interface TimeAnswer {
   at: string;
 }
 
+/**
+ * Why nothing was leased. no_subscription: the user has none that is valid now. unlimited: the plan has
+ * no limit and needs no lease. quota_exhausted: everything is used. leased_elsewhere: what is left is
+ * leased to gateways; ask again, since they hand back. nothing_asked: want was 0.
+ */
+export type LeaseRefusal = "no_subscription" | "unlimited" | "quota_exhausted" | "leased_elsewhere" | "nothing_asked";
+
+/** A lease that the gateway has. */
+export interface HeldLease {
+  /** Which. */
+  lease_id: string;
+  /**
+   * How many messages it shall have in all, those let through included: fewer hand the rest back. It
+   * never grows.
+   */
+  messages: number;
+}
+
+/** Asks for messages of a user, and hands back what is not needed. */
+export interface LeaseRequest {
+  /**
+   * Comes back in the answer. Unique for ever, and the same when the question is repeated: then it is
+   * answered with the same lease.
+   */
+  request_id: string;
+  /** Whose messages. */
+  user_id: string;
+  /** How many more; 0 only hands back. */
+  want: number;
+  /** What is handed back of this user's leases. */
+  leases?: readonly HeldLease[];
+}
+
+/** A lease, or why none. */
+export interface LeaseAnswer {
+  /** As in the request. */
+  request_id: string;
+  /** As in the request. */
+  user_id: string;
+  /** The daemon's time when it answered. */
+  at: string;
+  /** To be named by every message that is let through by it. */
+  lease_id?: string | null;
+  /** The subscription that it belongs to: it is worth nothing under a document of another one. */
+  subscription_id?: string | null;
+  /** How many messages may be let through in all; less than asked near the end of a quota. */
+  messages: number;
+  /** When it ends; stop a few seconds before. */
+  expires_at: string | null;
+  /** Null with a lease. */
+  reason: LeaseRefusal | null;
+}
+
 /** Where they are published, with the default prefix. */
 export const topics = {
   entitlements: "kosmo/billing/v1/entitlements/{shard}/{user_id}",
@@ -312,4 +367,6 @@ export const topics = {
   watermark: "kosmo/billing/v1/watermark",
   timeRequests: "kosmo/billing/v1/time-requests/{name}",
   timeAnswers: "kosmo/billing/v1/time-answers/{name}",
+  leases: "kosmo/billing/v1/leases/{reporter}",
+  leaseGrants: "kosmo/billing/v1/lease-grants/{reporter}",
 } as const;

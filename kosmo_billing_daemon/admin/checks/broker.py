@@ -12,8 +12,10 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.admin.checks import Finding
+from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.contract.encoding import Malformed, dumps
-from kosmo_billing_daemon.contract.payloads import StatusDocument, TimeAnswer, UsageAck, cloud_event
+from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer
+from kosmo_billing_daemon.contract.payloads import StatusDocument, TimeAnswer, UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import (
@@ -61,6 +63,7 @@ def rights(topics: Topics, clock: Clock, version: str, watermark: bytes) -> list
     one that is retained, and not retained anew.
     """
     event = cloud_event(event_id=PROBE, event_type=PROBE, subject=str(NEVER), time=clock(), data={})
+    lease = LeaseAnswer(request_id=PROBE, user_id=NEVER, at=clock())
     ack = UsageAck(report_id=PROBE, accepted=0, duplicates=0).encode()
     status = StatusDocument(state="offline", instance=PROBE, version=version, since=clock()).encode()
     return [
@@ -71,6 +74,7 @@ def rights(topics: Topics, clock: Clock, version: str, watermark: bytes) -> list
         Right(topics.event(PROBE), event),
         Right(topics.usage_ack(REPORTER), ack),
         Right(topics.time_answer(REPORTER), TimeAnswer(PROBE, clock()).encode()),
+        Right(topics.lease_grant(REPORTER), lease.encode()),
     ]
 
 
@@ -153,6 +157,8 @@ async def _forges_nothing(link: Link, topics: Topics, account: str) -> Finding:
         topics.usage_ack(REPORTER),
         topics.usage(REPORTER),
         topics.time_answer(REPORTER),
+        topics.lease(REPORTER),
+        topics.lease_grant(REPORTER),
     )
     allowed = [topic for topic in forbidden if not await _is_refused(link, topic)]
     if not allowed:

@@ -544,6 +544,24 @@ CREATE TABLE usage_quarantine (
     CONSTRAINT usage_quarantine_payload_is_bounded CHECK (octet_length(payload) <= 4096)
 );
 
+-- What is set apart of quotas for single gates: they may let it through by themselves, also while they are cut off.
+-- Of a current subscription, what is used and what is leased never exceed the limit together.
+CREATE TABLE leases (
+    id              uuid PRIMARY KEY,
+    reporter        text COLLATE "C" NOT NULL,
+    request_id      text COLLATE "C" NOT NULL,
+    user_id         uuid NOT NULL,
+    subscription_id uuid NOT NULL REFERENCES subscriptions (id),
+    messages        bigint NOT NULL,
+    used            bigint NOT NULL DEFAULT 0,
+    granted_at      timestamptz NOT NULL,
+    expires_at      timestamptz NOT NULL,
+    -- A question asked twice is answered with the same lease.
+    CONSTRAINT leases_one_per_request UNIQUE (reporter, request_id),
+    CONSTRAINT leases_are_not_negative CHECK (messages >= 0 AND used >= 0)
+) WITH (fillfactor = 80);
+CREATE INDEX leases_outstanding ON leases (subscription_id) WHERE used < messages;
+
 -- Reporters that sent more than a mesh can carry: what they sent is in quarantine until an operator decides.
 CREATE TABLE reporter_cases (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -1,0 +1,78 @@
+"""``leases``: what strict gateways hold of users' quotas, and taking it back from one that vanished."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.rendering import console, line, print_json, table, when
+from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.store import leases
+from kosmo_billing_daemon.store.leases import GrantedLease
+
+Reporter = Annotated[str | None, typer.Option("--reporter", metavar="NAME", help="Of this gateway alone.")]
+OfUser = Annotated[UUID | None, typer.Option("--user", metavar="USER", help="Of this user alone.")]
+
+
+def list_(
+    reporter: Reporter = None,
+    user: OfUser = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List leases with messages outstanding, oldest first."""
+
+    async def work() -> list[GrantedLease]:
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            return await leases.load_open(connection, reporter, user, limit)
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            one.reporter,
+            str(one.user_id),
+            f"{one.lease.outstanding} of {one.lease.messages}",
+            when(one.granted_at),
+            when(one.expires_at),
+        )
+        for one in found
+    ]
+    table(console(), ("GATEWAY", "USER", "OUTSTANDING", "GRANTED", "ENDS"), rows)
+
+
+def free(
+    reason: Reason,
+    reporter: Reporter = None,
+    user: OfUser = None,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Take back what a vanished gateway holds, so that others may lease it.
+
+    If it returns after all, what it let through meanwhile is counted and may exceed the quota.
+    """
+    if reporter is None and user is None:
+        raise Invalid("name a gateway with --reporter, or a user with --user", field="reporter")
+
+    async def work() -> Voided:
+        async with opened(env_file) as at:
+            return await ReporterActions(pool=at.pool, clock=utc_now).free(reporter, user, by(reason))
+
+    freed = run(work())
+    if as_json:
+        print_json({"users": freed.users, "messages": freed.messages})
+        return
+    line(console(), f"{freed.messages} messages of {freed.users} users were taken back")
+
+
+app = typer.Typer(help="What strict gateways hold of users' quotas.")
+app.command("list")(list_)
+app.command()(free)

@@ -1,0 +1,114 @@
+"""The JSON payloads of leases; see ``payloads`` for the rules that all keep."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
+from kosmo_billing_daemon.contract.payloads import MAX_COUNT
+from kosmo_billing_daemon.runtime.records import record
+
+MAX_LEASES = 100  # named in one request
+
+
+class LeaseRefusal(StrEnum):
+    """Why no messages were leased."""
+
+    NO_SUBSCRIPTION = "no_subscription"
+    UNLIMITED = "unlimited"
+    QUOTA_EXHAUSTED = "quota_exhausted"
+    LEASED_ELSEWHERE = "leased_elsewhere"
+    NOTHING_ASKED = "nothing_asked"
+
+
+@record
+class HeldLease:
+    """A lease that the gate has, and how many messages it shall have in all: fewer hands the rest back."""
+
+    lease_id: UUID
+    messages: int
+
+
+@record(kw_only=True)
+class LeaseRequest:
+    """Asks on ``leases/{reporter}`` for ``want`` more messages of a user, and hands back what is not needed.
+
+    ``request_id`` stays the same until an answer comes, so that a question asked twice leases once.
+    """
+
+    request_id: str
+    user_id: UUID
+    want: int
+    leases: tuple[HeldLease, ...] = ()
+
+    def encode(self) -> bytes:
+        held = [{"lease_id": str(lease.lease_id), "messages": lease.messages} for lease in self.leases]
+        return dumps(
+            {
+                "request_id": self.request_id,
+                "user_id": str(self.user_id),
+                "want": self.want,
+                **({"leases": held} if held else {}),
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "LeaseRequest":
+        document = loads(payload)
+        fields = Fields(document)
+        raw = document.get("leases", [])
+        if not isinstance(raw, list) or len(raw) > MAX_LEASES or not all(isinstance(i, Mapping) for i in raw):
+            raise Malformed(f"leases: a list of at most {MAX_LEASES} objects")
+        each = [Fields(item, f"leases[{number}].") for number, item in enumerate(raw)]
+        return cls(
+            request_id=fields.text("request_id"),
+            user_id=fields.uuid("user_id"),
+            want=fields.whole("want", most=MAX_COUNT),
+            leases=tuple(HeldLease(e.uuid("lease_id"), e.whole("messages", most=MAX_COUNT)) for e in each),
+        )
+
+
+@record(kw_only=True)
+class LeaseAnswer:
+    """What became of a request, after COMMIT, on ``lease-grants/{reporter}``: a lease, or why none.
+
+    ``at`` is the daemon's time.
+    """
+
+    request_id: str
+    user_id: UUID
+    at: datetime
+    lease_id: UUID | None = None
+    subscription_id: UUID | None = None
+    messages: int = 0
+    expires_at: datetime | None = None
+    reason: LeaseRefusal | None = None
+
+    def encode(self) -> bytes:
+        return dumps(
+            {
+                "request_id": self.request_id,
+                "user_id": str(self.user_id),
+                "at": rfc3339(self.at),
+                "lease_id": None if self.lease_id is None else str(self.lease_id),
+                "subscription_id": None if self.subscription_id is None else str(self.subscription_id),
+                "messages": self.messages,
+                "expires_at": rfc3339(self.expires_at),
+                "reason": self.reason,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "LeaseAnswer":
+        fields = Fields(loads(payload))
+        return cls(
+            request_id=fields.text("request_id"),
+            user_id=fields.uuid("user_id"),
+            at=fields.time("at"),
+            lease_id=fields.optional_uuid("lease_id"),
+            subscription_id=fields.optional_uuid("subscription_id"),
+            messages=fields.whole("messages", most=MAX_COUNT),
+            expires_at=fields.optional_time("expires_at"),
+            reason=None if fields.is_null("reason") else fields.one_of("reason", LeaseRefusal),
+        )

@@ -1,0 +1,150 @@
+"""Leases: what is set apart of a quota for one gate, granted and counted under the subscription's lock."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from kosmo_billing_daemon.domain.leases import Lease, Quota
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.postgres import Connection
+
+
+@record(kw_only=True)
+class GrantedLease:
+    """One lease of one gate, and the request that it answers."""
+
+    id: UUID
+    reporter: str
+    request_id: str
+    user_id: UUID
+    subscription_id: UUID
+    lease: Lease
+    granted_at: datetime
+    expires_at: datetime
+
+
+@record
+class LeasableQuota:
+    """A user's current subscription, and when it ends."""
+
+    subscription_id: UUID
+    ends_at: datetime
+    quota: Quota
+
+
+_COLUMNS = "id, reporter, request_id, user_id, subscription_id, messages, used, granted_at, expires_at"
+
+
+def _lease(row: Any) -> GrantedLease:
+    values = dict(row)
+    lease = Lease(values.pop("messages"), values.pop("used"))
+    return GrantedLease(lease=lease, **values)
+
+
+_QUOTAS = """
+SELECT user_id, id, coalesce(grace_until, valid_until) AS ends_at, messages_limit, messages_used,
+    coalesce((SELECT sum(l.messages - l.used)::bigint FROM leases AS l
+        WHERE l.subscription_id = s.id AND l.used < l.messages), 0) AS outstanding
+FROM subscriptions AS s WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
+"""
+
+
+async def load_quotas(connection: Connection, users: Sequence[UUID]) -> dict[UUID, LeasableQuota]:
+    """Return what each user's current subscription has left; it must be locked."""
+    return {
+        row["user_id"]: LeasableQuota(
+            row["id"],
+            row["ends_at"],
+            Quota(row["messages_limit"], row["messages_used"], row["outstanding"]),
+        )
+        for row in await connection.fetch(_QUOTAS, users)
+    }
+
+
+_ANSWERED = f"""
+SELECT {_COLUMNS} FROM leases
+WHERE (reporter, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+"""
+
+
+async def load_answered(
+    connection: Connection, requests: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], GrantedLease]:
+    """Return the leases that answered these requests, given as reporter and request id, before."""
+    rows = await connection.fetch(_ANSWERED, *(list(column) for column in zip(*requests, strict=True)))
+    return {(row["reporter"], row["request_id"]): _lease(row) for row in rows}
+
+
+_LOCK = f"SELECT {_COLUMNS} FROM leases WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE"
+
+
+async def lock(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, GrantedLease]:
+    """Lock and return those of these leases that there are."""
+    return {row["id"]: _lease(row) for row in await connection.fetch(_LOCK, ids)} if ids else {}
+
+
+_SAVE = """
+UPDATE leases AS l SET messages = row.messages FROM unnest($1::uuid[], $2::bigint[]) AS row (id, messages)
+WHERE l.id = row.id
+"""
+
+
+async def save(connection: Connection, shrunk: Sequence[GrantedLease]) -> None:
+    """Write down that leases have shrunk."""
+    if shrunk:
+        await connection.execute(_SAVE, [one.id for one in shrunk], [one.lease.messages for one in shrunk])
+
+
+_APPEND = f"""
+INSERT INTO leases ({_COLUMNS})
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::bigint[], $7::bigint[],
+    $8::timestamptz[], $9::timestamptz[])
+"""
+
+
+async def append(connection: Connection, granted: Sequence[GrantedLease]) -> None:
+    """Write new leases down."""
+    if granted:
+        rows = [
+            (
+                one.id,
+                one.reporter,
+                one.request_id,
+                one.user_id,
+                one.subscription_id,
+                one.lease.messages,
+                one.lease.used,
+                one.granted_at,
+                one.expires_at,
+            )
+            for one in granted
+        ]
+        await connection.execute(_APPEND, *(list(column) for column in zip(*rows, strict=True)))
+
+
+_OPEN = f"""
+SELECT {_COLUMNS} FROM leases AS l
+WHERE used < messages AND ($1::text IS NULL OR reporter = $1) AND ($2::uuid IS NULL OR user_id = $2)
+    AND EXISTS (SELECT FROM subscriptions WHERE id = l.subscription_id AND status IN ('active', 'grace'))
+ORDER BY granted_at, id LIMIT $3
+"""
+
+
+async def load_open(
+    connection: Connection, reporter: str | None, user_id: UUID | None, limit: int
+) -> list[GrantedLease]:
+    """Return leases of current subscriptions with messages outstanding, oldest first."""
+    return [_lease(row) for row in await connection.fetch(_OPEN, reporter, user_id, limit)]
+
+
+_REMOVE = """
+DELETE FROM leases WHERE id IN (
+    SELECT id FROM leases WHERE granted_at < $1 AND (used >= messages OR expires_at < $1)
+    ORDER BY granted_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+"""
+
+
+async def remove(connection: Connection, before: datetime, limit: int) -> int:
+    """Forget leases that ended long ago; returns how many."""
+    return int((await connection.execute(_REMOVE, before, limit)).rpartition(" ")[2])
