@@ -42,6 +42,7 @@ _REFUSALS = {
     Reason.NODE_NOT_ALLOWED: "the node is not on the user's list",
     Reason.QUOTA_EXHAUSTED: "every message of the plan is used",
     Reason.UNKNOWN_USER: "the user never had a plan",
+    Reason.NO_LEASE: "this gateway holds none of the user's messages",
 }
 
 

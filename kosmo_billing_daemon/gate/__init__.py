@@ -12,12 +12,13 @@ could not be sent is given back.
 Threads use ``SyncGate``. Needs aiomqtt and the standard library alone.
 
 Reading order: ``decisions`` (the answer), ``timekeeping`` (what time it is), ``ledger`` (own messages no
-document has yet), ``holds``, ``rows``, ``state``, ``seal`` and ``journal`` (the file), ``salvage`` (what is
-left of a damaged one), ``documents``, ``replay``, ``reports``, ``connection`` (the broker), ``gate``.
+document has yet), ``holds``, ``leases``, ``rows``, ``state``, ``seal`` and ``journal`` (the file),
+``salvage`` (what is left of a damaged one), ``documents``, ``replay``, ``reports``, ``connection`` (the
+broker), ``gate``.
 """
 
 from kosmo_billing_daemon.gate.decisions import Decision, Reason
-from kosmo_billing_daemon.gate.errors import NotJournaled, StateInUse, StateUnwritable
+from kosmo_billing_daemon.gate.errors import NotJournaled, StateInUse, StateOfAnother, StateUnwritable
 from kosmo_billing_daemon.gate.gate import Gate
 from kosmo_billing_daemon.gate.holds import Hold, OnTimeout
 from kosmo_billing_daemon.gate.salvage import salvage
@@ -33,6 +34,7 @@ __all__ = [
     "OnTimeout",
     "Reason",
     "StateInUse",
+    "StateOfAnother",
     "StateUnwritable",
     "SyncGate",
     "salvage",

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from kosmo_billing_daemon.contract.encoding import Malformed, loads
+from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer
 from kosmo_billing_daemon.contract.payloads import TimeAnswer, UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Refused, Unavailable
 from kosmo_billing_daemon.gate.documents import Arrival, Documents
+from kosmo_billing_daemon.gate.leases import LeaseBook
 from kosmo_billing_daemon.gate.replay import ShardReader
 from kosmo_billing_daemon.gate.reports import Reporter
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
@@ -44,6 +46,7 @@ class Connection:
         documents: Documents,
         times: TimeRequests | None,
         reporter: Reporter | None,
+        leases: LeaseBook | None,
         ack_topic: str | None,
         refresh: float,
         monotonic: Callable[[], float],
@@ -61,10 +64,12 @@ class Connection:
         self._documents = documents
         self._times = times
         self._reporter = reporter
+        self._leases = leases
         self._ack_topic = ack_topic
         self._refresh = refresh
         self._monotonic = monotonic
-        self._replay = ShardReader(topics, [topics.status, *([ack_topic] if ack_topic else [])])
+        first = [topics.status, *([ack_topic] if ack_topic else []), *([leases.answers] if leases else [])]
+        self._replay = ShardReader(topics, first)
         self._steady_since: float | None = None
         self._looked = False  # what is retained outside the documents is here by now
         self._heard_status = False
@@ -102,6 +107,8 @@ class Connection:
         if self._reporter is not None and (problem := self._reporter.problem()) is not None:
             yield problem
         if self._times is not None and (problem := self._times.problem()) is not None:
+            yield problem
+        if self._leases is not None and (problem := self._leases.problem()) is not None:
             yield problem
 
     async def run(self) -> None:
@@ -159,6 +166,8 @@ class Connection:
             tasks.create_task(self._prove(backoff))
             if self._reporter is not None:
                 tasks.create_task(self._reporter.run(link))
+            if self._leases is not None:
+                tasks.create_task(self._leases.run(link))
 
     async def _prove(self, backoff: Backoff) -> None:
         await asyncio.sleep(STABLE)
@@ -217,6 +226,9 @@ class Connection:
             elif message.topic == self._ack_topic:
                 apply()  # the ledger goes by the order of arrival
                 self._heed_ack(message)
+            elif self._leases is not None and message.topic == self._leases.answers:
+                apply()
+                self._heed_lease(self._leases, message)
             elif self._times is not None and message.topic == self._times.answers:
                 self._heed_time(self._times, message)
             elif (user_id := self._topics.entitlement_user(message.topic)) is not None:
@@ -247,6 +259,12 @@ class Connection:
             return
         try:
             self._reporter.receive(UsageAck.decode(message.payload))
+        except Malformed as error:
+            self._documents.reject(message.topic, error)
+
+    def _heed_lease(self, leases: LeaseBook, message: Message) -> None:
+        try:
+            leases.receive(LeaseAnswer.decode(message.payload))
         except Malformed as error:
             self._documents.reject(message.topic, error)
 

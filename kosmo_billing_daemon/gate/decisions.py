@@ -23,6 +23,7 @@ class Reason(StrEnum):
     NODE_NOT_ALLOWED = "node_not_allowed"
     QUOTA_EXHAUSTED = "quota_exhausted"
     UNKNOWN_USER = "unknown_user"
+    NO_LEASE = "no_lease"
 
 
 @record
@@ -46,6 +47,7 @@ _REFUSED: dict[Reason, Decision] = {
 }
 _UNLIMITED = Decision(True, Reason.OK, None)
 UNKNOWN_USER = _REFUSED[Reason.UNKNOWN_USER]
+NO_LEASE = _REFUSED[Reason.NO_LEASE]
 _EXPIRED = _REFUSED[Reason.EXPIRED]
 _NODE_NOT_ALLOWED = _REFUSED[Reason.NODE_NOT_ALLOWED]
 
@@ -54,7 +56,7 @@ _ALLOWED: dict[int, Decision] = {}
 _MOST_ALLOWED = 4096
 
 
-def _allowed(remaining: int) -> Decision:
+def allowed(remaining: int) -> Decision:
     """Make the answer once: that costs more than all the rest of a check, and lru_cache a tenth."""
     if len(_ALLOWED) >= _MOST_ALLOWED:
         _ALLOWED.clear()
@@ -123,7 +125,7 @@ class UserEntry:
             try:
                 return _ALLOWED[remaining]
             except KeyError:
-                return _allowed(remaining)
+                return allowed(remaining)
         return _exhausted(max(remaining, 0))
 
 

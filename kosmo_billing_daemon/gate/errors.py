@@ -20,6 +20,12 @@ class StateInUse(Unavailable):
     code = "state_in_use"
 
 
+class StateOfAnother(Unavailable):
+    """The state file holds leases of a gate with another name: two that used them would oversell."""
+
+    code = "state_of_another"
+
+
 class StateUnwritable(Unavailable):
     """The state file cannot be opened for writing: a missing folder, no right, a full or read-only disk."""
 

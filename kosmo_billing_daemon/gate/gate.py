@@ -6,9 +6,7 @@ be cut short.
 """
 
 import asyncio
-import contextlib
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,8 @@ from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
 from kosmo_billing_daemon.gate.holds import Hold, Holds, OnTimeout
 from kosmo_billing_daemon.gate.journal import Journal
+from kosmo_billing_daemon.gate.lease_rows import LeaseRows, check_owner
+from kosmo_billing_daemon.gate.leases import LeaseBook
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.messages import (
     checked_count,
@@ -41,16 +41,12 @@ from kosmo_billing_daemon.gate.state import StateFile
 from kosmo_billing_daemon.gate.status import GateStatus, status_of
 from kosmo_billing_daemon.gate.time_requests import TimeRequests
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper, since_boot
+from kosmo_billing_daemon.gate.upkeep import Upkeep
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.runtime.backoff import LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 log = logging.getLogger(__name__)
 
-HOUSEKEEPING = 10.0  # seconds
-WRITE_AGAIN = 1.0  # seconds between attempts to write down what could not be written
-LAST_ATTEMPTS = 5  # of them when the gate is closed
-MARK_SAVED = 6  # every sixth housekeeping: a minute is what a reboot without a clock may lose of the time
 REFRESH = 6 * 3600.0  # seconds between readings of everything
 JOURNAL_LIMIT = 1_000_000  # messages, about 150 MB of file
 ACK_TIMEOUT = 30.0  # seconds until a report is sent again
@@ -67,6 +63,8 @@ class Gate:
     without the broker allows nobody anything. ``reporter`` is the MQTT user name under
     which usage is reported; ``None`` is a bridge, which only checks. A hold that nobody resolved within
     ``hold_timeout`` is dealt with as ``on_timeout`` says: ``"commit"`` or ``"release"``. Times are seconds.
+    A ``strict`` gate lets messages of a limited plan pass by leases alone, so that it never oversells
+    together with other strict ones.
     """
 
     def __init__(
@@ -83,7 +81,10 @@ class Gate:
         refresh: float = REFRESH,
         hold_timeout: float = HOLD_TIMEOUT,
         on_timeout: OnTimeout | Literal["commit", "release"] = OnTimeout.COMMIT,
+        strict: bool = False,
     ) -> None:
+        if strict and reporter is None:
+            raise ValueError("a strict gate needs the name that it reports under; a bridge needs no leases")
         self._broker = broker
         self._path = None if state is None else Path(state)
         self._reporter_name = reporter
@@ -95,6 +96,8 @@ class Gate:
         self._refresh = refresh
         self._hold_timeout = hold_timeout
         self._on_timeout = OnTimeout(on_timeout)
+        self._strict = strict
+        self._leases: LeaseBook | None = None
         self._ids = MessageIds()
         self._nodes: dict[str, str] = {}  # each id as it was given → as whitelists have it
         self._entries: dict[int, UserEntry] = {}
@@ -114,13 +117,14 @@ class Gate:
             self._time = Timekeeper(state.loaded.mark, self._clock, self._elapsed)
             parts = self._open = self._build(state, threads)
             stack.callback(self._forget)
-            self._entries = parts.documents.entries
-            stack.push_async_callback(self._save_last)
+            self._entries, self._leases = parts.documents.entries, parts.leases
+            upkeep = Upkeep(parts, self._time, self._monotonic)
+            stack.push_async_callback(upkeep.save_last)
             works = (
                 parts.disk.run(),
                 parts.connection.run(),
-                self._keep_house(parts),
-                self._keep_time(parts),
+                upkeep.keep_house(),
+                upkeep.keep_time(),
             )
             for work in works:
                 task = asyncio.create_task(work)
@@ -157,7 +161,10 @@ class Gate:
             if found is None:
                 return UNKNOWN_USER
             entry = found
-        return entry.decide(node, count, self._time.now())
+        decision = entry.decide(node, count, now := self._time.now())
+        if self._leases is not None:
+            return self._leases.decide(checked_user(user_id), entry, count, decision, now)
+        return decision
 
     def hold(
         self, user_id: UUID | str, node_id: str, message_id: str | None = None, *, count: int = 1
@@ -209,10 +216,19 @@ class Gate:
         if message_id is None:
             message_id = self._ids.next(at)
         checked_id("message_id", message_id)
-        if parts.ledger.record(Row(0, user, message_id, node, count, at)):
+        lease = None if parts.leases is None else parts.leases.take(user, self._entries.get(user), count, now)
+        if parts.ledger.record(Row(0, user, message_id, node, count, at, lease=lease)):
             parts.disk.wrote()
             parts.reporter.wake()
         return message_id
+
+    async def leased(self, user_id: UUID | str, timeout: float | None = None) -> None:  # noqa: ASYNC109  part of the contract
+        """Wait until this strict gate holds a lease of the user, after ``hold`` said ``no_lease``; not where
+        none is needed. Raises ``TimeoutError``.
+        """
+        async with asyncio.timeout(timeout):
+            if self._parts.leases is not None:
+                await self._parts.leases.available(checked_user(user_id))
 
     async def durable(self) -> None:
         """Wait until everything recorded so far survives a power cut; many waiters share one
@@ -255,6 +271,17 @@ class Gate:
                 ack_timeout=self._ack_timeout,
                 monotonic=self._monotonic,
             )
+        leases = None
+        if self._strict and self._reporter_name is not None:
+            check_owner(state, self._reporter_name)
+            leases = LeaseBook(
+                LeaseRows(state),
+                documents.entries,
+                self._topics,
+                self._reporter_name,
+                now=self._time.now,
+                elapsed=self._elapsed,
+            )
 
         def on_commit() -> None:
             disk.wrote()
@@ -268,6 +295,7 @@ class Gate:
             timeout=self._hold_timeout,
             on_timeout=self._on_timeout,
             on_commit=on_commit,
+            leases=leases,
         )
         connection = Connection(
             self._broker,
@@ -275,69 +303,16 @@ class Gate:
             documents=documents,
             times=times,
             reporter=reporter,
+            leases=leases,
             ack_topic=ack_topic,
             refresh=self._refresh,
             monotonic=self._monotonic,
         )
-        return Parts(state, journal, ledger, holds, documents, reporter, disk, connection, threads)
-
-    async def _keep_house(self, parts: Parts) -> None:
-        turn, throttle, saved = 0, LogThrottle(), 0.0
-        while True:
-            self._time.look()
-            try:
-                if (steady_since := parts.connection.steady_since) is not None:
-                    parts.ledger.settle(self._monotonic(), steady_since)
-                if turn % MARK_SAVED == 0 or self._time.mark < saved:
-                    with parts.state.transaction():
-                        saved = self._time.mark
-                        parts.state.save_fact("mark", self._time.mark)
-                        parts.journal.forget_done()
-                    parts.disk.wrote()
-            except sqlite3.Error as error:
-                if throttle.allows("disk"):
-                    log.error("housekeeping of the state file failed: error=%s", error)  # noqa: TRY400  says it all
-            turn += 1
-            await asyncio.sleep(HOUSEKEEPING)
-
-    async def _keep_time(self, parts: Parts) -> None:
-        """Resolve holds whose time is over. Write down what could not be written, as soon as the disk is well
-        or somebody's lock is gone.
-        """
-        while True:
-            await asyncio.sleep(WRITE_AGAIN)
-            parts.holds.expire()
-            if parts.state.error is not None or parts.ledger.unwritten:
-                with contextlib.suppress(sqlite3.Error):  # it is in the status
-                    self._write(parts)
-
-    def _write(self, parts: Parts) -> None:
-        parts.documents.save_again()
-        while parts.ledger.write_unwritten():
-            parts.disk.wrote()
-        parts.state.error = None
-        if parts.reporter is not None:
-            parts.reporter.apply_again()
-
-    async def _save_last(self) -> None:
-        parts = self._parts
-        for attempt in range(1, LAST_ATTEMPTS + 1):
-            try:
-                self._write(parts)
-                parts.disk.wrote()
-                if parts.state.path is not None:
-                    await parts.disk.durable()
-            except (OSError, sqlite3.Error) as error:
-                if attempt == LAST_ATTEMPTS or not _is_busy(error):
-                    log.error("state file could not be written at the end: error=%s", error)  # noqa: TRY400  says it all
-                    return
-                await asyncio.sleep(WRITE_AGAIN)
-            else:
-                return
+        return Parts(state, journal, ledger, holds, leases, documents, reporter, disk, connection, threads)
 
     def _forget(self) -> None:
         self._parts.holds.close()
-        self._open = None
+        self._open = self._leases = None
         self._entries = {}  # a closed gate allows nothing
 
 
@@ -357,7 +332,3 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.wait({task})
     if not task.cancelled() and (error := task.exception()) is not None:
         raise error
-
-
-def _is_busy(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

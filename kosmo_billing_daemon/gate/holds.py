@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import Self
 
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Reason, UserEntry
+from kosmo_billing_daemon.gate.decisions import UNKNOWN_USER, Decision, Reason, UserEntry, allowed
 from kosmo_billing_daemon.gate.errors import NotJournaled
+from kosmo_billing_daemon.gate.leases import LeaseBook
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.rows import Row
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
@@ -128,6 +129,7 @@ class Holds:
         timeout: float,
         on_timeout: OnTimeout,
         on_commit: Callable[[], None],
+        leases: LeaseBook | None,
     ) -> None:
         self.released = 0
         self._ledger = ledger
@@ -136,6 +138,7 @@ class Holds:
         self._timeout = timeout
         self._on_timeout = on_timeout
         self._on_commit = on_commit
+        self._leases = leases
         self._abandoned = set(ledger.held)  # of an earlier life: nobody has them in hand
         self._deadlines = dict.fromkeys(ledger.held, elapsed() + timeout)  # in the order of time
         self._closed = False
@@ -151,9 +154,15 @@ class Holds:
         if key in self._ledger.held:
             return self._take_up(key, entry, now)
         decision = entry.decide(row.node, row.number, now)
+        if (book := self._leases) is not None:
+            decision = book.decide(user, entry, row.number, decision, now)
+            if decision.reason in (Reason.OK, Reason.NO_LEASE):
+                row = row._replace(lease=book.take(user, entry, row.number, now))
         if not decision.allowed:
             return Hold(self, row, decision)
         if not self._ledger.hold(row):
+            if book is not None:
+                book.give_back(user, row.lease, row.number)
             return Hold(self, row, decision, committed=True)
         self._deadlines[key] = self._elapsed() + self._timeout
         return Hold(self, row, decision)
@@ -162,6 +171,11 @@ class Holds:
         """Let a message be reported; raises ``NotJournaled`` when that could not be written down yet."""
         self._check_open()
         self._forget(row)
+        key = row.user, row.message_id
+        if self._leases is not None and key not in self._ledger.held and not self._ledger.knows(row):
+            # It was given back before, and its lease with it.
+            lease = self._leases.take(row.user, self._entries.get(row.user), row.number, row.sent_at)
+            row = row._replace(lease=lease)
         try:
             self._ledger.commit(row)
         finally:
@@ -171,8 +185,11 @@ class Holds:
         """Give a message back; false when it is reported already."""
         self._check_open()
         self._forget(row)
+        is_held = (row.user, row.message_id) in self._ledger.held
         if not self._ledger.release(row):
             return False
+        if is_held and self._leases is not None:
+            self._leases.give_back(row.user, row.lease, row.number)
         self.released += 1
         if self._throttle.allows("released"):
             log.info("message did not pass and was released: message=%s reason=%s", row.message_id, reason)
@@ -214,6 +231,8 @@ class Holds:
         entry.own -= weighs
         decision = entry.decide(row.node, row.number, now)
         entry.own += weighs
+        if row.lease is not None and decision.reason is Reason.QUOTA_EXHAUSTED:
+            decision = allowed(row.number)  # its lease set it apart
         if decision.allowed:
             self._forget(row)
             self._deadlines[key] = self._elapsed() + self._timeout

@@ -42,18 +42,18 @@ class Journal:
 
         One that was released is written down anew, under its old number.
         """
-        _, user, message_id, node, count, sent_at, stage = row
-        message = blob(user), message_id, node, count, sent_at
-        checksum = message_sum(*message)
+        _, user, message_id, node, count, sent_at, stage, lease = row
+        message = blob(user), message_id, node, count, sent_at, lease
+        checksum = message_sum(*message[:5], lease=lease)
         new = self._sql.execute(
-            "INSERT INTO journal (user, message_id, node, count, sent_at, stage, checksum)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO journal (user, message_id, node, count, sent_at, lease, stage, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (*message, stage, checksum),
         )
         if new.rowcount > 0 and new.lastrowid is not None:
             return new.lastrowid
         again = self._sql.execute(
-            "UPDATE journal SET node = ?, count = ?, sent_at = ?, stage = ?, checksum = ?"
+            "UPDATE journal SET node = ?, count = ?, sent_at = ?, lease = ?, stage = ?, checksum = ?"
             " WHERE user = ? AND message_id = ? AND stage = 3 RETURNING seq",
             (*message[2:], stage, checksum, *message[:2]),
         ).fetchone()
@@ -124,7 +124,7 @@ class Journal:
 
     def correct(self, row: Row, sent_at: float) -> None:
         """Give a row another time."""
-        checksum = message_sum(blob(row.user), row.message_id, row.node, row.number, sent_at)
+        checksum = message_sum(blob(row.user), row.message_id, row.node, row.number, sent_at, lease=row.lease)
         query = "UPDATE journal SET sent_at = ?, checksum = ? WHERE seq = ? AND stage IN (-2, 0)"
         self._sql.execute(query, (sent_at, checksum, row.seq))
 
@@ -172,15 +172,16 @@ class Journal:
         """Drop the ids of long finished or released messages; a thousand per call, so that nobody waits."""
         self._sql.execute(
             "DELETE FROM journal WHERE seq IN (SELECT seq FROM journal WHERE stage >= 2"
+            " AND (lease IS NULL OR lease NOT IN (SELECT lease FROM leases))"  # they say what is left of it
             " AND seq <= (SELECT max(seq) FROM journal) - ? ORDER BY seq LIMIT 1000)",
             (REMEMBERED,),
         )
 
     def _rows(self, condition: str, *values: object) -> list[Row]:
-        query = f"SELECT seq, user, message_id, node, count, sent_at, stage FROM journal {condition}"  # noqa: S608  our own text
+        query = f"SELECT seq, user, message_id, node, count, sent_at, stage, lease FROM journal {condition}"  # noqa: S608  our own text
         return [
-            Row(seq, int.from_bytes(user), message_id, node, count, sent_at, MessageStage(stage))
-            for seq, user, message_id, node, count, sent_at, stage in self._sql.execute(query, values)
+            Row(seq, int.from_bytes(user), message_id, node, count, sent_at, MessageStage(stage), lease)
+            for seq, user, message_id, node, count, sent_at, stage, lease in self._sql.execute(query, values)
         ]
 
     def _one(self, query: str, *values: object) -> tuple[int, ...]:

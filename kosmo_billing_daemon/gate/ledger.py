@@ -110,7 +110,7 @@ class UsageLedger:
         """
         held = self.held.pop((row.user, row.message_id), None)
         if held is None:
-            if not self._known(row):
+            if not self.knows(row):
                 self.record(row._replace(stage=MessageStage.WAITING))
             return
         row = held._replace(stage=MessageStage.WAITING)
@@ -134,7 +134,7 @@ class UsageLedger:
         """Give a hold back; false when the message is reported already."""
         held = self.held.pop((row.user, row.message_id), None)
         if held is None:
-            return not self._known(row)
+            return not self.knows(row)
         row = held._replace(stage=MessageStage.RELEASED)
         if row.seq:
             try:
@@ -207,7 +207,7 @@ class UsageLedger:
         except sqlite3.Error as error:
             problem = f"the journal could not be written: {error}"
             self._journal.failed(error)
-            if self._known(row):
+            if self.knows(row):
                 return None, ""
         return 0, problem
 
@@ -223,7 +223,8 @@ class UsageLedger:
         if entry is not None and row.sent_at >= entry.valid_from:
             entry.own += sign * row.number
 
-    def _known(self, row: Row) -> bool:
+    def knows(self, row: Row) -> bool:
+        """Say whether a message is recorded or held, as far as can be read."""
         try:
             return self._journal.knows(row.user, row.message_id)
         except sqlite3.Error:

@@ -7,6 +7,7 @@ from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
 from kosmo_billing_daemon.gate.holds import Holds
 from kosmo_billing_daemon.gate.journal import Journal
+from kosmo_billing_daemon.gate.leases import LeaseBook
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.reports import Reporter
 from kosmo_billing_daemon.gate.state import StateFile
@@ -21,6 +22,7 @@ class Parts:
     journal: Journal
     ledger: UsageLedger
     holds: Holds
+    leases: LeaseBook | None
     documents: Documents
     reporter: Reporter | None
     disk: Disk

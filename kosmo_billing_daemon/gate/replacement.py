@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from kosmo_billing_daemon.gate.files import beside, fsync_path
-from kosmo_billing_daemon.gate.rows import blob, fact_sum, message_sum
+from kosmo_billing_daemon.gate.rows import blob, fact_sum, lease_sum, message_sum
 from kosmo_billing_daemon.gate.salvage import Salvaged, salvage
 from kosmo_billing_daemon.gate.schema import create, insert_documents
 
@@ -77,9 +77,12 @@ def _fill(path: Path, kept: Salvaged) -> None:
             row = kept.messages[seq]
             message = blob(row.user), row.message_id, row.node, row.number, row.sent_at
             sql.execute(
-                "INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (seq, *message, row.stage, message_sum(*message)),
+                "INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (seq, *message, row.stage, row.lease, message_sum(*message, lease=row.lease)),
             )
+        if not kept.missing:  # else a lease may have let through more than is known
+            for lease in kept.leases.values():
+                sql.execute("INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?)", (*lease, lease_sum(*lease)))
         for seq, rejected in kept.rejected.items():
             sql.execute("INSERT INTO rejected VALUES (?, ?, ?, ?)", (seq, *rejected))
         sql.execute("COMMIT")

@@ -242,6 +242,7 @@ class Reporter:
             node_id=row.node,
             sent_at=datetime.fromtimestamp(self._time.corrected(row.sent_at), UTC),
             count=row.number,
+            lease_id=None if row.lease is None else UUID(bytes=row.lease),
         )
 
 

@@ -36,6 +36,7 @@ class Row(NamedTuple):
     number: int
     sent_at: float
     stage: MessageStage = MessageStage.WAITING
+    lease: bytes | None = None
 
 
 Document = tuple[bytes, int, str | None, str | None, int | None, int, bytes | None, float, float]
@@ -47,9 +48,16 @@ def blob(number: int) -> bytes:
     return number.to_bytes(16)
 
 
-def message_sum(user: bytes, message_id: str, node: str, count: int, sent_at: float) -> int:
+def message_sum(
+    user: bytes, message_id: str, node: str, count: int, sent_at: float, *, lease: bytes | None = None
+) -> int:
     """The checksum of a message; its stage changes and is not in it."""
-    return crc32(b"%b%b%b" % (user, pack("<qd", count, sent_at), f"{message_id}\0{node}".encode()))
+    texts = f"{message_id}\0{node}".encode()
+    return crc32(b"%b%b%b%b" % (user, pack("<qd", count, sent_at), texts, lease or b""))
+
+
+def lease_sum(lease: bytes, user: bytes, subscription: bytes, messages: int, expires_at: float) -> int:
+    return crc32(b"%b%b%b%b" % (lease, user, subscription, pack("<qd", messages, expires_at)))
 
 
 def fact_sum(name: str, value: float) -> int:

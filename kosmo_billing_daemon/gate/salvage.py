@@ -3,6 +3,7 @@
 Only rows whose checksum holds are taken; the rows of the first versions had none and must look right.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from kosmo_billing_daemon.gate.rows import (
     is_id,
     is_message,
     is_user,
+    lease_sum,
     message_sum,
 )
 
@@ -37,6 +39,7 @@ class Salvaged:
     documents: dict[bytes, Document] = field(default_factory=dict)
     messages: dict[int, Row] = field(default_factory=dict)
     rejected: dict[int, tuple[bytes, str, str]] = field(default_factory=dict)
+    leases: dict[bytes, tuple[bytes, bytes, bytes, int, float]] = field(default_factory=dict)
     facts: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -69,10 +72,12 @@ def salvage(path: Path) -> Salvaged:
     found = Salvaged()
     for rowid, values in records(path):
         match len(values):
+            case 7 | 8 | 9 if rowid is not None:
+                _message(found, rowid, values[1:])
             case 9 | 10:
                 _document(found, values)
-            case 7 | 8 if rowid is not None:
-                _message(found, rowid, values[1:])
+            case 6:
+                _lease(found, values)
             case 4 if rowid is not None:
                 _, user, message_id, reason = values
                 if is_user(user) and is_id(message_id) and isinstance(reason, str):
@@ -97,16 +102,27 @@ def _document(found: Salvaged, values: tuple[Any, ...]) -> None:
 
 
 def _message(found: Salvaged, seq: int, values: Iterable[Any]) -> None:
-    user, message_id, node, count, sent_at, stage, *checksum = values
+    user, message_id, node, count, sent_at, stage, *more = values
+    lease, checksum = more[0] if len(more) == 2 else None, more[-1:]
     sent_at = float(sent_at) if isinstance(sent_at, int) else sent_at
     if not is_message(user, message_id, node, count, sent_at):
         return
-    if checksum and checksum[0] != message_sum(user, message_id, node, count, sent_at):
+    if checksum and checksum[0] != message_sum(user, message_id, node, count, sent_at, lease=lease):
         return
     if (known := found.messages.get(seq)) is not None and known.stage in _FINAL:
         return  # this one is an older copy
     at = MessageStage(stage) if stage in _UNREPORTED else MessageStage.WAITING
-    found.messages[seq] = Row(seq, int.from_bytes(user), message_id, node, count, sent_at, at)
+    found.messages[seq] = Row(seq, int.from_bytes(user), message_id, node, count, sent_at, at, lease)
+
+
+def _lease(found: Salvaged, values: tuple[Any, ...]) -> None:
+    lease, user, subscription, messages, expires_at, checksum = values
+    with contextlib.suppress(TypeError, struct.error):
+        row = lease, user, subscription, messages, float(expires_at)
+        if is_user(lease) and is_user(user) and is_user(subscription) and lease_sum(*row) == checksum:
+            known = found.leases.get(lease)
+            if known is None or messages <= known[3]:  # what was handed back is not there any more
+                found.leases[lease] = row
 
 
 def _fact(found: Salvaged, values: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from kosmo_billing_daemon.gate.pages import PAGE
 from kosmo_billing_daemon.gate.rows import Document, document_sum
 
 APPLICATION = 0x4B4F4742  # "KOGB", so that somebody else's database is not taken for ours
-SCHEMA = 2
+SCHEMA = 3
 TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value REAL NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE documents (
@@ -20,7 +20,8 @@ CREATE TABLE documents (
 ) WITHOUT ROWID;
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY, user BLOB NOT NULL, message_id TEXT NOT NULL, node TEXT NOT NULL,
-    count INTEGER NOT NULL, sent_at REAL NOT NULL, stage INTEGER NOT NULL, checksum INTEGER NOT NULL,
+    count INTEGER NOT NULL, sent_at REAL NOT NULL, stage INTEGER NOT NULL, lease BLOB,
+    checksum INTEGER NOT NULL,
     UNIQUE (user, message_id)
 );
 CREATE INDEX journal_waiting ON journal (seq) WHERE stage = 0;
@@ -28,6 +29,13 @@ CREATE INDEX journal_open ON journal (user, seq) WHERE stage < 2;
 CREATE TABLE rejected (
     seq INTEGER PRIMARY KEY, user BLOB NOT NULL, message_id TEXT NOT NULL, reason TEXT NOT NULL
 );
+CREATE TABLE leases (
+    lease BLOB PRIMARY KEY, user BLOB NOT NULL, subscription BLOB NOT NULL, messages INTEGER NOT NULL,
+    expires_at REAL NOT NULL, checksum INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE questions (
+    request_id TEXT PRIMARY KEY, user BLOB NOT NULL, want INTEGER NOT NULL, lease BLOB, kept INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 
 

@@ -32,6 +32,7 @@ from kosmo_billing_daemon.gate.rows import (
     entry_of_row,
     fact_sum,
     is_message,
+    lease_sum,
     message_sum,
 )
 from kosmo_billing_daemon.gate.schema import SCHEMA, Damaged, check_schema, create, insert_documents
@@ -207,11 +208,15 @@ def _examine(sql: sqlite3.Connection) -> None:
         if checksum != fact_sum(name, value):
             raise Damaged("a fact's checksum is wrong")
     messages = (
-        "SELECT user, message_id, node, count, sent_at, checksum FROM journal NOT INDEXED WHERE stage < 2"
+        "SELECT user, message_id, node, count, sent_at, lease, checksum FROM journal NOT INDEXED"
+        " WHERE stage < 2 OR lease IS NOT NULL"
     )
-    for *message, checksum in sql.execute(messages):
-        if not is_message(*message) or checksum != message_sum(*message):
+    for *message, lease, checksum in sql.execute(messages):
+        if not is_message(*message) or checksum != message_sum(*message, lease=lease):
             raise Damaged("a message's checksum is wrong")
+    for row in sql.execute("SELECT * FROM leases"):
+        if lease_sum(*row[:5]) != row[5]:
+            raise Damaged("a lease's checksum is wrong")
 
 
 def _load(sql: sqlite3.Connection) -> Loaded:

@@ -21,6 +21,7 @@ class GateStatus:
     minute; negative when it had run ahead.
     ``daemon_online``: ``None`` when nobody said.
     ``held``: messages that may pass and were neither committed nor released yet.
+    ``leased``: messages that a strict gate may still let through by its leases.
     ``released``: messages since the gate was opened that did not pass after all and were given back.
     ``duplicates``: messages since the gate was opened that were not counted, for their ids were known here or
     at the daemon: they were recorded twice, or ids are used again, as packet ids after a reboot of the radio.
@@ -42,6 +43,7 @@ class GateStatus:
     malformed: int
     rejected: int
     held: int
+    leased: int
     released: int
     duplicates: int
     unwritten: int
@@ -90,6 +92,7 @@ def status_of(parts: Parts, timekeeper: Timekeeper) -> GateStatus:
         malformed=parts.documents.malformed,
         rejected=rejected,
         held=len(parts.ledger.held),
+        leased=0 if parts.leases is None else parts.leases.left,
         released=parts.holds.released,
         duplicates=parts.ledger.repeated + (0 if parts.reporter is None else parts.reporter.duplicates),
         unwritten=parts.ledger.unwritten,

@@ -72,6 +72,7 @@ class SyncGate:
         refresh: float = REFRESH,
         hold_timeout: float = HOLD_TIMEOUT,
         on_timeout: OnTimeout | Literal["commit", "release"] = OnTimeout.COMMIT,
+        strict: bool = False,
     ) -> None:
         self._gate = Gate(
             broker,
@@ -85,6 +86,7 @@ class SyncGate:
             refresh=refresh,
             hold_timeout=hold_timeout,
             on_timeout=on_timeout,
+            strict=strict,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave: asyncio.Event | None = None
@@ -136,6 +138,10 @@ class SyncGate:
         return self._call(
             lambda: self._gate.record(user_id, node_id, message_id, count=count, sent_at=sent_at)
         )
+
+    def leased(self, user_id: UUID | str, timeout: float | None = None) -> None:
+        """As ``Gate.leased``."""
+        self._wait(self._gate.leased(user_id, timeout))
 
     def durable(self) -> None:
         """As ``Gate.durable``."""

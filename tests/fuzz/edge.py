@@ -83,6 +83,7 @@ class _Edge:
             documents=self.documents,
             times=self.times,
             reporter=self.reporter,
+            leases=None,
             ack_topic=ACK_TOPIC,
             refresh=1.0,
             monotonic=lambda: 0.0,

@@ -17,6 +17,7 @@ import pytest
 from kosmo_billing_daemon.gate import Gate, Reason, salvage
 from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.journal import Journal
+from kosmo_billing_daemon.gate.lease_rows import LeaseRow, LeaseRows
 from kosmo_billing_daemon.gate.ledger import UsageLedger
 from kosmo_billing_daemon.gate.pages import PAGE
 from kosmo_billing_daemon.gate.rows import MessageStage, Row
@@ -37,6 +38,7 @@ class Written(NamedTuple):
     content: bytes
     documents: dict[int, UserEntry]
     messages: dict[tuple[int, str], Row]
+    leases: set[LeaseRow]
 
 
 def write(path: Path) -> Written:
@@ -64,9 +66,12 @@ def write(path: Path) -> Written:
         journal.acknowledged(journal.waiting(0, 50), MessageStage.DONE)
         state.save_fact("complete", 1.0)
         state.save_fact("mark", now)
+        leases = {LeaseRow(uuid4().bytes, user, uuid4().int, 16, now + 1e6) for user in users[:20]}
+        for lease in leases:
+            LeaseRows(state).save(lease)
     messages = {(row.user, row.message_id): row for row in journal.waiting(0, 1000)}
     state.close()
-    return Written(path.read_bytes(), documents, messages)
+    return Written(path.read_bytes(), documents, messages, leases)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,7 @@ def started(path: Path, written: Written) -> Left:
     journal, entries, loss = Journal(state), state.loaded.entries, state.loss
     ledger = UsageLedger(journal, entries, 1000)
     assert all(rights(entry) == rights(written.documents[user]) for user, entry in entries.items())
+    assert set(LeaseRows(state).leases()) <= written.leases
     waiting = journal.waiting(0, 1000)
     unknown = {row for row in waiting if (row.user, row.message_id) not in written.messages}
     assert len(unknown) <= 1, "one that was done may not be recognisable as such"

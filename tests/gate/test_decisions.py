@@ -83,4 +83,5 @@ def test_a_decision_is_true_exactly_when_it_allows() -> None:
 def test_the_reasons_are_the_contract() -> None:
     assert set(Reason) == {
         "ok", "no_plan", "expired", "revoked", "node_not_allowed", "quota_exhausted", "unknown_user",
+        "no_lease",
     }  # fmt: skip

@@ -16,9 +16,10 @@ export type QuotaState = "ok" | "warning" | "exhausted";
  * What a gate answers about one message. ok: it may pass. no_plan: the user has no plan that sends.
  * expired: valid_until (or grace_until) is over. revoked: the payment turned out invalid.
  * node_not_allowed: the scope is whitelist and the node is not on it. quota_exhausted: fewer messages
- * are left than asked for. unknown_user: there is no document.
+ * are left than asked for. unknown_user: there is no document. no_lease: a strict gateway holds no
+ * lease with enough messages left; it asked for one.
  */
-export type Reason = "ok" | "no_plan" | "expired" | "revoked" | "node_not_allowed" | "quota_exhausted" | "unknown_user";
+export type Reason = "ok" | "no_plan" | "expired" | "revoked" | "node_not_allowed" | "quota_exhausted" | "unknown_user" | "no_lease";
 
 /** The answer of a gate. It never crosses MQTT; gateways may hand it to their callers as it is. */
 export interface Decision {

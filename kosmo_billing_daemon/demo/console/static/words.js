@@ -56,6 +56,7 @@ export const REASONS = {
   node_not_allowed: "the node is not on the whitelist",
   quota_exhausted: "every message of the plan is used",
   unknown_user: "the user never had a plan",
+  no_lease: "this gateway holds none of the user's messages",
 };
 
 const PAYMENTS = { partial: "partly paid", over: "overpaid", late: "paid late", marked: "settled manually" };
