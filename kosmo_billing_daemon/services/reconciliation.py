@@ -25,7 +25,7 @@ from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices, lookups
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.lookups import DueLookup, Key, Requeueing
-from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +130,13 @@ class Reconciliation:
             for one in part
         }
         abandoned = [one.invoice.id for one in part if _is_given_up(one.invoice, now)]
-        async with self.pool.transaction() as connection:
+
+        async def work(connection: Connection) -> None:
             await combine(connection, [invoices.save_checks_statement(checks), *requeueing.statements()])
             if abandoned:
                 await invoices.abandon(connection, abandoned)
+
+        await self.pool.retrying(work, locking_owners(checks))
         for invoice_id in abandoned:
             log.warning(
                 "a reservation never reached BTCPay and was abandoned", extra=fields(order=invoice_id)
