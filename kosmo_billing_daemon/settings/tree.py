@@ -241,7 +241,7 @@ class Retention:
     deliveries: Annotated[
         timedelta, Env("DELIVERY_RETENTION_DAYS", number(4, 36500, "days", timedelta(days=1)))
     ] = timedelta(days=60)
-    """Days to keep handled webhook deliveries, at least 4."""
+    """Days to keep the log of webhook deliveries, at least 4."""
     # Reports are accepted 7 days late; a message forgotten earlier could be counted twice.
     usage: Annotated[timedelta, Env("USAGE_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
         timedelta(days=400)
