@@ -107,7 +107,7 @@ class Reconciliation:
             if one.invoice.id not in result.observations and one.invoice.id not in result.unreadable
         ]
         for part, write in (observed, partial(self._settle, result)), (missing, partial(self._put_off, now)):
-            for one, written in zip(part, await write_each(part, write), strict=True):
+            for one, written in zip(part, await write_each(part, write) if part else (), strict=True):
                 if isinstance(written, Exception):
                     failed.append((one.invoice, written))
         await self._set_aside(failed)

@@ -66,7 +66,7 @@ UNPASSED = {
     "services.observations.look_up.confirm": RARE_LOOK,
     "services.observations.look_up.fetch": RARE_LOOK,
     "services.reconciliation.Reconciliation.run_once: self.begin()": "when the clock was set; as at a start",
-    "services.reconciliation.Reconciliation._put_off.work: invoices.abandon()": AFTER_A_FAILURE,
+    "services.reconciliation.Reconciliation._put_off": "says when to ask again; a start asks at once",
     "services.reconciliation.Reconciliation._set_aside": AFTER_A_FAILURE,
     "services.reservations._Book.load: invoices.load()": READS,
     "services.settlement.Settlement.settle_by_hand": BY_HAND,
