@@ -7,6 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from kosmo_billing_daemon.gate import Gate, Reason
+from kosmo_billing_daemon.link import Broker
 from tests.support.daemon import environment
 from tests.support.node import node_modules
 from tests.support.world import World, until
@@ -29,6 +31,21 @@ class Gateway:
         self._in.write(self._line)
         async with asyncio.timeout(10):
             return (await self._out.readline()).decode().strip()
+
+    async def send_all(self) -> int:
+        """Send until the quota is exhausted, whatever the answer is meanwhile; return how many passed."""
+        passed = 0
+        async with asyncio.timeout(20):
+            while (answer := await self.send()) != "quota_exhausted":
+                assert answer in {"ok", "no_lease", "unknown_user"}, answer
+                passed += answer == "ok"
+                await asyncio.sleep(0.005)
+        return passed
+
+    async def end(self) -> None:
+        self._in.close()
+        async with asyncio.timeout(10):
+            assert await self.process.wait() == 0
 
     async def until_refused(self, reason: str, seconds: float = 20.0) -> int:
         """Send until the answer stays ``reason`` for a while; return how many passed."""
@@ -78,3 +95,49 @@ async def test_a_client_written_from_the_contract_sends_exactly_what_was_bought(
             await process.wait()
     query = "SELECT sum(messages_used) FROM subscriptions WHERE user_id = $1"
     assert await world.value(query, user_id) == 100
+
+
+async def test_strict_gateways_in_two_languages_send_exactly_what_was_bought_together(
+    world: World, tmp_path: Path, modules: Path
+) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "js", ignore=shutil.ignore_patterns("node_modules"))
+    (tmp_path / "js" / "node_modules").symlink_to(modules)
+    daemon = await world.daemon()
+    user_id = await world.buy(daemon, uuid4(), "wanderer")
+    await world.until_published(user_id)
+    process = await asyncio.create_subprocess_exec(
+        *("node", "strict.mjs"),
+        cwd=tmp_path / "js",
+        env=environment(MQTT_URL=f"mqtt://{world.broker.host}:{world.broker.port}", MQTT_USERNAME="js"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    at = Broker(host=world.broker.host, port=world.broker.port, client_id="py")
+    try:
+        async with Gate(at, tmp_path / "py.db", reporter="py", strict=True) as python:
+            javascript = Gateway(process, user_id)
+            while (answer := await javascript.send()) in {"unknown_user", "no_lease"}:
+                await asyncio.sleep(0.01)
+            first = answer == "ok"
+
+            async def send_all() -> int:
+                passed = 0
+                async with asyncio.timeout(20):
+                    while (reason := python.check(user_id, NODE).reason) is not Reason.QUOTA_EXHAUSTED:
+                        with python.hold(user_id, NODE) as hold:
+                            passed += hold.allowed
+                        assert reason in {Reason.OK, Reason.NO_LEASE, Reason.UNKNOWN_USER}
+                        await asyncio.sleep(0.005)
+                return passed
+
+            sent = await asyncio.gather(send_all(), javascript.send_all())
+            assert min(sent) > 0
+            assert first + sum(sent) == 50
+            await javascript.end()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert await world.value("SELECT sum(messages_used) FROM subscriptions WHERE user_id = $1", user_id) == 50
+    left = "SELECT coalesce(sum(messages - used), 0)::bigint FROM leases WHERE user_id = $1"
+    assert await world.value(left, user_id) == 0
