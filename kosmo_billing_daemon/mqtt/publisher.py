@@ -254,15 +254,12 @@ class _Session:
             self.watermark.advanced.set()
 
     async def _send_document(self, current: OutboxDocument, entries: list[OutboxEntry]) -> None:
-        user_id, version = current.user_id, current.versioned.version
-        if version <= self._reservation.floor:
+        user_id = current.user_id
+        if current.versioned.version <= self._reservation.floor:
             self._to_raise.add(user_id)
             self._waiting.add(user_id, entries, self._loop.time() + LOCKED_WAIT)
             self._publisher.woken.set()
             return
-        self._reservation.greatest = max(self._reservation.greatest, version)
-        if version > self._reservation.acknowledged:
-            await self.watermark.until_acknowledged(version)
         if self._republisher.is_read:
             self._waiting.forget_sent(self._loop.time())
         self._waiting.sent[user_id] = self._loop.time()
@@ -270,6 +267,9 @@ class _Session:
         await self._hand_over(current.versioned, entries, is_first=is_first)
 
     async def _hand_over(self, versioned: Versioned, entries: list[OutboxEntry], *, is_first: bool) -> None:
+        self._reservation.greatest = max(self._reservation.greatest, versioned.version)
+        if versioned.version > self._reservation.acknowledged:
+            await self.watermark.until_acknowledged(versioned.version)
         await self._room_for_one()
         user_id = versioned.entitlement.user_id
         self._in_flight.add(user_id)
