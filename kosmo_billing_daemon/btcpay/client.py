@@ -30,7 +30,7 @@ from kosmo_billing_daemon.btcpay.errors import (
 )
 from kosmo_billing_daemon.btcpay.health import BtcpayState, Call, CallScope, Health, Question, Vigil
 from kosmo_billing_daemon.domain.invoices import Observation
-from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.runtime.backoff import Backoff
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.runtime.records import record
@@ -146,11 +146,17 @@ class BtcpayClient:
         order_id: UUID,
         plan: Plan,
         *,
+        asked: Price | None = None,
         redirect_url: str | None = None,
         expiration: timedelta | None = None,
     ) -> Observation:
-        """Create an invoice carrying our id; raises ``CreationUnknown`` if it may exist all the same."""
-        body = payloads.creation(order_id, plan, redirect_url=redirect_url, expiration=expiration)
+        """Create an invoice carrying our id, over the plan's price unless something else is ``asked``.
+
+        Raises ``CreationUnknown`` if it may exist all the same.
+        """
+        body = payloads.creation(
+            order_id, plan, asked=asked or plan.price, redirect_url=redirect_url, expiration=expiration
+        )
         try:
             async with self._call("create_invoice", CallScope.CREATE, seconds=self._timeouts.create):
                 created = await self._exchange("POST", self._invoices, body=body)

@@ -29,7 +29,7 @@ from kosmo_billing_daemon.btcpay.reading import (
 )
 from kosmo_billing_daemon.domain.currencies import smallest_unit
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
-from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.runtime.records import record
 
 MAX_TYPE_LENGTH = 64
@@ -180,7 +180,7 @@ def joined(parts: Sequence[list[Observation] | BaseException]) -> list[Observati
 
 
 def creation(
-    order_id: UUID, plan: Plan, *, redirect_url: str | None, expiration: timedelta | None
+    order_id: UUID, plan: Plan, *, asked: Price, redirect_url: str | None, expiration: timedelta | None
 ) -> dict[str, Any]:
     """Write the body that creates an invoice. ``amount`` is never absent: BTCPay would make a top-up
     invoice of it, which any payment settles.
@@ -194,8 +194,8 @@ def creation(
         checkout["expirationMinutes"] = max(1, round(expiration / timedelta(minutes=1)))
     days = plan.period / timedelta(days=1)
     return {
-        "amount": f"{plan.price.amount:f}",
-        "currency": plan.price.currency,
+        "amount": f"{asked.amount:f}",
+        "currency": asked.currency,
         "metadata": {
             "orderId": str(order_id),
             "itemDesc": f"KosmoConnect {plan.plan_type.replace('_', ' ').title()}, {days:g} days",

@@ -85,3 +85,5 @@ def origin(row: Subscription) -> str:
             return "settled manually"
         case Source.GRANT:
             return "granted by an operator"
+        case Source.CREDIT:
+            return f"paid {money(row.plan.price.amount, row.plan.price.currency)} from credit"

@@ -40,6 +40,7 @@ class Source(StrEnum):
     BTCPAY = "btcpay"
     MANUAL = "manual"
     GRANT = "grant"
+    CREDIT = "credit"
 
 
 class Rule(StrEnum):

@@ -81,18 +81,20 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         return Verdict(invoice, cases=(Case(CaseKind.MISMATCH, detail, seen.paid_amount),))
     if _RANK[seen.status] < _RANK[invoice.status]:
         return Verdict(invoice)
+    wrong = _mismatches(invoice, seen, store_id)
+    # One that does not ask for what was quoted must not be paid (R9).
+    link = None if wrong else invoice.checkout_url or seen.checkout_url
     seen_invoice = replace(
         invoice,
         status=seen.status,
         payment=seen.payment,
         btcpay_invoice_id=seen.btcpay_invoice_id,
-        checkout_url=invoice.checkout_url or seen.checkout_url,
+        checkout_url=link,
         expires_at=seen.expires_at,
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
     )
     seen_invoice = _booked(seen_invoice, seen)
     events = _events(invoice, seen_invoice)
-    wrong = _mismatches(invoice, seen, store_id)
     match seen.status:
         case InvoiceStatus.SETTLED:
             verdict = _settled(seen_invoice, now)

@@ -66,7 +66,13 @@ class Invoicing:
     _refreshing: dict[InvoiceId, asyncio.Task[Invoice]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._reservations = Reservations(pool=self.pool, clock=self.clock, limit=self.limit)
+        self._reservations = Reservations(
+            pool=self.pool,
+            clock=self.clock,
+            changed=self.settlement.changed,
+            limit=self.limit,
+            credit=self.settlement.credit,
+        )
 
     async def open(self, user_id: UserId, plan_type: str, redirect_url: str | None) -> tuple[Invoice, bool]:
         """Return an open invoice for the plan, and whether it is new (R10).
@@ -142,12 +148,23 @@ class Invoicing:
         self._reservations.unsent.discard(reserved.id)
         if not observations:
             observations = [await self._create(reserved)]
-        return (await self.settlement.settle({reserved.id: observations}))[reserved.id]
+        attached = (await self.settlement.settle({reserved.id: observations}))[reserved.id]
+        if attached.checkout_url is None:
+            raise Unavailable(
+                "the payment server asks for another amount or currency than the plan costs, so it cannot be"
+                " paid; the operator is informed",
+                code="btcpay_mismatch",
+            )
+        return attached
 
     async def _create(self, reserved: Invoice) -> Observation:
         try:
             return await self.btcpay.create_invoice(
-                reserved.id, reserved.plan, redirect_url=reserved.redirect_url, expiration=self.expiration
+                reserved.id,
+                reserved.plan,
+                asked=reserved.asked,
+                redirect_url=reserved.redirect_url,
+                expiration=self.expiration,
             )
         except CreationUnknown:
             # The request may have arrived: look before anyone tries again.

@@ -179,7 +179,7 @@ def claimed(due: Sequence[DueLookup], store_id: str) -> LookupResult:
         status, invoice = _CLAIMS.get(lookup.claimed_status or ""), lookup.invoice
         if status is None or invoice.expires_at is None:
             continue
-        price = invoice.plan.price
+        price = invoice.asked
         result.observations[invoice.id] = [
             Observation(
                 btcpay_invoice_id=invoice.btcpay_invoice_id or "",

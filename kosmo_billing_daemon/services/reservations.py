@@ -1,26 +1,37 @@
 """Reserves invoices: rows with our ids, written before BTCPay is asked (R10, R11).
 
+Credit is spent first (R15): an invoice asks for the rest, and what credit covers whole is fulfilled here.
 Requests that come while others are being written share the next transaction; each is decided as if it had
 come alone, in the order of their coming.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from uuid import uuid4
 
-from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Payment, is_confirming
+from kosmo_billing_daemon.domain import ledger as books
+from kosmo_billing_daemon.domain.invoices import (
+    Effect,
+    Invoice,
+    InvoiceStatus,
+    Payment,
+    is_confirming,
+    reserves_credit,
+)
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.polling import Patience
 from kosmo_billing_daemon.domain.prepaid import exceeds_cap
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source, Subscription, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
 from kosmo_billing_daemon.runtime.batcher import Batcher
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services import from_credit
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR, Key, leads_to, require_same
-from kosmo_billing_daemon.store import idempotency, invoices, lookups, purchases, quotes
+from kosmo_billing_daemon.store import idempotency, invoices, ledger, lookups, purchases, quotes
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.idempotency import Bound, Named, Reply
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
@@ -28,6 +39,9 @@ from kosmo_billing_daemon.store.purchases import Holdings
 
 ORPHANED_AFTER = timedelta(seconds=60)
 """A reservation this old is nobody's work in progress: longer than one creation may take."""
+
+REPEATED_WITHIN = timedelta(minutes=1)
+"""For so long a request for the plan that credit has paid is a double click; one with a key buys again."""
 
 KEYS_PER_MINUTE = 30
 """New Idempotency-Keys of a user: each is a row for a day, also where it leads to an invoice already open."""
@@ -65,12 +79,15 @@ class OpenedInvoice:
 class Reservations:
     """Finds or reserves one invoice for each request. No ``limit`` allows any number of new ones.
 
-    ``unsent`` holds what was reserved here and nobody asked BTCPay for yet.
+    ``unsent`` holds what was reserved here and nobody asked BTCPay for yet. ``changed`` is called after a
+    commit that changed rights.
     """
 
     pool: Pool
     clock: Clock
+    changed: Callable[[], None]
     limit: RateLimit | None = None
+    credit: bool = True
     unsent: set[InvoiceId] = field(default_factory=set)
     _keys: RateLimit = field(default_factory=_key_limit)
     _requests: Batcher[PurchaseRequest, OpenedInvoice | Refused] = field(init=False)
@@ -93,9 +110,11 @@ class Reservations:
         counted: set[int] = set()
         named: set[int] = set()
         tried: set[InvoiceId] = set()
+        paid = False
 
         async def work(connection: Connection) -> list[OpenedInvoice | Refused]:
-            book = await _Book.load(connection, requests, self.clock())
+            nonlocal paid
+            book = await _Book.load(connection, requests, self.clock(), credit=self.credit)
             decided = [
                 self._decided(book, place, request, counted, named) for place, request in enumerate(requests)
             ]
@@ -109,14 +128,20 @@ class Reservations:
                 connection,
                 [
                     invoices.reserve_statement(book.reserved, check_at),
-                    quotes.save_statement(invoice.plan for invoice in book.reserved),
+                    quotes.save_statement(invoice.plan for invoice in [*book.reserved, *book.paid]),
                     lookups.append_statement((check_at, invoice.id) for invoice in book.reserved),
                     idempotency.save_statement(book.named, book.now),
                 ],
             )
+            paid = bool(book.paid)
+            if paid:
+                await from_credit.fulfil(connection, book.paid, book.now)
             return decided
 
-        return await self.pool.retrying(work, locking_users({request.user_id for request in requests}))
+        decided = await self.pool.retrying(work, locking_users({request.user_id for request in requests}))
+        if paid:
+            self.changed()
+        return decided
 
     def _decided(
         self, book: "_Book", place: int, request: PurchaseRequest, counted: set[int], named: set[int]
@@ -146,22 +171,27 @@ class _Book:
     having: dict[UserId, Holdings]
     bound: dict[Named, Bound]
     of_keys: dict[InvoiceId, Invoice]
+    spendable: dict[tuple[UserId, str], Decimal]
+    paid: list[Invoice] = field(default_factory=list)
     reserved: list[Invoice] = field(default_factory=list)
     named: dict[Named, Bound] = field(default_factory=dict)
 
     @classmethod
     async def load(
-        cls, connection: Connection, requests: Sequence[PurchaseRequest], now: datetime
+        cls, connection: Connection, requests: Sequence[PurchaseRequest], now: datetime, *, credit: bool
     ) -> "_Book":
         users = {request.user_id for request in requests}
         keys = {named for request in requests if (named := request.named) is not None}
         bound = await idempotency.load(connection, keys, now - KEPT_FOR)
         led_to = {entry.invoice_id for entry in bound.values()}
+        having = await purchases.load(connection, users, now)
+        led_to |= {paid for each in having.values() if (paid := _just_paid(each.current, now)) is not None}
         return cls(
             now=now,
-            having=await purchases.load(connection, users, now),
+            having=having,
             bound=bound,
             of_keys=await invoices.load(connection, led_to) if led_to else {},
+            spendable=_spendable(await ledger.load_balances(connection, users), having) if credit else {},
         )
 
     def find(self, request: PurchaseRequest) -> OpenedInvoice | None:
@@ -176,6 +206,11 @@ class _Book:
             if invoice.plan.plan_type == request.plan.plan_type and _is_unpaid(invoice, self.now):
                 self._bind(request, invoice, is_new=False)
                 return OpenedInvoice(invoice, is_new=False)
+        current = self.having[request.user_id].current
+        paid = _just_paid(current, self.now)
+        is_repeated = current is not None and current.plan.plan_type == request.plan.plan_type
+        if paid is not None and is_repeated and request.key is None:
+            return OpenedInvoice(self.of_keys[paid], is_new=False)
         return None
 
     def require_allowed(self, request: PurchaseRequest) -> None:
@@ -191,7 +226,12 @@ class _Book:
             )
 
     def reserve(self, request: PurchaseRequest) -> OpenedInvoice:
-        """Note a reservation, to be written."""
+        """Note a reservation, to be written, or a purchase that credit pays."""
+        price = request.plan.price
+        key = (request.user_id, price.currency)
+        asked = books.due(price, self.spendable.get(key, Decimal(0)))
+        if asked.credit:
+            self.spendable[key] -= asked.credit
         invoice = Invoice(
             id=InvoiceId(uuid4()),
             user_id=request.user_id,
@@ -199,9 +239,16 @@ class _Book:
             status=InvoiceStatus.RESERVED,
             created_at=self.now,
             redirect_url=request.redirect_url,
+            credit_used=asked.credit,
         )
-        self.reserved.append(invoice)
-        self.having[request.user_id].open.append(invoice)
+        if asked.amount:
+            self.reserved.append(invoice)
+            self.having[request.user_id].open.append(invoice)
+        else:
+            invoice = replace(
+                invoice, status=InvoiceStatus.SETTLED, effect=Effect.FULFILLED, settled_at=self.now
+            )
+            self.paid.append(invoice)
         self._bind(request, invoice, is_new=True)
         return OpenedInvoice(invoice, is_new=True)
 
@@ -215,9 +262,30 @@ class _Book:
         self.of_keys[invoice.id] = invoice
 
 
+def _just_paid(current: Subscription | None, now: datetime) -> InvoiceId | None:
+    """Return the invoice that credit has paid a moment ago: a double click must not pay twice (R10)."""
+    if current is None or current.source is not Source.CREDIT or now - current.valid_from >= REPEATED_WITHIN:
+        return None
+    return current.invoice_id
+
+
+def _spendable(
+    balances: dict[tuple[UserId, str], Decimal], having: dict[UserId, Holdings]
+) -> dict[tuple[UserId, str], Decimal]:
+    """Return the credit of users that is kept for no open invoice (R15)."""
+    for user_id, each in having.items():
+        for invoice in each.open:
+            if invoice.credit_used and reserves_credit(invoice):
+                balances[user_id, invoice.plan.price.currency] -= invoice.credit_used
+    return balances
+
+
 def _is_unpaid(invoice: Invoice, now: datetime) -> bool:
     return (
-        invoice.status in (InvoiceStatus.RESERVED, InvoiceStatus.NEW)
+        (
+            invoice.status is InvoiceStatus.RESERVED
+            or (invoice.status is InvoiceStatus.NEW and invoice.checkout_url is not None)
+        )
         and invoice.payment is Payment.NONE
         and (invoice.expires_at is None or invoice.expires_at > now)
     )

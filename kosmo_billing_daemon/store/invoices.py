@@ -91,6 +91,17 @@ def reserve_statement(reserved: Sequence[Invoice], next_check_at: datetime) -> S
     return Statement(_RESERVE, [*_RESERVED.values(reserved), next_check_at]) if reserved else None
 
 
+_PAID_BY_CREDIT = COLUMNS.only(
+    "id", "user_id", "quote_id", "status", "effect", "redirect_url", "created_at", "settled_at", "credit_used"
+)
+_APPEND_PAID = _PAID_BY_CREDIT.insert("btcpay_invoices")
+
+
+def append_paid_statement(paid: Sequence[Invoice]) -> Statement | None:
+    """Insert invoices that credit has paid in full, so that BTCPay is not asked for anything."""
+    return Statement(_APPEND_PAID, _PAID_BY_CREDIT.values(paid)) if paid else None
+
+
 RECENT = "interval '30 days'"
 """The age of an invoice beyond which it is not open: a user's older ones are not read at each purchase."""
 
@@ -132,10 +143,14 @@ WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1) AND
 """
 
 
-async def load_of_user(connection: Connection, btcpay_invoice_id: str, user_id: UUID) -> Invoice | None:
-    """Return one invoice if it belongs to the user."""
-    found = await fetched(connection, await connection.fetch(_LOAD_OF_USER, btcpay_invoice_id, user_id))
-    return found[0] if found else None
+async def load_of_user(connection: Connection, name: str, user_id: UUID) -> Invoice | None:
+    """Return one invoice by BTCPay's id or by ours, if it belongs to the user."""
+    try:
+        (found,) = (await load(connection, [UUID(name)])).values()
+    except ValueError:  # not a UUID, or none of ours
+        rows = await connection.fetch(_LOAD_OF_USER, name, user_id)
+        return next(iter(await fetched(connection, rows)), None)
+    return found if found.user_id == user_id else None
 
 
 _PAGE = f"""

@@ -70,7 +70,7 @@ async def _open(request: web.Request) -> web.Response:
         reply = Reply(status, encode(shown(opened.invoice)).encode())
         if key is not None:
             reply = await invoicing.keep(user_id, key, opened.invoice, reply)
-    where = f"{request.path}/{opened.invoice.btcpay_invoice_id}"
+    where = f"{request.path}/{opened.invoice.btcpay_invoice_id or opened.invoice.id}"
     return json_bytes(reply.body, status=reply.status, headers={"Location": where})
 
 
@@ -100,7 +100,9 @@ OPERATIONS = (
         name="openInvoice",
         tag="Buying",
         summary="Buy a plan",
-        description="Answers with an invoice; send the customer to its checkout_url. While an unpaid invoice "
+        description="Answers with an invoice; send the customer to its checkout_url. The user's credit is "
+        "spent first: amount_due is the rest, and what credit pays whole is settled at once, without a "
+        "checkout_url. While an unpaid invoice "
         "for the same plan is open, that one is returned (200), so a double click buys once. A browser must "
         "send its body as application/json. Of other clients JSON is read whatever Content-Type says, except "
         "from a multipart form.",
@@ -144,6 +146,8 @@ OPERATIONS = (
                     "btcpay_away": "The payment server does not answer",
                     "btcpay_denied": "The payment server does not accept our key",
                     "btcpay_garbled": "The payment server gives no sense",
+                    "btcpay_mismatch": "The payment server asks for another amount than the plan costs; the "
+                    "operator is informed",
                     "btcpay_refused": "The payment server refuses to create invoices",
                     "btcpay_creation_unknown": "The payment server did not say whether it created the "
                     "invoice; the same request finds out",

@@ -49,10 +49,15 @@ _INVOICE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 class InvoiceDocument:
     """One invoice: send the customer to ``checkout_url``."""
 
-    invoice_id: Annotated[str | None, Field(description="BTCPay's id", examples=[documents.EXAMPLE_INVOICE])]
+    invoice_id: Annotated[
+        str | None,
+        Field(description="BTCPay's id; null if credit paid it all", examples=[documents.EXAMPLE_INVOICE]),
+    ]
     order_id: Annotated[UUID, Field(description="Our id; BTCPay shows it as orderId")]
     checkout_url: str | None
     amount: Amount
+    amount_due: Annotated[Amount, Field(description="What BTCPay asks for: the price less credit_used")]
+    credit_used: Annotated[Amount, Field(description="The part of the price that the user's credit pays")]
     currency: Currency
     plan_type: PlanName
     status: Annotated[
@@ -104,6 +109,8 @@ def shown(invoice: Invoice) -> InvoiceDocument:
         order_id=invoice.id,
         checkout_url=invoice.checkout_url,
         amount=invoice.plan.price.amount,
+        amount_due=invoice.asked.amount,
+        credit_used=invoice.credit_used,
         currency=invoice.plan.price.currency,
         plan_type=invoice.plan.plan_type,
         status=invoice.status,
@@ -168,6 +175,8 @@ EXAMPLE = InvoiceDocument(
     order_id=documents.EXAMPLE_ORDER,
     checkout_url=f"https://btcpay.example.org/i/{documents.EXAMPLE_INVOICE}",
     amount=Decimal("5.00"),
+    amount_due=Decimal("5.00"),
+    credit_used=Decimal(0),
     currency="USD",
     plan_type="wanderer",
     status=InvoiceStatus.NEW,

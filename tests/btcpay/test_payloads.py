@@ -14,7 +14,7 @@ from kosmo_billing_daemon.btcpay.errors import Garbled
 from kosmo_billing_daemon.btcpay.payloads import confirmed, creation, observation, observations
 from kosmo_billing_daemon.btcpay.reading import decode
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
-from kosmo_billing_daemon.domain.plans import BUILT_IN
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Price
 
 # Time is no fact about our code: a loaded machine draws slowly.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -187,10 +187,14 @@ def test_checkout_links_lead_to_the_public_address(
 def test_a_creation_names_amount_and_order_as_text() -> None:
     plan = BUILT_IN.plans[0]
     body = creation(
-        UUID(ORDER), plan, redirect_url="https://kosmo.example/done", expiration=timedelta(minutes=20)
+        UUID(ORDER),
+        plan,
+        asked=Price(Decimal("3.20"), "USD"),
+        redirect_url="https://kosmo.example/done",
+        expiration=timedelta(minutes=20),
     )
     assert body == {
-        "amount": "5.00",
+        "amount": "3.20",
         "currency": "USD",
         "metadata": {"orderId": ORDER, "itemDesc": "KosmoConnect Wanderer, 30 days", "itemCode": "wanderer"},
         "checkout": {

@@ -77,6 +77,8 @@ OFF_THE_PATHS = {
     "services.backlog": "only reads",
     "admin.upkeep": "a command line that sees it fail",
     "services.whitelist": "one transaction each, whose request sees it fail",
+    "services.from_credit": "within the transaction of a reservation, whose commit is a point",
+    "store.ledger": "reads within transactions whose commits are points",
     "services.recounting": "one transaction over a queue that a trigger fills; a repeat changes nothing",
     "store.recounts": "the same",
     "store.audit": "for operations",

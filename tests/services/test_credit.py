@@ -1,5 +1,6 @@
 """Where every cent goes (R13, R14): the ledger of real invoices at a simulated BTCPay."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -10,6 +11,7 @@ import pytest
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Unavailable
 from tests.demo.btcpay.conftest import HandClock
 from tests.domain.builders import plan
 from tests.services.conftest import Shop
@@ -142,6 +144,81 @@ async def test_late_reports_take_credit_back_that_was_released_too_much(shop: Sh
     await shop.front.recounting.run_once()
     assert await credit(shop, user) == {"USD": Decimal(6)}
     assert await events(shop, user) == ["credit.added", "credit.spent"]
+
+
+async def credited(shop: Shop, user: UserId, amount: str) -> None:
+    """Give the user credit: a guardian paid in part, and expired."""
+    invoice = await shop.open(user, "guardian")
+    await shop.act(invoice, "pay_partial", "confirm", amount=amount)
+    await shop.wait(minutes=16)
+    assert await credit(shop, user) == {"USD": Decimal(amount)}
+
+
+async def test_the_next_invoice_asks_for_what_credit_does_not_cover(shop: Shop, user: UserId) -> None:
+    await credited(shop, user, "4.10")
+    invoice = await shop.open(user, "guardian")
+    assert shop.at_btcpay(invoice).price == Decimal("7.90")
+    assert (invoice.asked.amount, invoice.credit_used) == (Decimal("7.90"), Decimal("4.10"))
+    await shop.lightning(invoice)
+    assert await shop.front.statuses(user) == ["active"]
+    assert await credit(shop, user) == {}
+    assert await events(shop, user) == ["credit.added", "credit.spent"]
+
+
+async def test_credit_is_reserved_once_and_freed_when_its_invoice_expires(shop: Shop, user: UserId) -> None:
+    await credited(shop, user, "4.10")
+    asked = [(await shop.open(user, each)).asked.amount for each in ("guardian", "sanctuary")]
+    assert asked == [Decimal("7.90"), Decimal(50)]
+    await shop.wait(minutes=16)
+    assert (await shop.open(user, "sanctuary")).asked.amount == Decimal("45.90")
+
+
+async def test_two_requests_at_once_never_reserve_the_same_credit(shop: Shop, user: UserId) -> None:
+    await credited(shop, user, "4.10")
+    opened = await asyncio.gather(
+        *(shop.front.invoicing.open(user, each, None) for each in ("guardian", "sanctuary", "wanderer"))
+    )
+    assert sum(invoice.credit_used for invoice, _ in opened) == Decimal("4.10")
+
+
+async def test_credit_that_covers_the_price_buys_at_once_without_btcpay(shop: Shop, user: UserId) -> None:
+    await credited(shop, user, "11.99")
+    shop.simulator.set_faults(down=True)
+    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    again, _ = await shop.front.invoicing.open(user, "wanderer", None)  # a double click
+    assert (is_new, invoice.id, invoice.checkout_url) == (True, again.id, None)
+    (row,) = await shop.front.subscriptions(user)
+    assert (row["status"], row["source"]) == ("active", "credit")
+    assert await credit(shop, user) == {"USD": Decimal("6.99")}
+    assert (await shop.front.invoicing.show(user, str(invoice.id))).id == invoice.id
+    shop.clock.move(minutes=2)
+    await shop.front.invoicing.open(user, "wanderer", None)
+    assert await shop.front.statuses(user) == ["replaced", "active"]
+    assert await credit(shop, user) == {"USD": Decimal("1.99")}
+
+
+async def test_an_invoice_paid_late_does_not_spend_what_was_spent_meanwhile(shop: Shop, user: UserId) -> None:
+    await credited(shop, user, "5.00")
+    late = await shop.open(user, "guardian")
+    await shop.wait(minutes=16)
+    await shop.front.invoicing.open(user, "wanderer", None)  # its five dollars pay this one
+    await shop.act(late, "pay_late", "confirm")
+    await shop.wait(minutes=10)
+    assert await shop.front.statuses(user) == ["active"]
+    assert await credit(shop, user) == {"USD": Decimal("7.00")}
+    assert (await shop.front.invoice(late.id))["effect"] == "credited"
+
+
+async def test_an_invoice_that_btcpay_rounds_is_refused_and_never_shown(shop: Shop, user: UserId) -> None:
+    rounded = plan("guardian", "12.005", 500)  # as from a catalogue of before the check
+    await shop.start(catalogue=Catalogue((rounded,)), credit=True)
+    with pytest.raises(Unavailable) as refused:
+        await shop.front.invoicing.open(user, "guardian", None)
+    assert refused.value.code == "btcpay_mismatch"
+    ((kind, _, is_open),) = await shop.front.cases(user)
+    assert (kind, is_open) == ("mismatch", True)
+    rows = await shop.front.rows("SELECT checkout_url FROM btcpay_invoices WHERE status = 'new'")
+    assert [row["checkout_url"] for row in rows] == [None]
 
 
 async def test_without_credit_the_case_stays_and_closing_it_writes_the_money_off(

@@ -40,7 +40,7 @@ async def transactions(daemon: Daemon) -> int:
 
 @pytest.fixture
 def reservations(shop: Shop) -> Reservations:
-    return Reservations(pool=shop.front.pool, clock=shop.clock)
+    return Reservations(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
 
 
 async def test_reservations_share_a_transaction(shop: Shop, reservations: Reservations) -> None:
@@ -91,7 +91,7 @@ async def test_refused_wish_refuses_no_other(shop: Shop, user: UserId) -> None:
     long = replace(WANDERER, period=timedelta(days=300))  # a second one is beyond what may be prepaid (R11)
     daemon = await shop.start(catalogue=Catalogue((long,)))
     await shop.buy(user)
-    reservations = Reservations(pool=daemon.pool, clock=shop.clock, limit=RateLimit(1))
+    reservations = Reservations(pool=daemon.pool, clock=shop.clock, changed=lambda: None, limit=RateLimit(1))
     busy, other = UserId(uuid4()), UserId(uuid4())
     answers = await together(
         reservations,

@@ -59,13 +59,17 @@ export interface FieldProblem {
 
 /** One invoice: send the customer to `checkout_url`. */
 export interface InvoiceDocument {
-  /** BTCPay's id */
+  /** BTCPay's id; null if credit paid it all */
   invoice_id: string | null;
   /** Our id; BTCPay shows it as orderId */
   order_id: string;
   checkout_url: string | null;
   /** A JSON number with exactly the digits it has; read it as a decimal */
   amount: number;
+  /** What BTCPay asks for: the price less credit_used */
+  amount_due: number;
+  /** The part of the price that the user's credit pays */
+  credit_used: number;
   /** ISO 4217 */
   currency: string;
   plan_type: string;
@@ -212,7 +216,7 @@ export type Rule = "fresh" | "added" | "converted";
 export type Scope = "any_node" | "whitelist" | "none";
 
 /** Who says that it was paid. */
-export type Source = "btcpay" | "manual" | "grant";
+export type Source = "btcpay" | "manual" | "grant" | "credit";
 
 /** `status` of an entitlement; NONE never bought anything. */
 export type Standing = "active" | "grace" | "expired" | "revoked" | "none";
@@ -269,6 +273,7 @@ export type ProblemCode =
   | "btcpay_creation_unknown"
   | "btcpay_denied"
   | "btcpay_garbled"
+  | "btcpay_mismatch"
   | "btcpay_refused"
   | "database_conflict"
   | "database_unavailable"

@@ -155,7 +155,7 @@ export interface SubscriptionFacts {
   /** The plan. */
   plan_type: string;
   /** Who says that it was paid. */
-  source: "btcpay" | "manual" | "grant";
+  source: "btcpay" | "manual" | "grant" | "credit";
   /** Beginning. */
   valid_from: string;
   /** End, exclusive. */

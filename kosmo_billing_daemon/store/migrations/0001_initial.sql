@@ -56,7 +56,8 @@ CREATE TABLE btcpay_invoices (
     CONSTRAINT btcpay_invoices_effect_is_known CHECK (
         effect IN ('none', 'fulfilled', 'revoked', 'credited', 'withdrawn', 'declined')),
     CONSTRAINT btcpay_invoices_attached_unless_reserved CHECK (
-        btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned'))
+        btcpay_invoice_id IS NOT NULL OR status IN ('reserved', 'abandoned')
+        OR credit_used > 0 AND status = 'settled')  -- nothing was left to ask BTCPay for
 ) WITH (fillfactor = 30);  -- a reservation doubles when it is attached, and nothing that changes is in an index: HOT
 -- Numbers lookups at BTCPay in the order in which they were asked for, by all daemons and whatever their
 -- clocks say: an answer that comes late must not undo what a later lookup observed.
@@ -111,7 +112,7 @@ CREATE TABLE subscriptions (
         CASE status WHEN 'active' THEN valid_until WHEN 'grace' THEN grace_until END) STORED,
     -- R1: one effect per invoice, for ever.
     CONSTRAINT subscriptions_one_per_invoice UNIQUE (invoice_id),
-    CONSTRAINT subscriptions_source_is_known CHECK (source IN ('btcpay', 'manual', 'grant')),
+    CONSTRAINT subscriptions_source_is_known CHECK (source IN ('btcpay', 'manual', 'grant', 'credit')),
     CONSTRAINT subscriptions_paid_or_granted CHECK (invoice_id IS NOT NULL OR source = 'grant'),
     CONSTRAINT subscriptions_status_is_known CHECK (
         status IN ('active', 'grace', 'replaced', 'expired', 'revoked')),
