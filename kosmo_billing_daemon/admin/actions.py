@@ -80,10 +80,7 @@ class AdminActions:
 
     async def grant(self, user_id: UserId, plan_type: str, by: OperatorAction) -> Subscription:
         """Give a user a plan as if it had been bought now (R2); raises ``Conflict`` beyond R11's cap."""
-        plan = self.catalogue.find(plan_type)
-        if plan is None:
-            names = ", ".join(plan.plan_type for plan in self.catalogue.plans)
-            raise Invalid(f"there is no plan {plan_type!r}; there are {names}", field="plan_type")
+        plan = self.catalogue.require(plan_type)
 
         def granted(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
             outcome = periods.purchase(

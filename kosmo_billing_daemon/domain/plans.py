@@ -14,7 +14,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.currencies import digits, smallest_unit
-from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.errors import Invalid, Misconfigured
 from kosmo_billing_daemon.runtime.records import record
 
 PlanType = NewType("PlanType", str)
@@ -71,6 +71,18 @@ class Catalogue:
     def find(self, plan_type: str) -> Plan | None:
         """Return the plan of that name, if it is for sale."""
         return next((plan for plan in self.plans if plan.plan_type == plan_type), None)
+
+    def require(self, plan_type: str) -> Plan:
+        """Return the plan of that name; raises ``Invalid`` if it is not for sale."""
+        plan = self.find(plan_type)
+        if plan is None:
+            names = ", ".join(plan.plan_type for plan in self.plans)
+            raise Invalid(
+                f"there is no plan {plan_type!r}; for sale are {names}",
+                field="plan_type",
+                code="unknown_plan",
+            )
+        return plan
 
 
 def _plan(name: str, amount: str, quota: int | None, scope: Scope, *features: str) -> Plan:

@@ -20,7 +20,7 @@ from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayR
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
-from kosmo_billing_daemon.errors import Invalid, NotFound, Unavailable
+from kosmo_billing_daemon.errors import NotFound, Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
@@ -91,14 +91,7 @@ class Invoicing:
 
         Raises ``Invalid`` too when something else was asked under it.
         """
-        plan = self.catalogue.find(plan_type)
-        if plan is None:
-            names = ", ".join(plan.plan_type for plan in self.catalogue.plans)
-            raise Invalid(
-                f"there is no plan {plan_type!r}; for sale are {names}",
-                field="plan_type",
-                code="unknown_plan",
-            )
+        plan = self.catalogue.require(plan_type)
         return await _finished(
             asyncio.create_task(self._open(PurchaseRequest(user_id, plan, redirect_url, key)))
         )

@@ -13,6 +13,7 @@ from kosmo_billing_daemon.contract.paths import API, WEBHOOK
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
@@ -23,6 +24,7 @@ from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web import (
     buying,
     cors,
+    credit,
     health,
     identity,
     invoices,
@@ -45,6 +47,7 @@ from kosmo_billing_daemon.web.server.admission import Admission, Runner
 OPERATIONS = (
     *plans.OPERATIONS,
     *buying.OPERATIONS,
+    *credit.OPERATIONS,
     *invoices.OPERATIONS,
     *subscription.OPERATIONS,
     *usage.OPERATIONS,
@@ -87,6 +90,9 @@ def build_app(
     )
     app[keys.POOL] = pool
     app[keys.INVOICING] = invoicing
+    app[keys.CREDIT] = CreditAccounts(
+        pool=pool, catalogue=catalogue, clock=clock, spends=invoicing.settlement.credit
+    )
     app[keys.INBOX] = inbox
     app[keys.ENTITLEMENTS] = entitlements
     app[keys.WHITELIST] = whitelist

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
@@ -15,6 +16,7 @@ from kosmo_billing_daemon.store.postgres import Pool
 
 POOL = web.AppKey("pool", Pool)
 INVOICING = web.AppKey("invoicing", Invoicing)
+CREDIT = web.AppKey("credit", CreditAccounts)
 INBOX = web.AppKey("inbox", Inbox)
 ENTITLEMENTS = web.AppKey("entitlements", Entitlements)
 WHITELIST = web.AppKey("whitelist", Whitelist)

@@ -23,8 +23,9 @@ from kosmo_billing_daemon.domain.history import (
     withdraw_pack,
 )
 from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price
+from kosmo_billing_daemon.domain.quoting import quote
 from kosmo_billing_daemon.domain.subscriptions import Source, Subscription, current
-from tests.domain.builders import DAY, HOUR, SECOND, START, USER, check_consistency, plan, sid, use
+from tests.domain.builders import DAY, HOUR, SECOND, START, USER, buy, check_consistency, plan, sid, use
 
 CRUMB = Decimal("1e-9")
 """What rounding may lose of the worth of a stack: thousands of times less than a second or a message."""
@@ -391,3 +392,28 @@ def test_a_pack_of_a_revoked_plan_is_released() -> None:
     gone = revoke(use(history, 1, 55), sid(1), START + DAY, reason="invalid").history
     assert released(gone) == {"USD": Decimal("0.75")}
     assert released(reinstate(gone, sid(1), START + DAY, reason="settled").history) == {}
+
+
+@given(stories(["buy", "buy", "grant", "pack", "use"]), ANY_PLAN, st.decimals(-5, 200, places=3))
+def test_a_quote_is_the_outcome_at_the_same_instant(story: list[Deed], wanted: Plan, credit: Decimal) -> None:
+    history: tuple[Subscription, ...] = ()
+    now = START
+    for number, deed in enumerate(story, 1000):
+        now += deed.wait
+        row = current(history)
+        if deed.kind == "use":
+            history = history if row is None else use(history, row.id.int, deed.number)
+        else:
+            history = bought(history, number, deed, now)
+    row = current(history)
+    quoted = quote(() if row is None else (row,), wanted, credit, now)
+    outcome = buy(history, 1, wanted, now)
+    assert quoted.refusal == outcome.refusal
+    assert quoted.due.amount + quoted.due.credit == wanted.price.amount
+    assert 0 <= quoted.due.credit <= max(credit, Decimal(0))
+    if outcome.refusal is None:
+        told, got = quoted.subscription, current(outcome.history)
+        assert told is not None
+        assert got is not None
+        assert (told.valid_until, told.messages_limit) == (got.valid_until, got.messages_limit)
+        assert (told.carried.rule, told.carried.released) == (got.carried.rule, got.carried.released)

@@ -26,8 +26,8 @@ async def test_a_new_invoice_is_answered_with_all_that_a_checkout_needs(service:
     invoice = answer.body
     assert answer.headers["Location"] == f"{API}/invoices/{invoice['invoice_id']}"
     assert set(invoice) == {
-        "invoice_id", "order_id", "checkout_url", "amount", "currency", "plan_type", "status", "payment",
-        "paid_amount", "redirect_url", "created_at", "expires_at",
+        "invoice_id", "order_id", "checkout_url", "amount", "amount_due", "credit_used", "currency",
+        "plan_type", "status", "payment", "paid_amount", "redirect_url", "created_at", "expires_at",
     }  # fmt: skip
     assert invoice["invoice_id"] in service.simulator.invoices
     assert invoice["checkout_url"].startswith(service.simulator.url)

@@ -5,6 +5,16 @@ export interface Alive {
   status: "alive";
 }
 
+/** Credit in one currency. */
+export interface BalanceDocument {
+  /** A JSON number with exactly the digits it has; read it as a decimal */
+  amount: number;
+  /** ISO 4217 */
+  currency: string;
+  /** The part that is kept for open invoices */
+  reserved: number;
+}
+
 /**
  * What a purchase took over from the one before, and by which rule. fresh: nothing; added: the same
  * plan, time and messages as they were left; converted: another plan, by the worth that was left.
@@ -21,6 +31,13 @@ export interface CarriedDocument {
 export interface CheckDocument {
   ok: boolean;
   detail: string;
+}
+
+/** What came in and bought nothing yet, and how it came about. */
+export interface CreditDocument {
+  balances: readonly BalanceDocument[];
+  /** The last ones, newest first */
+  entries: readonly EntryDocument[];
 }
 
 /** Messages counted on one day (UTC). */
@@ -50,6 +67,23 @@ export interface EntitlementDocument {
   version: number;
   issued_at: string;
 }
+
+/** One entry of the ledger. */
+export interface EntryDocument {
+  /** RFC 3339, UTC */
+  at: string;
+  kind: EntryKind;
+  /** What it did to the credit */
+  amount: number;
+  /** ISO 4217 */
+  currency: string;
+  invoice_id: string | null;
+  /** It takes back an earlier entry */
+  is_reversal: boolean;
+}
+
+/** What happened to money. RECEIVED and GRANTED raise a user's credit, the others lower it. */
+export type EntryKind = "received" | "granted" | "sold" | "refunded" | "written_off";
 
 /** One wrong field of the request, and what would be right. */
 export interface FieldProblem {
@@ -198,6 +232,38 @@ export interface PurchaseDocument {
 /** `quota_state` of an entitlement: WARNING from 80 %, EXHAUSTED from 100 %. */
 export type QuotaState = "ok" | "warning" | "exhausted";
 
+/** What buying would do at this instant. */
+export interface QuoteDocument {
+  plan_type: string;
+  price: PriceDocument;
+  /** What is left to pay; 0: credit pays it all, at once */
+  amount_due: number;
+  /** A JSON number with exactly the digits it has; read it as a decimal */
+  credit_used: number;
+  /** Why it cannot be bought now; then the fields below are null */
+  refusal: Refusal | null;
+  /**
+   * fresh: a new period; added: to what is left of the same plan; converted: what is left of another
+   * plan is carried by its worth
+   */
+  rule: Rule | null;
+  valid_until: string | null;
+  /** null is unlimited, or refused */
+  messages_limit: number | null;
+  /** Time taken over from the present plan */
+  carried_seconds: number | null;
+  /** Messages taken over from it */
+  carried_messages: number | null;
+  /** Worth that cannot be taken over, since it is in another currency: it becomes credit */
+  credit_added: readonly PriceDocument[];
+}
+
+/** What to quote. Other fields are refused. */
+export interface QuoteRequest {
+  /** A plan of GET /plans */
+  plan_type: string;
+}
+
 /** Whether requests should come here; degraded: yes, but a part has a problem. */
 export interface Ready {
   status: "ready" | "degraded" | "unready";
@@ -208,6 +274,9 @@ export interface Ready {
 export interface Recorded {
   recorded: true;
 }
+
+/** Why a purchase takes no effect; its money becomes credit. */
+export type Refusal = "prepaid_cap" | "no_fitting_plan" | "credit_spent";
 
 /** Which part of R2 produced the dates of a purchase. */
 export type Rule = "fresh" | "added" | "converted";

@@ -1,0 +1,76 @@
+"""What users have in credit, and what a purchase would cost and do (R15, R16). It only reads."""
+
+from decimal import Decimal
+
+from kosmo_billing_daemon.domain.invoices import reserves_credit
+from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.domain.quoting import Quote, quote
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store import ledger, purchases
+from kosmo_billing_daemon.store.ledger import Entry
+from kosmo_billing_daemon.store.postgres import Connection, Pool
+from kosmo_billing_daemon.store.purchases import Holdings
+
+ENTRIES = 50
+"""How many of a user's last entries are shown."""
+
+
+@record
+class Balance:
+    """Credit in one currency; ``reserved`` of it is kept for open invoices."""
+
+    currency: str
+    amount: Decimal
+    reserved: Decimal
+
+
+@record
+class Account:
+    """A user's credit, and the last entries of the ledger, newest first."""
+
+    balances: tuple[Balance, ...]
+    entries: tuple[Entry, ...]
+
+
+@record(kw_only=True)
+class CreditAccounts:
+    """Shows credit; unless it ``spends`` any, a quote counts on none."""
+
+    pool: Pool
+    catalogue: Catalogue
+    clock: Clock
+    spends: bool
+
+    async def show(self, user_id: UserId) -> Account:
+        """Return what a user has."""
+        async with self.pool.connection() as connection:
+            balances, _ = await self._load(connection, user_id)
+            entries = await ledger.load_of_user(connection, user_id, ENTRIES)
+        return Account(balances, tuple(entries))
+
+    async def quote(self, user_id: UserId, plan_type: str) -> Quote:
+        """Say what buying a plan would do at this instant; raises ``Invalid`` for an unknown one."""
+        plan = self.catalogue.require(plan_type)
+        async with self.pool.connection() as connection:
+            balances, holdings = await self._load(connection, user_id)
+        price = plan.price
+        spendable = sum((b.amount - b.reserved for b in balances if b.currency == price.currency), Decimal(0))
+        history = () if holdings.current is None else (holdings.current,)
+        return quote(history, plan, spendable if self.spends else Decimal(0), self.clock())
+
+    async def _load(self, connection: Connection, user_id: UserId) -> tuple[tuple[Balance, ...], Holdings]:
+        holdings = (await purchases.load(connection, [user_id])).get(user_id, Holdings())
+        amounts = await ledger.load_balances(connection, [user_id])
+        reserved: dict[str, Decimal] = {}
+        for invoice in holdings.open:
+            if reserves_credit(invoice):
+                currency = invoice.plan.price.currency
+                reserved[currency] = reserved.get(currency, Decimal(0)) + invoice.credit_used
+        balances = tuple(
+            Balance(currency, amount, reserved.get(currency, Decimal(0)))
+            for (_, currency), amount in sorted(amounts.items())
+            if amount
+        )
+        return balances, holdings
