@@ -3,7 +3,8 @@
 import tomllib
 from pathlib import Path
 
-from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.btcpay.timeouts import Timeouts
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, parse_catalogue
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.link import Broker, Protocol

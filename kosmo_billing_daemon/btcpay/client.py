@@ -29,11 +29,11 @@ from kosmo_billing_daemon.btcpay.errors import (
     Garbled,
 )
 from kosmo_billing_daemon.btcpay.health import BtcpayState, Call, CallScope, Health, Question, Vigil
+from kosmo_billing_daemon.btcpay.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from kosmo_billing_daemon.domain.invoices import Observation
 from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.runtime.backoff import Backoff
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
-from kosmo_billing_daemon.runtime.records import record
 
 ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-0000-0000-0000-000000000000")
 """Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
@@ -41,25 +41,6 @@ the base URL, store id and the rest of the line take their part of it."""
 
 _TRIES, _CONNECTIONS = 2, 32
 _KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
-
-
-@record(kw_only=True)
-class Timeouts:
-    """Seconds: to connect, for a whole call with its retry, and for a creation (15 s ones are on record);
-    ``again`` is how long nobody read from a BTCPay with a problem until it is asked whether that is over,
-    ``idle`` the same for one without. ``lull`` is how long nobody bought after a creation that failed until
-    the creation of nothing is tried.
-    """
-
-    connect: float = 3.0
-    call: float = 15.0
-    create: float = 30.0
-    again: float = 15.0
-    idle: float = 60.0
-    lull: float = 60.0
-
-
-DEFAULT_TIMEOUTS: Final = Timeouts()
 
 
 class BtcpayClient:
@@ -135,6 +116,11 @@ class BtcpayClient:
     @property
     def store_id(self) -> str:
         return self._store_id
+
+    @property
+    def links(self) -> Links:
+        """How its links are made to lead to where customers reach it."""
+        return self._links
 
     @property
     def state(self) -> BtcpayState:
@@ -290,6 +276,14 @@ class BtcpayClient:
             path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
             return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
 
+    async def ask(
+        self, name: str, path: str, *, method: str = "GET", body: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Make a call that another module reads; ``path`` is below the store if it begins with no slash."""
+        async with self._call(name):
+            where = path if path.startswith("/") else f"{self._store}/{path}"
+            return await (self._read(where) if method == "GET" else self._exchange(method, where, body=body))
+
     def _call(self, name: str, scope: CallScope = CallScope.OTHER, *, seconds: float | None = None) -> Call:
         return Call(name, scope, seconds or self._timeouts.call, self._health)
 
@@ -338,6 +332,8 @@ class BtcpayClient:
         except wire.BROKEN as error:
             raise wire.away(error) from error
         if response.is_success:
+            if method == "DELETE" and not answer:  # nothing is said of what is gone
+                return None
             return answers.document(response.status_code, response.headers.get("content-type", ""), answer)
         # A proxy that echoes our request in its error page must not bring the key into a message.
         # Real keys have 40 characters; replacing a short one of a test would garble the words instead.

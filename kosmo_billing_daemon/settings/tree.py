@@ -72,7 +72,7 @@ class Btcpay:
     url: Annotated[str, Env("BTCPAY_URL", read.btcpay_url, "https://btcpay.example.org")]
     """Where the daemon reaches BTCPay Server, without /api/v1. Required."""
     api_key: Annotated[SecretStr, Secret("BTCPAY_API_KEY", read.token)]
-    """API key (secret). Required. systemd/README.md lists the four permissions it needs."""
+    """API key (secret). Required. systemd/README.md lists the permissions it needs."""
     store_id: Annotated[str, Env("BTCPAY_STORE_ID", read.store_id)]
     """Id of the store that sells the plans. Required."""
     public_url: Annotated[str | None, Env("BTCPAY_PUBLIC_URL", read.web_url, "https://pay.example.org")] = (

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.btcpay.timeouts import Timeouts
 
 STORE = "8SmdG6Lr7Ghp4WG2d3BkAnUWGmJgQXbE3hpsP6ofxVMo"
 KEY = "0123456789abcdef0123456789abcdef01234567"

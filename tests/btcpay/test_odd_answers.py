@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.btcpay.client import Timeouts
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayRefused, CreationUnknown, Garbled
+from kosmo_billing_daemon.btcpay.timeouts import Timeouts
 from kosmo_billing_daemon.btcpay.wire import MAX_ANSWER_BYTES
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from tests.btcpay.servers import STORE, client_of, serving

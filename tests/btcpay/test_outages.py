@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import (
     BtcpayAway,
     BtcpayDenied,
@@ -16,6 +16,7 @@ from kosmo_billing_daemon.btcpay.errors import (
     CreationUnknown,
     Garbled,
 )
+from kosmo_billing_daemon.btcpay.timeouts import Timeouts
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from tests.btcpay.servers import KEY, client_of, serving

@@ -13,8 +13,9 @@ from uuid import uuid4
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.btcpay.client import BtcpayClient, Timeouts
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.payloads import hint
+from kosmo_billing_daemon.btcpay.timeouts import Timeouts
 from kosmo_billing_daemon.demo.btcpay import SimulatedInvoice as Payable
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from kosmo_billing_daemon.btcpay.client import Timeouts
+from kosmo_billing_daemon.btcpay.timeouts import Timeouts
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId

@@ -8,6 +8,7 @@ from kosmo_billing_daemon.admin.checks.webhooks import defects, ours
 from kosmo_billing_daemon.btcpay.administration import DeliveryAttempt, RegisteredWebhook
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayDenied, BtcpayRefused
+from kosmo_billing_daemon.btcpay.refunds import NEEDED as REFUNDS
 from kosmo_billing_daemon.errors import Unavailable
 
 PART = "btcpay"
@@ -22,12 +23,18 @@ NEEDED: Final = {
 _INCLUDES: Final = {
     "unrestricted": ("btcpay.store.canmodifystoresettings",),
     "btcpay.store.canmodifystoresettings": (
+        "btcpay.store.canmanagepullpayments",
         "btcpay.store.canmodifyinvoices",
         "btcpay.store.canviewstoresettings",
         "btcpay.store.webhooks.canmodifywebhooks",
     ),
     "btcpay.store.canmodifyinvoices": ("btcpay.store.canviewinvoices", "btcpay.store.cancreateinvoice"),
     "btcpay.store.canviewstoresettings": ("btcpay.store.canviewinvoices",),
+    "btcpay.store.canmanagepullpayments": (
+        "btcpay.store.cancreatepullpayments",
+        "btcpay.store.canarchivepullpayments",
+    ),
+    "btcpay.store.cancreatepullpayments": ("btcpay.store.cancreatenonapprovedpullpayments",),
 }
 """Which permission brings which, as far as any of ours is concerned (BTCPay 2.4.1, AddPolicyDefinitions in
 BTCPayServerServices.cs)."""
@@ -80,6 +87,12 @@ def _permissions(granted: frozenset[str], store_id: str) -> list[Finding]:
         else:
             advice = f"make a key with {name} for this store and put it in BTCPAY_API_KEY"
             findings.append(Finding(PART, False, f"the key may not {use} ({name})", advice))
+    for name, use in REFUNDS.items():
+        if name in have:
+            findings.append(Finding(PART, True, f"the key may {use} ({name})"))
+        else:
+            advice = f"to refund with kosmo-billing, make a key that has {name} too"
+            findings.append(Finding(PART, None, f"the key may not {use} ({name})", advice))
     return findings
 
 

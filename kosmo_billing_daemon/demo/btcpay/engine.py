@@ -6,9 +6,11 @@ depends on how promptly a timer fired.
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
@@ -19,6 +21,13 @@ from kosmo_billing_daemon.demo.btcpay.creation import NO_WALLET, build_invoice
 from kosmo_billing_daemon.demo.btcpay.faults import Faults, merge
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedPayment, SimulatedStatus
 from kosmo_billing_daemon.demo.btcpay.ledger import InvoiceBook
+from kosmo_billing_daemon.demo.btcpay.refunds import (
+    PayoutState,
+    SimulatedPayout,
+    SimulatedPullPayment,
+    build_refund,
+    claim,
+)
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore, Stores
 from kosmo_billing_daemon.demo.btcpay.webhooks import Webhooks
@@ -48,6 +57,7 @@ class Engine:
         self.version = version
         self.stores = Stores()
         self.ledger = InvoiceBook()
+        self.pull_payments: dict[str, SimulatedPullPayment] = {}
         self.webhooks = webhooks
         self.faults = Faults()
         self.chance = chance
@@ -106,6 +116,42 @@ class Engine:
         events = state.mark(invoice, status)
         self.publish(invoice, events or [])
         return events is not None
+
+    def refund(
+        self, invoice: SimulatedInvoice, body: Mapping[str, Any], *, may_approve: bool = True
+    ) -> SimulatedPullPayment:
+        """Make the pull payment that refunds an invoice, and say so from version 2.4.1 on."""
+        made = build_refund(invoice, body, self.clock(), may_approve=may_approve)
+        self.pull_payments[made.id] = made
+        if tuple(int(part) for part in self.version.split(".")[:3]) >= (2, 4, 1):
+            self.publish(invoice, [state.InvoiceEvent(state.EventType.REFUND, {"pullPaymentId": made.id})])
+        return made
+
+    def claim(self, pull_payment_id: str, amount: object, destination: str) -> SimulatedPayout:
+        """Claim a pull payment, as whoever has its link can."""
+        pull_payment = self.pull_payments[pull_payment_id]
+        payout = claim(
+            pull_payment, None if amount is None else Decimal(str(amount)), self.clock(), destination
+        )
+        self._publish_payout(pull_payment, payout, "PayoutCreated")
+        return payout
+
+    def pay_out(self, payout: SimulatedPayout) -> None:
+        """Approve and pay a claim, as the operator of BTCPay does."""
+        pull_payment = self.pull_payments[payout.pull_payment_id]
+        if payout.state is PayoutState.AWAITING_APPROVAL:
+            payout.state = PayoutState.AWAITING_PAYMENT
+            self._publish_payout(pull_payment, payout, "PayoutApproved")
+        payout.state = PayoutState.COMPLETED
+        self._publish_payout(pull_payment, payout, "PayoutUpdated")
+
+    def _publish_payout(self, pull_payment: SimulatedPullPayment, payout: SimulatedPayout, name: str) -> None:
+        fields = {
+            "payoutId": payout.id,
+            "pullPaymentId": pull_payment.id,
+            "payoutState": payout.state.value,
+        }
+        self.webhooks.publish(pull_payment.store_id, name, fields, {"storeId": pull_payment.store_id})
 
     def publish(self, invoice: SimulatedInvoice, events: list[state.InvoiceEvent]) -> None:
         common = {"storeId": invoice.store_id, "invoiceId": invoice.id, "metadata": invoice.metadata}

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from kosmo_billing_daemon.demo.btcpay import checkout, greenfield, simulation, webhook_routes
+from kosmo_billing_daemon.demo.btcpay import checkout, greenfield, refund_routes, simulation, webhook_routes
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE
 from kosmo_billing_daemon.demo.btcpay.actions import act
 from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused
@@ -22,6 +22,7 @@ from kosmo_billing_daemon.demo.btcpay.engine import Engine, ServerClock
 from kosmo_billing_daemon.demo.btcpay.faults import Faults
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.middleware import answer
+from kosmo_billing_daemon.demo.btcpay.refunds import SimulatedPayout, SimulatedPullPayment
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore
 from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, SimulatedDelivery, Webhooks
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -184,6 +185,24 @@ class Simulator:
         act(self._engine, invoice, action, amount, method)
         return invoice
 
+    @property
+    def pull_payments(self) -> Mapping[str, SimulatedPullPayment]:
+        """Every pull payment by id, in order of creation."""
+        return MappingProxyType(self._engine.pull_payments)
+
+    def refund(self, invoice_id: str, **body: Any) -> SimulatedPullPayment:
+        """Refund an invoice as the operator of BTCPay does in its pages; all of it unless told otherwise."""
+        invoice = self._engine.ledger.by_id[invoice_id]
+        return self._engine.refund(invoice, {"refundVariant": "Fiat", **body})
+
+    def claim(self, pull_payment_id: str, amount: Decimal | str | None = None) -> SimulatedPayout:
+        """Claim a refund, as the customer does."""
+        return self._engine.claim(pull_payment_id, amount, "bc1qclaim")
+
+    def pay_out(self, payout: SimulatedPayout) -> None:
+        """Approve and pay a claim."""
+        self._engine.pay_out(payout)
+
     def replace_metadata(self, invoice_id: str, metadata: dict[str, Any]) -> None:
         """Do what ``PUT stores/{id}/invoices/{id}`` does, though the server be away."""
         ledger = self._engine.ledger
@@ -214,6 +233,7 @@ class Simulator:
         application[ENGINE] = self._engine
         store_less = self._engine.hides_unknown_ids
         application.add_routes(greenfield.routes(store_less=store_less))
+        application.add_routes(refund_routes.routes(store_less=store_less))
         application.add_routes(webhook_routes.routes(store_less=store_less))
         application.add_routes(simulation.routes())
         application.add_routes(checkout.routes())

@@ -36,6 +36,7 @@ class EventType(StrEnum):
     EXPIRED_PAID_PARTIAL = "InvoiceExpiredPaidPartial"
     PAID_AFTER_EXPIRATION = "InvoicePaidAfterExpiration"
     INVALID = "InvoiceInvalid"
+    REFUND = "InvoiceRefund"
 
 
 @record

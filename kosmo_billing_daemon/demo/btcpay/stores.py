@@ -18,6 +18,11 @@ class Permission(StrEnum):
     CREATE_INVOICE = "btcpay.store.cancreateinvoice"
     VIEW_INVOICES = "btcpay.store.canviewinvoices"
     MODIFY_INVOICES = "btcpay.store.canmodifyinvoices"
+    CREATE_PULL_PAYMENT = "btcpay.store.cancreatenonapprovedpullpayments"
+    APPROVE_PULL_PAYMENT = "btcpay.store.cancreatepullpayments"
+    ARCHIVE_PULL_PAYMENT = "btcpay.store.canarchivepullpayments"
+    VIEW_PULL_PAYMENTS = "btcpay.store.canviewpullpayments"
+    MANAGE_PULL_PAYMENTS = "btcpay.store.canmanagepullpayments"
     MODIFY_WEBHOOKS = "btcpay.store.webhooks.canmodifywebhooks"
     VIEW_STORE = "btcpay.store.canviewstoresettings"
     MODIFY_STORE = "btcpay.store.canmodifystoresettings"
@@ -31,6 +36,21 @@ _INCLUDED: dict[str, frozenset[Permission]] = {
     Permission.MODIFY_INVOICES: frozenset(
         {Permission.MODIFY_INVOICES, Permission.CREATE_INVOICE, Permission.VIEW_INVOICES}
     ),
+    Permission.MANAGE_PULL_PAYMENTS: frozenset(
+        {
+            Permission.MANAGE_PULL_PAYMENTS,
+            Permission.APPROVE_PULL_PAYMENT,
+            Permission.CREATE_PULL_PAYMENT,
+            Permission.ARCHIVE_PULL_PAYMENT,
+            Permission.VIEW_PULL_PAYMENTS,
+        }
+    ),
+    Permission.APPROVE_PULL_PAYMENT: frozenset(
+        {Permission.APPROVE_PULL_PAYMENT, Permission.CREATE_PULL_PAYMENT, Permission.VIEW_PULL_PAYMENTS}
+    ),
+    Permission.CREATE_PULL_PAYMENT: frozenset(
+        {Permission.CREATE_PULL_PAYMENT, Permission.VIEW_PULL_PAYMENTS}
+    ),
     Permission.VIEW_STORE: frozenset({Permission.VIEW_STORE, Permission.VIEW_INVOICES}),
 }
 
@@ -40,6 +60,8 @@ BILLING_PERMISSIONS: tuple[str, ...] = (
     Permission.MODIFY_INVOICES,
     Permission.MODIFY_WEBHOOKS,
     Permission.VIEW_STORE,
+    Permission.CREATE_PULL_PAYMENT,
+    Permission.ARCHIVE_PULL_PAYMENT,
 )
 
 
