@@ -22,6 +22,7 @@ _FOUND = {
     "attention": "attention:app",
     "usage": "usage:app",
     "leases": "leases:app",
+    "refund": "refunds:app",
     "reconcile": "upkeep:reconcile",
     "republish": "upkeep:republish",
     "watch": "watching:watch",

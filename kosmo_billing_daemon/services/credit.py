@@ -8,10 +8,11 @@ from kosmo_billing_daemon.domain.quoting import Quote, quote
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import ledger, purchases
+from kosmo_billing_daemon.store import ledger, purchases, refunds
 from kosmo_billing_daemon.store.ledger import Entry
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.purchases import Holdings
+from kosmo_billing_daemon.store.refunds import Refund
 
 ENTRIES = 50
 """How many of a user's last entries are shown."""
@@ -28,9 +29,10 @@ class Balance:
 
 @record
 class Account:
-    """A user's credit, and the last entries of the ledger, newest first."""
+    """A user's credit, open refunds, and the last entries of the ledger, newest first."""
 
     balances: tuple[Balance, ...]
+    refunds: tuple[Refund, ...]
     entries: tuple[Entry, ...]
 
 
@@ -47,8 +49,10 @@ class CreditAccounts:
         """Return what a user has."""
         async with self.pool.connection() as connection:
             balances, _ = await self._load(connection, user_id)
+            ordered = await refunds.load_of_user(connection, user_id)
             entries = await ledger.load_of_user(connection, user_id, ENTRIES)
-        return Account(balances, tuple(entries))
+        open_ = tuple(each for each in ordered if each.cancelled_at is None and each.link is not None)
+        return Account(balances, open_, tuple(entries))
 
     async def quote(self, user_id: UserId, plan_type: str) -> Quote:
         """Say what buying a plan would do at this instant; raises ``Invalid`` for an unknown one."""

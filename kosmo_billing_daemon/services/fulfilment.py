@@ -7,7 +7,7 @@ from typing import Any
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
-from kosmo_billing_daemon.domain.ledger import Posting
+from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.metering import ends_shortage
 from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
 from kosmo_billing_daemon.runtime.records import record
@@ -138,6 +138,8 @@ def credit_event(posting: Posting, reason: str, now: datetime) -> Event:
         "reason": reason,
     }
     name = "credit.added" if posting.amount > 0 else "credit.spent"
+    if posting.kind is EntryKind.REFUNDED and posting.amount < 0:
+        name = "credit.refunded"
     return Event(type=name, user_id=posting.user_id, data=facts, occurred_at=now)
 
 

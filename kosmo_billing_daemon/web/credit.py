@@ -86,10 +86,21 @@ class EntryDocument:
 
 
 @record(kw_only=True)
+class RefundDocument:
+    """A refund that the customer can claim, or has claimed."""
+
+    amount: Amount
+    currency: Currency
+    link: Annotated[str, Field(description="Where it is claimed")]
+    ordered_at: Time
+
+
+@record(kw_only=True)
 class CreditDocument:
     """What came in and bought nothing yet, and how it came about."""
 
     balances: tuple[BalanceDocument, ...]
+    refunds: tuple[RefundDocument, ...]
     entries: Annotated[tuple[EntryDocument, ...], Field(description="The last ones, newest first")]
 
 
@@ -133,6 +144,15 @@ def _shown(account: Account) -> CreditDocument:
         balances=tuple(
             BalanceDocument(amount=each.amount, currency=each.currency, reserved=each.reserved)
             for each in account.balances
+        ),
+        refunds=tuple(
+            RefundDocument(
+                amount=each.total.amount,
+                currency=each.total.currency,
+                link=each.link or "",
+                ordered_at=each.ordered_at,
+            )
+            for each in account.refunds
         ),
         entries=tuple(
             EntryDocument(
@@ -198,6 +218,7 @@ OPERATIONS = (
                 CreditDocument,
                 CreditDocument(
                     balances=(BalanceDocument(amount=Decimal("4.10"), currency="USD", reserved=Decimal(0)),),
+                    refunds=(),
                     entries=(
                         EntryDocument(
                             at=documents.EXAMPLE_TIME,

@@ -217,6 +217,10 @@ async def test_each_fault_at_btcpay_is_named_with_its_cure(world: World, at_worl
     simulator.add_key("e" * 40, lesser)
     lacking = wrong(await look(at_world, WEBHOOK_URL=URL, BTCPAY_API_KEY="e" * 40))
     assert "btcpay.store.webhooks.canmodifywebhooks" in lacking[0]
+    simulator.add_key("d" * 40, tuple(p for p in BILLING_PERMISSIONS if "pullpayments" not in p))
+    unable = await look(at_world, WEBHOOK_URL=URL, BTCPAY_API_KEY="d" * 40)
+    (refunding, _) = (each for each in unable["findings"] if "pullpayments" in each["fact"])
+    assert "btcpay.store.cancreatenonapprovedpullpayments" in refunding["advice"]
     elsewhere = wrong(await look(at_world, WEBHOOK_URL=URL, BTCPAY_STORE_ID=f"{STORE}Not"))
     assert any("BTCPAY_STORE_ID" in found for found in elsewhere)
     await simulator.go_away()

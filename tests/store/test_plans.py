@@ -48,6 +48,7 @@ NAMED = {
     "parked_reports_pkey": "two are two",
     "recounts_pkey": "a user waits once",
     "ledger_pkey": "two are two",
+    "refunds_one_open_per_invoice": "a refund that is ordered twice is made once",
     "usage_quarantine_pkey": "two are two",
     "installation_pkey": "one row",
     "kosmo_billing_migrations_pkey": "each is applied once",

@@ -57,7 +57,11 @@ async def test_an_unknown_plan_has_no_quote(service: Service, user: UUID) -> Non
 async def test_credit_is_shown_with_what_is_reserved_and_how_it_came_about(
     service: Service, user: UUID
 ) -> None:
-    assert (await service.ask("GET", "/credit", user=user)).body == {"balances": [], "entries": []}
+    assert (await service.ask("GET", "/credit", user=user)).body == {
+        "balances": [],
+        "refunds": [],
+        "entries": [],
+    }
     await give(service, user, "4.10")
     await service.buy(user, "guardian")
     account = (await service.ask("GET", "/credit", user=user)).body

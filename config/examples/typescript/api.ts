@@ -36,6 +36,7 @@ export interface CheckDocument {
 /** What came in and bought nothing yet, and how it came about. */
 export interface CreditDocument {
   balances: readonly BalanceDocument[];
+  refunds: readonly RefundDocument[];
   /** The last ones, newest first */
   entries: readonly EntryDocument[];
 }
@@ -273,6 +274,18 @@ export interface Ready {
 /** The delivery is recorded, and will be looked into. */
 export interface Recorded {
   recorded: true;
+}
+
+/** A refund that the customer can claim, or has claimed. */
+export interface RefundDocument {
+  /** A JSON number with exactly the digits it has; read it as a decimal */
+  amount: number;
+  /** ISO 4217 */
+  currency: string;
+  /** Where it is claimed */
+  link: string;
+  /** RFC 3339, UTC */
+  ordered_at: string;
 }
 
 /** Why a purchase takes no effect; its money becomes credit. */

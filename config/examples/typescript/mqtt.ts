@@ -201,7 +201,7 @@ export interface CreditFacts {
    * not take effect. released: worth of a plan that could not be carried over. purchase: what the
    * purchase itself did.
    */
-  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_invalid" | "not_fulfilled" | "released";
+  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_invalid" | "not_fulfilled" | "released" | "refund" | "refund_cancelled";
 }
 
 /** The invoice it is about. Amounts are texts, exact. */
@@ -266,7 +266,7 @@ export interface CreditEvent {
   id: string;
   source: "kosmo-billing";
   /** The same as in the topic. */
-  type: "credit.added" | "credit.spent";
+  type: "credit.added" | "credit.spent" | "credit.refunded";
   /** The user. */
   subject: string;
   /** When it happened. */

@@ -175,6 +175,25 @@ END $$;
 CREATE TRIGGER ledger_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+-- Refunds that operators ordered. The credit is taken with the order; BTCPay's pull payment is attached later.
+CREATE TABLE refunds (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id         uuid NOT NULL,
+    invoice_id      uuid NOT NULL REFERENCES btcpay_invoices (id),
+    amount          numeric NOT NULL,
+    currency        text NOT NULL,
+    pull_payment_id text,
+    link            text,
+    ordered_at      timestamptz NOT NULL,
+    tried_at        timestamptz NOT NULL,  -- when BTCPay was last asked for it
+    cancelled_at    timestamptz,
+    CONSTRAINT refunds_amount_is_positive CHECK (amount > 0),
+    CONSTRAINT refunds_link_is_whole CHECK ((pull_payment_id IS NULL) = (link IS NULL))
+);
+-- At most one open refund per invoice, so that repeating an order finds it.
+CREATE UNIQUE INDEX refunds_one_open_per_invoice ON refunds (invoice_id) WHERE cancelled_at IS NULL;
+CREATE INDEX refunds_by_user ON refunds (user_id, id);
+
 -- The queue of lookups: which invoices are asked for at BTCPay, and when. Rows are inserted and deleted. A webhook adds
 -- one that is due at once; an open invoice has one at next_check_at. There is no reference to the invoice, which is never
 -- deleted: it would lock the invoice's row for each webhook.

@@ -1,0 +1,119 @@
+"""Refunds of credit at a simulated BTCPay: nothing goes out twice, and nothing is lost in between."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import pytest
+
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.refunding import Refunding
+from kosmo_billing_daemon.demo.btcpay import Simulator
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Conflict, KosmoError, Unavailable
+from tests.demo.btcpay.conftest import HandClock
+from tests.services.conftest import KEY, Shop
+
+BY = OperatorAction("eva", "ticket 7")
+
+
+@pytest.fixture
+async def shop(simulator: Simulator, clock: HandClock, database_url: str) -> AsyncIterator[Shop]:
+    async with Shop(simulator, clock, database_url) as opened:
+        await opened.start(credit=True)
+        yield opened
+
+
+def refunding(shop: Shop) -> Refunding:
+    return Refunding(pool=shop.front.pool, btcpay=shop.front.btcpay, clock=shop.clock)
+
+
+async def overpaid(shop: Shop, user: UserId) -> str:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice, "7.00")
+    return shop.btcpay_id(invoice)
+
+
+async def credit(shop: Shop, user: UserId) -> Decimal:
+    (row,) = await shop.front.rows("SELECT sum(amount) FROM ledger WHERE user_id = $1", user)
+    amount: Decimal = row["sum"]
+    return amount
+
+
+async def test_a_refund_takes_the_credit_and_a_repeat_returns_the_same_link(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    made = await refunding(shop).refund(name, None, BY)
+    assert (made.total.amount, made.link) == (
+        Decimal("2.00"),
+        f"{shop.simulator.url}/pull-payments/{made.pull_payment_id}",
+    )
+    assert await credit(shop, user) == 0
+    assert await refunding(shop).refund(name, None, BY) == made
+    assert len(shop.simulator.pull_payments) == 1
+    assert (await shop.front.news(user))[-1] == "credit.refunded"
+    rows = await shop.front.rows("SELECT who, reason FROM ledger WHERE kind = 'refunded'")
+    assert [tuple(row) for row in rows] == [("eva", "ticket 7")]
+
+
+async def test_a_cancelled_refund_is_credit_again_and_cannot_be_claimed(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    made = await refunding(shop).refund(name, Decimal("1.50"), BY)
+    assert await credit(shop, user) == Decimal("0.50")
+    await refunding(shop).cancel(name, BY)
+    assert await credit(shop, user) == Decimal(2)
+    assert shop.simulator.pull_payments[made.pull_payment_id or ""].archived
+    (reversal,) = await shop.front.rows("SELECT reverses FROM ledger WHERE kind = 'refunded' AND amount > 0")
+    assert reversal["reverses"] is not None
+    again = await refunding(shop).refund(name, None, BY)
+    assert again.pull_payment_id != made.pull_payment_id
+
+
+async def test_a_claimed_refund_is_not_cancelled(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    made = await refunding(shop).refund(name, None, BY)
+    shop.simulator.claim(made.pull_payment_id or "")
+    with pytest.raises(Conflict) as refused:
+        await refunding(shop).cancel(name, BY)
+    assert refused.value.code == "refund_claimed"
+    assert await credit(shop, user) == 0
+
+
+async def test_what_the_user_does_not_have_is_not_refunded(shop: Shop, user: UserId) -> None:
+    invoice = await shop.buy(user)
+    with pytest.raises(Conflict) as refused:
+        await refunding(shop).refund(shop.btcpay_id(invoice), None, BY)
+    assert refused.value.code == "no_credit"
+    name = await overpaid(shop, user)
+    for amount in ("2.01", "0.001", "0", "-1"):
+        with pytest.raises(KosmoError):
+            await refunding(shop).refund(name, Decimal(amount), BY)
+    assert shop.simulator.pull_payments == {}
+    assert await credit(shop, user) == Decimal(2)
+
+
+async def test_an_order_that_btcpay_refuses_gives_the_credit_back(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    shop.simulator.add_key(KEY, ("btcpay.store.canmodifyinvoices",))
+    with pytest.raises(Unavailable, match="cancreatenonapprovedpullpayments"):
+        await refunding(shop).refund(name, None, BY)
+    assert await credit(shop, user) == Decimal(2)
+
+
+async def test_an_order_whose_end_is_not_known_is_completed_and_never_doubled(
+    shop: Shop, user: UserId
+) -> None:
+    name = await overpaid(shop, user)
+    await shop.simulator.go_away()
+    with pytest.raises(Unavailable):
+        await refunding(shop).refund(name, None, BY)
+    assert await credit(shop, user) == 0  # it may have arrived
+    await shop.simulator.come_back()
+    with pytest.raises(Conflict) as refused:
+        await refunding(shop).refund(name, None, BY)  # the first try may still be under way
+    assert refused.value.code == "refund_in_progress"
+    shop.clock.move(minutes=1)
+    made = await refunding(shop).refund(name, None, BY)
+    await shop.front.execute("UPDATE refunds SET pull_payment_id = NULL, link = NULL")  # as after a crash
+    shop.clock.move(minutes=1)
+    assert await refunding(shop).refund(name, None, BY) == made
+    assert len(shop.simulator.pull_payments) == 1
+    assert await credit(shop, user) == 0
