@@ -23,6 +23,7 @@ _FOUND = {
     "usage": "usage:app",
     "leases": "leases:app",
     "refund": "refunds:app",
+    "ledger": "ledger:app",
     "reconcile": "upkeep:reconcile",
     "republish": "upkeep:republish",
     "watch": "watching:watch",

@@ -65,7 +65,7 @@ class CreditAccounts:
         return quote(history, plan, spendable if self.spends else Decimal(0), self.clock())
 
     async def _load(self, connection: Connection, user_id: UserId) -> tuple[tuple[Balance, ...], Holdings]:
-        holdings = (await purchases.load(connection, [user_id])).get(user_id, Holdings())
+        holdings = (await purchases.load(connection, [user_id], self.clock())).get(user_id, Holdings())
         amounts = await ledger.load_balances(connection, [user_id])
         reserved: dict[str, Decimal] = {}
         for invoice in holdings.open:

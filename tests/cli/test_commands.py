@@ -11,6 +11,7 @@ from tests.cli.conftest import Cli
 
 NAMES = (
     "demo", "serve", "migrate", "check", "webhook", "user", "invoices", "attention", "usage", "leases",
+    "refund", "ledger",
     "reconcile", "republish", "watch", "version",
 )  # fmt: skip
 

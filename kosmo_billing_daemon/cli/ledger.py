@@ -1,0 +1,95 @@
+"""``ledger``: the books, for the accountant (R13)."""
+
+import csv
+import io
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from kosmo_billing_daemon.cli.frame import EnvFile, run
+from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.rendering import print_json
+from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.store import ledger
+from kosmo_billing_daemon.store.ledger import Entry
+
+BATCH = 5_000
+COLUMNS = (
+    "entry", "at", "user_id", "order_id", "invoice_id", "kind", "amount", "currency", "reverses", "who",
+    "reason",
+)  # fmt: skip
+
+
+class Format(StrEnum):
+    """How entries are written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+def export(
+    first: Annotated[str, typer.Option("--from", metavar="DAY", help="The first day (UTC), as 2026-03-01.")],
+    last: Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")],
+    format_: Annotated[Format, typer.Option("--format", help="One line or object per entry.")] = Format.CSV,
+    env_file: EnvFile = None,
+) -> None:
+    """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
+    begin, end = _midnight(first, "from"), _midnight(last, "to") + timedelta(days=1)
+    if end <= begin:
+        raise typer.BadParameter("--to must not be before --from")
+
+    async def work() -> list[Entry]:
+        found: list[Entry] = []
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            while True:
+                after = found[-1].id if found else 0
+                part = await ledger.load_period(connection, begin, end, after, BATCH)
+                found += part
+                if len(part) < BATCH:
+                    return found
+
+    rows = [_cells(entry) for entry in run(work())]
+    if format_ is Format.JSON:
+        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+        return
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows([["" if cell is None else _harmless(str(cell)) for cell in row] for row in rows])
+    typer.echo(written.getvalue(), nl=False)
+
+
+def _cells(entry: Entry) -> tuple[object, ...]:
+    return (
+        entry.id,
+        f"{entry.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+        str(entry.user_id),
+        None if entry.order_id is None else str(entry.order_id),
+        entry.invoice_id,
+        str(entry.kind),
+        f"{entry.amount:f}",
+        entry.currency,
+        entry.reverses,
+        entry.who,
+        entry.reason,
+    )
+
+
+def _harmless(cell: str) -> str:
+    """Keep a spreadsheet from taking words for a formula; a negative number is none."""
+    if cell[:1] in "=+@\t\r" or (cell[:1] == "-" and not cell[1:2].isdigit()):
+        return f"'{cell}"
+    return cell
+
+
+def _midnight(given: str, name: str) -> datetime:
+    try:
+        return datetime.combine(date.fromisoformat(given), time(), UTC)
+    except ValueError:
+        raise Invalid("a day as 2026-03-01 is needed", field=name) from None
+
+
+app = typer.Typer(help="The ledger: what came in, what it bought, and what is left.", no_args_is_help=True)
+app.command()(export)

@@ -1,0 +1,38 @@
+"""The books from the command line."""
+
+import csv
+import io
+from decimal import Decimal
+
+import pytest
+
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from tests.cli.conftest import Cli
+from tests.services.conftest import Shop
+
+pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
+
+
+async def test_the_exported_totals_are_those_of_btcpay(shop: Shop, cli: Cli, user: UserId) -> None:
+    day = f"{shop.clock():%Y-%m-%d}"
+    await shop.buy(user)
+    await shop.lightning(await shop.open(user, "guardian"), "14.00")
+    done = await cli("ledger", "export", "--from", day, "--to", day)
+    assert done.code == 0, done
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    totals: dict[str, Decimal] = {}
+    for row in rows:
+        totals[row["kind"]] = totals.get(row["kind"], Decimal(0)) + Decimal(row["amount"])
+    paid = sum(invoice.confirmed for invoice in shop.simulator.invoices.values())
+    assert totals == {"received": paid, "sold": Decimal(-17)}
+    assert {row["invoice_id"] for row in rows} == set(shop.simulator.invoices)
+    listed = (await cli("ledger", "export", "--from", day, "--to", day, "--format", "json")).json
+    assert [each["amount"] for each in listed] == [row["amount"] for row in rows]
+    await shop.front.execute(
+        "INSERT INTO ledger (at, user_id, kind, amount, currency, who, reason)"
+        " VALUES ($1, $2, 'granted', 1, 'USD', 'eva', '=1+1')",
+        shop.clock(),
+        user,
+    )
+    assert "'=1+1" in (await cli("ledger", "export", "--from", day, "--to", day)).out
+    assert "a day as 2026-03-01" in (await cli("ledger", "export", "--from", "x", "--to", day)).err
