@@ -38,10 +38,16 @@ _JUMPS = tuple(timedelta(hours=hours) for hours in (1, 20, 30, 80, 300, 745))
 _TIMES = """
 SELECT c.table_name, string_agg(format('%1$I = %1$I - $1::interval', c.column_name), ', ') AS changes
 FROM information_schema.columns AS c
-WHERE c.table_schema = 'public' AND c.data_type = 'timestamp with time zone' AND EXISTS (
+WHERE c.table_schema = 'public' AND c.data_type = 'timestamp with time zone'
+    AND c.is_generated = 'NEVER' AND EXISTS (
     SELECT FROM information_schema.columns AS u
     WHERE (u.table_schema, u.table_name, u.column_name) = ('public', c.table_name, 'user_id'))
 GROUP BY c.table_name
+"""
+
+_LOOKUPS = """
+UPDATE lookups SET due_at = due_at - $1, hinted_at = hinted_at - $1
+WHERE invoice_id IN (SELECT id FROM btcpay_invoices WHERE user_id = ANY ($2))
 """
 
 
@@ -230,6 +236,7 @@ class Walk:
             for table in await connection.fetch(_TIMES):
                 statement = f"UPDATE {table['table_name']} SET {table['changes']} WHERE user_id = ANY ($2)"  # noqa: S608  names of the catalogue
                 await connection.execute(statement, distance, users)
+            await connection.execute(_LOOKUPS, distance, users)
         for person in people:
             person.journal.append(f"{datetime.now(UTC):%H:%M:%S} {distance} pass")
             for invoice_id in person.invoices:
