@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from kosmo_billing_daemon.cli.frame import EnvFile, run
+from kosmo_billing_daemon.admin.books import Difference, compare
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
-from kosmo_billing_daemon.cli.rendering import print_json
+from kosmo_billing_daemon.cli.rendering import console, line, print_json
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.store import ledger
 from kosmo_billing_daemon.store.ledger import Entry
@@ -22,6 +23,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+First = Annotated[str, typer.Option("--from", metavar="DAY", help="The first day (UTC), as 2026-03-01.")]
+Last = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
+
+
 class Format(StrEnum):
     """How entries are written."""
 
@@ -30,15 +35,13 @@ class Format(StrEnum):
 
 
 def export(
-    first: Annotated[str, typer.Option("--from", metavar="DAY", help="The first day (UTC), as 2026-03-01.")],
-    last: Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")],
+    first: First,
+    last: Last,
     format_: Annotated[Format, typer.Option("--format", help="One line or object per entry.")] = Format.CSV,
     env_file: EnvFile = None,
 ) -> None:
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
-    begin, end = _midnight(first, "from"), _midnight(last, "to") + timedelta(days=1)
-    if end <= begin:
-        raise typer.BadParameter("--to must not be before --from")
+    begin, end = _period(first, last)
 
     async def work() -> list[Entry]:
         found: list[Entry] = []
@@ -59,6 +62,48 @@ def export(
     table.writerow(COLUMNS)
     table.writerows([["" if cell is None else _harmless(str(cell)) for cell in row] for row in rows])
     typer.echo(written.getvalue(), nl=False)
+
+
+def check(
+    first: First,
+    last: Last,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Compare the ledger with BTCPay's list of invoices created in a period; exits with 1 if they differ."""
+    begin, end = _period(first, last)
+
+    async def work() -> list[Difference]:
+        async with opened(env_file) as at:
+            return await compare(at.pool, at.btcpay, begin, end)
+
+    found = run(work())
+    if as_json:
+        print_json(
+            [
+                {
+                    "invoice_id": each.invoice_id,
+                    "order_id": each.order_id,
+                    "fact": each.fact,
+                    "amount": None if each.amount is None else f"{each.amount:f}",
+                    "currency": each.currency,
+                }
+                for each in found
+            ]
+        )
+    else:
+        for each in found:
+            line(console(), f"{each.invoice_id or each.order_id}: {each.fact} {each.currency or ''}".rstrip())
+        line(console(), f"{len(found)} differences" if found else "the ledger and BTCPay agree")
+    if found:
+        raise typer.Exit(1)
+
+
+def _period(first: str, last: str) -> tuple[datetime, datetime]:
+    begin, end = _midnight(first, "from"), _midnight(last, "to") + timedelta(days=1)
+    if end <= begin:
+        raise Invalid("--to must not be before --from", field="to")
+    return begin, end
 
 
 def _cells(entry: Entry) -> tuple[object, ...]:
@@ -93,3 +138,4 @@ def _midnight(given: str, name: str) -> datetime:
 
 app = typer.Typer(help="The ledger: what came in, what it bought, and what is left.", no_args_is_help=True)
 app.command()(export)
+app.command()(check)

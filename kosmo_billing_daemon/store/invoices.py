@@ -131,6 +131,16 @@ async def load(connection: Connection, ids: Iterable[UUID]) -> dict[InvoiceId, I
     return {each.id: each for each in found}
 
 
+_CREATED = (
+    f"SELECT {COLUMNS} FROM btcpay_invoices WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at"
+)
+
+
+async def load_created(connection: Connection, first: datetime, before: datetime) -> list[Invoice]:
+    """Return what was created in a period."""
+    return await fetched(connection, await connection.fetch(_CREATED, first, before))
+
+
 async def number_observation(connection: Connection) -> int:
     """Return the number of a lookup that is about to be asked for."""
     number: int = await connection.fetchval("SELECT nextval('observations')")

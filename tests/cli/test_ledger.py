@@ -7,10 +7,23 @@ from decimal import Decimal
 import pytest
 
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Make
 from tests.services.conftest import Shop
 
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
+
+
+async def test_check_says_whether_the_books_agree(shop: Shop, make_cli: Make, user: UserId) -> None:
+    cli = make_cli(BTCPAY_URL=shop.simulator.url)
+    day = f"{shop.clock():%Y-%m-%d}"
+    invoice = await shop.buy(user)
+    agreed = await cli("ledger", "check", "--from", day, "--to", day)
+    assert (agreed.code, "the ledger and BTCPay agree" in agreed.out) == (0, True), agreed
+    shop.simulator.set_faults(webhooks={"drop": 1.0})
+    await shop.simulator.act(shop.btcpay_id(invoice), "pay", "3.00", "BTC-LN")
+    differing = await cli("ledger", "check", "--from", day, "--to", day)
+    assert differing.code == 1
+    assert f"{shop.btcpay_id(invoice)}: BTCPay received 8.00, the ledger has 5" in differing.out
 
 
 async def test_the_exported_totals_are_those_of_btcpay(shop: Shop, cli: Cli, user: UserId) -> None:

@@ -78,6 +78,7 @@ OFF_THE_PATHS = {
     "admin.upkeep": "a command line that sees it fail",
     "services.whitelist": "one transaction each, whose request sees it fail",
     "services.credit": "only reads",
+    "admin.books": "only reads",
     "admin.refunding": "at a command line that sees it fail; repeating the command completes it",
     "store.refunds": "the same",
     "btcpay.refunds": "the same",

@@ -34,6 +34,9 @@ WHOLE = {
     ("DELETE FROM usage_quarantine", "usage_quarantine"): "bounded: the newest are kept and no more",
     ("FROM recounts WHERE user_id <> ALL", "recounts"): "a queue: all that wait are due",
     ("WHERE l.at >= $1 AND l.at < $2", "ledger"): "the accountant's period; an index would cost every entry",
+    ("WHERE created_at >= $1 AND created_at < $2", "btcpay_invoices"): "an operator compares the books",
+    ("sum(amount) FILTER (WHERE kind = 'received')", "btcpay_invoices"): "an operator compares the books",
+    ("sum(amount) FILTER (WHERE kind = 'received')", "ledger"): "an operator compares the books",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 

@@ -1,0 +1,142 @@
+"""Compares our books with BTCPay's own list of invoices, and names every difference (R13). It only reads."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from kosmo_billing_daemon.btcpay import payloads
+from kosmo_billing_daemon.btcpay.client import BtcpayClient
+from kosmo_billing_daemon.btcpay.errors import Garbled
+from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation, Payment
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store import invoices, ledger
+from kosmo_billing_daemon.store.postgres import Pool
+
+PAGE = 200
+"""Invoices in one call to BTCPay."""
+
+
+@record(kw_only=True)
+class Difference:
+    """Something that the two sides disagree about; ``amount`` is how much more BTCPay has."""
+
+    invoice_id: str | None
+    order_id: str | None
+    fact: str
+    amount: Decimal | None
+    currency: str | None
+
+
+async def compare(pool: Pool, btcpay: BtcpayClient, first: datetime, before: datetime) -> list[Difference]:
+    """Compare invoices that were created in a period; raises ``Unavailable`` where BTCPay cannot be asked."""
+    seen, found = await _list(btcpay, first, before)
+    orders = {order for each in seen if (order := _order(each)) is not None}
+    async with pool.connection() as connection:
+        known = await invoices.load(connection, orders)
+        ours = await invoices.load_created(connection, first, before)
+        unbooked = await ledger.load_unbooked(connection)
+    for each in seen:
+        order = _order(each)
+        if order is not None:
+            found += await _compare(btcpay, each, known.get(InvoiceId(order)))
+    there = {each.btcpay_invoice_id for each in seen}
+    found += [
+        _difference(each, "BTCPay does not list it", None)
+        for each in ours
+        if each.btcpay_invoice_id is not None and each.btcpay_invoice_id not in there
+    ]
+    found += [
+        Difference(
+            invoice_id=None,
+            order_id=str(each),
+            fact="the ledger has another sum than the invoice: report this as a bug",
+            amount=None,
+            currency=None,
+        )
+        for each in unbooked
+    ]
+    return found
+
+
+async def _list(
+    btcpay: BtcpayClient, first: datetime, before: datetime
+) -> tuple[list[Observation], list[Difference]]:
+    seen: dict[str, Observation] = {}
+    found: list[Difference] = []
+    skip = 0
+    while True:
+        # endDate is included, and in whole seconds.
+        where = f"startDate={int(first.timestamp())}&endDate={int(before.timestamp()) - 1}"
+        path = f"invoices?{where}&includeArchived=true&skip={skip}&take={PAGE}"
+        document = await btcpay.ask("list_invoices", path)
+        try:
+            page = payloads.observations(document, links=btcpay.links)
+            unreadable: Sequence[str | None] = ()
+        except Garbled as error:
+            page, unreadable = list(error.readable), error.order_ids
+        seen |= {each.btcpay_invoice_id: each for each in page}
+        found += [
+            Difference(
+                invoice_id=None,
+                order_id=order,
+                fact="BTCPay's invoice cannot be read",
+                amount=None,
+                currency=None,
+            )
+            for order in unreadable
+        ]
+        if len(page) + len(unreadable) < PAGE:
+            return list(seen.values()), found
+        skip += PAGE
+
+
+async def _compare(btcpay: BtcpayClient, seen: Observation, invoice: Invoice | None) -> list[Difference]:
+    """Compare one invoice of BTCPay with ours; one without money on either side cannot differ."""
+    paid = seen.paid_amount or Decimal(0)
+    if seen.status is InvoiceStatus.SETTLED and seen.paid_amount is None:
+        paid = seen.amount
+    is_ours = invoice is not None and invoice.btcpay_invoice_id == seen.btcpay_invoice_id
+    booked = invoice.received if invoice is not None and is_ours else Decimal(0)
+    unit = smallest_unit(seen.currency)
+    is_plain = seen.status is InvoiceStatus.SETTLED and seen.payment is not Payment.MARKED
+    if abs(paid - booked) >= unit and not (is_plain and paid == seen.amount):
+        confirmed = (await btcpay.fetch_confirmations(seen)).confirmed_amount
+        paid = paid if confirmed is None else confirmed
+    if abs(paid - booked) < unit:
+        return []
+    if invoice is None:
+        fact = f"an order that this database does not know was paid {paid:f}"
+    elif not is_ours:
+        fact = f"a further invoice of order {invoice.id} was paid {paid:f}"
+    else:
+        fact = f"BTCPay received {paid:f}, the ledger has {booked:f}"
+    return [
+        Difference(
+            invoice_id=seen.btcpay_invoice_id,
+            order_id=seen.order_id,
+            fact=fact,
+            amount=paid - booked,
+            currency=seen.currency,
+        )
+    ]
+
+
+def _difference(invoice: Invoice, fact: str, amount: Decimal | None) -> Difference:
+    return Difference(
+        invoice_id=invoice.btcpay_invoice_id,
+        order_id=str(invoice.id),
+        fact=fact,
+        amount=amount,
+        currency=invoice.plan.price.currency,
+    )
+
+
+def _order(seen: Observation) -> UUID | None:
+    """Return the order id, if it looks like one of ours; the store may sell other things too."""
+    try:
+        return UUID(seen.order_id or "")
+    except ValueError:
+        return None
