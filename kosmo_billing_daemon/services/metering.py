@@ -118,7 +118,14 @@ class Metering:
             parked = await usage.load_parked(connection, MOST_PARKED_AT_ONCE, after)
         if not parked:
             return [], 0
-        read = [Report(one.reporter, UsageColumns.decode(one.payload), one.payload) for one in parked]
+        read: list[Report] = []
+        for one in parked:
+            try:
+                read.append(Report(one.reporter, UsageColumns.decode(one.payload), one.payload))
+            except Malformed as error:  # parked by a version that read it
+                self.tally.malformed += 1
+                await self._count((), [_quarantined(one.reporter, str(error), one.payload)], [one.id])
+                return await self.count_parked(after)
 
         async def write(part: Sequence[int]) -> Sequence[UsageAck]:
             return await self._count(

@@ -63,8 +63,10 @@ async def load_quotas(connection: Connection, users: Sequence[UUID]) -> dict[UUI
 
 
 _ANSWERED = f"""
-SELECT {_COLUMNS} FROM leases
-WHERE (reporter, request_id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+SELECT l.* FROM unnest($1::text[], $2::text[]) AS asked (reporter, request_id), LATERAL (
+    SELECT {_COLUMNS} FROM leases
+    WHERE reporter = asked.reporter AND request_id = asked.request_id OFFSET 0
+) AS l
 """
 
 
@@ -86,7 +88,7 @@ async def lock(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Grante
 
 _SAVE = """
 UPDATE leases AS l SET messages = row.messages FROM unnest($1::uuid[], $2::bigint[]) AS row (id, messages)
-WHERE l.id = row.id
+WHERE l.id = row.id AND l.id = ANY ($1)
 """
 
 
@@ -126,7 +128,7 @@ async def append(connection: Connection, granted: Sequence[GrantedLease]) -> Non
 _OPEN = f"""
 SELECT {_COLUMNS} FROM leases AS l
 WHERE used < messages AND ($1::text IS NULL OR reporter = $1) AND ($2::uuid IS NULL OR user_id = $2)
-    AND EXISTS (SELECT FROM subscriptions WHERE id = l.subscription_id AND status IN ('active', 'grace'))
+    AND (SELECT status IN ('active', 'grace') FROM subscriptions WHERE id = l.subscription_id)
 ORDER BY granted_at, id LIMIT $3
 """
 

@@ -67,10 +67,10 @@ WITH voided AS (
     UPDATE subscriptions AS s SET messages_used = v.used,
         threshold_announced = least(v.announced, quota_threshold(v.used, s.messages_limit))
     FROM (
-        SELECT o.id, o.threshold_announced AS announced,
-            greatest(0, o.messages_used - sum(count)::bigint) AS used
-        FROM voided JOIN subscriptions AS o ON o.id = subscription_id AND o.user_id = voided.user_id
-        GROUP BY o.id
+        SELECT o.id, o.threshold_announced AS announced, greatest(0, o.messages_used - n.count) AS used
+        FROM (SELECT subscription_id, user_id, sum(count)::bigint AS count FROM voided GROUP BY 1, 2) AS n,
+            LATERAL (
+                SELECT * FROM subscriptions WHERE id = n.subscription_id AND user_id = n.user_id OFFSET 0) AS o
     ) AS v
     WHERE s.id = v.id
     RETURNING s.id, s.quote_id, s.user_id, s.status, s.messages_used, s.messages_limit,

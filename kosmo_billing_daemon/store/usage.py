@@ -144,7 +144,7 @@ _COUNT_LEASED = _TEMPLATE.format(
     UPDATE leases AS l SET used = l.used + c.count
     FROM (SELECT taken_from, sum(count)::bigint AS count FROM fresh WHERE taken_from IS NOT NULL
         GROUP BY taken_from) AS c
-    WHERE l.id = c.taken_from
+    WHERE l.id = c.taken_from AND l.id = ANY ($9)
 )""",
 )
 
@@ -194,7 +194,8 @@ FROM (
     SELECT e.user_id, e.message_id, s.messages_used - s.messages_limit - coalesce(sum(e.count) OVER (
         PARTITION BY s.id ORDER BY e.received_at DESC, e.sent_at DESC, e.message_id DESC
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS over
-    FROM subscriptions AS s JOIN usage_events AS e ON e.user_id = s.user_id AND e.subscription_id = s.id
+    FROM subscriptions AS s, LATERAL (
+        SELECT * FROM usage_events WHERE user_id = s.user_id AND subscription_id = s.id OFFSET 0) AS e
     WHERE s.id = ANY ($1::uuid[]) AND e.voided_at IS NULL
 ) AS row
 WHERE row.over > 0 AND u.user_id = row.user_id AND u.message_id = row.message_id

@@ -219,6 +219,25 @@ async def test_reports_that_stay_locked_hold_up_none_parked_behind_them(
         assert (reporter, after) == ("gateway-2", 0)
 
 
+async def test_a_parked_report_that_cannot_be_read_is_quarantined_and_holds_up_none_behind_it(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.buy(user)
+    metering = Metering(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
+    now = shop.clock()
+    rows = [
+        ("gate", "strange", b"of another version"),
+        ("gate", "known", payload([event(user, "m", now)], "known")),
+    ]
+    async with shop.front.pool.connection() as connection:
+        await park(connection, rows, now)
+    ((reporter, answer),), after = await metering.count_parked()
+    assert (reporter, answer.accepted, after) == ("gate", 1, 0)
+    assert await shop.front.rows("SELECT FROM parked_reports") == []
+    (kept,) = await shop.front.rows("SELECT payload FROM usage_quarantine")
+    assert kept["payload"] == b"of another version"
+
+
 async def test_whoever_waits_for_a_whole_table_is_named_and_so_is_what_it_waits_for(
     shop: Shop, user: UserId
 ) -> None:

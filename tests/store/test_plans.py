@@ -37,6 +37,8 @@ WHOLE = {
     ("WHERE created_at >= $1 AND created_at < $2", "btcpay_invoices"): "an operator compares the books",
     ("sum(amount) FILTER (WHERE kind = 'received')", "btcpay_invoices"): "an operator compares the books",
     ("sum(amount) FILTER (WHERE kind = 'received')", "ledger"): "an operator compares the books",
+    ("l.subscription_id) ORDER BY granted_at, id LIMIT $3", "leases"): "an operator lists what gates hold",
+    ("IS NULL ORDER BY opened_at LIMIT $1", "reporter_cases"): "an operator lists the open ones",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 
@@ -53,6 +55,8 @@ NAMED = {
     "ledger_pkey": "two are two",
     "refunds_one_open_per_invoice": "a refund that is ordered twice is made once",
     "usage_quarantine_pkey": "two are two",
+    "reporter_cases_one_open": "a reporter has one open case",
+    "reporter_cases_pkey": "two are two",
     "installation_pkey": "one row",
     "kosmo_billing_migrations_pkey": "each is applied once",
 }

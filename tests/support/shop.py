@@ -66,10 +66,20 @@ INSERT INTO idempotency_keys (
 SELECT user_id, 'key-' || number, 'bytes'::bytea, id, true, 201, 'reply'::bytea, at FROM bought;
 INSERT INTO whitelisted_nodes (user_id, node_id, label, added_at)
 SELECT user_id, '!' || left(md5(number::text), 8), 'base', now() FROM people WHERE number % 2 = 0;
+INSERT INTO node_additions (user_id, node_id, added_at)
+SELECT user_id, '!' || left(md5(number::text), 8), now() FROM people WHERE number % 2 = 0;
 INSERT INTO audit_log (at, who, action, user_id, subject, reason)
 SELECT at, 'operator', 'grant', user_id, 'subscription', 'asked for it' FROM bought WHERE number % 10 = 0;
 INSERT INTO usage_quarantine (reporter, reason, payload, size, received_at)
 SELECT 'gateway', 'not JSON', 'bytes'::bytea, 1, at FROM bought WHERE number % 100 = 0;
+INSERT INTO leases (
+    id, reporter, request_id, user_id, subscription_id, messages, used, granted_at, expires_at)
+SELECT id, 'gateway', number::text, user_id, md5('subscription ' || number)::uuid, 20,
+    CASE WHEN number % 50 = 0 THEN 10 ELSE 20 END, at, at + interval '1 day'
+FROM bought WHERE is_paid;
+INSERT INTO reporter_cases (reporter, detail, opened_at, last_at, closed_at)
+SELECT 'gateway-' || number, 'too much', at, at, CASE WHEN number % 500 = 0 THEN NULL ELSE at END FROM bought
+WHERE number % 10 = 0;
 INSERT INTO parked_reports (reporter, report_id, payload, parked_at)
 SELECT 'gateway', number::text, 'bytes'::bytea, at FROM bought WHERE number % 100 = 0;
 SET session_replication_role = DEFAULT;

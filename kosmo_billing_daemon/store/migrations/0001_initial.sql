@@ -581,6 +581,7 @@ CREATE TABLE leases (
     CONSTRAINT leases_are_not_negative CHECK (messages >= 0 AND used >= 0)
 ) WITH (fillfactor = 80);
 CREATE INDEX leases_outstanding ON leases (subscription_id) WHERE used < messages;
+CREATE INDEX leases_by_age ON leases (granted_at);
 
 -- Reporters that sent more than a mesh can carry: what they sent is in quarantine until an operator decides.
 CREATE TABLE reporter_cases (
