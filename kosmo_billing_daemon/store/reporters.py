@@ -70,7 +70,8 @@ WITH voided AS (
         SELECT o.id, o.threshold_announced AS announced, greatest(0, o.messages_used - n.count) AS used
         FROM (SELECT subscription_id, user_id, sum(count)::bigint AS count FROM voided GROUP BY 1, 2) AS n,
             LATERAL (
-                SELECT * FROM subscriptions WHERE id = n.subscription_id AND user_id = n.user_id OFFSET 0) AS o
+                SELECT * FROM subscriptions WHERE id = n.subscription_id AND user_id = n.user_id OFFSET 0
+            ) AS o
     ) AS v
     WHERE s.id = v.id
     RETURNING s.id, s.quote_id, s.user_id, s.status, s.messages_used, s.messages_limit,
