@@ -1,6 +1,8 @@
 """Everything known about one user, on one screen: what was bought, used, refused, paid and done by hand."""
 
+from collections.abc import Mapping
 from datetime import date, timedelta
+from decimal import Decimal
 
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
 from kosmo_billing_daemon.domain.invoices import Invoice
@@ -8,9 +10,10 @@ from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.entitlements import Entitlements
-from kosmo_billing_daemon.store import audit, events, listings, nodes, subscriptions, usage
+from kosmo_billing_daemon.store import audit, events, ledger, listings, nodes, subscriptions, usage
 from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.events import Event
+from kosmo_billing_daemon.store.ledger import Entry
 from kosmo_billing_daemon.store.listings import ListedCase, ListedPublication
 from kosmo_billing_daemon.store.nodes import Node
 from kosmo_billing_daemon.store.postgres import Pool
@@ -21,7 +24,10 @@ DAYS = 14
 
 @record(kw_only=True)
 class History:
-    """One user; every list newest first. ``publication`` is missing for who never had a document."""
+    """One user; every list newest first. ``publication`` is missing for who never had a document.
+
+    ``credit`` is what is left in each currency, ``entries`` is how the ledger says that came about.
+    """
 
     document: EntitlementDocument
     publication: ListedPublication | None
@@ -30,6 +36,8 @@ class History:
     days: tuple[DayOfUse, ...]
     messages: tuple[CountedEvent, ...]
     invoices: tuple[Invoice, ...]
+    credit: Mapping[str, Decimal]
+    entries: tuple[Entry, ...]
     cases: tuple[ListedCase, ...]
     events: tuple[Event, ...]
     actions: tuple[AuditEntry, ...]
@@ -64,6 +72,12 @@ class Histories:
                 ),
                 messages=tuple(await usage.load_latest(connection, user_id, min(limit, 5))),
                 invoices=tuple(await listings.load_invoices(connection, user_id, None, limit)),
+                credit={
+                    currency: amount
+                    for (_, currency), amount in (await ledger.load_balances(connection, [user_id])).items()
+                    if amount
+                },
+                entries=tuple(await ledger.load_of_user(connection, user_id, limit)),
                 cases=tuple(await listings.load_cases_of_user(connection, user_id, limit)),
                 events=tuple(await events.load_of_user(connection, user_id, limit)),
                 actions=tuple(await audit.load_of_user(connection, user_id, limit)),

@@ -5,7 +5,9 @@ from typing import assert_never
 from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.cli.rendering import duration, money, when
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
+from kosmo_billing_daemon.store.ledger import Entry
 
 
 def standing(history: History) -> list[str]:
@@ -74,6 +76,40 @@ def purchase(row: Subscription) -> str:
                 f"converted: {own}, and the worth of the plan before it, at this plan's price:"
                 f" {duration(carried.time)} and {carried.messages} messages"
             )
+
+
+def credit(history: History) -> str:
+    """Say what the user has paid that bought nothing yet."""
+    sums = [money(amount, currency) for currency, amount in sorted(history.credit.items())]
+    return f"credit: {' and '.join(sums)}" if sums else "no credit"
+
+
+def entry(one: Entry) -> str:
+    """Say what an entry of the ledger tells, so that it can be read aloud."""
+    sum_ = money(abs(one.amount), one.currency)
+    invoice = "" if one.invoice_id is None else f" (invoice {one.invoice_id})"
+    is_reversal = (one.amount < 0) == (one.kind.sign > 0)
+    match one.kind:
+        case EntryKind.RECEIVED:
+            what = "not counted as received any more" if is_reversal else "received by BTCPay"
+        case EntryKind.GRANTED:
+            what = (
+                "not granted any more" if is_reversal else "granted, since the invoice was settled manually"
+            )
+        case EntryKind.SOLD:
+            what = "paid for a plan"
+            if is_reversal and one.order_id is None:
+                what = "came back: the next plan could not take over the rest of a plan"
+            elif is_reversal:
+                what = "came back: the plan was taken back"
+        case EntryKind.REFUNDED:
+            what = "came back: the refund was cancelled" if is_reversal else "refunded"
+        case EntryKind.WRITTEN_OFF:
+            what = "came back: it is not settled outside" if is_reversal else "settled outside"
+        case _:
+            assert_never(one.kind)
+    told = "" if one.who is None else f", by {one.who}: {one.reason}"
+    return f"{sum_} {what}{invoice}{told}"
 
 
 def origin(row: Subscription) -> str:

@@ -175,6 +175,18 @@ def _history_json(history: History) -> dict[str, Any]:
         "nodes": history.nodes,
         "days": history.days,
         "messages": history.messages,
+        "credit": [{"amount": amount, "currency": name} for name, amount in history.credit.items()],
+        "ledger": [
+            {
+                "at": rfc3339(entry.at),
+                "kind": entry.kind,
+                "amount": f"{entry.amount:f}",
+                "currency": entry.currency,
+                "invoice_id": entry.invoice_id,
+                "explanation": explaining.entry(entry),
+            }
+            for entry in history.entries
+        ],
         "invoices": [invoice_json(invoice) for invoice in history.invoices],
         "cases": [case_json(case) for case in history.cases],
         "events": [{"type": e.type, "at": rfc3339(e.occurred_at), "data": e.data} for e in history.events],
@@ -211,6 +223,10 @@ def _print_history(history: History) -> None:
         for message in history.messages:
             what = (when(message.sent_at), message.node_id or "-", message.decision, message.message_id)
             line(out, "  " + "  ".join(what))
+    heading(out, "Money, newest first")
+    line(out, explaining.credit(history))
+    for entry in history.entries:
+        line(out, f"  {when(entry.at)}  {explaining.entry(entry)}")
     heading(out, "Invoices")
     table(out, HEADINGS, [invoice_row(invoice) for invoice in history.invoices])
     for case in history.cases:

@@ -49,3 +49,21 @@ async def test_the_exported_totals_are_those_of_btcpay(shop: Shop, cli: Cli, use
     )
     assert "'=1+1" in (await cli("ledger", "export", "--from", day, "--to", day)).out
     assert "a day as 2026-03-01" in (await cli("ledger", "export", "--from", "x", "--to", day)).err
+
+
+async def test_user_show_tells_the_story_of_a_customers_money(
+    shop: Shop, make_cli: Make, user: UserId
+) -> None:
+    cli = make_cli(BTCPAY_URL=shop.simulator.url)
+    invoice = await shop.open(user)
+    await shop.lightning(invoice, "7.00")
+    name = shop.btcpay_id(invoice)
+    await cli("refund", "make", name, "--amount", "1.50", "--reason", "ticket 7")
+    shown = (await cli("user", "show", str(user))).out
+    assert "credit: 0.50 USD" in shown
+    assert f"7.00 USD received by BTCPay (invoice {name})" in shown
+    assert f"5.00 USD paid for a plan (invoice {name})" in shown
+    assert f"1.50 USD refunded (invoice {name}), by " in shown
+    assert "ticket 7" in shown
+    told = (await cli("user", "show", str(user), "--json")).json
+    assert [entry["kind"] for entry in told["ledger"]] == ["refunded", "sold", "received"]
