@@ -262,6 +262,11 @@ async def everything(daemon: Daemon) -> dict[str, list[tuple[Any, ...]]]:
     ):
         rows = await daemon.rows(f"SELECT {columns} FROM {table} ORDER BY {order}")  # noqa: S608  constants
         found[table] = [tuple(row) for row in rows]
+    sums = await daemon.rows(
+        "SELECT user_id, kind, currency, sum(amount) FROM ledger GROUP BY 1, 2, 3 HAVING sum(amount) <> 0"
+        " ORDER BY 1, 2, 3"
+    )
+    found["ledger"] = [tuple(row) for row in sums]
     return found
 
 
