@@ -128,6 +128,23 @@ class AdminActions:
 
         return await self._decide(user_id, "user.revoke", by, revoked, periods.revoke)
 
+    async def cash(self, user_id: UserId, by: OperatorAction) -> Subscription:
+        """End the current subscription; the worth of what is left of it becomes credit (R2)."""
+
+        async def work(connection: Connection) -> Subscription:
+            now = self.clock()
+            before = await subscriptions.lock_history(connection, user_id)
+            row = _chosen(before, None)
+
+            def cashed(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+                return periods.cash(history, now, reason="operator", holding=holding)
+
+            rows = await self._apply(connection, user_id, before, cashed, now)
+            await audit.append(connection, by.entry("user.cash", user_id, f"subscription {row.id}", now))
+            return _chosen(rows, row.id)
+
+        return await self.pool.retrying(work, locking_users([user_id]))
+
     async def reinstate(
         self, user_id: UserId, subscription_id: SubscriptionId, by: OperatorAction
     ) -> Subscription:

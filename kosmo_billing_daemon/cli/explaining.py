@@ -99,7 +99,7 @@ def entry(one: Entry) -> str:
         case EntryKind.SOLD:
             what = "paid for a plan"
             if is_reversal and one.order_id is None:
-                what = "came back: the next plan could not take over the rest of a plan"
+                what = "came back: the rest of a plan was not used and not taken over by another"
             elif is_reversal:
                 what = "came back: the plan was taken back"
         case EntryKind.REFUNDED:

@@ -26,6 +26,7 @@ from kosmo_billing_daemon.cli.rendering import (
 )
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.nodes import Node
@@ -70,13 +71,25 @@ def grant(
 
 
 def revoke(
-    user: User, reason: Reason, subscription: Bought = None, as_json: AsJson = False, env_file: EnvFile = None
+    user: User,
+    *,
+    reason: Reason,
+    subscription: Bought = None,
+    credit: Annotated[
+        bool, typer.Option("--credit", help="End the current one; what is left of it becomes credit.")
+    ] = False,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
 ) -> None:
     """Take a purchase back as if it had never been; what was paid before it counts again."""
 
     async def work() -> Subscription:
         chosen = None if subscription is None else SubscriptionId(subscription)
+        if credit and chosen is not None:
+            raise Invalid("--credit ends the current subscription: leave out --subscription")
         async with opened(env_file) as at:
+            if credit:
+                return await at.operations.cash(UserId(user), by(reason))
             return await at.operations.revoke(UserId(user), chosen, by(reason))
 
     _tell(run(work()), "revoked", as_json=as_json)

@@ -9,21 +9,18 @@ period; and a message that is reported late takes back what was carried in its p
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
 from kosmo_billing_daemon.domain import lots
-from kosmo_billing_daemon.domain.lots import Lot, Taken
+from kosmo_billing_daemon.domain.folding import fold, own_packs, taken, with_stack
 from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price
 from kosmo_billing_daemon.domain.subscriptions import (
-    GRACE,
-    Carried,
     Happening,
     InvoiceId,
     Outcome,
     Refusal,
-    Rule,
     Source,
     Status,
     Subscription,
@@ -34,16 +31,13 @@ from kosmo_billing_daemon.domain.subscriptions import (
     sole_lot,
 )
 
-PREPAID_CAP = timedelta(days=400)
-"""R11: how far ahead a user can pay."""
-
 
 def advance(history: Sequence[Subscription], now: datetime, *, holding: bool) -> Outcome:
     """Let time pass (R4) and hold or release the old rights (R5).
 
     ``holding`` says that another purchase of this user is confirming right now.
     """
-    folded = _fold(history, now, holding=holding, first=len(history))
+    folded = fold(history, now, holding=holding, first=len(history))
     before, after = current(history), current(folded)
     if before is not None and after is None:
         return Outcome(folded, (Happening(SubscriptionEvent.EXPIRED, before.id, "time"),))
@@ -68,7 +62,7 @@ def purchase(
     """
     due = _due(history, now)
     old = current(due.history)
-    if _taken(old, plan, now).exceeds:
+    if taken(old, plan, now).exceeds:
         return Outcome(due.history, due.happenings, Refusal.PREPAID_CAP)
     bought = Subscription(
         id=subscription_id,
@@ -82,7 +76,7 @@ def purchase(
         messages_limit=plan.quota,
         lots=(sole_lot(subscription_id, source, plan, plan.period, plan.quota),),
     )
-    folded = _fold([*due.history, bought], now, holding=holding, first=len(due.history))
+    folded = fold([*due.history, bought], now, holding=holding, first=len(due.history))
     if old is None:
         event = SubscriptionEvent.ACTIVATED
     else:
@@ -115,7 +109,7 @@ def add_pack(
         given = row.messages_used - row.messages_limit
         stack.append(lots.pack(pack_id, given, Price(Decimal(0), paid.currency)))
     stack.append(lots.pack(pack_id, messages, paid))
-    raised = _with(row, tuple(stack), row.carried)
+    raised = with_stack(row, tuple(stack), row.carried)
     return Outcome(tuple(raised if each is row else each for each in due.history), due.happenings)
 
 
@@ -138,12 +132,28 @@ def revoke(
         return due
     rows = list(due.history)
     rows[index] = replace(row, revoked_at=now, grace_until=None)
-    folded = _fold(rows, now, holding=holding, first=index)
+    folded = fold(rows, now, holding=holding, first=index)
     happenings = [*due.happenings, Happening(SubscriptionEvent.REVOKED, subscription_id, reason)]
     before = current(due.history)
     if before is not None and before.id != subscription_id and current(folded) is None:
         happenings.append(Happening(SubscriptionEvent.EXPIRED, before.id, reason))
     return Outcome(folded, tuple(happenings))
+
+
+def cash(history: Sequence[Subscription], now: datetime, *, reason: str, holding: bool = False) -> Outcome:
+    """End the current subscription and release the worth of what is left of it: it becomes credit.
+
+    ``history`` must be the user's whole history. Without a current subscription nothing changes.
+    """
+    due = _due(history, now)
+    row = current(due.history)
+    if row is None:
+        return due
+    index = _index(due.history, row.id)
+    rows = list(due.history)
+    rows[index] = replace(row, cashed_at=now, grace_until=None)
+    folded = fold(rows, now, holding=holding, first=index)
+    return Outcome(folded, (*due.happenings, Happening(SubscriptionEvent.REVOKED, row.id, reason)))
 
 
 def reinstate(
@@ -177,7 +187,7 @@ def withdraw_pack(
     """
     due = _due(history, now)
     for index, row in enumerate(due.history):
-        if any(lot.purchase == pack_id for lot in _own_packs(row)):
+        if any(lot.purchase == pack_id for lot in own_packs(row)):
             rows = list(due.history)
             rows[index] = replace(row, lots=tuple(lot for lot in row.lots if lot.purchase != pack_id))
             return _folded_again(due, rows, now, reason=reason, holding=holding, first=index)
@@ -198,7 +208,7 @@ def _folded_again(
 ) -> Outcome:
     """Fold facts that were edited, and say what that made of the user's rights."""
     before = current(due.history)
-    folded = _fold(rows, now, holding=holding, first=first)
+    folded = fold(rows, now, holding=holding, first=first)
     after = current(folded)
     if after is None:
         lost = () if before is None else (Happening(SubscriptionEvent.EXPIRED, before.id, reason),)
@@ -217,133 +227,3 @@ def _due(history: Sequence[Subscription], now: datetime) -> Outcome:
 
 def _index(history: Sequence[Subscription], subscription_id: SubscriptionId) -> int:
     return next(index for index, row in enumerate(history) if row.id == subscription_id)
-
-
-def _fold(
-    history: Sequence[Subscription], now: datetime, *, holding: bool, first: int
-) -> tuple[Subscription, ...]:
-    """Derive carried lots from ``first`` on, and every status, from the facts of the history.
-
-    Rows before ``first`` keep what they carried, so a short tail of the history is enough for a purchase.
-    """
-    rows = list(history)
-    before: int | None = None
-    for index, row in enumerate(history):
-        if row.revoked_at is not None:
-            rows[index] = _revoked(row, row.revoked_at)
-            continue
-        old = None if before is None else rows[before]
-        if index >= first:
-            rows[index] = _taking_over(old, row)
-        if before is not None and old is not None:
-            rows[before] = _superseded(old, row)
-        before = index
-    if before is not None:
-        rows[before] = _in_time(rows[before], now, holding=holding)
-        # Rights that are taken back end now; what was used until then was used.
-        was = history[before]
-        if was.status.is_current and rows[before].status is Status.EXPIRED and now < was.end:
-            rows[before] = replace(rows[before], ended_at=max(now, was.valid_from))
-    return tuple(rows)
-
-
-def _revoked(row: Subscription, at: datetime) -> Subscription:
-    """End what was taken back; packs that it had are the user's all the same, and are released."""
-    left = lots.consumed(row.lots, timedelta(0), row.messages_used)
-    own = {lot.purchase for lot in _own_packs(row)}
-    released = lots.released_now([lot for lot in left if lot.purchase in own])
-    return replace(
-        row,
-        status=Status.REVOKED,
-        ended_at=max(at, row.valid_from),
-        grace_until=None,
-        carried=replace(row.carried, released=released),
-    )
-
-
-def _taking_over(old: Subscription | None, new: Subscription) -> Subscription:
-    taken = _taken(old, new.plan, new.valid_from)
-    own = new.lots[_place(new) :]
-    if old is None or old.valid_until <= new.valid_from:
-        carried = Carried()
-    else:
-        rule = Rule.ADDED if _is_alike(old, new.plan) else Rule.CONVERTED
-        messages = lots.messages_left(taken.lots) or 0
-        carried = Carried(rule, old.id, lots.time_left(taken.lots), messages, taken.released)
-    return _with(new, (*taken.lots, *own), carried)
-
-
-def _taken(old: Subscription | None, plan: Plan, at: datetime) -> Taken:
-    """R2: what of ``old`` a purchase of ``plan`` at ``at`` takes over."""
-    if old is None or old.valid_until <= at:
-        return Taken()
-    left = lots.consumed(old.lots, at - old.valid_from, old.messages_used)
-    room = max(PREPAID_CAP - plan.period, timedelta(0))
-    return lots.added(left, room) if _is_alike(old, plan) else lots.converted(left, plan, room)
-
-
-def _is_alike(old: Subscription, plan: Plan) -> bool:
-    """Say whether lots of ``old`` can stay what they are beside one of ``plan``."""
-    return old.plan.plan_type == plan.plan_type and (old.messages_limit is None) == (plan.quota is None)
-
-
-def _place(row: Subscription) -> int:
-    """Return where in its stack the lot is that the row itself was bought with."""
-    return next(place for place, lot in enumerate(row.lots) if lot.purchase == row.id)
-
-
-def _own_packs(row: Subscription) -> tuple[Lot, ...]:
-    return row.lots[_place(row) + 1 :]
-
-
-def _with(row: Subscription, stack: tuple[Lot, ...], carried: Carried) -> Subscription:
-    """Give a row its stack, and what follows from it.
-
-    The limit never falls below what was used already, but for what was used beyond it.
-    """
-    until = row.valid_from + lots.time_left(stack)
-    limit = lots.messages_left(stack)
-    if limit is not None and row.messages_limit is not None:
-        limit = max(limit, min(row.messages_limit, row.messages_used))
-    if (row.valid_until, row.messages_limit, row.lots, row.carried) == (until, limit, stack, carried):
-        return row
-    return replace(row, valid_until=until, messages_limit=limit, lots=stack, carried=carried)
-
-
-def _superseded(old: Subscription, new: Subscription) -> Subscription:
-    """End a subscription that has a successor: replaced if it was still running then, else expired."""
-    if _stays_expired(old) and old.ended_at is not None and old.ended_at <= new.valid_from:
-        return old
-    if old.end <= new.valid_from:
-        return replace(old, status=Status.EXPIRED, ended_at=old.end)
-    return replace(
-        old,
-        status=Status.REPLACED,
-        ended_at=max(new.valid_from, old.valid_from),  # the clock may have stepped back in between
-        # A hold that had not begun ends here, so that it is not found again when ``new`` is revoked.
-        grace_until=old.grace_until if old.valid_until <= new.valid_from else None,
-    )
-
-
-def _stays_expired(row: Subscription) -> bool:
-    """What has expired stays expired, unless a reinstated predecessor carried its end further."""
-    return row.status is Status.EXPIRED and row.ended_at is not None and row.valid_until <= row.ended_at
-
-
-def _in_time(row: Subscription, now: datetime, *, holding: bool) -> Subscription:
-    """Say where the last purchase stands at ``now``."""
-    if _stays_expired(row):
-        return row
-    grace_until = row.valid_until + GRACE if holding else None
-    if now < row.valid_until:
-        return _alive(row, Status.ACTIVE, grace_until)
-    if grace_until is not None and now < grace_until:
-        return _alive(row, Status.GRACE, grace_until)
-    # A hold that is released ends now; otherwise the end came when its time had come.
-    return replace(row, status=Status.EXPIRED, grace_until=None, ended_at=min(now, row.end))
-
-
-def _alive(row: Subscription, status: Status, grace_until: datetime | None) -> Subscription:
-    if (row.status, row.grace_until, row.ended_at) == (status, grace_until, None):
-        return row
-    return replace(row, status=status, grace_until=grace_until, ended_at=None)

@@ -69,6 +69,7 @@ class Carried:
 class Subscription:
     """One fulfilled purchase and the rights that it gives in ``[valid_from, valid_until)``.
 
+    ``cashed_at`` is when an operator turned the worth of what was left into credit, which ended it.
     ``lots`` is the stack it began with: what it took over, its own payment, and the packs added since.
     """
 
@@ -86,6 +87,7 @@ class Subscription:
     grace_until: datetime | None = None
     ended_at: datetime | None = None
     revoked_at: datetime | None = None
+    cashed_at: datetime | None = None
     carried: Carried = Carried()
 
     @property

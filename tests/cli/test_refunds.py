@@ -9,6 +9,24 @@ from tests.services.conftest import Shop
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
 
 
+async def test_the_rest_of_a_plan_becomes_credit_and_is_refunded(
+    shop: Shop, make_cli: Make, user: UserId
+) -> None:
+    cli = make_cli(BTCPAY_URL=shop.simulator.url)
+    invoice = await shop.buy(user, "sanctuary")
+    ended = await cli("user", "revoke", str(user), "--credit", "--reason", "moves away")
+    assert ended.code == 0, ended
+    (row,) = await shop.front.subscriptions(user)
+    assert row["status"] == "expired"
+    (posting,) = await shop.front.rows("SELECT * FROM ledger WHERE kind = 'sold' AND amount > 0")
+    assert posting["reverses"] is not None
+    assert 33 < posting["amount"] < 34  # bought ten days ago
+    made = (await cli("refund", "make", shop.btcpay_id(invoice), "--reason", "moves away", "--json")).json
+    assert float(made["amount"]) == pytest.approx(float(posting["amount"]), abs=0.01)
+    again = await cli("user", "revoke", str(user), "--credit", "--reason", "moves away")
+    assert (again.code, "no current subscription" in again.err) == (1, True)
+
+
 async def test_an_operator_refunds_an_excess_and_takes_it_back(
     shop: Shop, make_cli: Make, user: UserId
 ) -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain import lots
+from kosmo_billing_daemon.domain.folding import PREPAID_CAP
 from kosmo_billing_daemon.domain.history import (
-    PREPAID_CAP,
     add_pack,
     advance,
+    cash,
     purchase,
     recount,
     reinstate,
@@ -168,6 +169,8 @@ def check_that_no_history_creates_value(story: list[Deed]) -> None:
             history = recount(use(history, chosen.id.int, deed.number), now).history
         elif deed.kind == "revoke":
             history = revoke(history, chosen.id, now, reason="test").history
+        elif deed.kind == "cash":
+            history = cash(history, now, reason="test").history
         elif deed.kind == "reinstate":
             history = reinstate(history, chosen.id, now, reason="test").history
         check_consistency(history, now)
@@ -222,7 +225,7 @@ def test_a_purchase_adds_what_was_paid_and_no_more(story: list[Deed]) -> None:
     check_that_a_purchase_adds_what_was_paid(story)
 
 
-@given(stories(["buy", "buy", "grant", "pack", "late", "revoke", "reinstate", "wait"]))
+@given(stories(["buy", "buy", "grant", "pack", "late", "revoke", "reinstate", "cash", "wait"]))
 def test_no_history_creates_value(story: list[Deed]) -> None:
     check_that_no_history_creates_value(story)
 
@@ -246,7 +249,7 @@ def test_thousands_of_purchases_add_what_was_paid_and_no_more(story: list[Deed])
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @settings(max_examples=5_000)
-@given(stories(["buy", "buy", "grant", "pack", "late", "revoke", "reinstate", "wait"], 20))
+@given(stories(["buy", "buy", "grant", "pack", "late", "revoke", "reinstate", "cash", "wait"], 20))
 def test_no_history_of_thousands_creates_value(story: list[Deed]) -> None:
     check_that_no_history_creates_value(story)
 
@@ -377,6 +380,24 @@ def test_messages_used_beyond_the_limit_eat_nothing_of_a_pack() -> None:
     row = current(bought(history, 1000, Deed(timedelta(0), "pack", small, 9), START))
     assert row is not None
     assert (row.messages_used, row.messages_limit) == (53, 63)
+
+
+def test_what_is_left_of_a_plan_can_become_credit_and_is_then_gone() -> None:
+    history = stack(2, SANCTUARY)
+    ended = cash(history, START + 15 * DAY, reason="operator").history
+    assert current(ended) is None
+    assert released(ended) == {"USD": Decimal(75)}
+    again = bought(ended, 9, Deed(timedelta(0), "buy", SANCTUARY, 0), START + 20 * DAY)
+    assert days_of(again) == 30
+    assert released(again) == {"USD": Decimal(75)}
+    late = recount(use(again, 1, 5), START + 21 * DAY).history
+    assert late[1:] == again[1:]
+
+
+def test_late_messages_shrink_what_became_credit() -> None:
+    history = cash(stack(1, plan("guardian", "12.00", 500)), START, reason="operator").history
+    assert released(history) == {"USD": Decimal(12)}
+    assert released(recount(use(history, 1, 250), START + DAY).history) == {"USD": Decimal(6)}
 
 
 def test_a_grant_converts_into_nothing() -> None:

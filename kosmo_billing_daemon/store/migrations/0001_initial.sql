@@ -97,6 +97,7 @@ CREATE TABLE subscriptions (
     grace_until          timestamptz,
     ended_at             timestamptz,
     revoked_at           timestamptz,
+    cashed_at            timestamptz,  -- when what was left of it became credit
     messages_limit       bigint,
     messages_used        bigint NOT NULL DEFAULT 0,
     carried_rule         text NOT NULL,
@@ -143,7 +144,8 @@ BEGIN
 END $$;
 
 CREATE TRIGGER subscriptions_used_late AFTER UPDATE ON subscriptions FOR EACH ROW
-    WHEN (NEW.messages_used <> OLD.messages_used AND NEW.status IN ('replaced', 'revoked'))
+    WHEN (NEW.messages_used <> OLD.messages_used
+        AND (NEW.status IN ('replaced', 'revoked') OR NEW.cashed_at IS NOT NULL))
     EXECUTE FUNCTION queue_recount();
 
 -- R13: every cent that came in, was sold, granted, refunded or written off. The user's credit is the sum.
