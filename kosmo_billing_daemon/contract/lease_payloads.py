@@ -5,11 +5,12 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
+from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Fields, Malformed, dumps, loads, rfc3339
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT
 from kosmo_billing_daemon.runtime.records import record
 
 MAX_LEASES = 100  # named in one request
+MAX_OPENINGS = 100
 
 
 class LeaseRefusal(StrEnum):
@@ -20,6 +21,7 @@ class LeaseRefusal(StrEnum):
     QUOTA_EXHAUSTED = "quota_exhausted"
     LEASED_ELSEWHERE = "leased_elsewhere"
     NOTHING_ASKED = "nothing_asked"
+    COPIED = "copied"
 
 
 @record
@@ -35,12 +37,15 @@ class LeaseRequest:
     """Asks on ``leases/{reporter}`` for ``want`` more messages of a user, and hands back what is not needed.
 
     ``request_id`` stays the same until an answer comes, so that a question asked twice leases once.
+    ``openings`` name each time that the gate's file was opened, from the last one that was answered to the
+    present one: so two gates with copies of one file are noticed.
     """
 
     request_id: str
     user_id: UUID
     want: int
     leases: tuple[HeldLease, ...] = ()
+    openings: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         held = [{"lease_id": str(lease.lease_id), "messages": lease.messages} for lease in self.leases]
@@ -50,6 +55,7 @@ class LeaseRequest:
                 "user_id": str(self.user_id),
                 "want": self.want,
                 **({"leases": held} if held else {}),
+                **({"openings": self.openings} if self.openings else {}),
             }
         )
 
@@ -66,7 +72,17 @@ class LeaseRequest:
             user_id=fields.uuid("user_id"),
             want=fields.whole("want", most=MAX_COUNT),
             leases=tuple(HeldLease(e.uuid("lease_id"), e.whole("messages", most=MAX_COUNT)) for e in each),
+            openings=_openings(fields, document),
         )
+
+
+def _openings(fields: Fields, document: Mapping[str, object]) -> tuple[str, ...]:
+    if "openings" not in document:
+        return ()
+    names = fields.texts("openings")
+    if len(names) > MAX_OPENINGS or not all(0 < len(name) <= MAX_ID_LENGTH for name in names):
+        raise Malformed(f"openings: at most {MAX_OPENINGS} names of 1 to {MAX_ID_LENGTH} characters")
+    return names
 
 
 @record(kw_only=True)

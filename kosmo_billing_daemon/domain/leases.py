@@ -81,3 +81,14 @@ def freed(lease: Lease) -> Lease:
 def outstanding(leases: Sequence[Lease]) -> int:
     """What all of these may still let through."""
     return sum(lease.outstanding for lease in leases)
+
+
+def goes_on(known: Sequence[str], openings: Sequence[str]) -> bool:
+    """Say whether a file that was opened in this way is the one that is known, or a new one, and not a copy.
+
+    A file goes on from the opening that is known last. A copy goes on from an earlier one; a file that was
+    opened once may be new, unless that opening is known to have been followed by others.
+    """
+    if not known or known[-1] in openings:
+        return True
+    return len(openings) == 1 and openings[0] not in known

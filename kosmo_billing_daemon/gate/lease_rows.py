@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from kosmo_billing_daemon.contract.lease_payloads import MAX_OPENINGS
 from kosmo_billing_daemon.gate.errors import StateOfAnother
 from kosmo_billing_daemon.gate.rows import blob, lease_sum
 from kosmo_billing_daemon.gate.state import StateFile
@@ -60,6 +61,17 @@ class LeaseRows:
 
     def remove(self, lease: bytes) -> None:
         self._sql.execute("DELETE FROM leases WHERE lease = ?", (lease,))
+
+    def open(self, name: str) -> tuple[str, ...]:
+        """Note that the file was opened; returns the openings since the last answered one, newest last."""
+        with self.transaction():
+            self._sql.execute("INSERT INTO openings (name) VALUES (?)", (name,))
+        names = [name for (name,) in self._sql.execute("SELECT name FROM openings ORDER BY seq")]
+        return (names[0], *names[1:][-(MAX_OPENINGS - 1) :])
+
+    def opened(self) -> None:
+        """Forget all openings but the present one: an answer came to it."""
+        self._sql.execute("DELETE FROM openings WHERE seq < (SELECT max(seq) FROM openings)")
 
     def ask(self, row: QuestionRow) -> None:
         self._sql.execute(

@@ -90,6 +90,8 @@ class LeaseBook:
         self._questions: dict[int, list[Question]] = {}
         for asked in rows.questions():
             self._questions.setdefault(asked.user, []).append(Question(asked, at))
+        self._openings = rows.open(uuid4().hex)
+        self._is_copied = False  # another gate goes on with a copy of this file
         self._not_before: dict[int, float] = {}  # the user's next question, after a refusal
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
@@ -156,7 +158,8 @@ class LeaseBook:
                 for question in list(self._asked()):
                     if question.sent is None or at - question.sent >= REPEAT:
                         question.sent = at
-                        await link.publish(self._topic, _request(question.row).encode())
+                        request = _request(question.row, self._openings)
+                        await link.publish(self._topic, request.encode())
                 self.refusal = None
             except PublishRefused as error:
                 self.refusal = f"no leases can be asked for: {error}"
@@ -173,6 +176,7 @@ class LeaseBook:
         question = next((one for one in asked if one.row.request_id == answer.request_id), None)
         if question is None:
             return
+        self._is_copied = answer.reason is LeaseRefusal.COPIED
         row = None
         if (
             answer.lease_id is not None
@@ -189,12 +193,16 @@ class LeaseBook:
         try:
             with self._rows.transaction():
                 self._rows.answered(question.row.request_id)
+                if not self._is_copied and len(self._openings) > 1:
+                    self._rows.opened()
                 if row is not None:
                     self._rows.save(row)
         except sqlite3.Error as error:  # asked again, and answered with the same lease
             if self._throttle.allows("disk"):
                 log.error("lease could not be written down and waits: error=%s", error)  # noqa: TRY400  says it all
             return
+        if not self._is_copied:
+            self._openings = self._openings[-1:]
         asked.remove(question)
         if not asked:
             del self._questions[user]
@@ -228,6 +236,8 @@ class LeaseBook:
 
     def problem(self) -> str | None:
         """Say that nobody answers; ask only while the daemon is not known to be offline."""
+        if self._is_copied:
+            return "another gate uses a copy of this file, so its leases are not used: give each its own file"
         if self.refusal is not None:
             return self.refusal
         first = min((question.first for question in self._asked()), default=None)
@@ -270,7 +280,7 @@ class LeaseBook:
         self._wake.set()
 
     def _usable(self, user: int, entry: UserEntry, now: float) -> Iterator[OwnLease]:
-        for lease in self._leases.get(user, ()):
+        for lease in () if self._is_copied else self._leases.get(user, ()):
             if lease.row.subscription == entry.subscription and now + MARGIN < lease.row.expires_at:
                 yield lease
 
@@ -291,6 +301,12 @@ class LeaseBook:
             del self._leases[lease.row.user]
 
 
-def _request(row: QuestionRow) -> LeaseRequest:
+def _request(row: QuestionRow, openings: tuple[str, ...]) -> LeaseRequest:
     held = () if row.lease is None else (HeldLease(UUID(bytes=row.lease), row.kept),)
-    return LeaseRequest(request_id=row.request_id, user_id=UUID(int=row.user), want=row.want, leases=held)
+    return LeaseRequest(
+        request_id=row.request_id,
+        user_id=UUID(int=row.user),
+        want=row.want,
+        leases=held,
+        openings=openings,
+    )

@@ -36,6 +36,7 @@ CREATE TABLE leases (
 CREATE TABLE questions (
     request_id TEXT PRIMARY KEY, user BLOB NOT NULL, want INTEGER NOT NULL, lease BLOB, kept INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE openings (seq INTEGER PRIMARY KEY, name TEXT NOT NULL);
 """
 
 

@@ -55,12 +55,15 @@ class Leasing:
             await _take_back(connection, asked)
             known = await leases.load_answered(connection, [(name, one.request_id) for name, one in asked])
             quotas = await leases.load_quotas(connection, users)
+            copied = await _copied(connection, asked)
             granted: list[GrantedLease] = []
             answers: list[LeaseAnswer] = []
             for reporter, request in asked:
                 key = reporter, request.request_id
                 found: GrantedLease | LeaseRefusal | None = known.get(key)
-                if found is None:
+                if request.request_id in copied:
+                    found = LeaseRefusal.COPIED
+                elif found is None:
                     found = self._grant(reporter, request, quotas)
                     if isinstance(found, GrantedLease):
                         known[key] = found
@@ -106,6 +109,25 @@ class Leasing:
             granted_at=now,
             expires_at=found.ends_at,
         )
+
+
+async def _copied(connection: Connection, asked: Sequence[Asked]) -> set[str]:
+    """Return the requests of gates with a copy of another's file, and remember how the others were opened."""
+    named = [(reporter, request) for reporter, request in asked if request.openings]
+    copied: set[str] = set()
+    if not named:
+        return copied
+    known = await leases.load_openings(connection, [reporter for reporter, _ in named])
+    for reporter, request in named:
+        before = known.get(reporter, ())
+        if not rules.goes_on(before, request.openings):
+            copied.add(request.request_id)
+        elif request.openings[-1:] != before[-1:]:
+            known[reporter] = request.openings
+            await leases.save_openings(connection, reporter, request.openings)
+    for reporter in {reporter for reporter, request in named if request.request_id in copied}:
+        log.error("two gates use copies of one file: give each its own", extra=fields(reporter=reporter))
+    return copied
 
 
 async def _take_back(connection: Connection, asked: Sequence[Asked]) -> None:

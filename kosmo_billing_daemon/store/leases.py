@@ -150,3 +150,23 @@ DELETE FROM leases WHERE id IN (
 async def remove(connection: Connection, before: datetime, limit: int) -> int:
     """Forget leases that ended long ago; returns how many."""
     return int((await connection.execute(_REMOVE, before, limit)).rpartition(" ")[2])
+
+
+_OPENINGS = "SELECT reporter, openings FROM lease_files WHERE reporter = ANY ($1::text[]) FOR UPDATE"
+
+
+async def load_openings(connection: Connection, reporters: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Lock and return the last openings of these gates' files."""
+    rows = await connection.fetch(_OPENINGS, sorted(reporters))
+    return {row["reporter"]: tuple(row["openings"]) for row in rows}
+
+
+_SAVE_OPENINGS = """
+INSERT INTO lease_files (reporter, openings) VALUES ($1, $2)
+ON CONFLICT (reporter) DO UPDATE SET openings = EXCLUDED.openings
+"""
+
+
+async def save_openings(connection: Connection, reporter: str, openings: Sequence[str]) -> None:
+    """Remember how a gate's file was opened."""
+    await connection.execute(_SAVE_OPENINGS, reporter, openings)

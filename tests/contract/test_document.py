@@ -114,6 +114,7 @@ MESSAGES = {
         leases=some.lists(some.builds(HeldLease, some.uuids(), some.integers(0, MAX_COUNT)), max_size=3).map(
             tuple
         ),
+        openings=some.lists(ids, max_size=3).map(tuple),
     ),
     "LeaseAnswer": some.builds(
         LeaseAnswer,

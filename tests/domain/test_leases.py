@@ -181,3 +181,12 @@ def test_more_than_a_lease_had_is_counted_and_leaves_nothing_outstanding() -> No
     over = leases.reported(Lease(5), 7)
     assert (over.used, over.outstanding) == (7, 0)
     assert leases.handed_back(over, 0).outstanding == 0
+
+
+def test_a_file_goes_on_from_its_last_opening_and_a_copy_does_not() -> None:
+    assert leases.goes_on((), ("a", "b"))
+    assert leases.goes_on(("a",), ("a", "b", "c")), "two starts without an answer"
+    assert leases.goes_on(("a", "b"), ("b",)), "the same opening"
+    assert leases.goes_on(("a", "b"), ("new",)), "a file that was lost"
+    assert not leases.goes_on(("a", "b"), ("a", "c")), "a copy made before b"
+    assert not leases.goes_on(("a", "b"), ("a",)), "the original, which was not started anew"

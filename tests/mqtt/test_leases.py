@@ -177,3 +177,32 @@ async def test_a_copied_file_is_refused_by_a_gate_of_another_name(
     with pytest.raises(StateOfAnother, match="holds leases of gateway gw-1, and this is gw-2"):
         async with strict(broker, "gw-2", tmp_path):
             pass
+
+
+async def test_of_two_gates_with_copies_of_one_file_only_one_goes_on(
+    pool: Pool, database_url: str, broker: Mosquitto, tmp_path: Path
+) -> None:
+    row = await subscribed(pool, 200)
+
+    async def ask(path: Path) -> tuple[bool, str | None]:
+        """Use up what is in the file, so that the gate must ask."""
+        async with strict(broker, "gw-1", path) as edge:
+            await known(edge, row.user_id)
+            for _ in range(edge.status.leased):
+                edge.hold(row.user_id, NODE).commit()
+            edge.hold(row.user_id, NODE)
+            await eventually(
+                lambda: edge.status.leased > 0 or "copy" in str(edge.status.last_error), "an answer"
+            )
+            return edge.check(row.user_id, NODE).allowed, edge.status.last_error
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    async with intake(database_url, broker.port):
+        assert await ask(tmp_path) == (True, None)
+        (copy / "gw-1.db").write_bytes((tmp_path / "gw-1.db").read_bytes())
+        assert await ask(tmp_path) == (True, None)
+        allowed, problem = await ask(copy)
+        assert not allowed
+        assert "another gate uses a copy of this file" in str(problem)
+        assert await ask(tmp_path) == (True, None)

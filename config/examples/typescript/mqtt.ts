@@ -308,9 +308,10 @@ export interface TimeAnswer {
 /**
  * Why nothing was leased. no_subscription: the user has none that is valid now. unlimited: the plan has
  * no limit and needs no lease. quota_exhausted: everything is used. leased_elsewhere: what is left is
- * leased to gateways; ask again, since they hand back. nothing_asked: want was 0.
+ * leased to gateways; ask again, since they hand back. nothing_asked: want was 0. copied: another
+ * gateway of this name opened a copy of the file that openings tell of; use none of its leases.
  */
-export type LeaseRefusal = "no_subscription" | "unlimited" | "quota_exhausted" | "leased_elsewhere" | "nothing_asked";
+export type LeaseRefusal = "no_subscription" | "unlimited" | "quota_exhausted" | "leased_elsewhere" | "nothing_asked" | "copied";
 
 /** A lease that the gateway has. */
 export interface HeldLease {
@@ -336,6 +337,12 @@ export interface LeaseRequest {
   want: number;
   /** What is handed back of this user's leases. */
   leases?: readonly HeldLease[];
+  /**
+   * For a gateway that keeps its leases in a file: a new random name for each time that the file was
+   * opened, from the last that an answer came to until now. Left out, nobody notices two gateways with
+   * copies of one file.
+   */
+  openings?: readonly string[];
 }
 
 /** A lease, or why none. */

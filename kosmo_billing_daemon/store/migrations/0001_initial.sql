@@ -585,6 +585,14 @@ CREATE TABLE leases (
 CREATE INDEX leases_outstanding ON leases (subscription_id) WHERE used < messages;
 CREATE INDEX leases_by_age ON leases (granted_at);
 
+-- The file in which a strict gate keeps its leases, by the names of its last openings: a copy goes on from one that is
+-- not the last.
+CREATE TABLE lease_files (
+    reporter text COLLATE "C" PRIMARY KEY,
+    openings text[] NOT NULL,
+    CONSTRAINT lease_files_were_opened CHECK (cardinality(openings) BETWEEN 1 AND 100)
+);
+
 -- Reporters that sent more than a mesh can carry: what they sent is in quarantine until an operator decides.
 CREATE TABLE reporter_cases (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
