@@ -9,6 +9,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -22,6 +23,8 @@ from tests.bench.rig import Rig, alone, rig
 
 LIMIT = 500
 EVERY = 0.02  # seconds between messages of one gate
+
+Database: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def send(gate: Gate, user_id: UUID, waits: list[float], at_once: list[bool]) -> int:
@@ -45,7 +48,7 @@ async def send(gate: Gate, user_id: UUID, waits: list[float], at_once: list[bool
         await asyncio.sleep(EVERY)
 
 
-async def strict(at: Rig, directory: Path, connection: "asyncpg.Connection[asyncpg.Record]") -> list[Figure]:
+async def strict(at: Rig, directory: Path, connection: Database) -> list[Figure]:
     user_id, (host, port) = uuid4(), at.broker_address
     await connection.execute(_SUBSCRIBE, user_id, LIMIT)
     waits: list[float] = []
@@ -87,9 +90,7 @@ async def strict(at: Rig, directory: Path, connection: "asyncpg.Connection[async
     ]
 
 
-async def overshoot(
-    at: Rig, directory: Path, connection: "asyncpg.Connection[asyncpg.Record]"
-) -> list[Figure]:
+async def cut_off(at: Rig, directory: Path, connection: Database) -> list[Figure]:
     """Two connected gates and one that is cut off, none of them strict."""
     user_id, (host, port) = uuid4(), at.broker_address
     await connection.execute(_SUBSCRIBE, user_id, LIMIT)
@@ -97,13 +98,11 @@ async def overshoot(
     async with Gate(Broker(host=host, port=port, client_id="three"), state, reporter="three") as gate:
         await until_allowed([gate], user_id, allowed=True)
     nowhere = Broker(host="127.0.0.1", port=1, client_id="three")
+    at_broker = [Broker(host=host, port=port, client_id=name) for name in ("one", "two")]
+    files = [directory / f"{user_id}-{number}.db" for number in range(2)]
     async with (
-        Gate(
-            Broker(host=host, port=port, client_id="one"), directory / f"{user_id}-1.db", reporter="one"
-        ) as one,
-        Gate(
-            Broker(host=host, port=port, client_id="two"), directory / f"{user_id}-2.db", reporter="two"
-        ) as two,
+        Gate(at_broker[0], files[0], reporter="one") as one,
+        Gate(at_broker[1], files[1], reporter="two") as two,
         Gate(nowhere, state, reporter="three") as three,
     ):
         await until_allowed([one, two, three], user_id, allowed=True)
@@ -119,7 +118,7 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
             connection = await asyncpg.connect(at.database_url)
             for _ in range(1 if quick else rounds):
                 found += await strict(at, directory, connection)
-                found += await overshoot(at, directory, connection)
+                found += await cut_off(at, directory, connection)
             await connection.close()
     return found
 

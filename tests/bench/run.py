@@ -20,7 +20,18 @@ from tests.bench import load
 from tests.bench.figures import Figure, Row, rows, table
 from tests.bench.rig import run
 
-ALL = ("demo", "settlement", "usage", "creation", "publishing", "expiry", "gate", "growth", "footprint")
+ALL = (
+    "demo",
+    "settlement",
+    "usage",
+    "creation",
+    "publishing",
+    "expiry",
+    "gate",
+    "leases",
+    "growth",
+    "footprint",
+)
 NAMES = tuple(name for name in ALL if importlib.util.find_spec(f"tests.bench.{name}"))
 LOAD = "load"
 

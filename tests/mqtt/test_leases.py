@@ -1,6 +1,8 @@
 """Strict gates on a real broker and database: together they never let more through than the limit."""
 
 import asyncio
+import random
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.support.processes import eventually
 from tests.support.usage import granted, subscribe
 
 NODE = "!a1b2c3d4"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -206,3 +209,56 @@ async def test_of_two_gates_with_copies_of_one_file_only_one_goes_on(
         assert not allowed
         assert "another gate uses a copy of this file" in str(problem)
         assert await ask(tmp_path) == (True, None)
+
+
+@pytest.mark.timeout(120)
+async def test_gates_daemon_and_broker_killed_at_random_count_what_was_committed_and_nothing_else(
+    pool: Pool, database_url: str, broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The trigger looks at every commit that no user is above the limit."""
+    chance = random.Random(7)
+    subscriptions = [await subscribed(pool, 300) for _ in range(3)]
+    users = ",".join(str(row.user_id) for row in subscriptions)
+
+    async def start(name: str) -> asyncio.subprocess.Process:
+        words = ("-m", "tests.mqtt.strict_gateway", name, str(broker.port), str(tmp_path), users)
+        return await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT)
+
+    gates = {name: await start(name) for name in ("one", "two", "three")}
+    try:
+        for _ in range(2):
+            async with intake(database_url, broker.port):
+                for _ in range(3):
+                    await asyncio.sleep(chance.uniform(0.3, 0.9))
+                    name = chance.choice(sorted(gates))
+                    gates[name].kill()
+                    await gates[name].wait()
+                    gates[name] = await start(name)
+            broker.kill()
+            await broker.start()
+        async with intake(database_url, broker.port):
+            await asyncio.sleep(1.5)  # some more, undisturbed
+            (tmp_path / "stop").touch()
+            async with asyncio.timeout(60):
+                assert [await gate.wait() for gate in gates.values()] == [0, 0, 0]
+    finally:
+        for gate in gates.values():
+            if gate.returncode is None:
+                gate.kill()
+                await gate.wait()
+    told: dict[str, set[tuple[str, str]]] = {"held": set(), "released": set(), "committed": set()}
+    for name in gates:
+        for line in (tmp_path / f"{name}.log").read_text().splitlines():
+            if len(words := line.split()) == 3:
+                told[words[0]].add((words[1], words[2]))
+    async with pool.connection() as connection:
+        rows = await connection.fetch("SELECT user_id, message_id FROM usage_events")
+        used = await connection.fetchval("SELECT sum(messages_used) FROM subscriptions")
+    counted = {(str(row["user_id"]), row["message_id"]) for row in rows}
+    assert len(told["committed"]) > 100
+    assert told["released"]
+    assert told["committed"] <= counted
+    assert not told["released"] & counted
+    unresolved = told["held"] - told["committed"] - told["released"]  # when their gate was killed
+    assert counted - told["committed"] <= unresolved
+    assert used == len(counted)

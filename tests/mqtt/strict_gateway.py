@@ -1,0 +1,51 @@
+"""A strict gateway that is killed at any moment: `python -m tests.mqtt.strict_gateway NAME PORT FOLDER USERS`.
+
+It writes down what became of each message, after the gate said so, and ends when the file `stop` is there.
+"""
+
+import asyncio
+import random
+import sys
+from pathlib import Path
+from uuid import UUID
+
+from kosmo_billing_daemon.gate import Gate
+from kosmo_billing_daemon.link import Broker
+
+TASKS = 8
+
+
+async def main(name: str, port: int, folder: Path, users: list[UUID]) -> None:
+    chance = random.Random()  # another order each time that it is started
+    stop = folder / "stop"
+    broker = Broker(host="127.0.0.1", port=port, client_id=name)
+    with (folder / f"{name}.log").open("a", buffering=1) as log:
+
+        async def send(gate: Gate) -> None:
+            while not stop.exists():
+                user = chance.choice(users)
+                hold = gate.hold(user, "!a1b2c3d4")
+                if not hold:
+                    await asyncio.sleep(0.01)
+                    continue
+                log.write(f"held {user} {hold.message_id}\n")
+                await asyncio.sleep(chance.random() * 0.02)
+                if chance.random() < 1 / 3:  # the radio refuses
+                    if hold.release("no route"):
+                        log.write(f"released {user} {hold.message_id}\n")
+                else:
+                    hold.commit()
+                    log.write(f"committed {user} {hold.message_id}\n")
+
+        async with Gate(
+            broker, folder / f"{name}.db", reporter=name, strict=True, hold_timeout=1.0, ack_timeout=1.0
+        ) as gate:
+            await asyncio.gather(*(send(gate) for _ in range(TASKS)))
+            while gate.status.held or gate.status.unacknowledged:  # noqa: ASYNC110  no event says so
+                await asyncio.sleep(0.05)
+
+
+if __name__ == "__main__":
+    asyncio.run(
+        main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), [UUID(u) for u in sys.argv[4].split(",")])
+    )
