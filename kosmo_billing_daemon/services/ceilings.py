@@ -6,9 +6,10 @@ sending span, since those only advance. What was refused is not counted, so its 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import repeat
 
 from kosmo_billing_daemon.contract.usage_columns import UsageColumns
 
@@ -38,9 +39,9 @@ class Ceilings:
         """Count a report, or say why it is too much."""
         window = self._window(reporter)
         latest = int(now.timestamp()) // MINUTE
-        minute, counts, added = window.minute, window.counts, []
-        for user, number, sent_at in zip(columns.user_id, columns.count, columns.sent_at, strict=True):
-            at = min(int(sent_at.timestamp()) // MINUTE, latest)
+        minute, counts = window.minute, window.counts
+        added: list[tuple[dict[str, int], str, int]] = []
+        for user, number, at in zip(columns.user_id, columns.count, _minutes(columns, latest), strict=True):
             if at > minute:
                 minute, counts = at, {}
             counts[user] = total = counts.get(user, 0) + number
@@ -71,3 +72,13 @@ class Ceilings:
         elif now - window.since >= MINUTE:
             window.since, window.counts = now, {}
         return window
+
+
+def _minutes(columns: UsageColumns, latest: int) -> Iterable[int]:
+    """The minute of sending of each event, none in the future; for the usual report that is one for all."""
+    if not columns:
+        return ()
+    first, last = (int(at(columns.sent_at).timestamp()) // MINUTE for at in (min, max))
+    if first == last:
+        return repeat(min(last, latest), len(columns))
+    return (min(int(sent_at.timestamp()) // MINUTE, latest) for sent_at in columns.sent_at)

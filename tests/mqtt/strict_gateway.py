@@ -1,4 +1,4 @@
-"""A strict gateway that is killed at any moment: `python -m tests.mqtt.strict_gateway NAME PORT FOLDER USERS`.
+"""A strict gateway to be killed: `python -m tests.mqtt.strict_gateway NAME PORT FOLDER USERS`.
 
 It writes down what became of each message, after the gate said so, and ends when the file `stop` is there.
 """
