@@ -77,6 +77,7 @@ INSERT INTO leases (
 SELECT id, 'gateway', number::text, user_id, md5('subscription ' || number)::uuid, 20,
     CASE WHEN number % 50 = 0 THEN 10 ELSE 20 END, at, at + interval '1 day'
 FROM bought WHERE is_paid;
+INSERT INTO lease_files SELECT 'gateway-' || number, ARRAY['opening'] FROM people;
 INSERT INTO reporter_cases (reporter, detail, opened_at, last_at, closed_at)
 SELECT 'gateway-' || number, 'too much', at, at, CASE WHEN number % 500 = 0 THEN NULL ELSE at END FROM bought
 WHERE number % 10 = 0;
