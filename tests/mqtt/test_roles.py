@@ -31,6 +31,8 @@ USAGE, OTHER_USAGE = TOPICS.usage(GATEWAY), TOPICS.usage("gateway-2")
 ACK, OTHER_ACK = TOPICS.usage_ack(GATEWAY), TOPICS.usage_ack("gateway-2")
 ASK, OTHER_ASK, BRIDGE_ASK = map(TOPICS.time_request, (GATEWAY, "gateway-2", BRIDGE))
 TIME, OTHER_TIME, BRIDGE_TIME = map(TOPICS.time_answer, (GATEWAY, "gateway-2", BRIDGE))
+LEASE, OTHER_LEASE = map(TOPICS.lease, (GATEWAY, "gateway-2"))
+GRANT, OTHER_GRANT = map(TOPICS.lease_grant, (GATEWAY, "gateway-2"))
 CONTRACT = (
     ENTITLEMENT,
     TOPICS.watermark,
@@ -38,6 +40,7 @@ CONTRACT = (
     EVENT,
     *(USAGE, OTHER_USAGE, ACK, OTHER_ACK),
     *(ASK, OTHER_ASK, BRIDGE_ASK, TIME, OTHER_TIME, BRIDGE_TIME),
+    *(LEASE, OTHER_LEASE, GRANT, OTHER_GRANT),
 )
 ELSEWHERE = (
     TOPICS.usage(DAEMON),
@@ -57,19 +60,19 @@ MAY_WRITE = {
         TOPICS.watermark,
         TOPICS.status,
         EVENT,
-        *(ACK, OTHER_ACK, TIME, OTHER_TIME, BRIDGE_TIME),
+        *(ACK, OTHER_ACK, TIME, OTHER_TIME, BRIDGE_TIME, GRANT, OTHER_GRANT),
     },
     OPERATOR: set[str](),
-    GATEWAY: {USAGE, ASK},
+    GATEWAY: {USAGE, ASK, LEASE},
     BRIDGE: {BRIDGE_ASK},
     NAMELESS: set[str](),
 }
 _STATE = {ENTITLEMENT, TOPICS.watermark, TOPICS.status}
 MAY_READ = {
-    DAEMON: {*_STATE, USAGE, OTHER_USAGE, ASK, OTHER_ASK, BRIDGE_ASK},
+    DAEMON: {*_STATE, USAGE, OTHER_USAGE, ASK, OTHER_ASK, BRIDGE_ASK, LEASE, OTHER_LEASE},
     OPERATOR: set(CONTRACT),
-    GATEWAY: {*_STATE, ACK, TIME},
-    "gateway-2": {*_STATE, OTHER_ACK, OTHER_TIME},
+    GATEWAY: {*_STATE, ACK, TIME, GRANT},
+    "gateway-2": {*_STATE, OTHER_ACK, OTHER_TIME, OTHER_GRANT},
     BRIDGE: {*_STATE, BRIDGE_TIME},
     NAMELESS: set[str](),
 }
@@ -120,7 +123,7 @@ async def test_each_role_reads_what_it_may_and_nothing_else(mosquitto: ShippedMo
     async with everybody(mosquitto, MAY_READ, tls=tls) as links:
         for topic in CONTRACT:
             authors = (user for user in MAY_WRITE if topic in MAY_WRITE[user])
-            author = "gateway-2" if topic in {OTHER_USAGE, OTHER_ASK} else next(authors)
+            author = "gateway-2" if topic in {OTHER_USAGE, OTHER_ASK, OTHER_LEASE} else next(authors)
             await links[author].publish(topic, b"a secret")
         # Retained as well, so that whoever subscribes now is given it, or not.
         await links[DAEMON].publish(ENTITLEMENT, b"a secret", retain=True)

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from kosmo_billing_daemon.admin.checks import Finding
 from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.contract.encoding import Malformed, dumps
-from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer
+from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer, LeaseRequest
 from kosmo_billing_daemon.contract.payloads import StatusDocument, TimeAnswer, UsageAck
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
@@ -144,6 +144,7 @@ async def inspect_as_gateway(broker: Broker, topics: Topics, *, leads: bool) -> 
                 else:
                     yield Finding(PART, True, f"{account} may read {topic}")
             yield await _report_is_acked(link, topics, broker)
+            yield await _lease_is_answered(link, topics, broker)
     except Unavailable as error:
         yield _not_connected(error, broker)
 
@@ -193,6 +194,33 @@ async def _report_is_acked(link: Link, topics: Topics, broker: Broker) -> Findin
             f" {topics.usage_ack('+')}, the gateway to write {usage} and to read {acks}"
         )
         return Finding(PART, False, fact, advice)
+
+
+async def _lease_is_answered(link: Link, topics: Topics, broker: Broker) -> Finding:
+    """Ask for no message of nobody; only strict gates need the answer, so its lack is only a warning."""
+    reporter, request_id = _account(broker), f"{PROBE}-{uuid4()}"
+    ask, grants = topics.lease(reporter), topics.lease_grant(reporter)
+    try:
+        await link.subscribe([grants], qos=0)
+        await link.publish(ask, LeaseRequest(request_id=request_id, user_id=NEVER, want=0).encode())
+        async with asyncio.timeout(ACKED_WITHIN):
+            while True:
+                if any(_answers(message.payload, request_id) for message in await link.receive()):
+                    return Finding(PART, True, f"{reporter} is answered when it asks for a lease")
+    except (PublishRefused, SubscribeRefused, TimeoutError) as error:
+        fact = f"{reporter} gets no lease, which only strict gates need: {str(error) or 'no answer came'}"
+        advice = (
+            f"in the broker's acl_file the daemon must be allowed to read {topics.leases_filter} and to write"
+            f" {topics.lease_grant('+')}, the gateway to write {ask} and to read {grants}"
+        )
+        return Finding(PART, None, fact, advice)
+
+
+def _answers(payload: bytes, request_id: str) -> bool:
+    try:
+        return LeaseAnswer.decode(payload).request_id == request_id
+    except Malformed:
+        return False
 
 
 def _acks(payload: bytes, report_id: str) -> bool:
