@@ -224,7 +224,7 @@ class Gate:
 
     async def leased(self, user_id: UUID | str, timeout: float | None = None) -> None:  # noqa: ASYNC109  part of the contract
         """Wait until this strict gate holds a lease of the user, after ``hold`` said ``no_lease``; not where
-        none is needed. Raises ``TimeoutError``.
+        none is needed, or none would help. Raises ``TimeoutError``.
         """
         async with asyncio.timeout(timeout):
             if self._parts.leases is not None:

@@ -134,14 +134,17 @@ class LeaseBook:
                 one.used -= count
 
     async def available(self, user: int) -> None:
-        """Wait until a lease of this user has a message left, or none is needed."""
+        """Wait until a lease of this user has a message left, or none would help, which ``decide`` explains."""
         while True:
             self._news.clear()
-            entry = self._entries.get(user)
-            if entry is not None and entry.limit is None:
-                return
-            if entry is not None and any(lease.left > 0 for lease in self._usable(user, entry, self._now())):
-                return
+            entry, now = self._entries.get(user), self._now()
+            if entry is not None:
+                if any(lease.left > 0 for lease in self._usable(user, entry, now)):
+                    return
+                if entry.limit is None or entry.refusal is not None or now >= entry.ends:
+                    return
+                if entry.used + entry.own >= entry.limit:
+                    return
             self._ask(user, None, 1)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.1):  # documents come without a sign, and pauses end

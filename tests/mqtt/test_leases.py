@@ -156,6 +156,10 @@ async def test_an_unlimited_plan_needs_no_lease_and_an_old_subscription_gives_no
         await edge.leased(free.user_id, 1)
         assert edge.hold(free.user_id, NODE).remaining is None
         await known(edge, row.user_id)
+        used_up = await subscribed(pool, 0)
+        await known(edge, used_up.user_id)
+        await edge.leased(used_up.user_id, 1)  # waiting would not help
+        assert edge.hold(used_up.user_id, NODE).reason is Reason.QUOTA_EXHAUSTED
         await edge.leased(row.user_id, 10)
         async with pool.connection() as connection:
             await connection.execute(
