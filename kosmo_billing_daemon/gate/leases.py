@@ -134,7 +134,7 @@ class LeaseBook:
                 one.used -= count
 
     async def available(self, user: int) -> None:
-        """Wait until a lease of this user has a message left, or none would help, which ``decide`` explains."""
+        """Wait until a lease of this user has a message left, or none would help."""
         while True:
             self._news.clear()
             entry, now = self._entries.get(user), self._now()
