@@ -22,6 +22,7 @@ from aiohttp import web
 from kosmo_billing_daemon.contract.encoding import Fields, Malformed, loads
 from kosmo_billing_daemon.contract.node_ids import NODE_ID
 from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.demo.race import Race
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Gate, Reason
 from kosmo_billing_daemon.link import Broker
@@ -79,6 +80,7 @@ class Gateway:
         self.gate = Gate(
             broker, state, reporter=broker.username or broker.client_id, topics=topics, clock=clock
         )
+        self._race = Race(broker, state.parent, topics)
         self._clock = clock
         self._host, self._port = host, port
         self._attempts: deque[Attempt] = deque(maxlen=REMEMBERED)
@@ -116,6 +118,7 @@ class Gateway:
         app.add_routes(
             [
                 web.post("/send", self._send),
+                web.post("/race", self._run_race),
                 web.get("/status", self._status),
                 web.get("/messages", self._messages),
             ]
@@ -161,6 +164,14 @@ class Gateway:
                 return Attempt(now, user_id, node_id, words, False, hold.reason, hold.remaining, None)
             left = None if hold.remaining is None else hold.remaining - 1
             return Attempt(now, user_id, node_id, words, True, hold.reason, left, hold.message_id)
+
+    async def _run_race(self, request: web.Request) -> web.Response:
+        """Let two other gateways race for what the user has left; 409 when that has no end."""
+        body = loads(await request.read())
+        user_id, node_id, _ = _read(json.dumps({**body, "text": "race"}).encode())
+        strict, cut_off = (body.get(name) is True for name in ("strict", "cut_off"))
+        left = self.gate.check(user_id, node_id)
+        return json_response(await self._race.run(user_id, node_id, left, strict=strict, cut_off=cut_off))
 
     async def _status(self, _: web.Request) -> web.Response:
         told = {field.name: getattr(self.gate.status, field.name) for field in fields(self.gate.status)}

@@ -1,5 +1,6 @@
 """The demo's page in a real browser: what a visitor clicks, sees and hears of, and where it never asks."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,6 +101,12 @@ async def test_the_message_after_the_last_is_refused_with_the_reason(visit: Visi
     await visit.button("⚡ Pay with Lightning").click()
     await expect(visit.page.locator("#quota-words")).to_have_text("0 of 50 used, 50 left", timeout=SOON)
     assert await visit.send() == "✓ Passed, 49 left"
+    await visit.page.get_by_text("Race of two gateways").click()
+    await visit.page.locator("#race button").click()
+    line = visit.page.locator("#race [role=status]")
+    await expect(line).to_have_text(
+        re.compile(r"^49 were left, \d+ and \d+ passed: 0 oversold$"), timeout=20_000
+    )
 
 
 @of("Cleo")

@@ -6,6 +6,7 @@ import { $, h } from "./dom.js";
 import * as faults from "./faults.js";
 import * as nodes from "./nodes.js";
 import * as plans from "./plans.js";
+import * as race from "./race.js";
 import * as rights from "./rights.js";
 import * as sending from "./sending.js";
 import { session, tell } from "./session.js";
@@ -41,7 +42,7 @@ async function begin() {
       h("label", {}, h("input", { type: "radio", name: "user", value: user.name, onchange: () => choose(user) }), h("span", {}, user.name)),
     ),
   );
-  for (const card of [checkout, rights, sending, nodes, usage, stream]) {
+  for (const card of [checkout, rights, sending, race, nodes, usage, stream]) {
     card.start();
   }
   const shown = Promise.all([plans.start(), faults.start()]);
