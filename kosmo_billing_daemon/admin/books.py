@@ -6,13 +6,14 @@ from decimal import Decimal
 from uuid import UUID
 
 from kosmo_billing_daemon.btcpay import payloads
+from kosmo_billing_daemon.btcpay import refunds as refunds_at_btcpay
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
-from kosmo_billing_daemon.btcpay.errors import Garbled
+from kosmo_billing_daemon.btcpay.errors import BtcpayDenied, Garbled
 from kosmo_billing_daemon.domain.currencies import smallest_unit
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import invoices, ledger
+from kosmo_billing_daemon.store import invoices, ledger, refunds
 from kosmo_billing_daemon.store.postgres import Pool
 
 PAGE = 200
@@ -42,6 +43,7 @@ async def compare(pool: Pool, btcpay: BtcpayClient, first: datetime, before: dat
         order = _order(each)
         if order is not None:
             found += await _compare(btcpay, each, known.get(InvoiceId(order)))
+    found += await _refunds(pool, btcpay, seen)
     there = {each.btcpay_invoice_id for each in seen}
     found += [
         _difference(each, "BTCPay does not list it", None)
@@ -121,6 +123,28 @@ async def _compare(btcpay: BtcpayClient, seen: Observation, invoice: Invoice | N
             amount=paid - booked,
             currency=seen.currency,
         )
+    ]
+
+
+async def _refunds(pool: Pool, btcpay: BtcpayClient, seen: Sequence[Observation]) -> list[Difference]:
+    """Find refunds made in BTCPay's pages by the name that BTCPay gives them; needs the right to see them."""
+    names = {f"Refund {each.btcpay_invoice_id}": each for each in seen if _order(each) is not None}
+    try:
+        listed = [each for each in await refunds_at_btcpay.load(btcpay) if each.name in names]
+    except BtcpayDenied:
+        return []
+    async with pool.connection() as connection:
+        booked = await refunds.load_booked(connection, [each.id for each in listed])
+    return [
+        Difference(
+            invoice_id=names[each.name or ""].btcpay_invoice_id,
+            order_id=names[each.name or ""].order_id,
+            fact=f"refund {each.id} over {each.total.amount:f} was made in BTCPay and is not in the ledger",
+            amount=-each.total.amount,
+            currency=each.total.currency,
+        )
+        for each in listed
+        if each.id not in booked and not each.is_archived
     ]
 
 

@@ -85,6 +85,37 @@ class Refunding:
         await self._give_back(refund, by)
         return refund
 
+    async def record(self, name: str, pull_payment_id: str, by: OperatorAction) -> Refund:
+        """Book a refund that was made in BTCPay's own pages; a repeat changes nothing.
+
+        The user's credit can fall below zero by it: then the plan that the money paid for was not taken back.
+        """
+        found = await self._find(name)
+        made = await at_btcpay.fetch(self.btcpay, pull_payment_id)
+        if made is None:
+            raise NotFound(f"BTCPay has no pull payment {pull_payment_id!r}")
+        if made.is_archived and not await at_btcpay.fetch_claims(self.btcpay, made.id):
+            raise Conflict("it is archived, and nobody has claimed it", code="refund_archived")
+        if made.total.currency != found.plan.price.currency:
+            raise Conflict(
+                f"it is in {made.total.currency}, the invoice in {found.plan.price.currency}: a refund in"
+                " another currency cannot be booked",
+                code="refund_currency",
+            )
+
+        async def work(connection: Connection) -> Refund:
+            now = self.clock()
+            known = await refunds.load_booked(connection, [made.id])
+            if made.id not in known:
+                await refunds.record_made(
+                    connection, found, made.total, now, pull_payment_id=made.id, link=made.link
+                )
+                await self._book(connection, found, made.total, by, now)
+                known = await refunds.load_booked(connection, [made.id])
+            return known[made.id]
+
+        return await self.pool.retrying(work, locking_owners([found.id]))
+
     async def _complete(self, refund: Refund, by: OperatorAction, *, is_new: bool) -> Refund:
         """Have BTCPay make it, unless an earlier try did; two tries never run at once."""
         if not is_new:

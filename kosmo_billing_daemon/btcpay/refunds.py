@@ -93,9 +93,13 @@ async def fetch(client: BtcpayClient, pull_payment_id: str) -> PullPayment | Non
 
 async def find(client: BtcpayClient, name: str) -> PullPayment | None:
     """Return the pull payment of our store that has this name, archived or not."""
+    return next((each for each in await load(client) if each.name == name), None)
+
+
+async def load(client: BtcpayClient) -> list[PullPayment]:
+    """Return the pull payments of our store, archived ones too; they need not be refunds."""
     found = await client.ask("list_pull_payments", "pull-payments?includeArchived=true")
-    listed = (_pull_payment(each, client.links) for each in items(found, "pull payments"))
-    return next((each for each in listed if each.name == name), None)
+    return [_pull_payment(each, client.links) for each in items(found, "pull payments")]
 
 
 async def fetch_claims(client: BtcpayClient, pull_payment_id: str) -> list[Claim]:

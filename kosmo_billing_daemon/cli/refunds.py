@@ -41,6 +41,29 @@ def make(
     line(console(), str(made.link))
 
 
+def record(
+    invoice: Name,
+    pull_payment: Annotated[str, typer.Argument(metavar="PULL_PAYMENT", help="BTCPay's id of it.")],
+    *,
+    reason: Reason,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Book a refund that was made in BTCPay's own pages, so that the ledger agrees."""
+
+    async def work() -> Refund:
+        async with opened(env_file) as at:
+            refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
+            return await refunding.record(invoice, pull_payment, by(reason))
+
+    booked = run(work())
+    if as_json:
+        print_json(_json(booked))
+        return
+    total = money(booked.total.amount, booked.total.currency)
+    line(console(), f"{total} are booked as refunded to user {booked.user_id}")
+
+
 def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Take back a refund that nobody has claimed; the sum is the user's credit again."""
 
@@ -83,3 +106,4 @@ def _json(refund: Refund) -> dict[str, object]:
 app = typer.Typer(help="Refunds of credit through BTCPay.", no_args_is_help=True)
 app.command()(make)
 app.command()(cancel)
+app.command()(record)

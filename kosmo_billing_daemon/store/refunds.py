@@ -1,9 +1,11 @@
 """Refunds that operators ordered: one open one per invoice, so that repeating the order finds it."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
@@ -44,11 +46,35 @@ def _refund(row: Any) -> Refund:
 
 
 async def find_open(connection: Connection, invoice_id: UUID) -> Refund | None:
-    """Return the refund of an invoice that was not cancelled, if there is one."""
+    """Return the refund of an invoice that we ordered and did not cancel, if there is one."""
     row = await connection.fetchrow(
-        f"{_SELECT} WHERE r.invoice_id = $1 AND r.cancelled_at IS NULL", invoice_id
+        f"{_SELECT} WHERE r.invoice_id = $1 AND r.cancelled_at IS NULL AND NOT r.is_recorded", invoice_id
     )
     return None if row is None else _refund(row)
+
+
+async def load_booked(connection: Connection, pull_payments: Sequence[str]) -> dict[str, Refund]:
+    """Return the refunds that are known by these ids of BTCPay."""
+    rows = await connection.fetch(
+        f"{_SELECT} WHERE r.pull_payment_id = ANY ($1::text[])", list(pull_payments)
+    )
+    return {row["pull_payment_id"]: _refund(row) for row in rows}
+
+
+_RECORD = """
+INSERT INTO refunds (
+    user_id, invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link, is_recorded)
+VALUES ($1, $2, $3, $4, $5, $5, $6, $7, true)
+"""
+
+
+async def record_made(
+    connection: Connection, invoice: Invoice, total: Price, at: datetime, *, pull_payment_id: str, link: str
+) -> None:
+    """Write down a refund that was made in BTCPay's own pages."""
+    await connection.execute(
+        _RECORD, invoice.user_id, invoice.id, total.amount, total.currency, at, pull_payment_id, link
+    )
 
 
 async def load_of_user(connection: Connection, user_id: UUID) -> list[Refund]:

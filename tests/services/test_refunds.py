@@ -1,15 +1,17 @@
 """Refunds of credit at a simulated BTCPay: nothing goes out twice, and nothing is lost in between."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.books import compare
 from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.errors import Conflict, KosmoError, Unavailable
+from kosmo_billing_daemon.errors import Conflict, KosmoError, NotFound, Unavailable
 from tests.demo.btcpay.conftest import HandClock
 from tests.services.conftest import KEY, Shop
 
@@ -117,3 +119,29 @@ async def test_an_order_whose_end_is_not_known_is_completed_and_never_doubled(
     assert await refunding(shop).refund(name, None, BY) == made
     assert len(shop.simulator.pull_payments) == 1
     assert await credit(shop, user) == 0
+
+
+async def test_a_refund_made_in_btcpays_pages_is_named_and_booked_once(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    made = shop.simulator.refund(name, refundVariant="Custom", customAmount="2.00", customCurrency="USD")
+    day = timedelta(days=1)
+    (found,) = await compare(shop.front.pool, shop.front.btcpay, shop.clock() - day, shop.clock() + day)
+    assert found.fact == f"refund {made.id} over 2.00 was made in BTCPay and is not in the ledger"
+    booked = await refunding(shop).record(name, made.id, BY)
+    assert await refunding(shop).record(name, made.id, BY) == booked
+    assert await credit(shop, user) == 0
+    assert await compare(shop.front.pool, shop.front.btcpay, shop.clock() - day, shop.clock() + day) == []
+
+
+async def test_what_is_no_refund_of_the_invoice_is_not_booked(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    bitcoin = shop.simulator.refund(name, refundVariant="RateThen")
+    archived = shop.simulator.refund(name)
+    await shop.front.btcpay.ask("archive", f"pull-payments/{archived.id}", method="DELETE")
+    for pull_payment, code in ((bitcoin.id, "refund_currency"), (archived.id, "refund_archived")):
+        with pytest.raises(Conflict) as refused:
+            await refunding(shop).record(name, pull_payment, BY)
+        assert refused.value.code == code
+    with pytest.raises(NotFound):
+        await refunding(shop).record(name, "nothing", BY)
+    assert await credit(shop, user) == Decimal(2)

@@ -53,6 +53,7 @@ NAMED = {
     "parked_reports_pkey": "two are two",
     "recounts_pkey": "a user waits once",
     "ledger_pkey": "two are two",
+    "refunds_booked_once": "a refund made in BTCPay is booked once",
     "refunds_one_open_per_invoice": "a refund that is ordered twice is made once",
     "usage_quarantine_pkey": "two are two",
     "reporter_cases_one_open": "a reporter has one open case",

@@ -58,8 +58,9 @@ WHERE number % 10 = 0;
 INSERT INTO ledger (at, user_id, kind, amount, currency, invoice_id)
 SELECT at, user_id, kind, amount, 'USD', id
 FROM bought, (VALUES ('received', 12), ('sold', -12)) AS e (kind, amount) WHERE is_paid;
-INSERT INTO refunds (user_id, invoice_id, amount, currency, ordered_at, tried_at)
-SELECT user_id, id, 1, 'USD', at, at FROM bought WHERE number % 50 = 0;
+INSERT INTO refunds (user_id, invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link)
+SELECT user_id, id, 1, 'USD', at, at, 'pull payment ' || number, 'https://pay.example'
+FROM bought WHERE number % 50 = 0;
 INSERT INTO recounts SELECT user_id FROM people WHERE number % 100 = 0;
 INSERT INTO idempotency_keys (
     user_id, key, fingerprint, invoice_id, is_new, reply_status, reply_body, created_at)

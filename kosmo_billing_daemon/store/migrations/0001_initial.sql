@@ -188,12 +188,15 @@ CREATE TABLE refunds (
     link            text,
     ordered_at      timestamptz NOT NULL,
     tried_at        timestamptz NOT NULL,  -- when BTCPay was last asked for it
+    is_recorded     boolean NOT NULL DEFAULT false,  -- made in BTCPay's own pages
     cancelled_at    timestamptz,
     CONSTRAINT refunds_amount_is_positive CHECK (amount > 0),
-    CONSTRAINT refunds_link_is_whole CHECK ((pull_payment_id IS NULL) = (link IS NULL))
+    CONSTRAINT refunds_link_is_whole CHECK ((pull_payment_id IS NULL) = (link IS NULL)),
+    CONSTRAINT refunds_booked_once UNIQUE (pull_payment_id)
 );
--- At most one open refund per invoice, so that repeating an order finds it.
-CREATE UNIQUE INDEX refunds_one_open_per_invoice ON refunds (invoice_id) WHERE cancelled_at IS NULL;
+-- At most one open refund of ours per invoice, so that repeating an order finds it.
+CREATE UNIQUE INDEX refunds_one_open_per_invoice ON refunds (invoice_id)
+    WHERE cancelled_at IS NULL AND NOT is_recorded;
 CREATE INDEX refunds_by_user ON refunds (user_id, id);
 
 -- The queue of lookups: which invoices are asked for at BTCPay, and when. Rows are inserted and deleted. A webhook adds
