@@ -19,7 +19,7 @@ from kosmo_billing_daemon.domain.ledger import Posting
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.domain.verdicts import Verdict
-from kosmo_billing_daemon.errors import NotFound
+from kosmo_billing_daemon.errors import Conflict, NotFound
 from kosmo_billing_daemon.runtime.batcher import Batcher
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
@@ -99,7 +99,7 @@ class Settlement:
         """Fulfil an invoice because the operator decided so (R6), and close its cases.
 
         ``also`` is awaited in the same transaction, with the invoice as it was before. Raises ``NotFound``
-        for an unknown one. A repeat changes nothing.
+        for an unknown one, ``Conflict`` where the rules do not allow it. A repeat changes nothing.
         """
 
         async def work(connection: Connection) -> tuple[Invoice, list[Event]]:
@@ -111,7 +111,13 @@ class Settlement:
             verdict = rules.settle_by_hand(invoice, now)
             await also(connection, invoice, now)
             evaluations = [Evaluation(locked[0], verdict, None)]
-            return verdict.invoice, await self._write(connection, evaluations, now, resolution)
+            written, new_events = await self._write(connection, evaluations, now, resolution)
+            if written[invoice_id].effect is not Effect.FULFILLED:
+                raise Conflict(
+                    "this would carry the plan more than 400 days ahead; refund it instead",
+                    code="prepaid_cap",
+                )
+            return written[invoice_id], new_events
 
         invoice, new_events = await self.pool.retrying(work, locking_owners([invoice_id]))
         self.changed()
@@ -138,9 +144,9 @@ class Settlement:
             if observation is not None:
                 verdict = rules.observe(purchase.invoice, observation, now, store_id=self.store_id)
             evaluations.append(Evaluation(purchase, observations.with_strays(verdict, strays), number))
-        settled = {one.purchase.invoice.id: one.verdict.invoice for one in evaluations}
-        answered = [key for answer in answers for key in answer.answered if key[1] in settled]
-        return settled, await self._write(connection, evaluations, now, "settled by itself", answered)
+        known = {one.purchase.invoice.id for one in evaluations}
+        answered = [key for answer in answers for key in answer.answered if key[1] in known]
+        return await self._write(connection, evaluations, now, "settled by itself", answered)
 
     async def _write(
         self,
@@ -149,8 +155,11 @@ class Settlement:
         now: datetime,
         resolution: str,
         answered: Iterable[Key] = (),
-    ) -> list[Event]:
-        """Write what the verdicts ask for; returns the new events, for the log once it is committed."""
+    ) -> tuple[dict[InvoiceId, Invoice], list[Event]]:
+        """Write what the verdicts ask for.
+
+        Returns the invoices as they are written, and the new events, for the log once they are committed.
+        """
         evaluations = await affordable(connection, evaluations)
         evaluations, changes, of_periods = await change_periods(connection, evaluations, now)
         if self.credit:
@@ -158,7 +167,7 @@ class Settlement:
         cases = [(one.verdict.invoice, case) for one in evaluations for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
         closed = [
-            (one.verdict.invoice.id, kind, resolution if _is_given(one.verdict) else attention.OUTDATED)
+            (one.verdict.invoice.id, kind, _resolution(one.verdict, resolution))
             for one in evaluations
             if one.purchase.has_cases
             for kind in one.verdict.closes
@@ -190,7 +199,7 @@ class Settlement:
             attention.close_statement(closed, now),
         ]
         await fulfilment.write(connection, changes, new_events, now, postings=postings, beside=beside)
-        return new_events
+        return {one.verdict.invoice.id: one.verdict.invoice for one in evaluations}, new_events
 
 
 def _apart(answers: Sequence[LookupAnswer]) -> Iterator[list[LookupAnswer]]:
@@ -216,8 +225,11 @@ def _credit_events(verdict: Verdict, booked: Sequence[Posting], now: datetime) -
     return [fulfilment.credit_event(replace(booked[0], amount=total), why, now)]
 
 
-def _is_given(verdict: Verdict) -> bool:
-    return verdict.invoice.effect is Effect.FULFILLED
+def _resolution(verdict: Verdict, given: str) -> str:
+    """Say why a case is closed by what was observed."""
+    if verdict.credited is not None:
+        return "credited"
+    return given if verdict.invoice.effect is Effect.FULFILLED else attention.OUTDATED
 
 
 def _log(new_events: Sequence[Event]) -> None:

@@ -5,11 +5,15 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import uuid4
 
+import pytest
+
+from kosmo_billing_daemon.domain.invoices import Effect
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.services.metering import Metering
 from tests.domain.builders import plan
-from tests.services.conftest import Shop, until
+from tests.services.conftest import Shop, nothing_more, until
 from tests.support.usage import messages, payload
 
 DAY = timedelta(days=1)
@@ -102,3 +106,8 @@ async def test_an_old_invoice_paid_beyond_the_cap_has_no_effect_and_is_listed(
     await shop.lightning(old)
     assert await shop.front.subscriptions(user) == before
     assert await shop.front.cases(user) == [("not_fulfilled", Decimal("5.00"), True)]
+    with pytest.raises(Conflict) as refused:
+        await shop.front.settlement.settle_by_hand(old.id, "a slip", also=nothing_more)
+    assert refused.value.code == "prepaid_cap"
+    assert await shop.front.subscriptions(user) == before
+    assert (await shop.front.invoicing.show(user, shop.btcpay_id(old))).effect is Effect.NONE
