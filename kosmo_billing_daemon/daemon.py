@@ -15,6 +15,7 @@ from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import KosmoError, Misconfigured, Unavailable
+from kosmo_billing_daemon.hooks.client import HookClient
 from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.monitoring.collector import MetricsCollector
 from kosmo_billing_daemon.monitoring.readiness import HealthMonitor, describe
@@ -33,6 +34,7 @@ from kosmo_billing_daemon.services.backlog import RightsWatch
 from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.expiry import Expiry
+from kosmo_billing_daemon.services.hooks import HookSenders
 from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
@@ -147,6 +149,7 @@ class Daemon:
         )
         self._cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
         self._loops = (self._settling, self._expiring, self._recounting, self._cleaning)
+        self._hooks = HookSenders(pool=self._pool, clock=clock, client=HookClient())
         self._leadership = Leadership(self._database, self._notified)
         self._admission = Admission(own=OWN + settings.database.connections)
         self._live = EntitlementStreams(
@@ -259,7 +262,7 @@ class Daemon:
     def _watched(self) -> list[Watched]:
         return [
             Watched("leadership", self._leadership, LEADERSHIP_WITHIN),
-            *(Watched(loop.name, loop, ROUND_WITHIN) for loop in self._loops),
+            *(Watched(loop.name, loop, ROUND_WITHIN) for loop in (*self._loops, self._hooks.loop)),
         ]
 
     async def _govern(self) -> None:
@@ -293,6 +296,7 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 for loop in self._loops:
                     group.create_task(loop.run())
+                group.create_task(self._hooks.run())
                 group.create_task(self._conversation.run(self._leadership.still_leading))
 
     def _changed(self) -> None:
@@ -309,6 +313,10 @@ class Daemon:
 
     def _notified(self, payload: str, sender: int) -> None:
         """Rows changed elsewhere; an empty payload says that anything may have."""
+        if payload in ("", "hooks"):  # queued by a trigger, so it is not known here either
+            self._hooks.wake()
+        if payload == "hooks":
+            return
         if self._pool.has_session(sender):  # changed here, and known since the commit
             return
         if payload != "entitlements":

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.hooks import off_json, print_off
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
@@ -16,7 +17,8 @@ from kosmo_billing_daemon.cli.rendering import (
     set_aside_json,
 )
 from kosmo_billing_daemon.runtime.clock import utc_now
-from kosmo_billing_daemon.store import listings, lookups
+from kosmo_billing_daemon.store import hooks, listings, lookups
+from kosmo_billing_daemon.store.hooks import Hook
 from kosmo_billing_daemon.store.listings import ListedCase
 from kosmo_billing_daemon.store.lookups import SetAside
 
@@ -27,18 +29,23 @@ def list_(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """List the open cases, oldest first, each with the commands that settle it; then what is set aside."""
+    """List open cases, oldest first, with the commands that settle each; then what is set aside or off."""
     if context.invoked_subcommand is not None:
         return
 
-    async def work() -> tuple[list[ListedCase], list[SetAside]]:
+    async def work() -> tuple[list[ListedCase], list[SetAside], list[Hook]]:
         async with opened(env_file) as at, at.pool.connection() as connection:
             cases = await listings.load_open_cases(connection, limit)
-            return cases, await lookups.load_set_aside(connection, utc_now(), limit)
+            set_aside = await lookups.load_set_aside(connection, utc_now(), limit)
+            return (
+                cases,
+                set_aside,
+                [one.hook for one in await hooks.load_all(connection) if one.hook.off_since],
+            )
 
-    cases, set_aside = run(work())
+    cases, set_aside, off = run(work())
     if as_json:
-        print_json([*map(case_json, cases), *map(set_aside_json, set_aside)])
+        print_json([*map(case_json, cases), *map(set_aside_json, set_aside), *map(off_json, off)])
         return
     out = console()
     for case in cases:
@@ -46,6 +53,9 @@ def list_(
         out.print()
     for one in set_aside:
         print_set_aside(out, one)
+        out.print()
+    for hook in off:
+        print_off(out, hook)
         out.print()
     line(out, f"{len(cases)} open" if cases else "no payment needs attention")
     if set_aside:

@@ -17,6 +17,7 @@ _FOUND = {
     "migrate": "serving:migrate",
     "check": "checking:check",
     "webhook": "webhooks:app",
+    "hook": "hooks:app",
     "user": "users:app",
     "invoices": "invoices:app",
     "attention": "attention:app",

@@ -8,7 +8,7 @@ from kosmo_billing_daemon.contract.encoding import dumps, rfc3339
 
 
 def cloud_event(
-    *, event_id: str, event_type: str, subject: str, time: datetime, data: Mapping[str, Any] | str
+    *, event_id: str, event_type: str, subject: str | None, time: datetime, data: Mapping[str, Any] | str
 ) -> bytes:
     """Encode an event as CloudEvents 1.0 structured JSON; ``data`` as a text is JSON already.
 
@@ -20,7 +20,7 @@ def cloud_event(
             "id": event_id,
             "source": "kosmo-billing",
             "type": event_type,
-            "subject": subject,
+            **({} if subject is None else {"subject": subject}),
             "time": rfc3339(time),
             "datacontenttype": "application/json",
         }

@@ -125,5 +125,11 @@ class MetricsCollector:
                 "entitlement": waiting.entitlements,
                 "event": waiting.events,
                 "quarantined_report": waiting.quarantine,
+                "hook_event": waiting.hook_events,
+            },
+            "hooks": {
+                "on": waiting.hooks_on,
+                "failing": waiting.hooks_failing,
+                "off": waiting.hooks_off,
             },
         }

@@ -1,22 +1,26 @@
 """Events in the words of the contract."""
 
 import hashlib
+from uuid import UUID
 
 from kosmo_billing_daemon.contract.cloud_events import cloud_event
-from kosmo_billing_daemon.store.outbox import OutboxEvent
+from kosmo_billing_daemon.store.events import StoredEvent
 
 
-def message(event: OutboxEvent, database: str) -> bytes:
-    """Write the CloudEvent of one event of a database.
-
-    Its id is the same for the same event, and never that of another: numbers come again in a database that
+def event_id(event: StoredEvent, database: UUID | str) -> str:
+    """Return the same id for the same event, and never that of another: numbers come again in a database that
     went back.
     """
     said = f"{event.type} {event.user_id} {event.occurred_at.isoformat()} {event.data}"
+    return f"{database}/{event.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"
+
+
+def message(event: StoredEvent, database: UUID | str, data: str | None = None) -> bytes:
+    """Write the CloudEvent of one event of a database, or with other ``data``."""
     return cloud_event(
-        event_id=f"{database}/{event.id}-{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}",
+        event_id=event_id(event, database),
         event_type=event.type,
-        subject=str(event.user_id),
+        subject=None if event.user_id is None else str(event.user_id),
         time=event.occurred_at,
-        data=event.data,
+        data=event.data if data is None else data,
     )

@@ -13,13 +13,24 @@ from kosmo_billing_daemon.store.postgres import Connection
 
 @record(kw_only=True)
 class Event:
-    """One event about one user; ``id`` is given by the database."""
+    """One event, about one user or about the service; ``id`` is given by the database."""
 
     type: str
-    user_id: UUID
+    user_id: UUID | None
     data: Mapping[str, Any]
     occurred_at: datetime
     id: int = 0
+
+
+@record
+class StoredEvent:
+    """An event as it is kept; ``data`` is JSON."""
+
+    id: int
+    type: str
+    user_id: UUID | None
+    occurred_at: datetime
+    data: str
 
 
 _APPEND = """

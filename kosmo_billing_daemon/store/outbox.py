@@ -22,6 +22,7 @@ from kosmo_billing_daemon.store.entitlements import (
     Versioned,
     versioned,
 )
+from kosmo_billing_daemon.store.events import StoredEvent
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn
 
@@ -51,14 +52,9 @@ class OutboxEntry:
 
 
 @record
-class OutboxEvent:
-    """An event as it is published; ``data`` is JSON."""
+class OutboxEvent(StoredEvent):
+    """An event that waits for the broker's ack."""
 
-    id: int
-    type: str
-    user_id: UUID
-    occurred_at: datetime
-    data: str
     entry: OutboxEntry
 
 

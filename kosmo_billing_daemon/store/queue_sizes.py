@@ -17,6 +17,10 @@ SELECT
     (SELECT count(*) FROM (
         SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
     (SELECT count(*) FROM (SELECT FROM usage_quarantine LIMIT 10000) AS q) AS quarantine,
+    (SELECT count(*) FROM (SELECT FROM hook_deliveries LIMIT 10000) AS h) AS hook_events,
+    (SELECT count(*) FROM hooks WHERE off_since IS NULL AND failures = 0) AS hooks_on,
+    (SELECT count(*) FROM hooks WHERE off_since IS NULL AND failures > 0) AS hooks_failing,
+    (SELECT count(*) FROM hooks WHERE off_since IS NOT NULL) AS hooks_off,
     least(
         (SELECT ends_at FROM subscriptions WHERE expiring_announced AND ends_at IS NOT NULL
          ORDER BY ends_at LIMIT 1),
@@ -38,6 +42,10 @@ class QueueSizes:
     events: int
     attention: int
     quarantine: int
+    hook_events: int
+    hooks_on: int
+    hooks_failing: int
+    hooks_off: int
     earliest_end: datetime | None
     usage_lag: float | None
 

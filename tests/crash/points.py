@@ -74,6 +74,8 @@ OFF_THE_PATHS = {
     "services.streams": "only reads",
     "runtime.loop": "turns; what it runs are points",
     "admin.actions": "one transaction each, at a command line that sees it fail",
+    "services.hooks": "repeats what it has not written down; tests/daemon/test_hooks.py kills it",
+    "store.hooks": "what services.hooks reads and writes",
     "services.backlog": "only reads",
     "admin.upkeep": "a command line that sees it fail",
     "services.whitelist": "one transaction each, whose request sees it fail",

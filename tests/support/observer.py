@@ -51,7 +51,7 @@ class Observer:
     def news(self, user_id: UUID | None = None) -> list[dict[str, Any]]:
         """The CloudEvents about a user, in order."""
         found = [json.loads(m.payload) for m in self.messages if m.topic.startswith(TOPICS.event(""))]
-        return [event for event in found if user_id is None or event["subject"] == str(user_id)]
+        return [event for event in found if user_id is None or event.get("subject") == str(user_id)]
 
     def states(self) -> list[str]:
         """What ``status`` said, in order."""

@@ -84,6 +84,11 @@ SELECT 'gateway-' || number, 'too much', at, at, CASE WHEN number % 500 = 0 THEN
 WHERE number % 10 = 0;
 INSERT INTO parked_reports (reporter, report_id, payload, parked_at)
 SELECT 'gateway', number::text, 'bytes'::bytea, at FROM bought WHERE number % 100 = 0;
+INSERT INTO hooks (url, events, secret, allow_private, added_at)
+SELECT 'https://example.org/' || n, '{{*}}', 'whsec_', false, now() FROM generate_series(1, 3) AS n;
+INSERT INTO hook_deliveries (hook_id, event_id) SELECT 1 + id % 3, id FROM events;
+INSERT INTO hook_answers (hook_id, event_id, at, accepted, answer)
+SELECT 1 + n % 3, n, now(), true, '200 OK' FROM generate_series(1, 300) AS n;
 SET session_replication_role = DEFAULT;
 DROP TABLE people, bought;
 ANALYZE;

@@ -1,7 +1,7 @@
 -- Tables, constraints and triggers. The invariants of R1 and R12 live here.
 --
--- Quotes, invoices, subscriptions, lookups, deliveries and cases; events; entitlements and their versions; usage; operators; what a
--- transaction begins with.
+-- Quotes, invoices, subscriptions, lookups, deliveries and cases; events; entitlements and their versions; usage; operators;
+-- hooks; what a transaction begins with.
 
 -- A quote's id follows from its content, so whoever writes it down knows it, and the same content is one row. The
 -- daemon computes the same (Plan.quote_id).
@@ -253,7 +253,7 @@ CREATE INDEX attention_cases_by_user ON attention_cases (user_id);
 CREATE TABLE events (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     type         text NOT NULL,
-    user_id      uuid NOT NULL,
+    user_id      uuid,  -- missing where it is about the service
     data         jsonb NOT NULL,
     occurred_at  timestamptz NOT NULL,
     -- A level of a topic: with a wildcard in it, the broker would end the connection over which all is published.
@@ -652,6 +652,69 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
+-- Hooks: events sent to operators' own endpoints. What waits is a narrow row per endpoint and event, deleted when the
+-- endpoint has accepted it; the endpoint's own state is written when it changes for the worse or the better.
+
+CREATE TABLE hooks (
+    id            integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    url           text NOT NULL,
+    events        text[] NOT NULL,   -- types, or beginnings of types followed by *
+    secret        text NOT NULL,     -- signs what is sent, so it cannot be stored as a hash
+    texts         text,              -- how events become short texts, as TOML; without it they are sent as CloudEvents
+    allow_private boolean NOT NULL,
+    added_at      timestamptz NOT NULL,
+    failing_since timestamptz,
+    failures      integer NOT NULL DEFAULT 0,
+    next_try_at   timestamptz,
+    off_since     timestamptz,
+    off_because   text,
+    CONSTRAINT hooks_one_per_url UNIQUE (url),
+    CONSTRAINT hooks_want_something CHECK (cardinality(events) > 0),
+    CONSTRAINT hooks_failures_have_a_beginning CHECK ((failing_since IS NULL) = (failures = 0)),
+    CONSTRAINT hooks_off_for_a_reason CHECK ((off_since IS NULL) = (off_because IS NULL))
+);
+
+-- No foreign keys: they would let the removal of a hook or an event wait for, or fail, a transaction about money.
+CREATE TABLE hook_deliveries (
+    hook_id  integer NOT NULL,
+    event_id bigint NOT NULL,
+    PRIMARY KEY (hook_id, event_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- The last answers of each endpoint, a hundred at most.
+CREATE TABLE hook_answers (
+    hook_id  integer NOT NULL,
+    id       bigint GENERATED ALWAYS AS IDENTITY,
+    event_id bigint NOT NULL,
+    at       timestamptz NOT NULL,
+    accepted boolean NOT NULL,
+    answer   text NOT NULL,
+    PRIMARY KEY (hook_id, id)
+);
+
+CREATE FUNCTION hook_wants(patterns text[], type text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN EXISTS (
+    SELECT FROM unnest(patterns) AS pattern
+    WHERE pattern = type OR right(pattern, 1) = '*' AND starts_with(type, left(pattern, -1)));
+
+-- In the transaction of the event, whoever writes it, so that none is lost.
+CREATE FUNCTION queue_for_hooks() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM hooks WHERE off_since IS NULL) THEN
+        INSERT INTO hook_deliveries (hook_id, event_id)
+        SELECT h.id, e.id FROM hooks AS h, new_rows AS e
+        WHERE h.off_since IS NULL AND hook_wants(h.events, e.type);
+        IF FOUND THEN
+            PERFORM pg_notify('kosmo_billing', 'hooks');
+        END IF;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER events_queued_for_hooks AFTER INSERT ON events
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION queue_for_hooks();
+
 -- What a transaction of ours begins with, so that it is one round trip together with BEGIN.
 
 -- Serialises changes of users' purchases until the transaction ends. In order, so that two batches cannot
@@ -681,7 +744,7 @@ BEGIN
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
                 'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'attention_cases', 'events',
-                'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports')
+                'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     LOOP
