@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.errors import KosmoError, Misconfigured, Unavailable
+from kosmo_billing_daemon.errors import Misconfigured, Unavailable
 from kosmo_billing_daemon.hooks.client import HookClient
 from kosmo_billing_daemon.leadership import Leadership
+from kosmo_billing_daemon.monitoring.alarms import EVERY as ALARMS_EVERY
+from kosmo_billing_daemon.monitoring.alarms import Alarms
 from kosmo_billing_daemon.monitoring.collector import MetricsCollector
 from kosmo_billing_daemon.monitoring.readiness import HealthMonitor, describe
 from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
@@ -29,6 +31,7 @@ from kosmo_billing_daemon.runtime.loop import Loop
 from kosmo_billing_daemon.runtime.metrics import Metrics
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from kosmo_billing_daemon.runtime.watchdog import Watched, keep_alive
 from kosmo_billing_daemon.services.backlog import RightsWatch
 from kosmo_billing_daemon.services.ceilings import Ceilings
@@ -171,6 +174,15 @@ class Daemon:
             rights=RightsWatch(self._pool),
             waits_for_schema=lambda: self._waits_for_schema,
         )
+        alarms = Alarms(
+            pool=self._pool,
+            clock=clock,
+            readiness=self.readiness,
+            leads=lambda: self._leadership.leads,
+            changed=self._publisher.wake,
+            instance=settings.instance,
+        )
+        self._alarming = Loop("alarms", alarms.run_once, clock=clock, poll=ALARMS_EVERY)
         inbox = Inbox(pool=self._pool, wake=self._wake_settlement)
         invoicing = Invoicing(
             pool=self._pool,
@@ -247,6 +259,7 @@ class Daemon:
                             group.create_task(self._tell_status(status)),
                             group.create_task(self._live.run()),
                             group.create_task(self._measuring.run()),
+                            group.create_task(self._alarming.run()),
                             group.create_task(keep_alive(self._watched(), interval=alive_within, sign=alive)),
                         ]
                         started(Started(port))
@@ -346,20 +359,3 @@ class Daemon:
     async def readiness(self) -> Readiness:
         """Say how each part is."""
         return await self._standing.readiness()
-
-
-@contextlib.contextmanager
-def ungrouped(kind: type[KosmoError]) -> Iterator[None]:
-    """Raise the first of a group's errors by itself if all are of this kind.
-
-    Not with ``except*``: what is raised there comes out in a group again (CPython 3.11.2, Debian 12's).
-    """
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if group.split(kind)[1] is not None:
-            raise
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None

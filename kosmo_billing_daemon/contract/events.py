@@ -18,5 +18,7 @@ EVENT_TYPES: Final = (
     "invoice.expired",
     "invoice.invalid",
     "invoice.needs_attention",
+    "billing.degraded",
+    "billing.recovered",
     "hook.off",
 )

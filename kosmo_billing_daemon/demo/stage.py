@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from kosmo_billing_daemon.contract.paths import WEBHOOK
-from kosmo_billing_daemon.daemon import Daemon, Started, ungrouped
+from kosmo_billing_daemon.daemon import Daemon, Started
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.demo.children import private_directory, temporary_directory
@@ -19,6 +19,7 @@ from kosmo_billing_daemon.demo.gateway import Gateway
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from kosmo_billing_daemon.errors import KosmoError, Unavailable
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from kosmo_billing_daemon.settings import load
 
 STORE_ID = "DemoStore"

@@ -76,3 +76,15 @@ async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> lis
         limit,
     )
     return [_event(row) for row in rows]
+
+
+_LAST_OF_SERVICE = """
+SELECT id, type, user_id, data, occurred_at FROM events
+WHERE user_id IS NULL AND type = ANY ($1::text[]) ORDER BY id DESC LIMIT 1
+"""
+
+
+async def load_last(connection: Connection, types: Sequence[str]) -> Event | None:
+    """Return the last event about the service of these types."""
+    row = await connection.fetchrow(_LAST_OF_SERVICE, list(types))
+    return None if row is None else _event(row)

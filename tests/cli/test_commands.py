@@ -10,8 +10,8 @@ from kosmo_billing_daemon import __version__
 from tests.cli.conftest import Cli
 
 NAMES = (
-    "demo", "serve", "migrate", "check", "webhook", "hook", "user", "invoices", "attention", "usage", "leases",
-    "refund", "ledger",
+    "demo", "serve", "migrate", "check", "webhook", "hook", "user", "invoices", "attention", "usage",
+    "leases", "refund", "ledger",
     "reconcile", "republish", "watch", "version",
 )  # fmt: skip
 

@@ -35,6 +35,7 @@ UNPASSED = {
     "store.invoices.adjust": BY_HAND,
     "store.invoices.load_created": READS,
     "store.invoices.load_reserved_credit": READS,
+    "store.events.load_last": READS,
     "mqtt.broker_session.BrokerSession._keep_publishing_birth": AFTER_A_FAILURE,
     "mqtt.publisher.Publisher.run: session.finish()": AT_THE_END,
     "mqtt.publisher._Session._room_for_one": NARROW,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kosmo_billing_daemon.daemon import ungrouped
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
+from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from tests.support.world import World
 
 
