@@ -49,6 +49,7 @@ def database_of(settings: Settings) -> Database:
         url=settings.database.dsn(),
         schema=settings.database.schema,
         most_connections=settings.database.connections,
+        reminder_hours=settings.remind_hours[0] if settings.remind_hours else 0,
     )
 
 

@@ -101,7 +101,7 @@ class Daemon:
             credit=settings.credit is CreditMode.AUTO,
         )
         self._expiry = Expiry(
-            pool=self._pool, clock=clock, notice=settings.expiring_notice, changed=self._changed
+            pool=self._pool, clock=clock, remind_hours=settings.remind_hours, changed=self._changed
         )
         self._reconciliation = Reconciliation(
             pool=self._pool, settlement=self._settlement, clock=clock, watch=watch

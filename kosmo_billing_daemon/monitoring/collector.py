@@ -107,7 +107,7 @@ class MetricsCollector:
         async with self.pool.connection(wait=ANSWER_WITHIN) as connection:
             waiting = await load_waiting(connection, now)
         backlog = await read_backlog(self.pool, self.clock)
-        late = 0.0 if waiting.earliest_end is None else (now - waiting.earliest_end).total_seconds()
+        late = 0.0 if waiting.earliest_deadline is None else (now - waiting.earliest_deadline).total_seconds()
         reading.values |= {
             "database_up": backlog.error is None,
             "attention_cases": waiting.attention,

@@ -31,7 +31,7 @@ GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
     "btcpay_refuses": ("1 while BTCPay refuses in its own words what selling needs", None),
     "oldest_waiting_seconds": ("how long the oldest one waits, by what waits", "what"),
     "waiting": ("how many wait, at most 10000, by what waits", "what"),
-    "expiry_lateness_seconds": ("how long the oldest subscription is past its end and not ended", None),
+    "expiry_lateness_seconds": ("how late the oldest end of a subscription is, or reminder of it", None),
     "usage_lag_seconds": ("between sending and counting, the worst of the newest 500 messages", None),
     "attention_cases": ("open cases: payments that need attention", None),
     "hooks": ("endpoints of operators, by their state", "state"),

@@ -46,6 +46,14 @@ def number(low: int, high: int, unit: str = "", one: Any = 1, *, wanted: str = "
     return read
 
 
+def hours_before(text: str) -> tuple[int, ...]:
+    """Read hours before an end, with commas, greatest first; ``off`` for none."""
+    if text.strip().lower() == "off":
+        return ()
+    one = number(1, 720, "hours")
+    return tuple(sorted({one(word) for word in text.split(",")}, reverse=True))
+
+
 def choice(kind: type[E]) -> Callable[[str], E]:
     """Make a reader of one word of ``kind``, whatever its case."""
 

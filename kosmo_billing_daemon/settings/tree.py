@@ -265,10 +265,9 @@ class Settings:
     credit: Annotated[CreditMode, Env("CREDIT", choice(CreditMode))] = CreditMode.AUTO
     """Money that bought nothing (paid late, in part or too much): auto makes it the user's credit; off lists
     it as a case for the operator."""
-    expiring_notice: Annotated[
-        timedelta, Env("EXPIRING_NOTICE_HOURS", number(1, 720, "hours", timedelta(hours=1)))
-    ] = timedelta(hours=72)
-    """Hours before its end at which a subscription is reported as expiring, 1 to 720."""
+    remind_hours: Annotated[tuple[int, ...], Env("REMIND_HOURS", read.hours_before)] = (168, 72, 24)
+    """Hours before the end of a subscription at which its user is reminded (event subscription.expiring),
+    each from 1 to 720, separated by commas; off: never."""
     usage_messages: Annotated[
         int, Env("USAGE_MESSAGES_PER_MINUTE", number(1, 1_000_000_000, "messages per minute"))
     ] = 6_000

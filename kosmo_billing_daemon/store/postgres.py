@@ -56,13 +56,17 @@ CLOSED_WITHIN = 5.0
 
 @record(kw_only=True)
 class Database:
-    """Where the rows are. ``statement_timeout`` in seconds bounds every statement."""
+    """Where the rows are. ``statement_timeout`` in seconds bounds every statement.
+
+    Subscriptions that are written here are due for their first reminder ``reminder_hours`` before their end.
+    """
 
     url: str
     schema: str = "public"
     most_connections: int = 10
     connect_timeout: float = 5.0
     statement_timeout: float = 30.0
+    reminder_hours: int = 168
     opener: Opener = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +85,7 @@ class Database:
         """Open a session in which all we need is in force; raises the driver's errors or ours."""
         pinned = {
             **session_settings.PINNED,
+            "kosmo_billing.reminder_hours": str(self.reminder_hours),
             "search_path": '"' + self.schema.replace('"', '""') + '"',
         }
         try:

@@ -21,11 +21,8 @@ SELECT
     (SELECT count(*) FROM hooks WHERE off_since IS NULL AND failures = 0) AS hooks_on,
     (SELECT count(*) FROM hooks WHERE off_since IS NULL AND failures > 0) AS hooks_failing,
     (SELECT count(*) FROM hooks WHERE off_since IS NOT NULL) AS hooks_off,
-    least(
-        (SELECT ends_at FROM subscriptions WHERE expiring_announced AND ends_at IS NOT NULL
-         ORDER BY ends_at LIMIT 1),
-        (SELECT ends_at FROM subscriptions WHERE NOT expiring_announced AND ends_at IS NOT NULL
-         ORDER BY ends_at LIMIT 1)) AS earliest_end,
+    (SELECT next_deadline FROM subscriptions WHERE next_deadline IS NOT NULL
+     ORDER BY next_deadline LIMIT 1) AS earliest_deadline,
     (SELECT extract(epoch FROM max(received_at - sent_at))::float8 FROM (
         SELECT received_at, sent_at FROM usage_events
         WHERE received_at > $1::timestamptz - interval '5 minutes'
@@ -35,7 +32,7 @@ SELECT
 
 @record(kw_only=True)
 class QueueSizes:
-    """How many rows wait; ``earliest_end`` of a current subscription; ``usage_lag`` is in seconds."""
+    """How many rows wait; ``earliest_deadline`` of a current subscription; ``usage_lag`` is in seconds."""
 
     deliveries: int
     entitlements: int
@@ -46,7 +43,7 @@ class QueueSizes:
     hooks_on: int
     hooks_failing: int
     hooks_off: int
-    earliest_end: datetime | None
+    earliest_deadline: datetime | None
     usage_lag: float | None
 
 

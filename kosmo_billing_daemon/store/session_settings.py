@@ -36,6 +36,8 @@ PINNED: Mapping[str, str] = MappingProxyType(
         "plan_cache_mode": "force_generic_plan",
         "enable_seqscan": "off",
         "enable_bitmapscan": "off",
+        # Our own: a default in the schema. Each Database has its number, from REMIND_HOURS.
+        "kosmo_billing.reminder_hours": "168",
         "jit": "off",  # before 18, a scan that is off counts as dear enough to be compiled
     }
 )
@@ -65,7 +67,7 @@ async def find_difference(
     Not in a prepared statement: a pooler may not know those, and they take two.
     """
     rows = [
-        f"({_literal(name)}, current_setting({_literal(name)}), {_literal(requested[name])})"
+        f"({_literal(name)}, current_setting({_literal(name)}, true), {_literal(requested[name])})"
         for name in requested
     ]
     rows += [

@@ -11,6 +11,7 @@ from kosmo_billing_daemon.domain.subscriptions import (
     Source,
     Status,
     Subscription,
+    SubscriptionId,
     UserId,
     sole_lot,
 )
@@ -168,60 +169,44 @@ def save_statement(rows: Sequence[Subscription]) -> Statement | None:
 
 
 _DUE = """
-SELECT user_id FROM (
-    (SELECT user_id, ends_at FROM subscriptions
-     WHERE expiring_announced AND ends_at <= $1 AND user_id <> ALL ($3::uuid[]) ORDER BY ends_at LIMIT $2)
-    UNION ALL
-    (SELECT user_id, ends_at FROM subscriptions
-     WHERE NOT expiring_announced AND ends_at <= $1 AND user_id <> ALL ($3::uuid[]) ORDER BY ends_at LIMIT $2)
-) AS due ORDER BY ends_at LIMIT $2
+SELECT user_id FROM subscriptions WHERE next_deadline <= $1 AND user_id <> ALL ($3::uuid[])
+ORDER BY next_deadline LIMIT $2
 """
 
 
 async def load_due(
     connection: Connection, now: datetime, limit: int, but: Sequence[UUID] = ()
 ) -> list[UserId]:
-    """Return users whose subscription reached an end (of its period, or of its grace), but for ``but``."""
+    """Return users whose subscription reached a deadline: a reminder, an end, but for ``but``."""
     return [UserId(row["user_id"]) for row in await connection.fetch(_DUE, now, limit, list(but))]
 
 
-_NEXT_END = """
-SELECT min(at) FROM (
-    (SELECT ends_at AS at FROM subscriptions
-     WHERE expiring_announced AND ends_at IS NOT NULL AND user_id <> ALL ($2::uuid[])
-     ORDER BY ends_at LIMIT 1)
-    UNION ALL
-    (SELECT ends_at FROM subscriptions
-     WHERE NOT expiring_announced AND ends_at IS NOT NULL AND user_id <> ALL ($2::uuid[])
-     ORDER BY ends_at LIMIT 1)
-    UNION ALL
-    (SELECT ends_at - $1::interval FROM subscriptions
-     WHERE NOT expiring_announced AND ends_at IS NOT NULL AND status <> 'grace'
-         AND user_id <> ALL ($2::uuid[])
-     ORDER BY ends_at LIMIT 1)
-) AS ends
+_NEXT_DEADLINE = """
+SELECT next_deadline FROM subscriptions WHERE next_deadline IS NOT NULL AND user_id <> ALL ($1::uuid[])
+ORDER BY next_deadline LIMIT 1
 """
 
 
-async def load_next_end(connection: Connection, notice: Any, but: Sequence[UUID] = ()) -> datetime | None:
-    """Return when the next subscription ends, but for users in ``but``, or is to be announced."""
-    end: datetime | None = await connection.fetchval(_NEXT_END, notice, list(but))
-    return end
+async def load_next_deadline(connection: Connection, but: Sequence[UUID] = ()) -> datetime | None:
+    """Return when time next changes anything about a subscription, but for users in ``but``."""
+    deadline: datetime | None = await connection.fetchval(_NEXT_DEADLINE, list(but))
+    return deadline
 
 
-_ANNOUNCE = f"""
-UPDATE subscriptions SET expiring_announced = true
-WHERE id IN (
-    SELECT id FROM subscriptions
-    WHERE NOT expiring_announced AND ends_at > $1 AND ends_at <= $1::timestamptz + $2::interval
-        AND status <> 'grace'
-    ORDER BY ends_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-RETURNING {COLUMNS}
+async def load_reminder_hours(connection: Connection, ids: Sequence[UUID]) -> dict[SubscriptionId, int]:
+    """Return how many hours before its end each subscription is next due for a reminder."""
+    rows = await connection.fetch(
+        "SELECT id, reminder_hours FROM subscriptions WHERE id = ANY ($1::uuid[])", list(ids)
+    )
+    return {row["id"]: row["reminder_hours"] for row in rows}
+
+
+_REMIND = """
+UPDATE subscriptions AS s SET reminder_hours = row.hours
+FROM unnest($1::uuid[], $2::smallint[]) AS row (id, hours) WHERE s.id = row.id AND s.id = ANY ($1)
 """
 
 
-async def announce_expiring(
-    connection: Connection, now: datetime, notice: Any, limit: int
-) -> tuple[Subscription, ...]:
-    """Mark and return subscriptions that end within ``notice``, each once in its life."""
-    return await fetched(connection, await connection.fetch(_ANNOUNCE, now, notice, limit))
+def remind_statement(hours: Sequence[tuple[UUID, int]]) -> Statement | None:
+    """Note how many hours before its end each subscription is due for its next reminder."""
+    return Statement(_REMIND, [list(column) for column in zip(*hours, strict=True)]) if hours else None

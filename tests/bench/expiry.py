@@ -24,10 +24,10 @@ _SUBSCRIBE = quoting(
     """
 INSERT INTO subscriptions (
     id, user_id, quote_id, source, status, valid_from, valid_until, messages_limit, carried_rule,
-    carried_time, carried_messages, expiring_announced)
+    carried_time, carried_messages, reminder_hours)
 SELECT gen_random_uuid(), u, :quote, 'grant', 'active',
     $2::timestamptz - interval '29 days', $2::timestamptz + interval '1 second' * place / $3::integer, 500,
-    'fresh', '0', 0, true
+    'fresh', '0', 0, 0
 FROM unnest($1::uuid[]) WITH ORDINALITY AS row (u, place)
 RETURNING user_id, valid_until
 """,

@@ -69,7 +69,7 @@ async def test_what_ended_while_nobody_ran_ends_at_the_start(world: World) -> No
 
 
 async def test_the_notice_before_the_end_comes_once(world: World) -> None:
-    daemon = await world.daemon(EXPIRING_NOTICE_HOURS="1")
+    daemon = await world.daemon(REMIND_HOURS="1")
     user_id, later = uuid4(), uuid4()
     now = datetime.now(UTC)
     await grant(world, [later], now + timedelta(hours=2))

@@ -37,7 +37,7 @@ from tests.demo.btcpay.conftest import HandClock
 STORE = "StoreOne"
 KEY = "a1" * 20
 DEADLINE = 10.0
-NOTICE = timedelta(days=3)
+STEPS = (168, 72, 24)  # hours
 TIMEOUTS = Timeouts(connect=2, call=5, create=0.5)
 
 
@@ -172,7 +172,9 @@ class Shop:
                 pool=pool, btcpay=btcpay, settlement=settlement, catalogue=catalogue, clock=self.clock
             ),
             reconciliation=Reconciliation(pool=pool, settlement=settlement, clock=self.clock),
-            expiry=Expiry(pool=pool, clock=self.clock, notice=NOTICE, changed=lambda: changes.append(None)),
+            expiry=Expiry(
+                pool=pool, clock=self.clock, remind_hours=STEPS, changed=lambda: changes.append(None)
+            ),
             recounting=Recounting(pool=pool, clock=self.clock, changed=lambda: changes.append(None)),
             inbox=Inbox(pool=pool, wake=lambda: True),
             changes=changes,

@@ -100,10 +100,16 @@ async def test_death_between_recording_and_settling_is_made_up_for(shop: Shop) -
         assert await restarted.news(user) == BOUGHT
 
 
-async def test_expiry_that_died_or_runs_twice_ends_each_once(shop: Shop) -> None:
+@pytest.mark.parametrize(
+    ("days", "event", "status"),
+    [(28, "subscription.expiring", "active"), (31, "subscription.expired", "expired")],
+)
+async def test_expiry_that_died_or_runs_twice_ends_and_reminds_once(
+    shop: Shop, days: int, event: str, status: str
+) -> None:
     await paid(shop)
     await shop.front.settle()
-    shop.clock.move(days=31)
+    shop.clock.move(days=days)
     await shop.front.execute(STALL)
     await shop.front.execute(STALL_AT.format(event="UPDATE", table="subscriptions", moment="DEFERRED"))
     async with shop.front.pool.connection() as holder:
@@ -117,8 +123,8 @@ async def test_expiry_that_died_or_runs_twice_ends_each_once(shop: Shop) -> None
     restarted = await shop.start()
     await asyncio.gather(restarted.expire(), shop.front.expire())
     for user in USERS:
-        assert await restarted.news(user) == [*BOUGHT, "subscription.expired"]
-        assert await restarted.statuses(user) == ["expired"]
+        assert await restarted.news(user) == [*BOUGHT, event]
+        assert await restarted.statuses(user) == [status]
 
 
 @pytest.mark.parametrize("answered", [True, False])

@@ -1,18 +1,35 @@
 """Dates and quotas of renewals, changes and holds (R2-R5), and what is prepaid at most (R11)."""
 
+import asyncio
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
+from kosmo_billing_daemon.contract.payloads import Scope
+from kosmo_billing_daemon.domain.plans import Catalogue, Plan, PlanType, Price
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
-from tests.services.conftest import NOTICE, Shop, carried
+from tests.services.conftest import STEPS, Shop, carried
+from tests.support.quotes import WANDERER, quoting
 
 DAY = timedelta(days=1)
 MONTH = 30 * DAY
 BOUGHT = ["invoice.created", "invoice.settled", "subscription.activated"]
 RENEWED = ["invoice.created", "invoice.settled", "subscription.renewed"]
 CHANGED = ["invoice.created", "invoice.settled", "subscription.changed"]
+
+
+_TOGETHER = quoting(
+    WANDERER,
+    """
+INSERT INTO subscriptions (id, user_id, quote_id, source, status, valid_from, valid_until, messages_limit,
+    carried_rule, carried_time, carried_messages)
+SELECT gen_random_uuid(), gen_random_uuid(), :quote, 'grant', 'active', $1::timestamptz - interval '28 days',
+    $1::timestamptz + interval '2 days' - n * interval '60 milliseconds', 50, 'fresh', '0', 0
+FROM generate_series(1, 1000) AS n
+""",
+)
 
 
 async def use(shop: Shop, user: UserId, messages: int) -> None:
@@ -91,23 +108,71 @@ async def test_two_invoices_settled_in_one_batch_are_stacked(shop: Shop, user: U
     assert sorted((await shop.front.news(user))[2:]) == sorted(BOUGHT[1:] + CHANGED[1:])
 
 
-async def test_subscription_expires_at_its_end_and_is_announced_once(shop: Shop, user: UserId) -> None:
+async def hours_left(shop: Shop, user: UserId) -> list[int]:
+    """What the reminders of a user said."""
+    rows = await shop.front.rows(
+        "SELECT data->>'hours_left' AS hours FROM events"
+        " WHERE user_id = $1 AND type = 'subscription.expiring' ORDER BY id",
+        user,
+    )
+    return [int(row["hours"]) for row in rows]
+
+
+async def test_subscription_expires_at_its_end_after_one_reminder_per_step(shop: Shop, user: UserId) -> None:
     await shop.buy(user)
     until = await end(shop, user)
-    assert await shop.front.expiry.next_due() == until - NOTICE
-    await shop.wait(days=26)
-    assert await shop.front.news(user) == BOUGHT
-    await shop.wait(days=1)
-    assert await shop.front.news(user) == [*BOUGHT, "subscription.expiring"]
+    for place, step in enumerate(STEPS):
+        assert await shop.front.expiry.next_due() == until - timedelta(hours=step)
+        shop.clock.now = until - timedelta(hours=step, seconds=1)
+        await shop.wait(seconds=0)
+        assert await hours_left(shop, user) == list(STEPS[:place])
+        await shop.wait(seconds=1)
+        assert await hours_left(shop, user) == list(STEPS[: place + 1])
     assert await shop.front.expiry.next_due() == until
-    await shop.wait(days=2, hours=23, minutes=59, seconds=59)
+    await shop.wait(hours=23, minutes=59, seconds=59)
     assert await shop.front.statuses(user) == ["active"]
     await shop.wait(seconds=1)
-    assert await shop.front.news(user) == [*BOUGHT, "subscription.expiring", "subscription.expired"]
+    assert await shop.front.news(user) == [*BOUGHT, *["subscription.expiring"] * 3, "subscription.expired"]
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["ended_at"]) == ("expired", until)
     assert await shop.front.expiry.next_due() is None
     assert await shop.front.expire() == 0
+
+
+async def test_steps_missed_in_an_outage_become_one_reminder_that_is_true(shop: Shop, user: UserId) -> None:
+    await shop.buy(user)
+    shop.clock.now = await end(shop, user) - timedelta(hours=30)
+    await shop.wait(seconds=0)
+    assert await hours_left(shop, user) == [30], "one instead of those at 168 and 72 hours"
+    await shop.wait(hours=6)
+    assert await hours_left(shop, user) == [30, 24]
+    await shop.wait(hours=24)
+    assert await shop.front.statuses(user) == ["expired"]
+
+
+async def test_nobody_is_reminded_of_an_end_that_was_near_at_the_purchase(shop: Shop, user: UserId) -> None:
+    short = Plan(
+        plan_type=PlanType("wanderer"),
+        price=Price(Decimal(1), "USD"),
+        period=timedelta(hours=25),
+        quota=5,
+        scope=Scope.ANY_NODE,
+    )
+    await shop.start(catalogue=Catalogue((short,)))
+    await shop.buy(user)
+    await shop.front.expire()
+    assert await hours_left(shop, user) == []
+    await shop.wait(hours=1)
+    assert await hours_left(shop, user) == [24]
+
+
+async def test_a_thousand_that_end_within_a_minute_are_each_reminded_once(shop: Shop) -> None:
+    await shop.front.execute(_TOGETHER, shop.clock())
+    first, second = shop.front, await shop.start()
+    shop.clock.move(hours=24)
+    await asyncio.gather(first.expire(), second.expire(), first.expire())
+    (told,) = await second.rows("SELECT count(*), count(DISTINCT user_id) AS users FROM events")
+    assert tuple(told) == (1000, 1000)
 
 
 async def test_purchase_after_a_missed_expiry_starts_afresh(shop: Shop, user: UserId) -> None:

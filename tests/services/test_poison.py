@@ -69,7 +69,7 @@ async def test_nothing_is_set_aside_until_a_clock_that_was_set_back_has_caught_u
     shop.clock.move(hours=-3)
     await shop.front.settle()
     assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
-    await shop.front.execute("UPDATE subscriptions SET expiring_announced = true")
+    await shop.front.execute("UPDATE subscriptions SET reminder_hours = 0")
     await shop.front.execute(BREAK_ROWS.format(user=user))
     shop.clock.move(days=31)
     await shop.front.expire()
@@ -120,7 +120,7 @@ async def test_subscription_that_cannot_be_ended_holds_up_no_other(
 ) -> None:
     for each in (user, *others):
         await shop.buy(each)
-    await shop.front.execute("UPDATE subscriptions SET expiring_announced = true")
+    await shop.front.execute("UPDATE subscriptions SET reminder_hours = 0")
     await break_rows(shop.front, user)
     shop.clock.move(days=30)
     await shop.front.expire()

@@ -81,6 +81,8 @@ def _written(name: str, default: Any) -> str:
             return str(default)
         case Proxies():
             return ",".join([*map(str, default.networks), *(["unix"] if default.unix else [])])
+        case tuple():
+            return ",".join(map(str, default))
         case timedelta():
             return str(default // UNITS.get(name.rpartition("_")[2], timedelta(seconds=1)))
         case _:

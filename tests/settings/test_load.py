@@ -31,7 +31,7 @@ def test_four_variables_are_enough_and_the_rest_has_defaults() -> None:
     assert settings.http.auth_mode is AuthMode.HEADER
     assert settings.http.jwt is None
     assert settings.plans_file is None
-    assert settings.expiring_notice == timedelta(hours=72)
+    assert settings.remind_hours == (168, 72, 24)
     assert (settings.retention.deliveries.days, settings.retention.usage.days) == (60, 400)
     assert settings.instance
 
@@ -70,7 +70,8 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("NEW_NODES_PER_DAY", "3", "http.new_nodes_per_day", 3),
     ("USAGE_MESSAGES_PER_MINUTE", "60", "usage_messages", 60),
     ("USAGE_USERS_PER_MINUTE", "70", "usage_users", 70),
-    ("EXPIRING_NOTICE_HOURS", "24", "expiring_notice", timedelta(hours=24)),
+    ("REMIND_HOURS", "24, 72,24", "remind_hours", (72, 24)),
+    ("REMIND_HOURS", "off", "remind_hours", ()),
     ("DELIVERY_RETENTION_DAYS", "30", "retention.deliveries", timedelta(days=30)),
     ("USAGE_RETENTION_DAYS", "90", "retention.usage", timedelta(days=90)),
     ("LOG_FORMAT", "json", "log_format", Format.JSON),
@@ -143,7 +144,7 @@ def test_each_variable_arrives_at_its_place(name: str, text: str, path: str, val
         ("PLANS_FILE", "/dev", "no plain file"),
         ("LOG_FORMAT", "xml", "one of auto, text, json, journal"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
-        ("EXPIRING_NOTICE_HOURS", "-1", "hours from 1 to 720"),
+        ("REMIND_HOURS", "72,-1", "hours from 1 to 720"),
         ("USAGE_RETENTION_DAYS", "7", "days from 8"),
         ("INSTANCE_NAME", "a\nb", "one line of text"),
         ("MQTT_USERNAME", "caf\udce9", "not UTF-8"),

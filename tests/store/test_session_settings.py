@@ -19,6 +19,7 @@ DIRECTLY = "connection pooler stands between; connect to PostgreSQL directly"
 HOSTILE = {
     "default_transaction_isolation": "'repeatable read'",
     "row_security": "on",
+    "kosmo_billing.reminder_hours": "1",
     "standard_conforming_strings": "off",
     "timezone": "'Asia/Kolkata'",
     "statement_timeout": "'50ms'",

@@ -94,7 +94,7 @@ async def test_only_a_crossed_threshold_or_a_reset_is_urgent(
 @pytest.mark.parametrize(
     "change",
     [
-        "expiring_announced = true",
+        "reminder_hours = 24",
         "reason = 'x'",
         "messages_used = messages_used",
         "status = status",

@@ -172,6 +172,12 @@ export interface SubscriptionFacts {
   };
   /** Why it happened. */
   reason?: string;
+  /**
+   * subscription.expiring: how long it lasts, rounded up to whole hours. Sent once at each of the
+   * operator's steps (168, 72 and 24 hours by default); of steps that were missed only the latest,
+   * late.
+   */
+  hours_left?: number;
 }
 
 /** The purchase and how far it is used. */
@@ -363,6 +369,41 @@ export interface LeaseAnswer {
   expires_at: string | null;
   /** Null with a lease. */
   reason: LeaseRefusal | null;
+}
+
+/** What happened to the service itself; it has no subject. */
+export interface ServiceEvent {
+  specversion: "1.0";
+  /** The same for every repeat of the same event. */
+  id: string;
+  source: "kosmo-billing";
+  /** The same as in the topic. */
+  type: "billing.degraded" | "billing.recovered" | "hook.off";
+  /** When it happened. */
+  time: string;
+  datacontenttype: "application/json";
+  data: ServiceFacts;
+}
+
+/** Depends on the type. */
+export interface ServiceFacts {
+  /** billing.*: as at /health/ready of the daemon that leads. */
+  status?: "ready" | "degraded" | "unready";
+  /** billing.*: when the trouble began. */
+  since?: string;
+  /**
+   * billing.degraded: what has had a problem for a minute, and which. Each problem is told once until
+   * billing.recovered, which follows a minute without any.
+   */
+  problems?: Record<string, string>;
+  /** billing.*: which daemon. */
+  instance?: string;
+  /** hook.off: the number of the endpoint that was switched off. */
+  hook?: number;
+  /** hook.off: the first failure since it accepted an event. */
+  failing_since?: string;
+  /** hook.off: its last answer, and why it is not tried any more. */
+  reason?: string;
 }
 
 /** Where they are published, with the default prefix. */

@@ -106,11 +106,16 @@ CREATE TABLE subscriptions (
     carried_messages     bigint NOT NULL,
     stack                jsonb,  -- its lots; NULL: nothing but its own payment
     reason               text,
-    expiring_announced   boolean NOT NULL DEFAULT false,
+    -- How long before its end the next reminder is due; 0 where none is left. Sessions of ours say with how many it begins.
+    reminder_hours       smallint NOT NULL
+        DEFAULT coalesce(nullif(current_setting('kosmo_billing.reminder_hours', true), '')::smallint, 168),
+    -- When time next changes anything: a reminder, the end, or the end of grace.
+    next_deadline        timestamptz GENERATED ALWAYS AS (CASE status
+        WHEN 'grace' THEN grace_until
+        WHEN 'active' THEN greatest(
+            valid_from, (valid_until AT TIME ZONE 'UTC' - reminder_hours * interval '1 hour') AT TIME ZONE 'UTC')
+        END) STORED,
     threshold_announced  smallint NOT NULL DEFAULT 0,
-    -- Of a current subscription: when its rights end by themselves.
-    ends_at              timestamptz GENERATED ALWAYS AS (
-        CASE status WHEN 'active' THEN valid_until WHEN 'grace' THEN grace_until END) STORED,
     -- R1: one effect per invoice, for ever.
     CONSTRAINT subscriptions_one_per_invoice UNIQUE (invoice_id),
     CONSTRAINT subscriptions_source_is_known CHECK (source IN ('btcpay', 'manual', 'grant', 'credit')),
@@ -124,14 +129,14 @@ CREATE TABLE subscriptions (
     CONSTRAINT subscriptions_grace_is_timed CHECK (status <> 'grace' OR grace_until IS NOT NULL),
     CONSTRAINT subscriptions_use_is_counted_up CHECK (messages_used >= 0),
     CONSTRAINT subscriptions_rule_is_known CHECK (carried_rule IN ('fresh', 'added', 'converted')),
+    CONSTRAINT subscriptions_reminder_is_before_the_end CHECK (reminder_hours >= 0),
     CONSTRAINT subscriptions_threshold_is_known CHECK (threshold_announced IN (0, 80, 100))
 ) WITH (fillfactor = 80);  -- room for HOT updates of messages_used
 -- R12: at most one current subscription per user.
 CREATE UNIQUE INDEX subscriptions_one_current_per_user ON subscriptions (user_id)
     WHERE status IN ('active', 'grace');
 CREATE INDEX subscriptions_by_user ON subscriptions (user_id, number);
--- Both deadlines: the end, and before it the announcement of those that are not announced.
-CREATE INDEX subscriptions_by_deadline ON subscriptions (expiring_announced, ends_at) WHERE ends_at IS NOT NULL;
+CREATE INDEX subscriptions_by_deadline ON subscriptions (next_deadline) WHERE next_deadline IS NOT NULL;
 
 -- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
 CREATE TABLE recounts (user_id uuid PRIMARY KEY);
