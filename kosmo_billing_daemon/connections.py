@@ -1,5 +1,6 @@
 """Where database, broker and BTCPay are and what is sold, as the settings say."""
 
+import hmac
 import tomllib
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, parse_catalog
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.link import Broker, Protocol
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.settings import Mqtt, Settings
-from kosmo_billing_daemon.store.postgres import Database
+from kosmo_billing_daemon.store.postgres import Database, Pool
 
 
 def read_catalogue(path: Path | None) -> Catalogue:
@@ -50,6 +52,17 @@ def database_of(settings: Settings) -> Database:
         schema=settings.database.schema,
         most_connections=settings.database.connections,
         reminder_hours=settings.remind_hours[0] if settings.remind_hours else 0,
+    )
+
+
+def links_of(settings: Settings, pool: Pool, clock: Clock = utc_now) -> RenewalLinks:
+    """Return the renewal links; their secret follows from the API key, so no setting of its own is needed."""
+    secret = settings.btcpay.api_key.get_secret_value().encode()
+    return RenewalLinks(
+        pool=pool,
+        clock=clock,
+        key=hmac.digest(secret, b"kosmo-billing renewal links", "sha256"),
+        public_url=settings.http.public_url,
     )
 
 

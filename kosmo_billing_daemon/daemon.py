@@ -6,26 +6,24 @@ systemd starts it again; any outage is waited out.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
 
 from kosmo_billing_daemon import __version__
-from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
+from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, links_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
 from kosmo_billing_daemon.hooks.client import HookClient
 from kosmo_billing_daemon.leadership import Leadership
-from kosmo_billing_daemon.monitoring.alarms import EVERY as ALARMS_EVERY
-from kosmo_billing_daemon.monitoring.alarms import Alarms
+from kosmo_billing_daemon.monitoring import alarms
 from kosmo_billing_daemon.monitoring.collector import MetricsCollector
 from kosmo_billing_daemon.monitoring.readiness import HealthMonitor, describe
 from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
 from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
-from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.backoff import Backoff
 from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch, utc_now
 from kosmo_billing_daemon.runtime.loop import Loop
 from kosmo_billing_daemon.runtime.metrics import Metrics
@@ -45,11 +43,11 @@ from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
+from kosmo_billing_daemon.services.schema import SchemaUpgrade
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
-from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.app import build_app, serve
 from kosmo_billing_daemon.web.health import Readiness
@@ -100,8 +98,13 @@ class Daemon:
             trust_body=settings.webhook.trust is WebhookTrust.BODY,
             credit=settings.credit is CreditMode.AUTO,
         )
+        links = links_of(settings, self._pool, clock)
         self._expiry = Expiry(
-            pool=self._pool, clock=clock, remind_hours=settings.remind_hours, changed=self._changed
+            pool=self._pool,
+            clock=clock,
+            remind_hours=settings.remind_hours,
+            links=links,
+            changed=self._changed,
         )
         self._reconciliation = Reconciliation(
             pool=self._pool, settlement=self._settlement, clock=clock, watch=watch
@@ -161,7 +164,7 @@ class Daemon:
             beat=settings.http.stream_beat,
             most=self._admission.most * STREAMS // 100,
         )
-        self._waits_for_schema: str | None = "waiting for the database"
+        self._schema = SchemaUpgrade(self._database)
         self._standing = HealthMonitor(
             pool=self._pool,
             clock=clock,
@@ -172,9 +175,9 @@ class Daemon:
             leadership=self._leadership,
             admission=self._admission,
             rights=RightsWatch(self._pool),
-            waits_for_schema=lambda: self._waits_for_schema,
+            waits_for_schema=lambda: self._schema.waits_for,
         )
-        alarms = Alarms(
+        watching = alarms.Alarms(
             pool=self._pool,
             clock=clock,
             readiness=self.readiness,
@@ -182,7 +185,7 @@ class Daemon:
             changed=self._publisher.wake,
             instance=settings.instance,
         )
-        self._alarming = Loop("alarms", alarms.run_once, clock=clock, poll=ALARMS_EVERY)
+        self._alarming = Loop("alarms", watching.run_once, clock=clock, poll=alarms.EVERY)
         inbox = Inbox(pool=self._pool, wake=self._wake_settlement)
         invoicing = Invoicing(
             pool=self._pool,
@@ -206,6 +209,7 @@ class Daemon:
                 changed=self._changed,
                 new_per_day=settings.http.new_nodes_per_day,
             ),
+            links=links,
             live=self._live,
             catalogue=catalogue,
             clock=clock,
@@ -279,28 +283,8 @@ class Daemon:
         ]
 
     async def _govern(self) -> None:
-        await self._bring_schema_forward()
+        await self._schema.run()
         await self._leadership.run(self._lead)
-
-    async def _bring_schema_forward(self) -> None:
-        backoff, throttle = Backoff(0.2, 3.0), LogThrottle()
-        while True:
-            try:
-                connection = await self._database.connect(name="kosmo-billing migrations")
-                try:
-                    for name in await migrate(connection, self._database.schema):
-                        log.info("migration %s applied", name)
-                finally:
-                    with contextlib.suppress(Exception):
-                        await connection.close(timeout=2)
-            except Unavailable as error:
-                self._waits_for_schema = error.message
-                if throttle.allows("database"):
-                    log.warning("waiting for the database: %s", error)
-                await asyncio.sleep(backoff.failed())
-            else:
-                self._waits_for_schema = None
-                return
 
     async def _lead(self) -> None:
         await self._reconciliation.begin()
@@ -326,12 +310,10 @@ class Daemon:
 
     def _notified(self, payload: str, sender: int) -> None:
         """Rows changed elsewhere; an empty payload says that anything may have."""
-        if payload in ("", "hooks"):  # queued by a trigger, so it is not known here either
+        if payload in ("", "hooks"):  # queued by a trigger, of which no session knows
             self._hooks.wake()
-        if payload == "hooks":
-            return
-        if self._pool.has_session(sender):  # changed here, and known since the commit
-            return
+        if payload == "hooks" or self._pool.has_session(sender):
+            return  # what was changed here is known since the commit
         if payload != "entitlements":
             self._settling.wake()
         if payload != "deliveries":

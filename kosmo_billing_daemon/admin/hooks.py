@@ -5,8 +5,8 @@ from datetime import datetime
 from uuid import uuid4
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.contract.document import event_types
 from kosmo_billing_daemon.contract.encoding import dumps
-from kosmo_billing_daemon.contract.events import EVENT_TYPES
 from kosmo_billing_daemon.domain.hook_texts import TEST, parse_texts
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.hooks.addresses import require_usable
@@ -109,13 +109,13 @@ async def _found(connection: Connection, hook_id: int) -> Hook:
 
 def _require_known(patterns: Sequence[str]) -> None:
     for pattern in patterns:
-        if not any(_matches(pattern, event_type) for event_type in EVENT_TYPES):
-            raise Invalid(f"there is no event {pattern!r}; there are {', '.join(EVENT_TYPES)}")
+        if not any(_matches(pattern, event_type) for event_type in event_types()):
+            raise Invalid(f"there is no event {pattern!r}; there are {', '.join(event_types())}")
 
 
 def _require_wanted(event_type: str, patterns: Sequence[str]) -> None:
-    if event_type not in EVENT_TYPES:
-        raise Invalid(f"[texts] names {event_type!r}; there are {', '.join(EVENT_TYPES)}")
+    if event_type not in event_types():
+        raise Invalid(f"[texts] names {event_type!r}; there are {', '.join(event_types())}")
     if not any(_matches(pattern, event_type) for pattern in patterns):
         raise Invalid(f"[texts] has a text for {event_type}, which --events leaves out")
 

@@ -32,6 +32,12 @@ class Links:
     def of(cls, called: str, public: str | None) -> "Links":
         return cls(urlsplit(called), None if public is None else urlsplit(public))
 
+    @property
+    def origin(self) -> str:
+        """Where customers pay, as browsers name it."""
+        parts = self.public or self.called
+        return f"{parts.scheme}://{parts.netloc}"
+
     def reachable(self, link: str) -> str:
         """Return the link as customers can open it."""
         if self.public is None:

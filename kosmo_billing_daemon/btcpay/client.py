@@ -212,6 +212,12 @@ class BtcpayClient:
             )
             return payloads.confirmed(seen, methods, self._clock())
 
+    async def fetch_payment_options(self, btcpay_id: str) -> tuple[payloads.PaymentOption, ...]:
+        """Return how an open invoice can be paid without BTCPay's own checkout."""
+        path = f"{self._invoices}/{opaque(btcpay_id)}/payment-methods"
+        async with self._call("fetch_payment_options", CallScope.READ_ONE):
+            return payloads.payment_options(await self._read(path))
+
     async def mark(self, btcpay_id: str, *, settled: bool) -> Observation:
         """Mark an invoice Settled or Invalid by hand; ``BtcpayRefused`` where its state does not allow it."""
         async with self._call("mark"):

@@ -4,6 +4,7 @@ The rule it keeps: strict where a value decides about rights or money, tolerant 
 fetched from BTCPay is the fact; a webhook body is only a hint of where to look.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -203,6 +204,29 @@ def creation(
         },
         "checkout": checkout,
     }
+
+
+@record
+class PaymentOption:
+    """One way to pay an invoice: ``link`` is what wallets open and what a QR code holds."""
+
+    method: str
+    link: str
+
+
+def payment_options(document: Any) -> tuple[PaymentOption, ...]:
+    """Read the links of an invoice's payment methods, Lightning first; what has none is left out."""
+    found = []
+    for entry in items(document, "paymentMethods"):
+        method = mapping(entry, "paymentMethod")
+        link = optional_text(method, "paymentLink")
+        if method.get("activated") is not False and link and _PAYMENT_LINK.fullmatch(link):
+            found.append(PaymentOption(text(method, "paymentMethodId"), link))
+    return tuple(sorted(found, key=lambda option: not option.link.lower().startswith("lightning:")))
+
+
+# Nothing else becomes a link on a page of ours.
+_PAYMENT_LINK: Final = re.compile(r"(?:bitcoin|lightning):[!-~]{1,1900}", re.IGNORECASE)
 
 
 IMPOSSIBLE_CREATION: Final = {"amount": "-1", "currency": "USD", "checkout": {"paymentTolerance": -1}}

@@ -5,12 +5,13 @@ from uuid import UUID
 
 import typer
 
+from kosmo_billing_daemon.admin.links import LinkActions
 from kosmo_billing_daemon.admin.overview import Histories, History
 from kosmo_billing_daemon.cli import explaining
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import HEADINGS
 from kosmo_billing_daemon.cli.invoices import row as invoice_row
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.opened import by, load, opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
     console,
@@ -24,6 +25,7 @@ from kosmo_billing_daemon.cli.rendering import (
     table,
     when,
 )
+from kosmo_billing_daemon.connections import links_of
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
 from kosmo_billing_daemon.errors import Invalid
@@ -109,6 +111,30 @@ def reinstate(
             return await at.operations.reinstate(UserId(user), SubscriptionId(subscription), by(reason))
 
     _tell(run(work()), "reinstated", as_json=as_json)
+
+
+def link(
+    user: User,
+    revoke: Annotated[bool, typer.Option("--revoke", help="End the present link first.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why it is revoked; kept with your name.")] = "",
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Show the user's renewal link, with which plans are paid without a login."""
+
+    async def work() -> str:
+        async with opened(env_file) as at:
+            links = links_of(load(env_file), at.pool)
+            actions = LinkActions(pool=at.pool, clock=utc_now, links=links)
+            if revoke:
+                await actions.revoke(UserId(user), by(reason))
+            return await actions.show(UserId(user))
+
+    url = run(work())
+    if as_json:
+        print_json({"user_id": user, "renew_url": url, "revoked": revoke})
+    else:
+        line(console(), url)
 
 
 def nodes(
@@ -257,5 +283,5 @@ def _print_history(history: History) -> None:
 
 
 app = typer.Typer(help="One user: the whole history, and what an operator may change.", no_args_is_help=True)
-for action in (show, grant, revoke, reinstate, nodes):
+for action in (show, grant, revoke, reinstate, nodes, link):
     app.command()(action)

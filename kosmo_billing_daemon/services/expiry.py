@@ -11,13 +11,14 @@ from datetime import datetime
 
 from kosmo_billing_daemon.domain.history import advance
 from kosmo_billing_daemon.domain.reminders import Reminder, due_reminder
-from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
 from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
+from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.store import invoices, subscriptions
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
@@ -34,6 +35,7 @@ class Expiry:
     pool: Pool
     clock: Clock
     remind_hours: Sequence[int]
+    links: RenewalLinks
     changed: Callable[[], None]
     _aside: Cooldown[UserId] = field(default_factory=Cooldown)
 
@@ -73,7 +75,7 @@ class Expiry:
             hours = await subscriptions.load_reminder_hours(connection, [row.id for row in current.values()])
             changes: list[Change] = []
             new_events: list[Event] = []
-            next_hours: list[tuple[SubscriptionId, int]] = []
+            reminders: list[tuple[Subscription, Reminder]] = []
             for user_id, row in current.items():
                 outcome = advance((row,), now, holding=user_id in confirming)
                 changes.append(Change((row,), outcome.history))
@@ -82,8 +84,9 @@ class Expiry:
                 ]
                 reminder = due_reminder(row, now, self.remind_hours, hours[row.id])
                 if reminder is not None:
-                    next_hours.append((row.id, reminder.next_hours))
-                    new_events += self._remind(row, reminder, now)
+                    reminders.append((row, reminder))
+            next_hours = [(row.id, reminder.next_hours) for row, reminder in reminders]
+            new_events += await self._remind(connection, reminders, now)
             await fulfilment.write(
                 connection,
                 changes,
@@ -95,9 +98,19 @@ class Expiry:
 
         return await self.pool.retrying(work, locking_users(due))
 
-    def _remind(self, row: Subscription, reminder: Reminder, now: datetime) -> list[Event]:
-        """Return what is said of a subscription that ends soon."""
-        if reminder.hours_left is None:
-            return []
-        facts = fulfilment.subscription_facts(row) | {"hours_left": reminder.hours_left}
-        return [Event(type="subscription.expiring", user_id=row.user_id, data=facts, occurred_at=now)]
+    async def _remind(
+        self, connection: Connection, reminders: Sequence[tuple[Subscription, Reminder]], now: datetime
+    ) -> list[Event]:
+        """Return what is said of subscriptions that end soon."""
+        said = [(row, reminder.hours_left) for row, reminder in reminders if reminder.hours_left is not None]
+        urls = await self.links.issue(connection, [row.user_id for row, _ in said])
+        return [
+            Event(
+                type="subscription.expiring",
+                user_id=row.user_id,
+                data=fulfilment.subscription_facts(row)
+                | {"hours_left": hours_left, "renew_url": urls.get(row.user_id)},
+                occurred_at=now,
+            )
+            for row, hours_left in said
+        ]

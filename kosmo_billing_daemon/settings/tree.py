@@ -227,6 +227,9 @@ class Http:
     taken off does not count, nor does what an operator lists."""
     stream_beat: Annotated[float, Env("STREAM_BEAT", number(1, 300, "seconds", 1.0))] = 15.0
     """Seconds between heartbeats on event streams, 1 to 300. Must be less than the proxy's idle timeout."""
+    public_url: Annotated[str | None, Env("PUBLIC_URL", read.web_url, "https://billing.example.org")] = None
+    """Where people reach this daemon: renewal links (PUBLIC_URL/r/...) begin with it. A short name leaves
+    room in a mesh text. Unset: no links are given out."""
     metrics_token: Annotated[SecretStr | None, Secret("METRICS_TOKEN", read.token)] = None
     """Bearer token that /metrics requires (secret; in Prometheus: authorization.credentials_file). Unset:
     anybody who reaches the port can read the metrics, which name no user. Better set as a credential."""

@@ -17,6 +17,8 @@ from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.links import RenewalLinks
+from kosmo_billing_daemon.services.renewal import Renewals
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
@@ -35,6 +37,7 @@ from kosmo_billing_daemon.web import (
     pages,
     plans,
     problems,
+    renewal,
     requests,
     subscription,
     usage,
@@ -74,6 +77,7 @@ def build_app(
     inbox: Inbox,
     entitlements: Entitlements,
     whitelist: Whitelist,
+    links: RenewalLinks,
     live: EntitlementStreams,
     catalogue: Catalogue,
     clock: Clock,
@@ -96,7 +100,11 @@ def build_app(
     app[keys.INBOX] = inbox
     app[keys.ENTITLEMENTS] = entitlements
     app[keys.WHITELIST] = whitelist
+    app[keys.LINKS] = links
     app[keys.LIVE] = live
+    app[renewal.RENEWALS] = Renewals(
+        pool=pool, clock=clock, invoicing=invoicing, catalogue=catalogue, entitlements=entitlements
+    )
     app[keys.CATALOGUE] = catalogue
     app[keys.CLOCK] = clock
     app[keys.BODY_SECONDS] = body_seconds
@@ -116,7 +124,7 @@ def build_app(
     app.on_response_prepare.append(cors.dress)
     draining.install(app)
     app.add_routes([operation.route() for operation in OPERATIONS])
-    app.add_routes(pages.PARTS)
+    app.add_routes([*pages.PARTS, *renewal.ROUTES])
     app.on_shutdown.append(_end_streams)
     return app
 

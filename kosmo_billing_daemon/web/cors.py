@@ -67,6 +67,13 @@ def _is_browser(request: web.Request) -> bool:
     return "Sec-Fetch-Site" in request.headers or "Origin" in request.headers
 
 
+def may_come_from_us(request: web.Request) -> bool:
+    """Say whether a form may be one of ours; browsers send ``Origin: null`` from pages without referrers."""
+    if "Sec-Fetch-Site" not in request.headers and request.headers.get("Origin", "null") == "null":
+        return True
+    return _is_same_origin(request)
+
+
 def _is_same_origin(request: web.Request) -> bool:
     """Say whether the page is of the site it asks.
 

@@ -10,6 +10,7 @@ from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.postgres import Pool
@@ -19,6 +20,7 @@ INVOICING = web.AppKey("invoicing", Invoicing)
 CREDIT = web.AppKey("credit", CreditAccounts)
 INBOX = web.AppKey("inbox", Inbox)
 ENTITLEMENTS = web.AppKey("entitlements", Entitlements)
+LINKS = web.AppKey("links", RenewalLinks)
 WHITELIST = web.AppKey("whitelist", Whitelist)
 LIVE = web.AppKey("live", EntitlementStreams)
 CATALOGUE = web.AppKey("catalogue", Catalogue)

@@ -32,7 +32,9 @@ async def _asyncapi(request: web.Request) -> web.StreamResponse:
     return conditional(request, request.app[ASYNCAPI], headers=_CACHED)
 
 
-def _static(name: str, content_type: str) -> Handler:
+def static(name: str, content_type: str) -> Handler:
+    """Make a handler that serves a file of ``static``."""
+
     async def show(request: web.Request) -> web.StreamResponse:
         response = conditional(request, _file(name), headers={**_CACHED, **_POLICY})
         if response.body:
@@ -62,11 +64,11 @@ OPERATIONS = tuple(
     for name, handler, summary, kind, media_type in (
         ("openapi.json", _openapi, "This document", dict, JSON),
         ("asyncapi.json", _asyncapi, "The MQTT contract, AsyncAPI 3.0", dict, JSON),
-        ("docs", _static("docs.html", "text/html"), "A page to read this document", str, "text/html"),
+        ("docs", static("docs.html", "text/html"), "A page to read this document", str, "text/html"),
     )
 )
 PARTS = (
-    web.get(f"{API}/docs/docs.css", _static("docs.css", "text/css")),
-    web.get(f"{API}/docs/docs.js", _static("docs.js", "text/javascript")),
+    web.get(f"{API}/docs/docs.css", static("docs.css", "text/css")),
+    web.get(f"{API}/docs/docs.js", static("docs.js", "text/javascript")),
 )
 """What the page loads: no operations."""

@@ -1,6 +1,7 @@
 """What the user may do now: the same document that gateways get, once, with its history, or live."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
-from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Status, Subscription
+from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Status, Subscription, UserId
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import subscriptions
@@ -67,7 +68,20 @@ class PurchaseDocument:
 
 
 @record(kw_only=True)
-class SubscriptionWithHistory(EntitlementDocument):
+class SubscriptionDocument(EntitlementDocument):
+    """What the user may do now, and where to pay for more without a login."""
+
+    renew_url: Annotated[
+        str | None,
+        Field(
+            description="The user's renewal link, for nobody else; missing without PUBLIC_URL",
+            examples=["https://billing.example.org/r/q83vEjRWeJCrze8SNFZ4kA"],
+        ),
+    ] = None
+
+
+@record(kw_only=True)
+class SubscriptionWithHistory(SubscriptionDocument):
     """What the user may do now, and everything bought so far."""
 
     purchases: Annotated[int, Field(ge=0, description="How many there are in all")]
@@ -78,14 +92,16 @@ async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
     wants_history = _history(request)
     document = await request.app[keys.ENTITLEMENTS].show(user_id)
-    timeless = replace(document, issued_at=_EPOCH)
+    renew_url = await request.app[keys.LINKS].show(user_id)
     if not wants_history:
-        return conditional(request, document.encode(), state=timeless.encode())
+        linked = SubscriptionDocument(**_values(document), renew_url=renew_url)
+        state = encode(replace(linked, issued_at=_EPOCH)).encode()
+        return conditional(request, encode(linked).encode(), state=state)
     async with request.app[keys.POOL].connection() as connection:
         rows = await subscriptions.load_history(connection, user_id, HISTORY)
         number = await subscriptions.count_history(connection, user_id)
     history = tuple(purchase(row) for row in rows)
-    shown = with_history(document, number, history)
+    shown = with_history(document, number, history, renew_url)
     state = encode(replace(shown, issued_at=_EPOCH)).encode()
     return conditional(request, encode(shown).encode(), state=state)
 
@@ -98,11 +114,19 @@ def _history(request: web.Request) -> bool:
 
 
 def with_history(
-    document: EntitlementDocument, number: int, history: tuple[PurchaseDocument, ...]
+    document: EntitlementDocument,
+    number: int,
+    history: tuple[PurchaseDocument, ...],
+    renew_url: str | None = None,
 ) -> SubscriptionWithHistory:
     """Put the purchases beside what they amount to."""
-    values: dict[str, Any] = {field.name: getattr(document, field.name) for field in fields(document)}
-    return SubscriptionWithHistory(**values, purchases=number, history=history)
+    return SubscriptionWithHistory(
+        **_values(document), renew_url=renew_url, purchases=number, history=history
+    )
+
+
+def _values(document: EntitlementDocument) -> dict[str, Any]:
+    return {field.name: getattr(document, field.name) for field in fields(document)}
 
 
 def purchase(row: Subscription) -> PurchaseDocument:
@@ -130,8 +154,14 @@ def purchase(row: Subscription) -> PurchaseDocument:
 
 
 async def _stream(request: web.Request) -> web.StreamResponse:
-    """Send the document at once, unless the reader says that it has it, and again after each change."""
     user_id = await identify(request)
+    return await stream(request, user_id, _event, request.headers.get("Last-Event-ID"))
+
+
+async def stream(
+    request: web.Request, user_id: UserId, event: Callable[[EntitlementDocument], str], seen: str | None
+) -> web.StreamResponse:
+    """Send an event at once, unless the reader has ``seen`` this version, and again after each change."""
     live = request.app[keys.LIVE]
 
     def gone() -> bool:
@@ -139,7 +169,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
 
     with live.watching(user_id, gone) as watcher:
         first = await live.begin(user_id, watcher)
-        if request.headers.get("Last-Event-ID") == str(first.version):
+        if seen == str(first.version):
             watcher.skip(first.version)
         response = web.StreamResponse(
             status=HTTPStatus.OK,
@@ -152,7 +182,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
         try:
             await _write(response, f"retry: {RETRY_MS}\n\n")
             async for document in watcher.documents():
-                await _write(response, ":\n\n" if document is None else _event(document))
+                await _write(response, ":\n\n" if document is None else event(document))
             await _write(response, f"retry: {RETRY_STOPPING_MS}\n\n")
         except (ConnectionError, TimeoutError):
             request.protocol.force_close()  # the reader has gone, or does not read
@@ -209,8 +239,9 @@ OPERATIONS = (
         name="showSubscription",
         tag="Rights",
         summary="What the user may do now",
-        description="The same document that gateways get. A user who never bought anything has one too: "
-        "version 0, plan free. The end is grace_until where that is set, else valid_until.",
+        description="The same document that gateways get, and the user's renewal link. A user who never "
+        "bought anything has one too: version 0, plan free. The end is grace_until where that is set, else "
+        "valid_until.",
         has_etag=True,
         parameters=(
             Parameter(
@@ -223,7 +254,7 @@ OPERATIONS = (
         answers={
             200: Answer(
                 "The entitlement; with history=true also purchases and history",
-                (EntitlementDocument, SubscriptionWithHistory),
+                (SubscriptionDocument, SubscriptionWithHistory),
                 with_history(_ENTITLEMENT, 1, (_PURCHASE,)),
             )
         },

@@ -17,7 +17,6 @@ from kosmo_billing_daemon.contract import lease_payloads, payloads
 from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.contract.document import asyncapi
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
-from kosmo_billing_daemon.contract.events import EVENT_TYPES
 from kosmo_billing_daemon.contract.lease_payloads import HeldLease, LeaseAnswer, LeaseRefusal, LeaseRequest
 from kosmo_billing_daemon.contract.payloads import (
     MAX_COUNT,
@@ -278,15 +277,6 @@ def test_news_of_rights_are_those_of_the_domain() -> None:
     assert set(types) == {f"subscription.{news}" for news in subscriptions.SubscriptionEvent} | {
         "subscription.expiring"
     }
-
-
-def test_every_event_has_a_schema_and_every_schema_an_event() -> None:
-    described = [
-        event_type
-        for name in DOCUMENT["channels"]["events"]["messages"]
-        for event_type in SCHEMAS[name]["properties"]["type"]["enum"]
-    ]
-    assert sorted(described) == sorted(EVENT_TYPES)
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

@@ -21,6 +21,7 @@ UNPASSED = {
     "btcpay.client.BtcpayClient.current_key": BY_HAND,
     "btcpay.client.BtcpayClient.fetch_confirmations": RARE_LOOK,
     "btcpay.client.BtcpayClient.fetch_invoice": RARE_LOOK,
+    "btcpay.client.BtcpayClient.fetch_payment_options": READS,
     "btcpay.client.BtcpayClient.fetch_store": BY_HAND,
     "btcpay.client.BtcpayClient.list_deliveries": BY_HAND,
     "btcpay.client.BtcpayClient.list_webhooks": BY_HAND,

@@ -24,6 +24,7 @@ from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
@@ -37,6 +38,7 @@ from tests.demo.btcpay.conftest import HandClock
 STORE = "StoreOne"
 KEY = "a1" * 20
 DEADLINE = 10.0
+PUBLIC = "https://billing.kosmoconnect.example"
 STEPS = (168, 72, 24)  # hours
 TIMEOUTS = Timeouts(connect=2, call=5, create=0.5)
 
@@ -164,6 +166,7 @@ class Shop:
             trust_body=trust_body,
             credit=credit,
         )
+        links = RenewalLinks(pool=pool, clock=self.clock, key=b"key", public_url=PUBLIC)
         self._front = Daemon(
             pool=pool,
             btcpay=btcpay,
@@ -173,7 +176,11 @@ class Shop:
             ),
             reconciliation=Reconciliation(pool=pool, settlement=settlement, clock=self.clock),
             expiry=Expiry(
-                pool=pool, clock=self.clock, remind_hours=STEPS, changed=lambda: changes.append(None)
+                pool=pool,
+                clock=self.clock,
+                remind_hours=STEPS,
+                links=links,
+                changed=lambda: changes.append(None),
             ),
             recounting=Recounting(pool=pool, clock=self.clock, changed=lambda: changes.append(None)),
             inbox=Inbox(pool=pool, wake=lambda: True),

@@ -84,6 +84,14 @@ class Desk:
         async with self.pool.connection() as connection:
             return await connection.fetchval(query, *values)
 
+    async def until_drained(self) -> None:
+        """Wait until nothing is queued for any hook."""
+
+        async def drained() -> bool:
+            return not await self.value("SELECT count(*) FROM hook_deliveries")
+
+        await until(drained, "the queue is empty")
+
     async def until_tried(self, target: Endpoint, count: int) -> None:
         """Let time pass, as it would for the next try, until an endpoint has received so many requests."""
 
@@ -201,6 +209,7 @@ async def test_after_a_day_a_hook_is_switched_off_and_a_replay_sends_what_it_mis
     desk.wake()
     await until(received(target, tries + 5), "what waited and what was missed")
     assert len(set(target.ids[tries:])) == 5
+    await desk.until_drained()
     with pytest.raises(Conflict):
         await desk.actions.replay(hook.id, None, BY)
     assert await desk.actions.replay(hook.id, desk.clock() - timedelta(days=2), BY) == 5
@@ -268,11 +277,7 @@ async def test_texts_are_sent_for_events_that_have_one_and_history_is_bounded(de
     assert target.received[0].headers["content-type"] == "text/plain; charset=utf-8"
     target.verify(hook.secret)
     await desk.happen()
-
-    async def drained() -> bool:
-        return not await desk.value("SELECT count(*) FROM hook_deliveries")
-
-    await until(drained, "the queue is empty")
+    await desk.until_drained()
     assert await desk.value("SELECT count(*) FROM hook_answers") <= ANSWERS_KEPT + 50
 
 

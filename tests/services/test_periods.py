@@ -10,7 +10,7 @@ from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.plans import Catalogue, Plan, PlanType, Price
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid
-from tests.services.conftest import STEPS, Shop, carried
+from tests.services.conftest import PUBLIC, STEPS, Shop, carried
 from tests.support.quotes import WANDERER, quoting
 
 DAY = timedelta(days=1)
@@ -128,6 +128,13 @@ async def test_subscription_expires_at_its_end_after_one_reminder_per_step(shop:
         assert await hours_left(shop, user) == list(STEPS[:place])
         await shop.wait(seconds=1)
         assert await hours_left(shop, user) == list(STEPS[: place + 1])
+    (said,) = {
+        row["url"]
+        for row in await shop.front.rows(
+            "SELECT data->>'renew_url' AS url FROM events WHERE type = 'subscription.expiring'"
+        )
+    }
+    assert said.startswith(f"{PUBLIC}/r/")
     assert await shop.front.expiry.next_due() == until
     await shop.wait(hours=23, minutes=59, seconds=59)
     assert await shop.front.statuses(user) == ["active"]

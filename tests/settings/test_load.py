@@ -71,6 +71,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("USAGE_MESSAGES_PER_MINUTE", "60", "usage_messages", 60),
     ("USAGE_USERS_PER_MINUTE", "70", "usage_users", 70),
     ("REMIND_HOURS", "24, 72,24", "remind_hours", (72, 24)),
+    ("PUBLIC_URL", "https://Billing.example.org/", "http.public_url", "https://billing.example.org"),
     ("REMIND_HOURS", "off", "remind_hours", ()),
     ("DELIVERY_RETENTION_DAYS", "30", "retention.deliveries", timedelta(days=30)),
     ("USAGE_RETENTION_DAYS", "90", "retention.usage", timedelta(days=90)),

@@ -89,6 +89,8 @@ SELECT 'https://example.org/' || n, '{{*}}', 'whsec_', false, now() FROM generat
 INSERT INTO hook_deliveries (hook_id, event_id) SELECT 1 + id % 3, id FROM events;
 INSERT INTO hook_answers (hook_id, event_id, at, accepted, answer)
 SELECT 1 + n % 3, n, now(), true, '200 OK' FROM generate_series(1, 300) AS n;
+INSERT INTO renewal_links (token_hash, user_id, generation, issued_at)
+SELECT sha256(user_id::text::bytea), user_id, 1, now() FROM people;
 SET session_replication_role = DEFAULT;
 DROP TABLE people, bought;
 ANALYZE;

@@ -27,6 +27,7 @@ from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.services.streams import EntitlementStreams
@@ -222,6 +223,7 @@ class Starter:
             inbox=Inbox(pool=pool, wake=lambda: True),
             entitlements=Entitlements(pool=pool, clock=document_clock),
             whitelist=Whitelist(pool=pool, clock=clock, changed=live.wake, new_per_day=new_nodes_per_day),
+            links=RenewalLinks(pool=pool, clock=clock, key=b"key", public_url=http.get("public_url")),
             live=live,
             catalogue=BUILT_IN,
             clock=clock,

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema_rs
 from aiohttp import web
 
+from kosmo_billing_daemon.contract.paths import RENEWAL
 from kosmo_billing_daemon.settings import AuthMode
 from kosmo_billing_daemon.web.app import OPERATIONS
 from kosmo_billing_daemon.web.openapi import document
@@ -27,7 +28,7 @@ def _validator(reference: str) -> jsonschema_rs.Validator:
 class Record:
     """Notes what the document does not tell; 404 and 405 beside all routes have none to be told by.
 
-    Nor have the style and the script of ``/docs``, which are no operations.
+    Nor have the style and the script of ``/docs``, and pages for people, which are no operations.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,8 @@ class Record:
     async def note(self, request: web.Request, response: web.StreamResponse) -> None:
         resource = request.match_info.route.resource
         if request.match_info.http_exception is not None or resource is None or "/docs/" in request.path:
+            return
+        if request.path.startswith(f"{RENEWAL}/"):
             return
         method = {"HEAD": "GET"}.get(request.method, request.method).lower()
         path = resource.canonical

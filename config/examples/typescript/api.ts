@@ -47,28 +47,6 @@ export interface DayDocument {
   messages: number;
 }
 
-/**
- * The whole truth about one user. Keep the greatest `version`, drop the rest. `messages_limit` null is
- * unlimited; `grace_until`, where set, is the end instead of `valid_until`.
- */
-export interface EntitlementDocument {
-  user_id: string;
-  plan_type: string;
-  status: Standing;
-  scope: Scope;
-  allowed_nodes: readonly string[];
-  features: readonly string[];
-  messages_limit: number | null;
-  messages_used: number;
-  quota_state: QuotaState;
-  subscription_id: string | null;
-  valid_from: string | null;
-  valid_until: string | null;
-  grace_until: string | null;
-  version: number;
-  issued_at: string;
-}
-
 /** One entry of the ledger. */
 export interface EntryDocument {
   /** RFC 3339, UTC */
@@ -306,6 +284,27 @@ export type Standing = "active" | "grace" | "expired" | "revoked" | "none";
 /** Where a subscription stands; at most one of a user's is ACTIVE or GRACE. */
 export type Status = "active" | "grace" | "replaced" | "expired" | "revoked";
 
+/** What the user may do now, and where to pay for more without a login. */
+export interface SubscriptionDocument {
+  user_id: string;
+  plan_type: string;
+  status: Standing;
+  scope: Scope;
+  allowed_nodes: readonly string[];
+  features: readonly string[];
+  messages_limit: number | null;
+  messages_used: number;
+  quota_state: QuotaState;
+  subscription_id: string | null;
+  valid_from: string | null;
+  valid_until: string | null;
+  grace_until: string | null;
+  version: number;
+  issued_at: string;
+  /** The user's renewal link, for nobody else; missing without PUBLIC_URL */
+  renew_url?: string | null;
+}
+
 /** What the user may do now, and everything bought so far. */
 export interface SubscriptionWithHistory {
   user_id: string;
@@ -323,6 +322,8 @@ export interface SubscriptionWithHistory {
   grace_until: string | null;
   version: number;
   issued_at: string;
+  /** The user's renewal link, for nobody else; missing without PUBLIC_URL */
+  renew_url?: string | null;
   /** How many there are in all */
   purchases: number;
   /** The last 100, newest first */

@@ -178,6 +178,11 @@ export interface SubscriptionFacts {
    * late.
    */
   hours_left?: number;
+  /**
+   * subscription.expiring: a page that pays for this user without a login, for nobody else's eyes. Null
+   * unless the operator gives out links.
+   */
+  renew_url?: string | null;
 }
 
 /** The purchase and how far it is used. */

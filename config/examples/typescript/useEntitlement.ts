@@ -1,14 +1,14 @@
 // What the user may do now, live: a thank-you page turns green by itself when the payment settles.
 // Reads Server-Sent Events with fetch, since EventSource cannot send a bearer token.
 import { useEffect, useState } from "react";
-import type { EntitlementDocument } from "./api";
+import type { SubscriptionDocument } from "./api";
 
 const URL = "/api/v1/billing/subscription/events";
 const wait = (ms: number) => new Promise((done) => setTimeout(done, ms));
 
 /** `refused` is the status of a refusal that repeating does not change: 401 asks for a new login. */
 export interface Live {
-  entitlement: EntitlementDocument | null;
+  entitlement: SubscriptionDocument | null;
   refused: number | null;
 }
 
@@ -37,7 +37,7 @@ export function useEntitlement(headers: Record<string, string> = {}): Live {
         for (const field of blocks.flatMap((block) => block.split("\n"))) {
           if (field.startsWith("retry: ")) retry = Number(field.slice(7));
           if (field.startsWith("id: ")) lastId = field.slice(4);
-          if (field.startsWith("data: ")) tell({ entitlement: JSON.parse(field.slice(6)) as EntitlementDocument });
+          if (field.startsWith("data: ")) tell({ entitlement: JSON.parse(field.slice(6)) as SubscriptionDocument });
         }
       }
     };

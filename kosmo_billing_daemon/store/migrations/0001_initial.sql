@@ -720,6 +720,19 @@ END $$;
 CREATE TRIGGER events_queued_for_hooks AFTER INSERT ON events
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION queue_for_hooks();
 
+-- Renewal links: whoever has one sees the plan that it renews, and may open an invoice for it. A token is computed from a
+-- secret of the settings, the user and how often links were revoked; only its hash is kept.
+
+CREATE TABLE renewal_links (
+    token_hash bytea PRIMARY KEY,
+    user_id    uuid NOT NULL,
+    generation integer NOT NULL,
+    issued_at  timestamptz NOT NULL,
+    revoked_at timestamptz,
+    CONSTRAINT renewal_links_hash_is_whole CHECK (octet_length(token_hash) = 32)
+);
+CREATE INDEX renewal_links_by_user ON renewal_links (user_id);
+
 -- What a transaction of ours begins with, so that it is one round trip together with BEGIN.
 
 -- Serialises changes of users' purchases until the transaction ends. In order, so that two batches cannot
@@ -749,7 +762,8 @@ BEGIN
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
                 'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'attention_cases', 'events',
-                'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers')
+                'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers',
+                'renewal_links')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     LOOP

@@ -1,0 +1,181 @@
+"""What a renewal link shows and does: the plan, what buying it would do now, and how to pay.
+
+The rule it keeps: looking creates nothing, so previews of a link are harmless; paying goes the way of every
+other purchase.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from kosmo_billing_daemon.btcpay.payloads import PaymentOption
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument
+from kosmo_billing_daemon.domain.history import purchase
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
+from kosmo_billing_daemon.domain.plans import Catalogue, Plan
+from kosmo_billing_daemon.domain.subscriptions import Source, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.errors import NotFound, Refused, Unavailable
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.rate_limit import RateLimit
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.entitlements import Entitlements
+from kosmo_billing_daemon.services.invoicing import Invoicing
+from kosmo_billing_daemon.store import invoices, subscriptions
+from kosmo_billing_daemon.store.postgres import Pool
+
+log = logging.getLogger(__name__)
+
+PAYMENTS_PER_MINUTE: Final = 20
+"""Attempts to pay by one link: many for a person, few for a machine."""
+
+JUST_PAID: Final = timedelta(minutes=15)
+"""How long a page says that the payment arrived, before it offers the next."""
+
+_REMEMBERED: Final = 1000  # invoices whose payment methods are known, which do not change
+_NEWEST: Final = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+_HISTORY: Final = 100
+
+
+@record(kw_only=True)
+class RenewalView:
+    """What a link shows. Without ``plan`` its user has to choose one of ``plans``.
+
+    ``outcome`` is the subscription that buying ``plan`` now would make; it is missing where that is refused.
+    ``invoice`` is open, or has just been paid (``is_paid``); ``options`` are the ways to pay it.
+    """
+
+    document: EntitlementDocument
+    plans: Sequence[Plan]
+    plan: Plan | None
+    outcome: Subscription | None
+    invoice: Invoice | None
+    options: Sequence[PaymentOption] = ()
+    is_paid: bool = False
+
+
+@record(kw_only=True)
+class Renewals:
+    """Looks and pays for the user of a link."""
+
+    pool: Pool
+    clock: Clock
+    invoicing: Invoicing
+    catalogue: Catalogue
+    entitlements: Entitlements
+    limit: RateLimit = field(
+        default_factory=lambda: RateLimit(
+            PAYMENTS_PER_MINUTE, told="this link was used very often in a short time; wait a little"
+        )
+    )
+    _options: OrderedDict[str, tuple[PaymentOption, ...]] = field(default_factory=OrderedDict)
+
+    @property
+    def checkout(self) -> str:
+        """The origin of BTCPay's own pages."""
+        return self.invoicing.btcpay.links.origin
+
+    async def view(self, user_id: UserId, plan_type: str | None, *, again: bool = False) -> RenewalView:
+        """Return what to show; raises ``NotFound`` for a plan that is not for sale.
+
+        ``again`` offers the plan although it has just been paid.
+        """
+        now = self.clock()
+        document = await self.entitlements.show(user_id)
+        async with self.pool.connection() as connection:
+            newest = await subscriptions.load_history(connection, user_id, _HISTORY)
+            page = await invoices.load_page(connection, user_id, None, _NEWEST, 1)
+        history = newest[::-1]
+        invoice = page[0] if page else None
+        plan = self._plan(plan_type, newest)
+        if invoice is not None and plan_type not in (None, invoice.plan.plan_type):
+            invoice = None
+        is_paid = not again and invoice is not None and _is_just_paid(invoice, document, now)
+        if invoice is not None and not is_paid and not _is_open(invoice, now):
+            invoice = None
+        return RenewalView(
+            document=document,
+            plans=self.catalogue.plans,
+            plan=plan,
+            outcome=None if plan is None else outcome_of(history, user_id, plan, now),
+            invoice=invoice,
+            options=() if invoice is None else await self.payment_options(invoice),
+            is_paid=is_paid,
+        )
+
+    async def pay(self, user_id: UserId, plan_type: str | None, redirect_url: str | None) -> Invoice:
+        """Open an invoice, or return the one that is open (R10); raises what ``Invoicing.open`` raises."""
+        self.limit.take(user_id)
+        async with self.pool.connection() as connection:
+            newest = await subscriptions.load_history(connection, user_id, 1)
+        plan = self._plan(plan_type, newest)
+        if plan is None:
+            raise NotFound("no plan was chosen", code="unknown_plan")
+        invoice, _ = await self.invoicing.open(user_id, plan.plan_type, redirect_url)
+        return invoice
+
+    def _plan(self, plan_type: str | None, newest: Sequence[Subscription]) -> Plan | None:
+        """Return the plan that was asked for, or bought last as far as it is still for sale."""
+        if plan_type is not None:
+            plan = self.catalogue.find(plan_type)
+            if plan is None:
+                raise NotFound("this plan is not for sale", code="unknown_plan")
+            return plan
+        return self.catalogue.find(newest[0].plan.plan_type) if newest else None
+
+    async def payment_options(self, invoice: Invoice) -> tuple[PaymentOption, ...]:
+        """Return the ways to pay an open invoice that BTCPay tells, once."""
+        btcpay_id = invoice.btcpay_invoice_id
+        if invoice.status is not InvoiceStatus.NEW or btcpay_id is None:
+            return ()
+        known = self._options.get(btcpay_id)
+        if known is not None:
+            return known
+        try:
+            found = await self.invoicing.btcpay.fetch_payment_options(btcpay_id)
+        except (Unavailable, Refused) as error:  # the checkout at BTCPay remains
+            log.info("payment methods cannot be shown: %s", error)
+            return ()
+        self._options[btcpay_id] = found
+        while len(self._options) > _REMEMBERED:
+            self._options.popitem(last=False)
+        return found
+
+
+def outcome_of(
+    history: Sequence[Subscription], user_id: UserId, plan: Plan, now: datetime
+) -> Subscription | None:
+    """Return the subscription that buying a plan now would make; ``None`` where the rules refuse it.
+
+    Made by the rules that fulfil, so it is what will happen (R16).
+    """
+    made = purchase(
+        history,
+        subscription_id=SubscriptionId(UUID(int=0)),
+        user_id=user_id,
+        invoice_id=None,
+        source=Source.BTCPAY,
+        plan=plan,
+        now=now,
+    )
+    return None if made.refusal is not None else made.history[-1]
+
+
+def _is_open(invoice: Invoice, now: datetime) -> bool:
+    if invoice.status is InvoiceStatus.PROCESSING:
+        return True
+    return invoice.status is InvoiceStatus.NEW and (invoice.expires_at is None or invoice.expires_at > now)
+
+
+def _is_just_paid(invoice: Invoice, document: EntitlementDocument, now: datetime) -> bool:
+    """Say whether thanks are due; not while the plan nears its end again, when its user comes to renew it."""
+    return (
+        invoice.effect is Effect.FULFILLED
+        and invoice.settled_at is not None
+        and now - invoice.settled_at < JUST_PAID
+        and document.valid_until is not None
+        and document.valid_until - now > invoice.plan.period / 2
+    )
