@@ -3,24 +3,32 @@
 import asyncio
 import contextlib
 import secrets
+import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+from uuid import UUID
 
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.hooks import HookActions
 from kosmo_billing_daemon.contract.paths import WEBHOOK
-from kosmo_billing_daemon.daemon import Daemon, Started
+from kosmo_billing_daemon.daemon import CannotListen, Daemon, Started
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.demo.children import private_directory, temporary_directory
 from kosmo_billing_daemon.demo.console import Console
+from kosmo_billing_daemon.demo.console.phone import EVENTS, TEXTS, Phone
 from kosmo_billing_daemon.demo.gateway import Gateway
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from kosmo_billing_daemon.errors import KosmoError, Unavailable
 from kosmo_billing_daemon.link import Broker
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from kosmo_billing_daemon.settings import load
+from kosmo_billing_daemon.store.postgres import Database, Pool
 
 STORE_ID = "DemoStore"
 GATEWAY = "demo-gateway"
@@ -76,6 +84,8 @@ class DemoStage:
                     group.create_task(self._resources.enter_async_context(part))
         webhook_secret = secrets.token_hex(20)
         mqtt = urlsplit(broker.url)
+        # Listened on before the daemon begins, which has to know its own address for the links it gives out.
+        listening = self._resources.enter_context(_listen(self._port))
         daemon = Daemon(
             load(
                 {
@@ -88,18 +98,20 @@ class DemoStage:
                     "MQTT_PORT": str(mqtt.port),
                     "MQTT_PROTOCOL": broker.protocol,
                     "HOST": HOST,
-                    "PORT": str(self._port),
+                    "PUBLIC_URL": f"http://{HOST}:{listening.getsockname()[1]}",
                 }
             )
         )
         started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-        self._running = asyncio.create_task(daemon.run(stop=self._stop, started=started.set_result))
+        self._running = asyncio.create_task(
+            daemon.run(stop=self._stop, started=started.set_result, sockets=[listening])
+        )
         self._resources.push_async_callback(self._bow)
         awaited: set[asyncio.Future[Any]] = {started, self._running}
         await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         if self._running.done():
             await self._running
-        api = f"http://{HOST}:{started.result().port}"
+        api = f"http://{HOST}:{listening.getsockname()[1]}"
         simulator.add_webhook(f"{api}{WEBHOOK}", webhook_secret)
         await _until_ready(daemon)
         at = Broker(host=mqtt.hostname or HOST, port=broker.port, client_id=GATEWAY, protocol=broker.protocol)
@@ -109,9 +121,12 @@ class DemoStage:
         except TimeoutError:
             raise Unavailable(f"the demo's gateway did not become ready: {gateway.gate.status}") from None
         watching = replace(at, client_id=CONSOLE, clean=True)
+        pool = await self._resources.enter_async_context(Pool(Database(url=postgres.url)))
+        phone = Phone(partial(pass_time, pool))
         console = await self._resources.enter_async_context(
-            Console(watching, api=api, gateway=gateway.url, btcpay=simulator.url)
+            Console(watching, api=api, gateway=gateway.url, btcpay=simulator.url, phone=phone)
         )
+        phone.secret = await _add_hook(pool, f"{console.url}/mesh-bot")
         self.urls = {
             "console": console.url,
             "api": api,
@@ -125,6 +140,37 @@ class DemoStage:
         self._stop.set()
         if self._running is not None:
             await asyncio.gather(self._running, return_exceptions=True)
+
+
+_THREE_DAYS_BEFORE_THE_END = """
+UPDATE subscriptions SET
+    valid_from = valid_from - (valid_until - interval '3 days' - $2::timestamptz),
+    valid_until = $2::timestamptz + interval '3 days'
+WHERE user_id = $1 AND status = 'active' AND valid_until > $2::timestamptz + interval '3 days'
+"""
+
+
+async def pass_time(pool: Pool, user_id: str) -> bool:
+    """Move a user's plan to three days before its end, by SQL of somebody else, as an old gateway would."""
+    async with pool.connection() as connection:
+        done = await connection.execute(_THREE_DAYS_BEFORE_THE_END, UUID(user_id), utc_now())
+        return bool(done == "UPDATE 1")
+
+
+async def _add_hook(pool: Pool, url: str) -> str:
+    """Let the phone's bot be the only endpoint; those of earlier runs are gone with their ports."""
+    actions, by = HookActions(pool=pool, clock=utc_now), OperatorAction("demo", "the phone of the demo")
+    for listed in await actions.load_all():
+        await actions.remove(listed.hook.id, by)
+    return (await actions.add(url, EVENTS, texts=TEXTS, allow_private=True, by=by)).secret
+
+
+def _listen(port: int) -> socket.socket:
+    """Return a socket that listens; raises ``CannotListen``."""
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {HOST} port {port}: {error}") from error
 
 
 async def _until_ready(daemon: Daemon) -> None:

@@ -1,7 +1,9 @@
 """The demo's page in a real browser: what a visitor clicks, sees and hears of, and where it never asks."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -222,7 +224,19 @@ async def test_everything_that_takes_the_keyboard_has_a_name_and_is_reached(visi
         assert outline != "none", f"the focus is not seen in {place}"
         if place not in order:
             order.append(place)
-    assert order == ["", "top", "plans", "checkout", "rights", "sending", "nodes", "faults", "stream", "foot"]
+    assert order == [
+        "",
+        "top",
+        "plans",
+        "checkout",
+        "rights",
+        "sending",
+        "nodes",
+        "phone",
+        "faults",
+        "stream",
+        "foot",
+    ]
     duplicates = await page.evaluate(
         "() => { const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);"
         " return ids.filter((id, at) => ids.indexOf(id) !== at); }"
@@ -284,6 +298,31 @@ async def test_only_the_own_page_is_answered(stage: DemoStage) -> None:
             http.get(f"{console}/api/{ada}/plans") as by,
         ):
             assert await by.json() == await direct.json()
+
+
+async def test_from_the_mesh_text_to_the_green_page(
+    browser: Browser, stage: DemoStage, tmp_path: Path
+) -> None:
+    visit = await open_page(browser, stage, "Dana")
+    await visit.buy("guardian")
+    await visit.button("⚡ Pay with Lightning").click()
+    await visit.until_green("guardian")
+    began = asyncio.get_running_loop().time()
+    await visit.button("Jump to three days before the end").click()
+    text = visit.page.locator("#phone li").first
+    await expect(text).to_contain_text("Your Guardian plan ends in 3 days. Renew: http", timeout=LATER)
+    await visit.page.locator("#phone").screenshot(path=tmp_path / "phone.png")
+    async with visit.page.context.expect_page() as opened:
+        await text.get_by_role("link").click()
+    page = await opened.value
+    await page.get_by_role("button", name="Pay with Bitcoin").click()
+    async with page.context.expect_page() as checkout:
+        await page.get_by_role("link", name="Other ways to pay").click(modifiers=["Control"])
+    await (await checkout.value).locator("button[data-action=pay][data-method=BTC-LN]").first.click()
+    await expect(page.locator(".good")).to_contain_text("Your payment has arrived", timeout=LATER)
+    assert asyncio.get_running_loop().time() - began < 15
+    assert visit.errors == []
+    await visit.page.context.close()
 
 
 async def test_who_comes_back_to_the_stream_misses_nothing(stage: DemoStage) -> None:

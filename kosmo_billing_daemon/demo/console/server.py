@@ -17,6 +17,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.demo.console.phone import Phone
 from kosmo_billing_daemon.demo.console.proxy import forward, open_session, problem
 from kosmo_billing_daemon.demo.console.tap import Tap
 from kosmo_billing_daemon.link import Broker
@@ -76,11 +77,13 @@ class Console:
         api: str,
         gateway: str,
         btcpay: str,
+        phone: Phone,
         host: str = "127.0.0.1",
         port: int = 0,
         topics: Topics | None = None,
     ) -> None:
         self._places = Places(api=api, gateway=gateway, btcpay=btcpay)
+        self._phone = phone
         self._broker, self._topics = broker, topics or Topics()
         self._host, self._port = host, port
         self._known = frozenset(user.user_id for user in USERS)
@@ -117,6 +120,7 @@ class Console:
                 web.get("/mqtt", self._mqtt, allow_head=False),
                 web.route("*", "/api/{user_id}/{rest:.+}", self._to_api),
                 web.route("*", "/gateway/{rest:.+}", self._to_gateway),
+                *self._phone.routes(self._known),
                 web.route("*", "/btcpay/simulate/{rest:.+}", self._to_simulator),
             ]
         )

@@ -5,6 +5,7 @@ import * as checkout from "./checkout.js";
 import { $, h } from "./dom.js";
 import * as faults from "./faults.js";
 import * as nodes from "./nodes.js";
+import * as phone from "./phone.js";
 import * as plans from "./plans.js";
 import * as race from "./race.js";
 import * as rights from "./rights.js";
@@ -42,7 +43,7 @@ async function begin() {
       h("label", {}, h("input", { type: "radio", name: "user", value: user.name, onchange: () => choose(user) }), h("span", {}, user.name)),
     ),
   );
-  for (const card of [checkout, rights, sending, race, nodes, usage, stream]) {
+  for (const card of [checkout, rights, sending, race, nodes, usage, phone, stream]) {
     card.start();
   }
   const shown = Promise.all([plans.start(), faults.start()]);
