@@ -15,10 +15,10 @@ from rich.text import Text
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.admin.checks import Finding, broker, btcpay, database
+from kosmo_billing_daemon.assembly.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.cli.frame import EX_CONFIG, EX_FAILED, AsJson, EnvFile, own_path, read_password, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, print_json, printable
-from kosmo_billing_daemon.connections import broker_of, btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
 from kosmo_billing_daemon.link import Broker

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from kosmo_billing_daemon import settings
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
+from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.cli.frame import caller
-from kosmo_billing_daemon.connections import btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime import logs
 from kosmo_billing_daemon.runtime.clock import utc_now

@@ -64,7 +64,7 @@ def migrate(env_file: EnvFile = None) -> None:
 
 
 async def _migrate(loaded: settings.Settings) -> tuple[str, ...]:
-    from kosmo_billing_daemon.connections import database_of  # noqa: PLC0415
+    from kosmo_billing_daemon.assembly.connections import database_of  # noqa: PLC0415
     from kosmo_billing_daemon.store import migrations  # noqa: PLC0415
     from kosmo_billing_daemon.store.errors import DatabaseUnfit  # noqa: PLC0415
 

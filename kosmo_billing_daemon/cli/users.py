@@ -7,6 +7,7 @@ import typer
 
 from kosmo_billing_daemon.admin.links import LinkActions
 from kosmo_billing_daemon.admin.overview import Histories, History
+from kosmo_billing_daemon.assembly.connections import links_of
 from kosmo_billing_daemon.cli import explaining
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import HEADINGS
@@ -25,7 +26,6 @@ from kosmo_billing_daemon.cli.rendering import (
     table,
     when,
 )
-from kosmo_billing_daemon.connections import links_of
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
 from kosmo_billing_daemon.errors import Invalid

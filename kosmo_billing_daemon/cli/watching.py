@@ -17,10 +17,10 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
+from kosmo_billing_daemon.assembly.connections import broker_of
 from kosmo_billing_daemon.cli.frame import EnvFile, own_path, read_password, run, stopped_by_signals
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import aside, console, plain, printable
-from kosmo_billing_daemon.connections import broker_of
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.link import Broker, LinkLost, Message, connect

@@ -10,11 +10,11 @@ import typer
 
 from kosmo_billing_daemon.admin.checks import webhooks
 from kosmo_billing_daemon.admin.checks.webhooks import Registered
+from kosmo_billing_daemon.assembly.connections import btcpay_of
 from kosmo_billing_daemon.btcpay.administration import RegisteredWebhook
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
-from kosmo_billing_daemon.connections import btcpay_of
 from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.errors import Conflict, Invalid
 from kosmo_billing_daemon.settings import Settings

@@ -14,8 +14,9 @@ from uuid import UUID
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.hooks import HookActions
+from kosmo_billing_daemon.assembly.front import CannotListen
 from kosmo_billing_daemon.contract.paths import WEBHOOK
-from kosmo_billing_daemon.daemon import CannotListen, Daemon, Started
+from kosmo_billing_daemon.daemon import Daemon, Started
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.demo.children import private_directory, temporary_directory

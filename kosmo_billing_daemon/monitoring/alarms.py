@@ -11,6 +11,7 @@ from typing import Final
 
 from kosmo_billing_daemon.contract.encoding import ANY_UUID, rfc3339
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.loop import Loop
 from kosmo_billing_daemon.store import events
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.events import Event
@@ -48,6 +49,10 @@ class Alarms:
         self._failing: dict[str, float] = {}  # since when, by the monotonic clock
         self._well_since: float | None = None
         self._untold: tuple[frozenset[str], Event] | None = None
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        await Loop("alarms", self.run_once, clock=self._clock, poll=EVERY).run()
 
     async def run_once(self) -> int:
         """Look, and tell what has lasted; returns how many events that made."""

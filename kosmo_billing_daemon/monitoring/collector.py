@@ -4,22 +4,20 @@ And watches what no part notices by itself: how late the event loop is, and that
 """
 
 import asyncio
-from collections.abc import Sequence
+from dataclasses import field
 
 from aiohttp import web
 
+from kosmo_billing_daemon import __version__
+from kosmo_billing_daemon.assembly.leader import Leader
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.leadership import Leadership
-from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
-from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.runtime import descriptors
 from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
-from kosmo_billing_daemon.runtime.loop import Loop
 from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.backlog import ANSWER_WITHIN, read_backlog
-from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.store.outbox import OutboxEvent
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.queue_sizes import load_waiting
@@ -29,24 +27,21 @@ from kosmo_billing_daemon.web.server.admission import Admission
 
 @record(kw_only=True)
 class MetricsCollector:
-    """One daemon's parts, as metrics see them; ``timers`` are the loops that wait for a time."""
+    """One daemon's parts, as metrics see them."""
 
-    metrics: Metrics
     pool: Pool
     clock: Clock
     btcpay: BtcpayClient
-    publisher: Publisher
-    conversation: BrokerSession
-    metering: Metering
+    leader: Leader
     leadership: Leadership
     admission: Admission
     watch: ClockWatch
-    timers: Sequence[Loop]
+    metrics: Metrics = field(default_factory=lambda: Metrics(__version__))
 
     def install(self, app: web.Application) -> None:
         """Serve ``/metrics`` and count what is answered; must be called before the application runs."""
         install(app, self.metrics, self.expose)
-        self.publisher.on_event_ack = self.observe_event_ack
+        self.leader.publisher.on_event_ack = self.observe_event_ack
         self.pool.commits.observed = self.metrics.commit.observe
 
     async def run(self) -> None:
@@ -54,7 +49,7 @@ class MetricsCollector:
         while True:
             await self.metrics.sample_lag()
             if self.watch.look():
-                for timer in self.timers:
+                for timer in self.leader.timers:
                     timer.wake()
 
     def observe_event_ack(self, event: OutboxEvent) -> None:
@@ -74,15 +69,15 @@ class MetricsCollector:
         return self.metrics.expose(reading)
 
     def _parts(self) -> Reading:
-        state, tally = self.btcpay.state, self.metering.tally
-        line, found = self.conversation.line, descriptors.count()
+        state, tally = self.btcpay.state, self.leader.metering.tally
+        line, found = self.leader.session.line, descriptors.count()
         return Reading(
             {
                 "leader": self.leadership.leads,
                 "broker_connected": line.connected_since is not None,
-                "broker_refuses": self.publisher.refusals.current is not None,
+                "broker_refuses": self.leader.publisher.refusals.current is not None,
                 "broker_losses_total": line.losses,
-                "publications_total": self.publisher.published,
+                "publications_total": self.leader.publisher.published,
                 "btcpay_up": state.reachable,
                 "btcpay_denies": state.denied is not None,
                 "btcpay_refuses": state.refused is not None,

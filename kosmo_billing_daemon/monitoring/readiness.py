@@ -1,21 +1,19 @@
-"""How each part of one daemon is: for health, and for systemd's STATUS line.
+"""How each part of one daemon is.
 
 The rule it keeps: the daemon is unready when a queue is too old, nobody leads, or the database is down. Every
 other problem is reported as degraded, and requests may come: taking payments never depends on the broker.
 """
 
-from collections.abc import Callable
 from dataclasses import field
 
+from kosmo_billing_daemon.assembly.leader import Leader
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.leadership import Leadership
-from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
-from kosmo_billing_daemon.mqtt.publisher import Publisher
-from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.descriptors import DescriptorWatch
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.backlog import TOO_OLD, Backlog, RightsWatch, read_backlog
+from kosmo_billing_daemon.services.schema import SchemaUpgrade
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.health import Check, Readiness
 from kosmo_billing_daemon.web.server.admission import Admission
@@ -28,23 +26,24 @@ UNLED_FOR = 30.0
 
 @record(kw_only=True)
 class HealthMonitor:
-    """The parts that may have a problem. ``waits_for_schema`` says why there is none to be asked yet."""
+    """The parts that may have a problem."""
 
     pool: Pool
     clock: Clock
     btcpay: BtcpayClient
-    publisher: Publisher
-    conversation: BrokerSession
-    usage: UsageIntake
+    leader: Leader
     leadership: Leadership
     admission: Admission
-    rights: RightsWatch
-    waits_for_schema: Callable[[], str | None]
+    schema: SchemaUpgrade
     descriptors: DescriptorWatch = field(default_factory=DescriptorWatch)
+    rights: RightsWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rights", RightsWatch(self.pool))
 
     async def readiness(self) -> Readiness:
         """Say how each part is."""
-        waits = self.waits_for_schema()
+        waits = self.schema.waits_for
         if waits is None:
             backlog, lacks = await read_backlog(self.pool, self.clock), await self.rights.look()
         else:
@@ -73,17 +72,17 @@ class HealthMonitor:
         return Check(role is not None and unled <= UNLED_FOR, told)
 
     def _publishing(self, backlog: Backlog) -> Check:
-        refusal = self.publisher.refusals.current
+        refusal = self.leader.publisher.refusals.current
         if refusal is not None:
             return Check(False, f"the broker refuses {refusal.topic}: {refusal.reason}; fix its ACL")
         oldest = max(backlog.entitlements, backlog.events)
         return Check(oldest <= TOO_OLD, f"oldest waits {oldest:.0f} s")
 
     def _broker(self) -> Check:
-        line = self.conversation.line
+        line = self.leader.session.line
         if line.connected_since is None:
             return Check(False, line.last_error or "connecting")
-        withheld = self.usage.refusal or line.withheld
+        withheld = self.leader.usage.refusal or line.withheld
         return Check(withheld is None, withheld or "connected")
 
     def _btcpay(self) -> Check:
@@ -107,10 +106,3 @@ def _database(error: str | None) -> Check:
 def _commits(pool: Pool) -> Check:
     problem = pool.commits.look()
     return Check(problem is None, problem or "quick")
-
-
-def describe(readiness: Readiness, *, leads: bool) -> str:
-    """Return one line for systemd's STATUS and for people."""
-    failing = [f"{name}: {check.detail}" for name, check in readiness.checks.items() if not check.ok]
-    role = "leads" if leads else "stands by"
-    return f"{readiness.status}, {role}" + (f" ({'; '.join(failing)})" if failing else "")

@@ -1,0 +1,1 @@
+"""How the parts of one daemon are built from the settings."""
