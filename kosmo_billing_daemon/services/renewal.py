@@ -14,14 +14,15 @@ from uuid import UUID
 
 from kosmo_billing_daemon.btcpay.payloads import PaymentOption
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
-from kosmo_billing_daemon.domain.history import purchase
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue, Plan
-from kosmo_billing_daemon.domain.subscriptions import Source, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.domain.quoting import Quote
+from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
 from kosmo_billing_daemon.errors import NotFound, Refused, Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.invoicing import Invoicing
 from kosmo_billing_daemon.store import invoices, subscriptions
@@ -37,21 +38,20 @@ JUST_PAID: Final = timedelta(minutes=15)
 
 _REMEMBERED: Final = 1000  # invoices whose payment methods are known, which do not change
 _NEWEST: Final = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
-_HISTORY: Final = 100
 
 
 @record(kw_only=True)
 class RenewalView:
     """What a link shows. Without ``plan`` its user has to choose one of ``plans``.
 
-    ``outcome`` is the subscription that buying ``plan`` now would make; it is missing where that is refused.
+    ``quote`` says what buying ``plan`` now would cost and make (R16).
     ``invoice`` is open, or has just been paid (``is_paid``); ``options`` are the ways to pay it.
     """
 
     document: EntitlementDocument
     plans: Sequence[Plan]
     plan: Plan | None
-    outcome: Subscription | None
+    quote: Quote | None
     invoice: Invoice | None
     options: Sequence[PaymentOption] = ()
     is_paid: bool = False
@@ -66,6 +66,7 @@ class Renewals:
     invoicing: Invoicing
     catalogue: Catalogue
     entitlements: Entitlements
+    credit: CreditAccounts
     limit: RateLimit = field(
         default_factory=lambda: RateLimit(
             PAYMENTS_PER_MINUTE, told="this link was used very often in a short time; wait a little"
@@ -86,9 +87,8 @@ class Renewals:
         now = self.clock()
         document = await self.entitlements.show(user_id)
         async with self.pool.connection() as connection:
-            newest = await subscriptions.load_history(connection, user_id, _HISTORY)
+            newest = await subscriptions.load_history(connection, user_id, 1)
             page = await invoices.load_page(connection, user_id, None, _NEWEST, 1)
-        history = newest[::-1]
         invoice = page[0] if page else None
         plan = self._plan(plan_type, newest)
         if invoice is not None and plan_type not in (None, invoice.plan.plan_type):
@@ -100,7 +100,7 @@ class Renewals:
             document=document,
             plans=self.catalogue.plans,
             plan=plan,
-            outcome=None if plan is None else outcome_of(history, user_id, plan, now),
+            quote=None if plan is None else await self.credit.quote(user_id, plan.plan_type),
             invoice=invoice,
             options=() if invoice is None else await self.payment_options(invoice),
             is_paid=is_paid,
@@ -143,25 +143,6 @@ class Renewals:
         while len(self._options) > _REMEMBERED:
             self._options.popitem(last=False)
         return found
-
-
-def outcome_of(
-    history: Sequence[Subscription], user_id: UserId, plan: Plan, now: datetime
-) -> Subscription | None:
-    """Return the subscription that buying a plan now would make; ``None`` where the rules refuse it.
-
-    Made by the rules that fulfil, so it is what will happen (R16).
-    """
-    made = purchase(
-        history,
-        subscription_id=SubscriptionId(UUID(int=0)),
-        user_id=user_id,
-        invoice_id=None,
-        source=Source.BTCPAY,
-        plan=plan,
-        now=now,
-    )
-    return None if made.refusal is not None else made.history[-1]
 
 
 def _is_open(invoice: Invoice, now: datetime) -> bool:

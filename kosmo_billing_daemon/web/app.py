@@ -94,17 +94,22 @@ def build_app(
     )
     app[keys.POOL] = pool
     app[keys.INVOICING] = invoicing
-    app[keys.CREDIT] = CreditAccounts(
+    app[keys.CREDIT] = accounts = CreditAccounts(
         pool=pool, catalogue=catalogue, clock=clock, spends=invoicing.settlement.credit
+    )
+    app[renewal.RENEWALS] = Renewals(
+        pool=pool,
+        clock=clock,
+        invoicing=invoicing,
+        catalogue=catalogue,
+        entitlements=entitlements,
+        credit=accounts,
     )
     app[keys.INBOX] = inbox
     app[keys.ENTITLEMENTS] = entitlements
     app[keys.WHITELIST] = whitelist
     app[keys.LINKS] = links
     app[keys.LIVE] = live
-    app[renewal.RENEWALS] = Renewals(
-        pool=pool, clock=clock, invoicing=invoicing, catalogue=catalogue, entitlements=entitlements
-    )
     app[keys.CATALOGUE] = catalogue
     app[keys.CLOCK] = clock
     app[keys.BODY_SECONDS] = body_seconds

@@ -135,12 +135,19 @@ class Page:
 
     def _offer(self, plan: Plan, view: RenewalView, path: str) -> str:
         head = f"<h2>{self._name(plan)}</h2>\n"
-        if view.outcome is None:
+        quote = view.quote
+        if quote is None or quote.subscription is None:
             return f"<section>{head}<p>{self.text('capped')}</p></section>\n"
+        said, button = self._outcome(quote.subscription), "button"
+        if quote.due.credit:
+            said += self._credit(Price(quote.due.credit, plan.price.currency))
+            button = "button" if quote.due.amount else "button_credit"
+            left = self.text("due", amount=self._price(Price(quote.due.amount, plan.price.currency)))
+            said += f"<p>{left}</p>\n"
         return (
-            f"<section>{head}{self._outcome(view.outcome)}"
+            f"<section>{head}{said}"
             f'<form method="post" action="{escape(path)}?plan={escape(plan.plan_type)}">'
-            f"<button>{self.text('button')}</button></form></section>\n"
+            f"<button>{self.text(button)}</button></form></section>\n"
         )
 
     def _outcome(self, outcome: Subscription) -> str:
@@ -151,16 +158,18 @@ class Page:
         left = max(0, outcome.messages_limit - outcome.messages_used)
         return said + f"<p>{self.text('outcome_messages', left=str(left))}</p>\n"
 
+    def _credit(self, credit: Price) -> str:
+        return f"<p>{self.text('credit', credit=self._price(credit))}</p>\n"
+
     def _invoice(self, invoice: Invoice, view: RenewalView) -> str:
         head = f"<h2>{self._name(invoice.plan)}</h2>\n"
         if invoice.status is InvoiceStatus.PROCESSING:
             return f'<section role="status">{head}<p>{self.text("processing")}</p></section>\n'
         said = f"<p><strong>{self.text('pay', amount=self._price(invoice.asked))}</strong></p>\n"
         if invoice.credit_used:
-            credit = Price(invoice.credit_used, invoice.plan.price.currency)
-            said += f"<p>{self.text('credit', credit=self._price(credit))}</p>\n"
-        if view.outcome is not None:
-            said += self._outcome(view.outcome)
+            said += self._credit(Price(invoice.credit_used, invoice.plan.price.currency))
+        if view.quote is not None and view.quote.subscription is not None:
+            said += self._outcome(view.quote.subscription)
         if invoice.expires_at is not None:
             said += f"<p>{self.text('until', end=self._time(invoice.expires_at))}</p>\n"
         if view.options:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import tomllib
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +38,16 @@ async def count(shop: Service) -> int:
     async with shop.pool.connection() as connection:
         number: int = await connection.fetchval("SELECT count(*) FROM btcpay_invoices")
         return number
+
+
+async def give(shop: Service, user: UUID, amount: str) -> None:
+    async with shop.pool.connection() as connection:
+        await connection.execute(
+            "INSERT INTO ledger (at, user_id, kind, amount, currency, who, reason)"
+            " VALUES (now(), $1, 'granted', $2, 'USD', 'tester', 'a gift')",
+            user,
+            Decimal(amount),
+        )
 
 
 def read(answer: Any) -> str:
@@ -114,6 +125,22 @@ async def test_it_turns_green_when_it_is_paid_and_says_until_when(shop: Service,
     assert 'class="good" role="status"' in green.raw.decode()
     assert re.search(r"Your Guardian plan lasts until \d+ \w+ \d{4}, \d\d:\d\d UTC", read(green))
     assert "Pay with Bitcoin" in read(await shop.ask("GET", f"{path}?again=1"))
+
+
+async def test_credit_is_used_first_and_what_it_covers_needs_no_payment(shop: Service, user: UUID) -> None:
+    await shop.subscribe(user, "wanderer")
+    path = await link(shop, user)
+    await give(shop, user, "3")
+    page = read(await shop.ask("GET", f"{path}?again=1"))
+    assert "3.00 USD of your credit are used. 2.00 USD remain to be paid." in page
+    await give(shop, user, "2")
+    page = read(await shop.ask("GET", f"{path}?again=1"))
+    assert "5.00 USD of your credit are used. 0.00 USD remain to be paid. Renew with your credit" in page
+    answer = await shop.ask("POST", path, allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (303, path[1:])
+    green = await shop.ask("GET", path)
+    assert 'class="good"' in green.raw.decode()
+    assert "100 of 100 messages are left" in read(green)
 
 
 @pytest.mark.parametrize(
