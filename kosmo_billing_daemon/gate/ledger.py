@@ -1,5 +1,4 @@
-"""Which of this gate's own messages to add to a document's ``messages_used``: never too few, too many only
-for moments.
+"""Which of this gate's own messages to add to a document's ``messages_used``: never too few.
 
 A document includes what was committed before its row was read, but does not say which messages those are. A
 usage-ack says that messages are committed, and may come before or after the document that includes them. So:

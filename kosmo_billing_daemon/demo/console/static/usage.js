@@ -20,7 +20,7 @@ export function start() {
   on("passed", ({ topic }) => topic.startsWith("usage-acks/") && soon());
 }
 
-/** A burst of news is one look. */
+/** Ask once for a burst of changes. */
 function soon() {
   timer ??= setTimeout(() => {
     timer = null;
