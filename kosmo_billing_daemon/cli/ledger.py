@@ -27,7 +27,7 @@ First = Annotated[str, typer.Option("--from", metavar="DAY", help="The first day
 Last = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
 
 
-class Format(StrEnum):
+class BookFormat(StrEnum):
     """How entries are written."""
 
     CSV = "csv"
@@ -37,7 +37,9 @@ class Format(StrEnum):
 def export(
     first: First,
     last: Last,
-    format_: Annotated[Format, typer.Option("--format", help="One line or object per entry.")] = Format.CSV,
+    format_: Annotated[
+        BookFormat, typer.Option("--format", help="One line or object per entry.")
+    ] = BookFormat.CSV,
     env_file: EnvFile = None,
 ) -> None:
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
@@ -54,7 +56,7 @@ def export(
                     return found
 
     rows = [_cells(entry) for entry in run(work())]
-    if format_ is Format.JSON:
+    if format_ is BookFormat.JSON:
         print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
         return
     written = io.StringIO()

@@ -27,7 +27,7 @@ MOSQUITTO_READY = b" running"  # "mosquitto version 2.0.11 running", written whe
 AMQTT_READY = b"the broker is ready"
 
 
-class Kind(StrEnum):
+class BrokerProgram(StrEnum):
     """Which program serves."""
 
     MOSQUITTO = "mosquitto"
@@ -51,10 +51,16 @@ class EmbeddedBroker:
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.log = self.data_dir / "broker.log"
-        self.kind = Kind(kind) if kind else Kind.MOSQUITTO if find_mosquitto() else Kind.AMQTT
+        self.kind = (
+            BrokerProgram(kind)
+            if kind
+            else BrokerProgram.MOSQUITTO
+            if find_mosquitto()
+            else BrokerProgram.AMQTT
+        )
         self._port = port
         self._extra = tuple(extra)
-        self._account = children.unprivileged_account() if self.kind is Kind.MOSQUITTO else None
+        self._account = children.unprivileged_account() if self.kind is BrokerProgram.MOSQUITTO else None
         self._process: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Self:
@@ -81,7 +87,7 @@ class EmbeddedBroker:
     @property
     def protocol(self) -> Protocol:
         """The newest MQTT version it speaks."""
-        return Protocol.V5 if self.kind is Kind.MOSQUITTO else Protocol.V311
+        return Protocol.V5 if self.kind is BrokerProgram.MOSQUITTO else Protocol.V311
 
     @property
     def pid(self) -> int | None:
@@ -94,10 +100,10 @@ class EmbeddedBroker:
             return
         children.prepare_data_dir(self.data_dir, self._account)
         log_start = children.log_size(self.log)
-        marker = MOSQUITTO_READY if self.kind is Kind.MOSQUITTO else AMQTT_READY
+        marker = MOSQUITTO_READY if self.kind is BrokerProgram.MOSQUITTO else AMQTT_READY
         self._process, self._port = await children.start_listening(
             self.kind,
-            self._mosquitto if self.kind is Kind.MOSQUITTO else self._amqtt,
+            self._mosquitto if self.kind is BrokerProgram.MOSQUITTO else self._amqtt,
             lambda _: marker in children.log_since(self.log, log_start),
             log=self.log,
             port=self._port,

@@ -53,7 +53,7 @@ class OwnLease:
 
 
 @dataclass(slots=True)
-class Question:
+class OpenRequest:
     """A question on its way; ``first`` is when it was asked first."""
 
     row: QuestionRow
@@ -87,9 +87,9 @@ class LeaseBook:
         self._leases: dict[int, tuple[OwnLease, ...]] = {}  # replaced and never changed: other threads read
         for row in rows.leases():
             self._add(OwnLease(row, used.get(row.lease, 0), at, at))
-        self._questions: dict[int, list[Question]] = {}
+        self._questions: dict[int, list[OpenRequest]] = {}
         for asked in rows.questions():
-            self._questions.setdefault(asked.user, []).append(Question(asked, at))
+            self._questions.setdefault(asked.user, []).append(OpenRequest(asked, at))
         self._openings = rows.open(uuid4().hex)
         self._is_copied = False  # another gate goes on with a copy of this file
         self._not_before: dict[int, float] = {}  # the user's next question, after a refusal
@@ -258,7 +258,7 @@ class LeaseBook:
             self._rows.save(row)
             self._rows.ask(question)
         lease.row = row
-        self._questions.setdefault(row.user, []).append(Question(question, self._elapsed()))
+        self._questions.setdefault(row.user, []).append(OpenRequest(question, self._elapsed()))
         self._wake.set()
 
     def _ask(self, user: int, found: OwnLease | None, count: int) -> None:
@@ -279,7 +279,7 @@ class LeaseBook:
         except sqlite3.Error:  # in the status; a lease could not be written down either
             self._not_before[user] = at + LONG_PAUSE
             return
-        self._questions.setdefault(user, []).append(Question(question, at))
+        self._questions.setdefault(user, []).append(OpenRequest(question, at))
         self._wake.set()
 
     def _usable(self, user: int, entry: UserEntry, now: float) -> Iterator[OwnLease]:
@@ -290,7 +290,7 @@ class LeaseBook:
     def _all(self) -> Iterator[OwnLease]:
         return (lease for leases in self._leases.values() for lease in leases)
 
-    def _asked(self) -> Iterator[Question]:
+    def _asked(self) -> Iterator[OpenRequest]:
         return (question for asked in self._questions.values() for question in asked)
 
     def _add(self, lease: OwnLease) -> None:

@@ -20,7 +20,7 @@ REFUSED_WAIT = 3.0
 
 
 @record
-class Refusal:
+class TopicRefusal:
     """What the broker does not let us publish."""
 
     topic: str
@@ -32,7 +32,7 @@ class Refusals:
     """Keeps the oldest refusal that still stands; others raise the alarm again when they are tried."""
 
     def __init__(self, topics: Topics, clock: Clock) -> None:
-        self.current: Refusal | None = None
+        self.current: TopicRefusal | None = None
         self._topics = topics
         self._clock = clock
         self._throttle = LogThrottle()
@@ -40,7 +40,7 @@ class Refusals:
     def refused(self, error: PublishRefused) -> None:
         """Raise the alarm; the log is told once a minute for each branch of the topic tree."""
         if self.current is None:
-            self.current = Refusal(error.topic, error.reason, self._clock())
+            self.current = TopicRefusal(error.topic, error.reason, self._clock())
         branch = error.topic.removeprefix(self._topics.prefix + "/").partition("/")[0]
         if self._throttle.allows(branch):
             log.error(

@@ -28,7 +28,7 @@ class Balance:
 
 
 @record
-class Account:
+class CreditAccount:
     """A user's credit, open refunds, and the last entries of the ledger, newest first."""
 
     balances: tuple[Balance, ...]
@@ -45,14 +45,14 @@ class CreditAccounts:
     clock: Clock
     spends: bool
 
-    async def show(self, user_id: UserId) -> Account:
+    async def show(self, user_id: UserId) -> CreditAccount:
         """Return what a user has."""
         async with self.pool.connection() as connection:
             balances, _ = await self._load(connection, user_id)
             ordered = await refunds.load_of_user(connection, user_id)
             entries = await ledger.load_of_user(connection, user_id, ENTRIES)
         open_ = tuple(each for each in ordered if each.cancelled_at is None and each.link is not None)
-        return Account(balances, open_, tuple(entries))
+        return CreditAccount(balances, open_, tuple(entries))
 
     async def quote(self, user_id: UserId, plan_type: str) -> Quote:
         """Say what buying a plan would do at this instant; raises ``Invalid`` for an unknown one."""

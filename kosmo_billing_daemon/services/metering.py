@@ -25,7 +25,7 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
-from kosmo_billing_daemon.store.usage import Columns, Quarantined
+from kosmo_billing_daemon.store.usage import Quarantined, UsageRows
 
 log = logging.getLogger(__name__)
 
@@ -228,13 +228,13 @@ def _in_time(columns: UsageColumns, now: datetime) -> UsageColumns:
     return UsageColumns.of(columns.report_id, kept, rejected)
 
 
-def _joined(read: Sequence[UsageColumns], reporters: Sequence[str]) -> Columns:
+def _joined(read: Sequence[UsageColumns], reporters: Sequence[str]) -> UsageRows:
     """Write reports one below the other."""
 
     def column(name: str) -> list[Any]:
         return list(chain.from_iterable(getattr(columns, name) for columns in read))
 
-    return Columns(
+    return UsageRows(
         user_id=column("user_id"),
         message_id=column("message_id"),
         node_id=column("node_id"),

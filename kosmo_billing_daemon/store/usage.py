@@ -13,7 +13,7 @@ from kosmo_billing_daemon.store.postgres import Connection
 
 
 @record(kw_only=True)
-class Columns:
+class UsageRows:
     """The events of several reports, column by column; ``report`` is the place in ``reporters``."""
 
     user_id: Sequence[str]
@@ -149,7 +149,7 @@ _COUNT_LEASED = _TEMPLATE.format(
 )
 
 
-async def count(connection: Connection, columns: Columns, now: datetime) -> list[int]:
+async def count(connection: Connection, columns: UsageRows, now: datetime) -> list[int]:
     """Count events that were never counted; returns how many of each report were.
 
     The counters must be locked. Thresholds are announced and versions raised by trigger. Raises

@@ -12,7 +12,7 @@ from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.domain.quoting import Quote
 from kosmo_billing_daemon.domain.subscriptions import Refusal, Rule
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.services.credit import Account
+from kosmo_billing_daemon.services.credit import CreditAccount
 from kosmo_billing_daemon.web import documents, keys
 from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import Amount, Currency, PlanName, PriceDocument, Time
@@ -139,7 +139,7 @@ def _quoted(quoted: Quote) -> QuoteDocument:
     )
 
 
-def _shown(account: Account) -> CreditDocument:
+def _shown(account: CreditAccount) -> CreditDocument:
     return CreditDocument(
         balances=tuple(
             BalanceDocument(amount=each.amount, currency=each.currency, reserved=each.reserved)

@@ -20,7 +20,7 @@ import uvloop
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.demo import children
-from kosmo_billing_daemon.demo.broker import EmbeddedBroker, Kind
+from kosmo_billing_daemon.demo.broker import BrokerProgram, EmbeddedBroker
 from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.bench.fake_btcpay import KEY, STORE
@@ -78,7 +78,7 @@ async def services(
     with temporary_directory("kosmo-bench-") as directory:
         async with (
             EmbeddedPostgres(directory / "postgres", settings=POSTGRES | postgres_settings) as postgres,
-            EmbeddedBroker(directory / "broker", kind=Kind.MOSQUITTO) as broker,
+            EmbeddedBroker(directory / "broker", kind=BrokerProgram.MOSQUITTO) as broker,
             program(directory, btcpay) as fake,
         ):
             port = int(await fake.said("\n"))

@@ -22,7 +22,7 @@ from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
 from kosmo_billing_daemon.link import Broker, Link, Protocol, connect
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.migrations import migrate
-from kosmo_billing_daemon.store.usage import Columns
+from kosmo_billing_daemon.store.usage import UsageRows
 from tests.bench.figures import Figure, at_least, percentile
 from tests.bench.rig import Rig, alone, rig
 from tests.support.quotes import GUARDIAN, quoting
@@ -75,14 +75,14 @@ def report(users: Sequence[UUID], number: int) -> UsageReport:
 
 async def by_itself(url: str, users: Sequence[UUID], reports: int, per_batch: int) -> float:
     """Events per second of the same statements by themselves."""
-    batches: list[Columns] = []
+    batches: list[UsageRows] = []
     for first in range(0, reports, per_batch):
         rows: list[Row] = []
         for number in range(first, first + per_batch):
             rows += UsageColumns.decode(report(users, number).encode()).rows()
         user_id, ids, node_id, number_of, sent_at = zip(*rows, strict=True)
         batches.append(
-            Columns(
+            UsageRows(
                 user_id=user_id,
                 message_id=ids,
                 node_id=node_id,

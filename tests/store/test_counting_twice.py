@@ -7,7 +7,7 @@ import pytest
 
 from kosmo_billing_daemon.store import usage
 from kosmo_billing_daemon.store.errors import RetryTransaction
-from kosmo_billing_daemon.store.usage import Columns
+from kosmo_billing_daemon.store.usage import UsageRows
 from tests.store.conftest import Connector
 from tests.support.usage import NOW
 from tests.support.world import until
@@ -16,7 +16,7 @@ from tests.support.world import until
 async def test_two_writers_of_one_message_count_it_once(connect: Connector) -> None:
     """Nothing locks a user who bought nothing: the key alone decides, and the loser tries again."""
     one, other = await connect(), await connect()
-    event = Columns(
+    event = UsageRows(
         user_id=[str(uuid4())],
         message_id=["m"],
         node_id=[None],

@@ -15,7 +15,7 @@ from kosmo_billing_daemon.domain.subscriptions import Status, Subscription
 from kosmo_billing_daemon.store import subscriptions, usage
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection, Database
-from kosmo_billing_daemon.store.usage import Columns, Quarantined
+from kosmo_billing_daemon.store.usage import Quarantined, UsageRows
 from tests.domain.builders import OTHER_PLANS, START, Step, play
 from tests.support.counting import attributed, thresholds_crossed
 from tests.support.usage import DAY, NOW, event_types, granted, subscribe, used
@@ -38,7 +38,7 @@ async def count(
     reports: Sequence[int] | None = None,
 ) -> list[int]:
     places = list(reports or [0] * len(events))
-    columns = Columns(
+    columns = UsageRows(
         user_id=[str(user) for user, _, _ in events],
         message_id=[message for _, message, _ in events],
         node_id=["!0000000a"] * len(events),

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from kosmo_billing_daemon.store import usage
-from kosmo_billing_daemon.store.usage import Columns
+from kosmo_billing_daemon.store.usage import UsageRows
 from tests.web.conftest import Service, Starter
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
@@ -17,7 +17,7 @@ async def report(service: Service, user: UUID, *sent: datetime, received: dateti
     async with service.pool.transaction() as connection:
         await usage.count(
             connection,
-            Columns(
+            UsageRows(
                 user_id=[str(user)] * len(sent),
                 message_id=[f"m-{at:%m%dT%H%M}" for at in sent],
                 node_id=["!a1b2c3d4"] * len(sent),
