@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedStatus
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.store import entitlements
@@ -20,16 +22,27 @@ LOST, DOUBLED = "lost", "doubled"
 
 @dataclass(frozen=True)
 class Expected:
-    """How a user ends: fulfilled purchases, standing, news (``may`` come or not), messages."""
+    """How a user ends: fulfilled purchases, standing, news (``may`` come or not), messages.
+
+    ``leased`` of the messages were counted under a lease, of which there is one then.
+    """
 
     purchases: int
     status: str = "active"
     news: Mapping[str, int] = field(default_factory=dict)
     may: frozenset[str] = frozenset()
     messages: int = 0
+    leased: int = 0
+
+    @property
+    def stand(self) -> int:
+        """How many of the purchases were not taken back."""
+        return 0 if self.status == "revoked" else self.purchases
 
 
-_LEDGER = """
+_PRICE = 5  # USD, of the only plan that is bought
+
+_PERIODS = """
 SELECT s.*, q.period, q.quota, i.status AS invoice_status, i.effect FROM subscriptions AS s
 JOIN quotes AS q ON q.id = s.quote_id
 LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id WHERE s.user_id = $1 ORDER BY s.number
@@ -40,6 +53,16 @@ SELECT i.id FROM btcpay_invoices AS i
 WHERE i.user_id = $1 AND (i.status = 'settled') <> (i.effect = 'fulfilled')
     OR i.user_id = $1 AND i.effect <> 'none'
     AND (SELECT count(*) FROM subscriptions AS s WHERE s.invoice_id = i.id) <> 1
+"""
+
+_LEDGER = """
+SELECT kind, sum(amount) AS amount FROM ledger WHERE user_id = $1 AND currency = 'USD' GROUP BY kind
+"""
+
+_FOREIGN_LEDGER = "SELECT count(*) FROM ledger WHERE user_id = $1 AND currency <> 'USD'"
+
+_LEASED = """
+SELECT count(*) AS leases, coalesce(sum(used), 0)::bigint AS messages FROM leases WHERE user_id = $1
 """
 
 _COUNTED = """
@@ -58,7 +81,15 @@ async def complaints(
 
     ``in_the_past`` looks at rows alone, since the observer forgets one trial before the next.
     """
-    checks = [_ledger, _news, _messages, _orders, *([] if in_the_past else [_heard, _document])]
+    checks = [
+        _ledger,
+        _money,
+        _news,
+        _messages,
+        _leases,
+        _orders,
+        *([] if in_the_past else [_heard, _document]),
+    ]
     for check in checks:
         async for complaint in check(world, connection, user_id, expected):
             yield f"{user_id}: {complaint}"
@@ -79,10 +110,43 @@ async def _ledger(
     _world: World, connection: Connection, user_id: UUID, expected: Expected
 ) -> AsyncGenerator[str, None]:
     """One period per fulfilled invoice (R1), and no time or message lost between them (R2)."""
-    async for complaint in _periods(await connection.fetch(_LEDGER, user_id), expected):
+    async for complaint in _periods(await connection.fetch(_PERIODS, user_id), expected):
         yield complaint
     for row in await connection.fetch(_UNFULFILLED, user_id):
         yield f"invoice {row['id']} has not exactly one effect"
+
+
+async def _money(
+    world: World, connection: Connection, user_id: UUID, expected: Expected
+) -> AsyncGenerator[str, None]:
+    """Received + granted = sold, which is the price of what stands; nothing is left as credit (R13).
+
+    What was received is what BTCPay has of the user; what the operator vouched for there is granted.
+    """
+    booked = {row["kind"]: row["amount"] for row in await connection.fetch(_LEDGER, user_id)}
+    rows = await connection.fetch("SELECT btcpay_invoice_id FROM btcpay_invoices WHERE user_id = $1", user_id)
+    invoices = [world.simulator.invoices[row[0]] for row in rows if row[0] is not None]
+    settled = (each.confirmed for each in invoices if each.status is SimulatedStatus.SETTLED)
+    received, sold = sum(settled, Decimal(0)), Decimal(expected.stand * _PRICE)
+    for kind, right in {"received": received, "granted": sold - received, "sold": -sold}.items():
+        if (amount := booked.pop(kind, Decimal(0))) != right:
+            yield f"{LOST if amount < right else DOUBLED}: {amount} USD {kind}, not {right}"
+    if booked:
+        yield f"entries of {booked}"
+    for complaint in _off("foreign entries", await connection.fetchval(_FOREIGN_LEDGER, user_id), 0):
+        yield complaint
+
+
+async def _leases(
+    _world: World, connection: Connection, user_id: UUID, expected: Expected
+) -> AsyncGenerator[str, None]:
+    """What was asked twice was leased once, and what was reported under it counts once."""
+    row = await connection.fetchrow(_LEASED, user_id)
+    assert row is not None
+    for complaint in _off("leases", row["leases"], min(expected.leased, 1)):
+        yield complaint
+    for complaint in _off("messages under leases", row["messages"], expected.leased):
+        yield complaint
 
 
 async def _periods(rows: list[Any], expected: Expected) -> AsyncGenerator[str, None]:

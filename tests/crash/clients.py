@@ -1,12 +1,15 @@
 """Front ends and gateways that outlive the daemon: a front end asks again until it is answered."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
 
+from kosmo_billing_daemon.contract.lease_payloads import LeaseRequest
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.link import Broker, Link, connect
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -46,19 +49,45 @@ async def _ask(world: World, url: str, user_id: UUID, key: dict[str, str] | None
                 await asyncio.sleep(0.05)
 
 
-async def report(world: World, user_id: UUID, *ranges: tuple[int, int], spoil: bool = False) -> None:
+async def lease(world: World, user_id: UUID) -> UUID:
+    """Ask for a lease until one is granted, always by the same question, as a strict gate does."""
+    reporter = _reporter(user_id)
+    question = LeaseRequest(request_id=f"lease-{user_id}", user_id=user_id, want=10).encode()
+    async with asyncio.timeout(DEADLINE), connect(_broker(world, reporter)) as link:
+        await link.subscribe([TOPICS.lease_grant(reporter)])
+        while True:
+            await link.publish(TOPICS.lease(reporter), question)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    for message in await link.receive():
+                        link.acknowledge(message)
+                        return UUID(json.loads(message.payload)["lease_id"])
+
+
+async def report(
+    world: World,
+    user_id: UUID,
+    *ranges: tuple[int, int],
+    spoil: bool = False,
+    under: Mapping[int, UUID] | None = None,
+) -> None:
     """Report the messages of each range once, and wait until each report is answered.
 
-    The broker took it, so nobody may have to say it again. ``spoil`` sends something unreadable in between.
+    The broker took it, so nobody may have to say it again. ``spoil`` sends something unreadable in between;
+    ``under`` names the leases of ranges by their place.
     """
-    reporter = f"gateway-{user_id.hex}"
-    broker = Broker(host=world.broker.host, port=world.broker.port, client_id=reporter, clean=True)
-    events = [usage.messages(user_id, first, last, utc_now()) for first, last in ranges]
-    payloads = [usage.payload(several, str(number)) for number, several in enumerate(events)]
+    reporter = _reporter(user_id)
+    leases = under or {}
+    payloads = []
+    for number, (first, last) in enumerate(ranges):
+        events = usage.messages(user_id, first, last, utc_now())
+        if number in leases:
+            events = [event | {"lease_id": str(leases[number])} for event in events]
+        payloads.append(usage.payload(events, str(number)))
     if spoil:
         payloads.insert(1, b"{")
     waiting = {str(number) for number in range(len(ranges))}
-    async with connect(broker) as link:
+    async with connect(_broker(world, reporter)) as link:
         await link.subscribe([TOPICS.usage_ack(reporter)])
         for payload in payloads:
             await link.publish(TOPICS.usage(reporter), payload)
@@ -74,3 +103,11 @@ async def _until_answered(link: Link, waiting: set[str]) -> None:
         for message in await link.receive():
             link.acknowledge(message)
             waiting.discard(json.loads(message.payload)["report_id"])
+
+
+def _reporter(user_id: UUID) -> str:
+    return f"gateway-{user_id.hex}"
+
+
+def _broker(world: World, client_id: str) -> Broker:
+    return Broker(host=world.broker.host, port=world.broker.port, client_id=client_id, clean=True)

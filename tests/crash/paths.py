@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from kosmo_billing_daemon.link import Broker, connect
 from kosmo_billing_daemon.store.postgres import Connection
 from tests.crash.audit import Expected, complaints
-from tests.crash.clients import order, report, show
+from tests.crash.clients import lease, order, report, show
 from tests.crash.process import CrashingDaemon
 from tests.support.observer import TOPICS
 from tests.support.world import World, grant, until
@@ -121,8 +121,9 @@ async def _mark_invalid(trial: Trial, invoice_id: str) -> None:
 
 
 async def _use(trial: Trial, _invoice_id: str) -> None:
-    """Twice the same messages in part, something unreadable, and more than the plan allows."""
-    await report(trial.world, trial.user_id, (0, 30), (20, 55), spoil=True)
+    """Messages under a lease, some again without it, something unreadable, and more than the plan allows."""
+    leased = {0: await lease(trial.world, trial.user_id)}
+    await report(trial.world, trial.user_id, (0, 30), (20, 55), spoil=True, under=leased)
 
 
 async def _forget(trial: Trial, _invoice_id: str) -> None:
@@ -156,7 +157,7 @@ EXPIRED = Expected(
     1, "expired", {**BOUGHT, "subscription.expired": 1}, may=frozenset({"subscription.expiring"})
 )
 REVOKED = Expected(1, "revoked", {**BOUGHT, "invoice.invalid": 1, "subscription.revoked": 1})
-USED = Expected(1, news={**BOUGHT, "quota.warning": 1, "quota.exhausted": 1}, messages=55)
+USED = Expected(1, news={**BOUGHT, "quota.warning": 1, "quota.exhausted": 1}, messages=55, leased=30)
 
 PATHS = {
     "purchase": Path(_nothing, _buy, Expected(1, news=BOUGHT)),
