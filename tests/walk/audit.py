@@ -19,7 +19,8 @@ _THROTTLE = """
 SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL) AS deliveries,
     (SELECT count(*) FROM outbox WHERE kind = 'event') AS events,
     (SELECT count(*) FROM outbox WHERE kind <> 'event') AS documents,
-    (SELECT count(*) FROM lookups WHERE due_at <= clock_timestamp()) AS checks
+    (SELECT count(*) FROM lookups WHERE due_at <= clock_timestamp()) AS checks,
+    (SELECT count(*) FROM recounts) AS recounts
 """
 
 _ROWS = """
@@ -149,17 +150,16 @@ def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
     """R2 between the purchases that stand, and how the last of them stands."""
     standing = [row for row in rows if row["status"] != "revoked"]
     purchases = [
-        Purchase(
-            row["plan_type"],
-            row["valid_from"],
-            row["messages_used"],
-        )
+        Purchase(row["plan_type"], row["valid_from"], row["messages_used"], row["source"] == "grant")
         for row in standing
     ]
     found = []
     for row, right in zip(standing, terms(purchases), strict=True):
         is_off = abs(row["valid_until"] - right.until) > timedelta(milliseconds=1)  # worth is rounded too
-        if is_off or row["messages_limit"] != right.limit:
+        limit, used = row["messages_limit"], row["messages_used"]
+        # What was used before a late report took it away is not taken back.
+        is_used = right.messages is not None and limit is not None and right.messages < limit <= used
+        if is_off or not (right.allows(limit) or is_used):
             found.append(f"{row['id']} ends {row['valid_until']} with {row['messages_limit']}, not {right}")
         if row is not standing[-1] and row["status"] not in {"replaced", "expired"}:
             found.append(f"{row['id']} is {row['status']} and has a successor")

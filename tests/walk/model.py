@@ -6,7 +6,7 @@ the next purchase took over).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 
@@ -20,6 +20,7 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
 PERIOD = timedelta(days=30)
 LATE = timedelta(hours=72)
 HOLD = timedelta(hours=24)
+CAP = timedelta(days=400)
 PLANS: dict[str, tuple[int, int | None]] = {
     "wanderer": (5, 50),
     "guardian": (12, 500),
@@ -31,23 +32,53 @@ KINDS = frozenset({"partial_payment", "late_payment", "overpaid", "paid_invalid"
 """Of cases that ask for the operator's decision."""
 
 _MICROSECOND = timedelta(microseconds=1)
+_PERIOD = Fraction(PERIOD // _MICROSECOND)
+_ROUNDING = Fraction(1, 100_000)  # of a message
 
 
 @dataclass(frozen=True)
 class Purchase:
-    """A purchase that stands, in the order of fulfilment; ``used`` when the next one took over."""
+    """A purchase that stands, in the order of fulfilment; ``used`` when the next one took over.
+
+    A grant is one for which nothing was paid.
+    """
 
     plan: str
     at: datetime
     used: int
+    is_grant: bool = False
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The end and the messages of a purchase; ``None`` is unlimited."""
+    """The end and the messages of a purchase; ``None`` is unlimited. ``messages`` counts their fractions."""
 
     until: datetime
-    limit: int | None
+    messages: Fraction | None
+
+    def allows(self, limit: int | None) -> bool:
+        """Whether ``limit`` is right; rounding may not cost a message."""
+        if self.messages is None or limit is None:
+            return self.messages is None and limit is None
+        return limit in {int(self.messages), int(self.messages + _ROUNDING)}
+
+
+@dataclass(frozen=True)
+class _Lot:
+    """What was paid, and which part of the time (in microseconds) and messages that it bought is left."""
+
+    paid: Fraction
+    period: Fraction
+    quota: Fraction | None
+    time: Fraction
+    messages: Fraction | None
+
+    @property
+    def worth(self) -> Fraction:
+        share = self.time / self.period
+        return self.paid * (
+            share if not self.quota or self.messages is None else min(share, self.messages / self.quota)
+        )
 
 
 @dataclass(frozen=True)
@@ -60,31 +91,78 @@ class Fate:
 
 
 def terms(purchases: Sequence[Purchase]) -> list[Terms]:
-    """R2 for each purchase: a period and a quota of its own, and what its predecessor had left."""
+    """R2 for each purchase: a period and a quota of its own, and what its predecessor's lots had left.
+
+    No more than 400 days are kept (R11).
+    """
     found: list[Terms] = []
-    for place, purchase in enumerate(purchases):
-        time, messages = (
-            _rest(purchases[place - 1], found[place - 1], purchase) if place else (timedelta(0), 0)
-        )
-        quota = PLANS[purchase.plan][1]
-        found.append(Terms(purchase.at + PERIOD + time, None if quota is None else quota + messages))
+    stack: list[_Lot] = []
+    for place, new in enumerate(purchases):
+        old = purchases[place - 1] if place else None
+        if old is None or found[-1].until <= new.at:
+            stack = []
+        else:
+            stack = _left(stack, (new.at - old.at) // _MICROSECOND, old.used)
+            stack = _within_cap(stack if old.plan == new.plan else _converted(stack, new.plan))
+        stack.append(_bought(new))
+        time = sum((lot.time for lot in stack), Fraction(0))
+        found.append(Terms(new.at + -(-time // 1) * _MICROSECOND, _messages(stack)))
     return found
 
 
-def _rest(old: Purchase, had: Terms, new: Purchase) -> tuple[timedelta, int]:
-    left = had.until - new.at
-    if left <= timedelta(0):
-        return timedelta(0), 0
-    messages = None if had.limit is None else max(0, had.limit - old.used)
-    if old.plan == new.plan:
-        return left, messages or 0
-    (old_price, old_quota), (new_price, new_quota) = PLANS[old.plan], PLANS[new.plan]
-    share = Fraction(left // _MICROSECOND, PERIOD // _MICROSECOND)
-    if messages is not None and old_quota is not None:
-        share = min(share, Fraction(messages, old_quota))
-    extra = share * old_price / new_price
-    time = -(-extra * (PERIOD // _MICROSECOND) // 1) * _MICROSECOND
-    return time, 0 if new_quota is None else int(extra * new_quota)
+def _bought(purchase: Purchase) -> _Lot:
+    price, quota = PLANS[purchase.plan]
+    paid = Fraction(0 if purchase.is_grant else price)
+    messages = None if quota is None else Fraction(quota)
+    return _Lot(paid, _PERIOD, messages, _PERIOD, messages)
+
+
+def _messages(stack: Sequence[_Lot]) -> Fraction | None:
+    if any(lot.messages is None for lot in stack):
+        return None
+    return sum((lot.messages or Fraction(0) for lot in stack), Fraction(0))
+
+
+def _left(stack: Sequence[_Lot], elapsed: int, used: int) -> list[_Lot]:
+    """Take time and messages from the oldest first; what is less than one message cannot be sent."""
+    has = _messages(stack)
+    time, messages = Fraction(elapsed), Fraction(used)
+    if has is not None and used >= int(has + _ROUNDING):
+        messages = has
+    left = []
+    for lot in stack:
+        gone = min(time, lot.time)
+        sent = Fraction(0) if lot.messages is None else min(messages, lot.messages)
+        time, messages = time - gone, messages - sent
+        rest = None if lot.messages is None else lot.messages - sent
+        left.append(replace(lot, time=lot.time - gone, messages=rest))
+    return left
+
+
+def _converted(stack: Sequence[_Lot], plan: str) -> list[_Lot]:
+    """Buy time and messages of another plan with what each lot is still worth."""
+    price, quota = PLANS[plan]
+    found = []
+    for lot in stack:
+        if worth := lot.worth:
+            time = worth / price * _PERIOD
+            messages = None if quota is None else worth / price * quota
+            found.append(_Lot(worth, time, messages, time, messages))
+    return found
+
+
+def _within_cap(stack: Sequence[_Lot]) -> list[_Lot]:
+    """Cut off what was paid more than 400 days ahead, newest first, time and messages alike."""
+    room = Fraction((CAP - PERIOD) // _MICROSECOND)
+    found = []
+    for lot in stack:
+        kept = min(room, lot.time)
+        messages = lot.messages
+        if kept < lot.time and messages is not None:
+            messages *= kept / lot.time
+        room -= kept
+        found.append(replace(lot, time=kept, messages=messages))
+    return found
 
 
 def standings(until: datetime, now: datetime, *, holding: bool) -> set[str]:
