@@ -19,7 +19,7 @@ _EVENTS = ("invoice.created", "invoice.settled")
 
 
 async def fulfil(connection: Connection, paid: Sequence[Invoice], now: datetime) -> None:
-    """Write new invoices that are paid, and what they buy; that the rules allow it was found before."""
+    """Write what new invoices buy that credit pays; that the rules allow it was found before."""
     users = {invoice.user_id for invoice in paid}
     found = await subscriptions.lock_current(connection, users)
     confirming = await invoices.load_processing(connection, users, now)
@@ -48,5 +48,4 @@ async def fulfil(connection: Connection, paid: Sequence[Invoice], now: datetime)
         new_events += [fulfilment.credit_event(one, "purchase", now) for one in booked]
         rows[invoice.user_id] = outcome.history
     changes = [Change(before[user_id], rows[user_id]) for user_id in sorted(users)]
-    inserting = invoices.append_paid_statement(paid)
-    await fulfilment.write(connection, changes, new_events, now, postings=postings, beside=[inserting])
+    await fulfilment.write(connection, changes, new_events, now, postings=postings)

@@ -128,6 +128,7 @@ class Reservations:
                 connection,
                 [
                     invoices.reserve_statement(book.reserved, check_at),
+                    invoices.append_paid_statement(book.paid),
                     quotes.save_statement(invoice.plan for invoice in [*book.reserved, *book.paid]),
                     lookups.append_statement((check_at, invoice.id) for invoice in book.reserved),
                     idempotency.save_statement(book.named, book.now),

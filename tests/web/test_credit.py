@@ -81,3 +81,14 @@ async def test_what_credit_pays_whole_is_settled_in_the_answer(service: Service,
     stranger = await service.ask("GET", f"/invoices/{invoice['order_id']}", user=UUID(int=7))
     assert stranger.status == 404
     assert (await service.ask("GET", "/subscription", user=user)).body["status"] == "active"
+
+
+async def test_what_credit_pays_whole_under_a_key_is_bought_once(service: Service, user: UUID) -> None:
+    await give(service, user, "10.00")
+    body, key = {"plan_type": "wanderer"}, {"Idempotency-Key": "from-credit"}
+    first = await service.ask("POST", "/invoices", user=user, json=body, headers=key)
+    again = await service.ask("POST", "/invoices", user=user, json=body, headers=key)
+    assert (first.status, first.body["status"]) == (201, "settled")
+    assert (again.status, again.raw) == (first.status, first.raw)
+    ((balance),) = (await service.ask("GET", "/credit", user=user)).body["balances"]
+    assert balance["amount"] == 5
