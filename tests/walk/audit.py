@@ -4,6 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +13,13 @@ import asyncpg
 
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedStatus
 from tests.crash.audit import retained_is_the_database
-from tests.walk.model import Purchase, fate, standings, terms
+from tests.walk import money
+from tests.walk.model import KINDS, PLANS, UNUSED, Fate, Purchase, fate, may_exceed_cap, standings, terms
+from tests.walk.money import Booked
 from tests.walk.people import Person, money_of
 from tests.walk.town import Town
+
+CENT = Decimal("0.01")
 
 _THROTTLE = """
 SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL) AS deliveries,
@@ -27,6 +33,16 @@ _ROWS = """
 SELECT s.*, q.plan_type, i.btcpay_invoice_id FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id
 LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id
 WHERE s.user_id = ANY ($1) ORDER BY s.number
+"""
+
+# When a purchase that was paid could not take effect: then its case was opened, or its money became credit.
+_REFUSED = """
+SELECT i.btcpay_invoice_id, min(refused.at) AS at FROM btcpay_invoices AS i JOIN (
+    SELECT invoice_id, opened_at AS at FROM attention_cases WHERE kind = 'not_fulfilled' AND closed_at IS NULL
+    UNION ALL SELECT (data ->> 'order_id')::uuid, occurred_at FROM events
+    WHERE user_id = ANY ($1) AND type = 'credit.added' AND data ->> 'reason' = 'not_fulfilled'
+) AS refused ON refused.invoice_id = i.id
+WHERE i.user_id = ANY ($1) AND i.effect IN ('none', 'credited', 'declined') GROUP BY i.id
 """
 
 _CASES = """
@@ -52,6 +68,8 @@ class _Books:
     """What the database says, read at one moment."""
 
     rows: Mapping[UUID, Sequence[Any]]
+    booked: Mapping[UUID, Sequence[Booked]]
+    refused: Mapping[str, datetime]
     cases: Mapping[str, set[str]]
     counted: Mapping[UUID, Any]
     orders: Counter[str]
@@ -69,8 +87,11 @@ async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str
         for row in await connection.fetch(_MISCOUNTED, [person.user_id for person in people]):
             yield f"subscription {row['id']} counts other messages than are attributed to it"
         for person in people:
-            for complaint in _of_person(town.world.simulator.invoices, books, person):
+            for complaint in _of_person(town, books, person):
                 yield f"{person.user_id}: {complaint}"
+        released = {person.user_id: _released(books.rows.get(person.user_id, ())) for person in people}
+        async for complaint in money.complaints(town, connection, people, books.booked, released):
+            yield complaint
         users = [row["user_id"] for row in await connection.fetch("SELECT user_id FROM entitlements")]
         if users and not await retained_is_the_database(town.world, connection, users):
             yield "what is retained is not the database"
@@ -90,14 +111,26 @@ async def _read(town: Town, connection: "asyncpg.Connection[Any]", people: Seque
         cases[row["btcpay_invoice_id"]].add(row["kind"])
     counted = {row["user_id"]: row for row in await connection.fetch(_COUNTED, users)}
     orders = Counter(str(invoice.order_id) for invoice in town.world.simulator.invoices.values())
-    return _Books(rows, cases, counted, orders)
+    refused = {row["btcpay_invoice_id"]: row["at"] for row in await connection.fetch(_REFUSED, users)}
+    booked = await money.load(connection, people)
+    return _Books(rows, booked, refused, cases, counted, orders)
 
 
-def _of_person(invoices: Mapping[str, SimulatedInvoice], books: _Books, person: Person) -> list[str]:
+def _of_person(town: Town, books: _Books, person: Person) -> list[str]:
+    invoices = town.world.simulator.invoices
     rows = books.rows.get(person.user_id, [])
     found = _messages(books, person)
-    for invoice_id in person.invoices:
-        found += _invoice(invoices[invoice_id], books, rows, person)
+    for one in books.booked[person.user_id]:
+        if one.invoice_id in person.invoices:
+            found += _invoice(invoices[one.invoice_id], one, books, rows, person, credit=town.credit)
+    if len(person.invoices) != sum(one.invoice_id in person.invoices for one in books.booked[person.user_id]):
+        found.append(f"of its invoices {person.invoices} some are unknown")
+    from_credit = sorted(str(row["invoice_id"]) for row in rows if row["source"] == "credit")
+    if from_credit != sorted(person.from_credit):
+        found.append(f"credit paid {from_credit}, was told of {person.from_credit}")
+    versions = town.world.observer.versions[person.user_id]
+    if versions != sorted(versions):
+        found.append(f"versions fell: {versions}")
     holding = any(
         invoices[key].status is SimulatedStatus.PROCESSING and key not in person.settled_by_hand
         for key in person.invoices
@@ -117,8 +150,16 @@ def _messages(books: _Books, person: Person) -> list[str]:
     ]
 
 
-def _invoice(invoice: SimulatedInvoice, books: _Books, rows: Sequence[Any], person: Person) -> list[str]:
-    """R1 and R6 to R9 for one invoice."""
+def _invoice(
+    invoice: SimulatedInvoice,
+    booked: Booked,
+    books: _Books,
+    rows: Sequence[Any],
+    person: Person,
+    *,
+    credit: bool,
+) -> list[str]:
+    """R1, R6 to R9, R11 and R14 for one invoice."""
     mine = [row for row in rows if row["btcpay_invoice_id"] == invoice.id]
     dismissed = {kind for (key, kind) in person.dismissed if key == invoice.id}
     right = fate(
@@ -131,6 +172,14 @@ def _invoice(invoice: SimulatedInvoice, books: _Books, rows: Sequence[Any], pers
     )
     state = f"{invoice.id} is {invoice.status}/{invoice.additional_status}"
     found = []
+    if not mine and right.stands is not False and (at := books.refused.get(invoice.id)) is not None:
+        # Credit that it counted on may be spent: where its reservation had ended, or some was paid before.
+        may_be_spent = booked.credit_used > 0 or len(invoice.payments) > 1
+        if not may_be_spent and not may_exceed_cap(_standing_at(rows, at), _plan(booked), at):
+            found.append(f"{state} and was refused at {at}")
+        right = Fate(stands=False, must=frozenset({"not_fulfilled"}), may=KINDS)
+    if credit and invoice.paid - booked.sum("received") < CENT:
+        right = Fate(right.stands, right.must - UNUSED, right.may)
     if books.orders[str(invoice.order_id)] != 1:
         found.append(f"{state} and {books.orders[str(invoice.order_id)]} times at BTCPay")
     stands = [row for row in mine if row["status"] != "revoked"]
@@ -149,12 +198,8 @@ def _invoice(invoice: SimulatedInvoice, books: _Books, rows: Sequence[Any], pers
 def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
     """R2 between the purchases that stand, and how the last of them stands."""
     standing = [row for row in rows if row["status"] != "revoked"]
-    purchases = [
-        Purchase(row["plan_type"], row["valid_from"], row["messages_used"], row["source"] == "grant")
-        for row in standing
-    ]
     found = []
-    for row, right in zip(standing, terms(purchases), strict=True):
+    for row, right in zip(standing, terms(_purchases(standing)), strict=True):
         is_off = abs(row["valid_until"] - right.until) > timedelta(milliseconds=1)  # worth is rounded too
         limit, used = row["messages_limit"], row["messages_used"]
         # What was used before a late report took it away is not taken back.
@@ -169,3 +214,31 @@ def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
         if last["status"] not in allowed:
             found.append(f"{last['id']} is {last['status']}, must be one of {allowed}")
     return found
+
+
+def _purchases(rows: Sequence[Any]) -> list[Purchase]:
+    return [
+        Purchase(row["plan_type"], row["valid_from"], row["messages_used"], row["source"] == "grant")
+        for row in rows
+    ]
+
+
+def _standing_at(rows: Sequence[Any], at: datetime) -> list[Purchase]:
+    return _purchases(
+        [
+            row
+            for row in rows
+            if row["valid_from"] <= at and (row["revoked_at"] is None or row["revoked_at"] > at)
+        ]
+    )
+
+
+def _plan(booked: Booked) -> str:
+    return next(plan for plan, (price, _) in PLANS.items() if price == booked.price)
+
+
+def _released(rows: Sequence[Any]) -> Decimal:
+    """What of a user's worth could not be taken over."""
+    right = terms(_purchases([row for row in rows if row["status"] != "revoked"]))
+    worth = sum((each.released for each in right), Fraction(0))
+    return Decimal(worth.numerator) / worth.denominator

@@ -8,7 +8,9 @@ the next purchase took over).
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     AdditionalStatus,
@@ -28,7 +30,10 @@ PLANS: dict[str, tuple[int, int | None]] = {
 }
 """Price in USD and messages of each plan."""
 
-KINDS = frozenset({"partial_payment", "late_payment", "overpaid", "paid_invalid", "mismatch"})
+UNUSED = frozenset({"partial_payment", "late_payment", "overpaid", "paid_invalid", "not_fulfilled"})
+"""Cases about money that bought nothing, which becomes credit where credit is kept (R14)."""
+
+KINDS = UNUSED | {"mismatch"}
 """Of cases that ask for the operator's decision."""
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -51,10 +56,14 @@ class Purchase:
 
 @dataclass(frozen=True)
 class Terms:
-    """The end and the messages of a purchase; ``None`` is unlimited. ``messages`` counts their fractions."""
+    """The end and the messages of a purchase; ``None`` is unlimited. ``messages`` counts their fractions.
+
+    ``released`` is worth that could not be taken over.
+    """
 
     until: datetime
     messages: Fraction | None
+    released: Fraction
 
     def allows(self, limit: int | None) -> bool:
         """Whether ``limit`` is right; rounding may not cost a message."""
@@ -99,15 +108,37 @@ def terms(purchases: Sequence[Purchase]) -> list[Terms]:
     stack: list[_Lot] = []
     for place, new in enumerate(purchases):
         old = purchases[place - 1] if place else None
-        if old is None or found[-1].until <= new.at:
-            stack = []
-        else:
-            stack = _left(stack, (new.at - old.at) // _MICROSECOND, old.used)
-            stack = _within_cap(stack if old.plan == new.plan else _converted(stack, new.plan))
-        stack.append(_bought(new))
-        time = sum((lot.time for lot in stack), Fraction(0))
-        found.append(Terms(new.at + -(-time // 1) * _MICROSECOND, _messages(stack)))
+        taken = [] if old is None else _taken(stack, old, new)
+        kept = _within_cap(taken)
+        released = sum((lot.worth for lot in taken), Fraction(0)) - sum(
+            (lot.worth for lot in kept), Fraction(0)
+        )
+        stack = [*kept, _bought(new)]
+        found.append(Terms(new.at + -(-_time(stack) // 1) * _MICROSECOND, _messages(stack), released))
     return found
+
+
+def may_exceed_cap(purchases: Sequence[Purchase], plan: str, at: datetime) -> bool:
+    """Whether buying ``plan`` after these could carry the end beyond the cap, as far as the use is known."""
+    unused = [replace(purchase, used=0) for purchase in purchases]
+    stack: list[_Lot] = []
+    for old, new in pairwise([*unused, Purchase(plan, at, 0)]):
+        stack = [*_within_cap(stack), _bought(old)]
+        stack = _taken(stack, old, new)
+    return _time(stack) > (CAP - PERIOD - timedelta(seconds=1)) // _MICROSECOND
+
+
+def _taken(stack: Sequence[_Lot], old: Purchase, new: Purchase) -> list[_Lot]:
+    """What ``new`` takes over of the lots that ``old`` began with."""
+    elapsed = (new.at - old.at) // _MICROSECOND
+    if _time(stack) <= elapsed:
+        return []
+    left = _left(stack, elapsed, old.used)
+    return left if old.plan == new.plan else _converted(left, new.plan)
+
+
+def _time(stack: Sequence[_Lot]) -> Fraction:
+    return sum((lot.time for lot in stack), Fraction(0))
 
 
 def _bought(purchase: Purchase) -> _Lot:
@@ -241,3 +272,26 @@ def _late(invoice: SimulatedInvoice, confirmed_after: timedelta | None) -> Fate:
     if received_after <= LATE:  # when it settled is not told by BTCPay; the doubt is the customer's
         return Fate(stands=None, may=cases | over)
     return Fate(stands=False, must=frozenset({"late_payment"}), may=cases)
+
+
+def received(
+    invoice: SimulatedInvoice, *, is_altered: bool, is_settled_by_hand: bool, stands: bool
+) -> tuple[Decimal, Decimal]:
+    """R13: the least and the most that may be booked as received of what BTCPay shows.
+
+    Only confirmed money is, but for what BTCPay settles by its own rules. Of an invoice that BTCPay calls
+    invalid stays what was confirmed before, unless it had bought something.
+    """
+    nothing = Decimal(0)
+    if is_altered:
+        return nothing, nothing
+    if invoice.status is SimulatedStatus.INVALID:
+        return nothing, invoice.confirmed if stands is is_settled_by_hand else nothing
+    if invoice.status is SimulatedStatus.EXPIRED:
+        return invoice.confirmed, invoice.confirmed
+    if invoice.status is not SimulatedStatus.SETTLED:
+        return nothing, nothing
+    if invoice.additional_status is AdditionalStatus.MARKED:
+        return invoice.confirmed, invoice.confirmed
+    right = max(invoice.price, invoice.confirmed)
+    return right, right

@@ -1,4 +1,4 @@
-"""The operator, by the command line: gives plans and takes them back, decides about money, reconciles.
+"""The operator, by the command line: gives and takes plans, decides about money, refunds, reconciles.
 
 Only while nothing fails and everything is at rest: a command is not repeated.
 """
@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from random import Random
 
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedStatus
@@ -26,9 +27,12 @@ class Operator:
     town: Town
 
     async def work(self, chance: Random, walking: Sequence[Person]) -> None:
-        """Give somebody a plan, or decide one of the open cases."""
-        if chance.random() < 0.3:
+        """Give somebody a plan, refund somebody's credit, or decide one of the open cases."""
+        done = chance.random()
+        if done < 0.3:
             await self._grant(chance, chance.choice(walking))
+        elif done < 0.6 and self.town.credit:
+            await self._refund(chance, chance.choice(walking))
         else:
             await self._decide(chance, walking)
 
@@ -46,6 +50,27 @@ class Operator:
             await self._run("user", "revoke", str(person.user_id), *_REASON)
             person.note("loses it")
             person.ungranted += 1
+
+    async def _refund(self, chance: Random, person: Person) -> None:
+        """Refund what an invoice brought in, twice by the same command, or take an earlier refund back.
+
+        It is refused where the user has no credit, or BTCPay does not refund such an invoice.
+        """
+        if person.refunded and chance.random() < 0.5:
+            invoice_id = chance.choice(sorted(person.refunded))
+            await self._run("refund", "cancel", invoice_id, *_REASON)
+            del person.refunded[invoice_id]
+            person.note(f"the refund of {invoice_id} is cancelled")
+            return
+        invoices = self.town.world.simulator.invoices
+        received = [known for known in person.invoices if invoices[known].confirmed]
+        chance.shuffle(received)
+        for invoice_id in received[:2]:
+            for _ in range(2):
+                told = await self._run("refund", "make", invoice_id, "--json", *_REASON, may_fail=True)
+                if told is not None:
+                    person.refunded[invoice_id] = Decimal(json.loads(told)["amount"])
+                    person.note(f"{person.refunded[invoice_id]} of {invoice_id} are refunded")
 
     async def _decide(self, chance: Random, walking: Sequence[Person]) -> None:
         """Settle an invoice for which there is a case, or close the case without any rights.

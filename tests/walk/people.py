@@ -45,6 +45,8 @@ class Person:
     altered: set[str] = field(default_factory=set)  # invoices that are not what was quoted
     settled_by_hand: set[str] = field(default_factory=set)
     dismissed: dict[tuple[str, str], Money] = field(default_factory=dict)  # cases closed without rights
+    refunded: dict[str, Decimal] = field(default_factory=dict)
+    from_credit: set[str] = field(default_factory=set)  # orders that credit paid whole
     messages: set[str] = field(default_factory=set)
     joined: int = 0  # the round
     granted: int = 0
@@ -68,19 +70,23 @@ class Person:
     async def _buy(self, town: Town) -> None:
         plan = self.chance.choice(list(PLANS))
         key = str(UUID(int=self.chance.getrandbits(128), version=4))
-        invoice_id = await self._order(town, plan, key)
+        order = await self._order(town, plan, key)
+        if order is None:
+            return
+        if self.chance.random() < 0.2:  # the button was pressed twice (R10)
+            again = await self._order(town, plan, key)
+            assert again == order, f"{self.user_id}: {again} for {order} under one key"
+        invoice_id = order["invoice_id"]
         if invoice_id is None:
+            self.from_credit.add(order["order_id"])
             return
         if invoice_id not in self.invoices:
             self.invoices.append(invoice_id)
             if self.chance.random() < _ALTERED:
                 self._alter(town, town.world.simulator.invoices[invoice_id])
-        if self.chance.random() < 0.2:  # the button was pressed twice (R10)
-            again = await self._order(town, plan, key)
-            assert again == invoice_id, f"{self.user_id}: {again} for {invoice_id} under one key"
         await self._act(town, invoice_id)
 
-    async def _order(self, town: Town, plan: str, key: str) -> str | None:
+    async def _order(self, town: Town, plan: str, key: str) -> dict[str, Any] | None:
         """Ask each daemon in turn until one answers; ``None`` beyond the prepaid cap (R11)."""
         headers = {"X-User-ID": str(self.user_id), "Idempotency-Key": key}
         house = self.chance.randrange(len(town.houses))
@@ -95,8 +101,9 @@ class Person:
                 await asyncio.sleep(0.1)
             else:
                 if response.status < 300:
-                    self.note(f"ordered {plan}: {told['invoice_id']}")
-                    return str(told["invoice_id"])
+                    paid = f"{told['credit_used']} of credit, due {told['amount_due']}"
+                    self.note(f"ordered {plan}: {told['invoice_id'] or told['order_id']}, {paid}")
+                    return told
                 if told.get("code") == "prepaid_cap":
                     self.note(f"may not order {plan}")
                     return None
@@ -139,7 +146,7 @@ class Person:
     def _look_out(self, invoice: SimulatedInvoice, action: PayerAction) -> None:
         """Note whose hint alone can tell: what BTCPay calls final, or old, is not looked at any more."""
         is_final = invoice.status in {SimulatedStatus.SETTLED, SimulatedStatus.INVALID} or (
-            invoice.id in self.confirmed_after
+            invoice.id in self.confirmed_after or invoice.id in self.settled_by_hand
         )
         is_mark = action in {PayerAction.MARK_SETTLED, PayerAction.MARK_INVALID}
         is_tracked = is_mark and invoice.additional_status == "Marked"

@@ -49,7 +49,9 @@ async def test_a_long_walk(tmp_path: Path) -> None:
     seed = _fresh()
     print(f"KOSMO_WALK_SEED={seed}", flush=True)
     began = time.monotonic()
-    async with town_around(tmp_path, daemons=Random(seed).choice([2, 3])) as town:
+    chance = Random(seed)
+    daemons, credit = chance.choice([2, 3]), chance.random() < 0.75
+    async with town_around(tmp_path, daemons, credit=credit) as town:
         walk = Walk(town, seed)
         while time.monotonic() - began < _SECONDS:
             await walk.round()

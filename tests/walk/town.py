@@ -23,6 +23,7 @@ class Town:
     world: World
     postgres: EmbeddedPostgres
     houses: list[House]
+    credit: bool
 
     async def heal(self) -> None:
         """Bring back whatever is away, at once."""
@@ -53,8 +54,8 @@ class Town:
 
 
 @contextlib.asynccontextmanager
-async def town_around(directory: Path, daemons: int) -> AsyncIterator[Town]:
-    """A town whose daemons are ready."""
+async def town_around(directory: Path, daemons: int, *, credit: bool = True) -> AsyncIterator[Town]:
+    """A town whose daemons are ready; unless they give ``credit``, unused money is a case."""
     async with contextlib.AsyncExitStack() as stack:
         place = stack.enter_context(temporary_directory("kosmo-walk-"))
         postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS, durable=False)
@@ -62,7 +63,7 @@ async def town_around(directory: Path, daemons: int) -> AsyncIterator[Town]:
         url = await postgres.create_database("walk")
         broker = await stack.enter_async_context(Mosquitto(max_queued_messages=0))
         world = await stack.enter_async_context(world_around(directory, url, broker))
-        world.more["CREDIT"] = "off"  # the model knows cases
+        world.more["CREDIT"] = "auto" if credit else "off"
         houses = []
         for number in range(daemons):
             house = await build_house(
@@ -70,6 +71,6 @@ async def town_around(directory: Path, daemons: int) -> AsyncIterator[Town]:
             )
             await move_in(world, house, STARTS_WITHIN)
             houses.append(house)
-        town = Town(world, postgres, houses)
+        town = Town(world, postgres, houses, credit)
         await town.until_ready()
         yield town

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -150,6 +151,8 @@ class Walk:
             "invoices": sum(len(person.invoices) for person in self.people),
             "altered": sum(len(person.altered) for person in self.people),
             "settled_by_hand": sum(len(person.settled_by_hand) for person in self.people),
+            "from_credit": sum(len(person.from_credit) for person in self.people),
+            "refunded": str(sum((sum(p.refunded.values(), Decimal(0)) for p in self.people), Decimal(0))),
             "cases_closed": sum(len(person.dismissed) for person in self.people),
             "events_sent": self.sent,
             "events_distinct": distinct,

@@ -1,0 +1,152 @@
+"""Every cent of a town at rest has its place (R13 to R15); yields what differs from what BTCPay has."""
+
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from kosmo_billing_daemon.contract.paths import API
+from kosmo_billing_daemon.demo.btcpay.invoices import AdditionalStatus, SimulatedInvoice, SimulatedStatus
+from tests.walk.model import PLANS, received
+from tests.walk.people import Person
+from tests.walk.town import Town
+
+_NOTHING = Decimal(0)
+_ROUNDING = Decimal("1e-6")
+
+_BOOKED = """
+SELECT i.user_id, i.id, i.btcpay_invoice_id, i.credit_used, q.plan_type, s.status AS purchase,
+    (SELECT jsonb_object_agg(kind, amount) FROM (
+        SELECT kind, sum(amount)::text AS amount FROM ledger WHERE invoice_id = i.id GROUP BY kind
+    ) AS l)::text AS booked
+FROM btcpay_invoices AS i JOIN quotes AS q ON q.id = i.quote_id
+LEFT JOIN subscriptions AS s ON s.invoice_id = i.id
+WHERE i.user_id = ANY ($1)
+"""
+
+_ACCOUNTS = """
+SELECT user_id, coalesce(sum(amount) FILTER (WHERE kind IN ('received', 'granted')), 0) AS came,
+    coalesce(-sum(amount) FILTER (WHERE kind NOT IN ('received', 'granted')), 0) AS went,
+    coalesce(sum(amount) FILTER (WHERE invoice_id IS NULL), 0) AS released,
+    count(*) FILTER (WHERE currency <> 'USD') AS foreign_entries
+FROM ledger WHERE user_id = ANY ($1) GROUP BY user_id
+"""
+
+_DECIMALS = partial(json.loads, parse_float=Decimal)
+
+
+@dataclass(frozen=True)
+class Booked:
+    """One of our invoices: what it asked for, and its sums in the ledger."""
+
+    order_id: UUID
+    invoice_id: str | None
+    price: int
+    credit_used: Decimal
+    stands: bool
+    sums: Mapping[str, Decimal]
+
+    def sum(self, kind: str) -> Decimal:
+        return self.sums.get(kind, _NOTHING)
+
+
+async def load(connection: "asyncpg.Connection[Any]", people: Sequence[Person]) -> dict[UUID, list[Booked]]:
+    """Return the invoices of people."""
+    found: dict[UUID, list[Booked]] = {person.user_id: [] for person in people}
+    for row in await connection.fetch(_BOOKED, list(found)):
+        found[row["user_id"]].append(
+            Booked(
+                row["id"],
+                row["btcpay_invoice_id"],
+                PLANS[row["plan_type"]][0],
+                row["credit_used"],
+                row["purchase"] not in {None, "revoked"},
+                {kind: Decimal(amount) for kind, amount in json.loads(row["booked"] or "{}").items()},
+            )
+        )
+    return found
+
+
+async def complaints(
+    town: Town,
+    connection: "asyncpg.Connection[Any]",
+    people: Sequence[Person],
+    booked: Mapping[UUID, Sequence[Booked]],
+    released: Mapping[UUID, Decimal],
+) -> AsyncGenerator[str, None]:
+    """Yield what is booked wrongly; ``released`` is what of each user's worth must have become credit."""
+    accounts = {row["user_id"]: row for row in await connection.fetch(_ACCOUNTS, [p.user_id for p in people])}
+    total = _NOTHING
+    for person in people:
+        invoices = town.world.simulator.invoices
+        for one in booked[person.user_id]:
+            invoice = None if one.invoice_id is None else invoices[one.invoice_id]
+            for complaint in _of_invoice(invoice, one, person):
+                yield f"{person.user_id}: {one.invoice_id or one.order_id} {complaint}"
+        account = accounts.get(person.user_id)
+        credit, reserved = await _shown(town, person)
+        total += credit
+        if account is None:
+            if credit:
+                yield f"{person.user_id}: a credit of {credit} without entries"
+            continue
+        if account["came"] != account["went"] + credit:
+            yield f"{person.user_id}: {account['came']} came, {account['went']} went, {credit} is left"
+        if abs(account["released"] - released[person.user_id]) > _ROUNDING:
+            yield f"{person.user_id}: released {account['released']}, not {released[person.user_id]}"
+        if account["foreign_entries"]:
+            yield f"{person.user_id}: entries in other currencies"
+        # What was spent and turned out invalid afterwards is owed.
+        if credit < reserved and not any(
+            invoices[key].status is SimulatedStatus.INVALID for key in person.invoices
+        ):
+            yield f"{person.user_id}: a credit of {credit}, {reserved} of it reserved"
+    if sum((a["came"] - a["went"] for a in accounts.values()), _NOTHING) != total:
+        yield "in total, what came is not what went and what is left"
+
+
+def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -> Iterator[str]:
+    """R13 for one invoice; without one at BTCPay, credit paid it all, or it was given up."""
+    got, asked = one.sum("received"), one.price - one.credit_used
+    least = most = _NOTHING
+    is_vouched = False
+    dismissed, confirmed = False, _NOTHING
+    if invoice is not None:
+        confirmed = invoice.confirmed
+        dismissed = any(key == invoice.id for key, _ in person.dismissed)
+        by_hand = invoice.id in person.settled_by_hand
+        is_altered = invoice.id in person.altered
+        least, most = received(invoice, is_altered=is_altered, is_settled_by_hand=by_hand, stands=one.stands)
+        is_marked = invoice.status is SimulatedStatus.SETTLED and (
+            invoice.additional_status is AdditionalStatus.MARKED
+        )
+        is_vouched = by_hand or is_marked
+    if not least <= got <= most:
+        yield f"received {got}, must be from {least} to {most}"
+    if one.sum("sold") != (-one.price if one.stands else _NOTHING):
+        yield f"sold {one.sum('sold')} of {one.price}, stands: {one.stands}"
+    granted = max(_NOTHING, asked - got) if one.stands and is_vouched else _NOTHING
+    if one.sum("granted") != granted:
+        yield f"granted {one.sum('granted')}, must be {granted}"
+    if not (-confirmed if dismissed else _NOTHING) <= one.sum("written_off") <= 0:
+        yield f"written off {one.sum('written_off')} of {confirmed}"
+    refunded = person.refunded.get(one.invoice_id or "", _NOTHING)
+    if one.sum("refunded") != -refunded:
+        yield f"refunded {one.sum('refunded')}, must be {refunded}"
+
+
+async def _shown(town: Town, person: Person) -> tuple[Decimal, Decimal]:
+    """What the user is shown: credit, and how much of it is reserved."""
+    url = f"{town.houses[0].daemon.url}{API}/credit"
+    async with town.world.http.get(url, headers={"X-User-ID": str(person.user_id)}) as response:
+        balances = (await response.json(loads=_DECIMALS))["balances"]
+    assert all(balance["currency"] == "USD" for balance in balances), balances
+    return (
+        sum((Decimal(balance["amount"]) for balance in balances), _NOTHING),
+        sum((Decimal(balance["reserved"]) for balance in balances), _NOTHING),
+    )
