@@ -86,7 +86,6 @@ UNPASSED = {
     "store.invoices.abandon": AFTER_A_FAILURE,
     "store.invoices.decide": BY_HAND,
     "store.invoices.load: ": READS,
-    "store.invoices.load_created": BY_HAND,
     "store.invoices.load_of_user: load()": READS,
     "store.invoices.load_page": READS,
     "store.invoices.number_observation": "before a rare look; draws a number",
