@@ -93,7 +93,7 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         expires_at=seen.expires_at,
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
     )
-    seen_invoice = _booked(seen_invoice, seen)
+    seen_invoice = _booked(seen_invoice, seen, known=invoice.status)
     events = _events(invoice, seen_invoice)
     match seen.status:
         case InvoiceStatus.SETTLED:
@@ -167,8 +167,8 @@ def as_credit(verdict: Verdict) -> Verdict:
     return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
 
 
-def _booked(invoice: Invoice, seen: Observation) -> Invoice:
-    """Note what is confirmed, which is what the ledger has as received."""
+def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Invoice:
+    """Note what is confirmed, which is what the ledger has as received; ``known`` is the status before."""
     asked = invoice.asked.amount
     unit = smallest_unit(invoice.plan.price.currency)
     received = invoice.received if seen.confirmed_amount is None else seen.confirmed_amount
@@ -176,9 +176,10 @@ def _booked(invoice: Invoice, seen: Observation) -> Invoice:
         if seen.payment is not Payment.MARKED:
             received = asked if seen.confirmed_amount is None else max(asked, received)
     elif seen.status is InvoiceStatus.INVALID:
-        # What was given is taken back; money on any other invalid invoice is a case (R14).
-        is_taken = invoice.effect in (Effect.FULFILLED, Effect.REVOKED)
-        received = Decimal(0) if is_taken else invoice.received
+        # What was given is taken back, unless it was given by hand to one that was invalid before. Money on any
+        # other invalid invoice is a case (R14).
+        is_taken = invoice.effect is Effect.FULFILLED and known is not InvoiceStatus.INVALID
+        received = Decimal(0) if is_taken or invoice.effect is Effect.REVOKED else invoice.received
     if abs(received - asked) < unit:  # converted from bitcoin: that is rounding
         received = asked
     adjusted = invoice.adjusted if invoice.adjusted <= 0 else max(Decimal(0), asked - received)

@@ -14,7 +14,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
 from tests.demo.btcpay.conftest import HandClock
 from tests.domain.builders import plan
-from tests.services.conftest import Shop
+from tests.services.conftest import Shop, nothing_more
 
 DAY = timedelta(days=1)
 
@@ -239,3 +239,17 @@ async def test_the_database_refuses_to_change_the_ledger(shop: Shop, user: UserI
     await shop.buy(user)
     with pytest.raises(asyncpg.IntegrityConstraintViolationError):
         await shop.front.execute(change)
+
+
+async def test_what_an_invalid_invoice_had_brought_in_pays_for_settling_it_by_hand(
+    shop: Shop, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    await shop.wait(days=4)
+    await shop.act(invoice, "pay_late", "confirm")
+    assert await credit(shop, user) == {"USD": Decimal(5)}
+    await shop.act(invoice, "mark_invalid")
+    await shop.front.settlement.settle_by_hand(invoice.id, "it did arrive", also=nothing_more)
+    await shop.act(invoice, "pay", amount="0.50")  # which BTCPay tells, so that it is looked up again
+    assert await shop.front.statuses(user) == ["active"]
+    assert await credit(shop, user) == {}
