@@ -31,7 +31,8 @@ class Invoices:
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
-        self._rendered: dict[str, bytes] = {}
+        self._rendered: dict[str, bytes] = {}  # by order id
+        self._orders: dict[str, str] = {}  # by the invoice's id
 
     def create(self, body: bytes) -> bytes:
         asked = json.loads(body)
@@ -48,8 +49,14 @@ class Invoices:
         wanted = (unquote(pair[8:]) for pair in query.split("&") if pair.startswith("orderId="))
         return b"[" + b",".join(self._rendered[name] for name in wanted if name in self._rendered) + b"]"
 
+    def fetch(self, invoice_id: str) -> bytes | None:
+        """Return one invoice, if there is one."""
+        order_id = self._orders.get(invoice_id)
+        return None if order_id is None else self._rendered[order_id]
+
     def _render(self, order_id: str, amount: str, currency: str, status: str, paid: str) -> bytes:
         now = int(time.time())
+        self._orders[btcpay_id(order_id)] = order_id
         invoice = {
             "id": btcpay_id(order_id),
             "storeId": STORE,
@@ -106,6 +113,8 @@ class Conversation(asyncio.Protocol):
                 return 200, self._invoices.find(query)
             case "POST", "/paid":
                 return 200, self._invoices.pay(body)
+            case "GET", p if found := self._invoices.fetch(p.removeprefix(f"{_LIST}/")):
+                return 200, found
             case _:
                 return 404, b'{"code": "not-found", "message": "nothing here"}'
 

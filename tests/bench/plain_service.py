@@ -91,16 +91,21 @@ async def settle(request: web.Request) -> web.Response:
     body = await request.read()
     if not is_signed(body, request.headers.get("BTCPay-Sig", "")):
         return web.Response(status=403)
-    told = json.loads(body)
+    await grant(request.app[POOL], request.app[MQTT], json.loads(body))
+    return web.json_response({"recorded": True})
+
+
+async def grant(pool: "asyncpg.Pool[Any]", mqtt: aiomqtt.Client, told: Mapping[str, Any]) -> None:
+    """Do what the webhook says, unless it was done before."""
     invoice_id, now, subscription_id = UUID(told["metadata"]["orderId"]), datetime.now(UTC), uuid4()
-    async with request.app[POOL].acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection, connection.transaction():
         await connection.execute(
             "INSERT INTO deliveries VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
             told["deliveryId"], now, told["type"], invoice_id,
         )  # fmt: skip
         invoice = await connection.fetchrow("SELECT * FROM invoices WHERE id = $1 FOR UPDATE", invoice_id)
         if invoice is None or invoice["status"] == "settled":
-            return web.json_response({"recorded": True})
+            return
         user_id = invoice["user_id"]
         await connection.execute(
             "UPDATE subscriptions SET status = 'replaced', ended_at = $2"
@@ -115,8 +120,7 @@ async def settle(request: web.Request) -> web.Response:
             "UPDATE invoices SET status = 'settled', settled_at = $2 WHERE id = $1", invoice_id, now
         )
     topic, payload = publication(user_id, subscription_id, now)
-    await request.app[MQTT].publish(topic, payload, qos=1, retain=True)
-    return web.json_response({"recorded": True})
+    await mqtt.publish(topic, payload, qos=1, retain=True)
 
 
 async def create(request: web.Request) -> web.Response:
@@ -137,7 +141,10 @@ async def neighbours(app: web.Application) -> AsyncIterator[None]:
     async with (
         asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS) as pool,
         aiomqtt.Client(
-            os.environ["MQTT_HOST"], int(os.environ["MQTT_PORT"]), identifier="plain", logger=quiet
+            os.environ["MQTT_HOST"],
+            int(os.environ["MQTT_PORT"]),
+            identifier=f"plain-{os.getpid()}",
+            logger=quiet,
         ) as mqtt,
         httpx.AsyncClient(base_url=os.environ["BTCPAY_URL"]) as http,
     ):

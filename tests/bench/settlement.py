@@ -1,48 +1,62 @@
 """How fast a settled invoice becomes a retained document: `python -m tests.bench.settlement`.
 
-With 32 webhooks in flight, each until the subscriber has the document, beside a plain service that believes
-its webhooks; and at 200 per second, beside what one commit, one list call and one publication cost alone. The
-least service that asks BTCPay, and a call with httpx that has the machine to itself, show how near the goals
-anything of these parts can come.
+With 32 webhooks in flight, each until the subscriber has the document, in turns with its peers: two plain
+services that believe their webhooks, one that asks BTCPay for each, as BTCPay advises, and the least that
+asks. And at 200 per second, beside the least.
 """
 
-import asyncio
-import statistics
+import importlib.util
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import ModuleType
-from uuid import UUID, uuid4
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
 
 import asyncpg
 
-from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.link import Broker, connect
-from tests.bench import least_service, plain_service
-from tests.bench.fake_btcpay import KEY, STORE
+from tests.bench import plain_service
+from tests.bench.fake_btcpay import STORE
 from tests.bench.figures import Figure, at_least, at_most, percentile
 from tests.bench.invoices import Order, paid_orders
 from tests.bench.load_generator import SECRET, Connection, Subscriber, at_rate, get, in_flight, webhook
-from tests.bench.rig import Rig, Services, alone, daemon, program, services
+from tests.bench.rig import Services, alone, daemon, program, services
 
 IN_FLIGHT = 32
 PER_SECOND = 200
 TURNS = 4  # of each service in one round, so that what else the machine does meets both
-ALONE = 200  # commits, list calls and publications measured by themselves
+PLAIN, LEAST = "plain service", "least service"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A service to compare with, the module that it ``needs``, and how many times its rate is the goal."""
+
+    name: str
+    service: str
+    goal: float | None
+    needs: str = "aiohttp"
+
+
+PEERS = (
+    Peer(PLAIN, "tests.bench.plain_service", 1.3),
+    Peer("plain service on FastAPI", "tests.bench.fastapi_service", None, "fastapi"),
+    Peer("plain service that confirms", "tests.bench.confirming_service", 5),
+    Peer(LEAST, "tests.bench.least_service", 0.6),
+)
 
 
 @asynccontextmanager
-async def other(where: Services, service: ModuleType) -> AsyncIterator[tuple[str, str]]:
+async def other(where: Services, service: str) -> AsyncIterator[tuple[str, str]]:
     """A service to compare with; gives its URL and its database's."""
-    database_url = await where.postgres.create_database(service.__name__.rpartition(".")[2])
+    database_url = await where.postgres.create_database(service.rpartition(".")[2])
     connection = await asyncpg.connect(database_url)
     await connection.execute(plain_service.SCHEMA)
     await connection.close()
     host, port = where.broker_address
     async with program(
         where.directory,
-        service.__name__,
+        service,
         DATABASE_URL=database_url,
         MQTT_HOST=host,
         MQTT_PORT=str(port),
@@ -82,173 +96,98 @@ class Course:
         self.took.append(await self._subscriber.receipt(user_id) - began)
 
 
-async def one_commit(where: Rig) -> float:
-    """Median seconds of one row inserted and committed."""
-    connection = await asyncpg.connect(where.postgres.url)
-    took = []
-    await connection.execute("CREATE TABLE IF NOT EXISTS commits (id uuid PRIMARY KEY, body text)")
-    for _ in range(ALONE):
-        began = time.perf_counter()
-        await connection.execute("INSERT INTO commits VALUES ($1, $2)", uuid4(), "x" * 100)
-        took.append(time.perf_counter() - began)
-    await connection.close()
-    return statistics.median(took)
-
-
-async def one_list_call(where: Rig, order_id: UUID) -> float:
-    request = get(f"/api/v1/stores/{STORE}/invoices?orderId={order_id}&includeArchived=true")
-    took = []
-    async with Connection(where.btcpay) as connection:
-        for _ in range(ALONE):
-            began = time.perf_counter()
-            await connection.expect(request, 200)
-            took.append(time.perf_counter() - began)
-    return statistics.median(took)
-
-
-async def one_call_of_ours(where: Rig, order_id: UUID) -> float:
-    """Median seconds of a list call with the daemon's client, as often as webhooks come and alone."""
-    took = []
-    async with BtcpayClient(url=where.btcpay, api_key=KEY, store_id=STORE) as client:
-        for _ in range(ALONE):
-            await asyncio.sleep(1 / PER_SECOND)
-            began = time.perf_counter()
-            await client.find_invoices([order_id])
-            took.append(time.perf_counter() - began)
-    return statistics.median(took)
-
-
-async def one_publication(where: Rig) -> float:
-    """Median seconds of one retained QoS 1 publication to its acknowledgement."""
-    host, port = where.broker_address
-    took = []
-    async with connect(Broker(host=host, port=port, client_id="alone", clean=True)) as link:
-        for number in range(ALONE):
-            began = time.perf_counter()
-            await link.publish(f"alone/{number}", b"x" * 400, retain=True)
-            took.append(time.perf_counter() - began)
-    return statistics.median(took)
-
-
 async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
     number = 400 if quick else 2000
     found: list[Figure] = []
     orders: list[Order] = []
-    async with (
-        services() as where,
-        daemon(where) as ours,
-        other(where, plain_service) as (plain_url, plain_database),
-        other(where, least_service) as (least_url, least_database),
-    ):
+    peers = [peer for peer in PEERS if importlib.util.find_spec(peer.needs)]
+    async with AsyncExitStack() as stack:
+        where = await stack.enter_async_context(services())
+        ours = await stack.enter_async_context(daemon(where))
+        running = [await stack.enter_async_context(other(where, peer.service)) for peer in peers]
         host, port = where.broker_address
-        async with (
-            Subscriber(ours.topics, host=host, port=port) as told,
-            Subscriber(Topics("plain"), host=host, port=port) as told_plainly,
-        ):
-            course = Course(ours.api, ours.webhook_path, told)
-            plain = Course(plain_url, "/webhook", told_plainly)
-            least = Course(least_url, "/webhook", told_plainly)
+        told = await stack.enter_async_context(Subscriber(ours.topics, host=host, port=port))
+        told_plainly = await stack.enter_async_context(Subscriber(Topics("plain"), host=host, port=port))
+        course = Course(ours.api, ours.webhook_path, told)
+        courses = {
+            peer.name: Course(url, "/webhook", told_plainly)
+            for peer, (url, _) in zip(peers, running, strict=True)
+        }
+        databases = {each: url for each, (_, url) in zip(courses.values(), running, strict=True)} | {
+            course: ours.database_url
+        }
 
-            databases = {plain: plain_database, least: least_database, course: ours.database_url}
+        async def orders_for(service: Course, number: int) -> list[Order]:
+            return await paid_orders(databases[service], where.btcpay, number, plain=service is not course)
 
-            async def orders_for(service: Course, number: int) -> list[Order]:
-                return await paid_orders(
-                    databases[service], where.btcpay, number, plain=service is not course
-                )
-
+        for service in databases:
+            await service.in_flight(await orders_for(service, 200))  # warm
+        for _ in range(rounds):
+            seconds = dict.fromkeys(databases, 0.0)
             for service in databases:
-                await service.in_flight(await orders_for(service, 200))  # warm
-            for _ in range(rounds):
-                seconds = dict.fromkeys(databases, 0.0)
+                service.took.clear()
+            for _ in range(TURNS):
                 for service in databases:
-                    service.took.clear()
-                for _ in range(TURNS):
-                    for service in databases:
-                        seconds[service] += await service.in_flight(
-                            await orders_for(service, number // TURNS)
-                        )
-                rate, least_rate, plain_rate = (number / seconds[each] for each in (course, least, plain))
-                found += _in_flight(rate, least_rate, plain_rate, course.took, plain.took)
-                for service in (least, course):
-                    service.took.clear()
-                    orders = await orders_for(service, PER_SECOND * (1 if quick else 5))
-                    await service.at_rate(orders, PER_SECOND)
-                alone = await one_commit(ours) + await one_list_call(ours, orders[0][0])
-                alone += await one_publication(ours)
-                found += _at_rate(course.took, least.took, alone)
-                found.append(_of_client(await one_call_of_ours(ours, orders[0][0]), alone))
-            found.append(await _fake_rate(where, orders, number))
+                    seconds[service] += await service.in_flight(await orders_for(service, number // TURNS))
+            for peer in peers:
+                other_course = courses[peer.name]
+                rates = number / seconds[course], number / seconds[other_course]
+                found += _in_flight(peer, rates, course.took, other_course.took)
+            for service in (courses[LEAST], course):
+                service.took.clear()
+                orders = await orders_for(service, PER_SECOND * (1 if quick else 5))
+                await service.at_rate(orders, PER_SECOND)
+            found += _at_rate(course.took, courses[LEAST].took)
+        found.append(await _fake_rate(where, orders, number))
     return found
 
 
 def _in_flight(
-    rate: float, least_rate: float, plain_rate: float, took: list[float], plain_took: list[float]
+    peer: Peer, rates: tuple[float, float], took: list[float], its_took: list[float]
 ) -> list[Figure]:
-    found = [
+    """Compare with one peer: what is settled in a second, and how long each took."""
+    return [
         Figure(
-            what=f"webhooks settled, {IN_FLIGHT} in flight",
-            value=rate,
+            what=f"webhooks settled, {IN_FLIGHT} in flight, beside the {peer.name}",
+            value=rates[0],
             unit="/s",
-            beside=plain_rate,
-            beside_what="plain service",
-            goal=at_least(1.5, ratio=True),
+            beside=rates[1],
+            beside_what=peer.name,
+            goal=None if peer.goal is None else at_least(peer.goal, ratio=True),
         ),
-        Figure(
-            what="  (the least service)",
-            value=least_rate,
-            unit="/s",
-            beside=plain_rate,
-            beside_what="plain service",
-        ),
-    ]
-    for percent, goal in ((50, None), (99, at_most(1, ratio=True))):
-        found.append(
+        *(
             Figure(
-                what=f"  p{percent} to the subscriber",
+                what=f"  p{percent} to the subscriber, beside the {peer.name}",
                 value=percentile(took, percent) * 1e3,
                 unit="ms",
-                beside=percentile(plain_took, percent) * 1e3,
-                beside_what="plain service",
-                goal=goal,
+                beside=percentile(its_took, percent) * 1e3,
+                beside_what=peer.name,
+                goal=at_most(1, ratio=True) if percent == 99 and peer.name == PLAIN else None,
             )
-        )
-    return found
+            for percent in (50, 99)
+        ),
+    ]
 
 
-def _at_rate(took: list[float], least_took: list[float], alone: float) -> list[Figure]:
+def _at_rate(took: list[float], least_took: list[float]) -> list[Figure]:
     return [
         Figure(
             what=f"webhook to subscriber at {PER_SECOND}/s, p50",
             value=percentile(took, 50) * 1e3,
             unit="ms",
-            beside=alone * 1e3,
-            beside_what="commit + list call + publish alone",
-            goal=at_most(2, ratio=True),
-        ),
-        Figure(
-            what="  (the least service, p50)",
-            value=percentile(least_took, 50) * 1e3,
-            unit="ms",
-            beside=alone * 1e3,
-            beside_what="commit + list call + publish alone",
+            beside=percentile(least_took, 50) * 1e3,
+            beside_what=LEAST,
+            goal=at_most(1.15, ratio=True),
         ),
         Figure(
             what=f"webhook to subscriber at {PER_SECOND}/s, p99",
             value=percentile(took, 99) * 1e3,
             unit="ms",
+            beside=percentile(least_took, 99) * 1e3,
+            beside_what=LEAST,
             goal=at_most(25),
         ),
     ]
-
-
-def _of_client(call: float, alone: float) -> Figure:
-    return Figure(
-        what=f"  (a list call with httpx by itself, {PER_SECOND}/s)",
-        value=call * 1e3,
-        unit="ms",
-        beside=alone * 1e3,
-        beside_what="commit + list call + publish alone",
-    )
 
 
 async def _fake_rate(where: Services, orders: list[Order], number: int) -> Figure:
