@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from kosmo_billing_daemon.contract.encoding import dumps, rfc3339
+from kosmo_billing_daemon.contract.encoding import dumps, encoded, json_text, rfc3339
 
 
 def cloud_event(
@@ -14,15 +14,11 @@ def cloud_event(
 
     The same event keeps its id on repeats.
     """
-    head = dumps(
-        {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": "kosmo-billing",
-            "type": event_type,
-            **({} if subject is None else {"subject": subject}),
-            "time": rfc3339(time),
-            "datacontenttype": "application/json",
-        }
+    body = data.encode() if isinstance(data, str) else dumps(data)
+    about = "" if subject is None else f',"subject":{json_text(subject)}'
+    head = encoded(
+        f'{{"specversion":"1.0","id":{json_text(event_id)},"source":"kosmo-billing"'
+        f',"type":{json_text(event_type)}{about},"time":"{rfc3339(time)}"'
+        ',"datacontenttype":"application/json","data":'
     )
-    return b'%b,"data":%b}' % (head[:-1], data.encode() if isinstance(data, str) else dumps(data))
+    return b"%b%b}" % (head, body)

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from json.encoder import encode_basestring
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -30,10 +31,23 @@ class Malformed(Refused):
 
 def dumps(document: Mapping[str, Any]) -> bytes:
     """Encode compactly; keys in the order given; raises ``Malformed`` for a text that is not Unicode."""
+    return encoded(_encoder.encode(document))
+
+
+def encoded(text: str) -> bytes:
+    """Encode JSON; raises ``Malformed`` for a text that is not Unicode."""
     try:
-        return _encoder.encode(document).encode()
+        return text.encode()
     except UnicodeEncodeError:
         raise Malformed("a text holds half of a surrogate pair") from None
+
+
+json_text = encode_basestring  # a text as JSON, without the detour by a dict
+
+
+def json_texts(texts: Iterable[str]) -> str:
+    """Write texts as a list in JSON; a single one is written by ``json_text``."""
+    return f"[{','.join(map(json_text, texts))}]"
 
 
 def loads(payload: bytes) -> Mapping[str, Any]:

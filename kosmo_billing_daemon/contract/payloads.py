@@ -7,9 +7,19 @@ dataclasses, not pydantic: the gate runs where only aiomqtt is installed.
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.encoding import Fields, Malformed, dumps, loads, rfc3339
+from kosmo_billing_daemon.contract.encoding import (
+    Fields,
+    Malformed,
+    dumps,
+    encoded,
+    json_text,
+    json_texts,
+    loads,
+    rfc3339,
+)
 from kosmo_billing_daemon.runtime.records import record
 
 MAX_EVENTS_PER_REPORT = 500
@@ -43,6 +53,14 @@ class QuotaState(StrEnum):
     EXHAUSTED = "exhausted"
 
 
+def _quoted(value: object) -> str:
+    """Write an id or a time, in which nothing needs an escape."""
+    return "null" if value is None else f'"{value}"'
+
+
+_issued = lru_cache(1)(rfc3339)  # of many documents at once
+
+
 @record(kw_only=True)
 class EntitlementContent:
     """What a user may do: made by the rules of the domain, carried by ``EntitlementDocument``."""
@@ -74,24 +92,16 @@ class EntitlementDocument(EntitlementContent):
     issued_at: datetime
 
     def encode(self) -> bytes:
-        return dumps(
-            {
-                "version": self.version,
-                "user_id": str(self.user_id),
-                "plan_type": self.plan_type,
-                "status": self.status,
-                "scope": self.scope,
-                "allowed_nodes": self.allowed_nodes,
-                "features": self.features,
-                "messages_limit": self.messages_limit,
-                "messages_used": self.messages_used,
-                "quota_state": self.quota_state,
-                "subscription_id": None if self.subscription_id is None else str(self.subscription_id),
-                "valid_from": rfc3339(self.valid_from),
-                "valid_until": rfc3339(self.valid_until),
-                "grace_until": rfc3339(self.grace_until),
-                "issued_at": rfc3339(self.issued_at),
-            }
+        # A broker that lost its memory gets all documents: half the time of a dict and ``dumps``.
+        limit = "null" if self.messages_limit is None else self.messages_limit
+        return encoded(
+            f'{{"version":{self.version},"user_id":"{self.user_id}","plan_type":{json_text(self.plan_type)}'
+            f',"status":"{self.status}","scope":"{self.scope}","allowed_nodes":{json_texts(self.allowed_nodes)}'
+            f',"features":{json_texts(self.features)},"messages_limit":{limit}'
+            f',"messages_used":{self.messages_used},"quota_state":"{self.quota_state}"'
+            f',"subscription_id":{_quoted(self.subscription_id)},"valid_from":{_quoted(rfc3339(self.valid_from))}'
+            f',"valid_until":{_quoted(rfc3339(self.valid_until))}'
+            f',"grace_until":{_quoted(rfc3339(self.grace_until))},"issued_at":"{_issued(self.issued_at)}"}}'
         )
 
     @classmethod

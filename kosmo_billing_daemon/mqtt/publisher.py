@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -185,15 +186,16 @@ class _Session:
         current = [(one, self._waiting.take(one.user_id)) for one in found.documents]
         current.sort(key=lambda each: -newest_rights(each[1]))
         urgent = sum(newest_rights(entries) > 0 for _, entries in current)
+        issued_at = self._publisher.clock()
         for one, entries in current[:urgent]:
-            await self._send_document(one, entries)
+            await self._send_document(one, entries, issued_at)
         now = self._loop.time()
         again = [event for at, event in self._refused_events.values() if at <= now]
         for event in (*again, *found.events):
             self._refused_events.pop(event.id, None)
             await self._send_event(event)
         for one, entries in current[urgent:]:
-            await self._send_document(one, entries)
+            await self._send_document(one, entries, issued_at)
         if any(most[kind] and kind not in found.complete for kind in Kind):
             return 0.0
         times = [self._waiting.next_at(), now + POLL, *(at for at, _ in self._refused_events.values())]
@@ -235,7 +237,9 @@ class _Session:
 
     async def _republish(self) -> None:
         """Publish the next documents that the broker may have lost."""
-        for versioned in await self._republisher.next_page():
+        page = await self._republisher.next_page()
+        now = self._publisher.clock()
+        for versioned in page:
             user_id = versioned.entitlement.user_id
             if user_id in self._waiting.sent or user_id in self._in_flight:
                 continue  # something as new went over this link
@@ -244,7 +248,7 @@ class _Session:
                 self._to_raise.add(user_id)
                 self._publisher.woken.set()
             else:
-                await self._hand_over(versioned, [], is_first=False)
+                await self._hand_over(versioned, [], now, is_first=False)
         self._note_republished()
 
     def _note_republished(self) -> None:
@@ -253,7 +257,9 @@ class _Session:
             self._publisher.republished.set()
             self.watermark.advanced.set()
 
-    async def _send_document(self, current: OutboxDocument, entries: list[OutboxEntry]) -> None:
+    async def _send_document(
+        self, current: OutboxDocument, entries: list[OutboxEntry], issued_at: datetime
+    ) -> None:
         user_id = current.user_id
         if current.versioned.version <= self._reservation.floor:
             self._to_raise.add(user_id)
@@ -264,9 +270,11 @@ class _Session:
             self._waiting.forget_sent(self._loop.time())
         self._waiting.sent[user_id] = self._loop.time()
         is_first = any(entry.id < current.first_version for entry in entries)
-        await self._hand_over(current.versioned, entries, is_first=is_first)
+        await self._hand_over(current.versioned, entries, issued_at, is_first=is_first)
 
-    async def _hand_over(self, versioned: Versioned, entries: list[OutboxEntry], *, is_first: bool) -> None:
+    async def _hand_over(
+        self, versioned: Versioned, entries: list[OutboxEntry], issued_at: datetime, *, is_first: bool
+    ) -> None:
         self._reservation.greatest = max(self._reservation.greatest, versioned.version)
         if versioned.version > self._reservation.acknowledged:
             await self.watermark.until_acknowledged(versioned.version)
@@ -274,7 +282,7 @@ class _Session:
         user_id = versioned.entitlement.user_id
         self._in_flight.add(user_id)
         topic = self._topics.entitlement(user_id)
-        payload = document(versioned, self._publisher.clock()).encode()
+        payload = document(versioned, issued_at).encode()
         on_ack = partial(self._document_acked, topic, user_id, entries, is_first)
         self._link.hand_over(topic, payload, on_ack, retain=True)
 
