@@ -1,8 +1,9 @@
 """The daemon is killed before and after every await, publication and acknowledgement of seven paths.
 
 Whatever it dies at, systemd starts it again, and in the end each settled invoice has activated once (R1),
-the periods conserve what was paid (R2), each message counted once, each piece of news is told, and what the
-broker retains is what the database says, in versions that never fall.
+the periods conserve what was paid (R2), what was received is what was sold (R13), each message counted once,
+each lease was granted once, each piece of news is told, and what the broker retains is what the database
+says, in versions that never fall.
 
 Seen to fail with the usage intake acknowledging before it counts (messages lost), news appended after the
 settling commit or marked before they are sent (news lost), and invoices saved after the commit of their
