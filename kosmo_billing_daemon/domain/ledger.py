@@ -100,7 +100,7 @@ def _books(invoice: Invoice) -> Mapping[EntryKind, Decimal]:
 def unused(invoice: Invoice) -> Decimal:
     """Return what an invoice brought into the ledger beyond what it asked for and gave."""
     bought = invoice.asked.amount if invoice.effect in _SALES else _NOTHING
-    return _EXACT.subtract(_EXACT.add(invoice.received, invoice.adjusted), bought)
+    return _EXACT.subtract(_EXACT.add(invoice.received, min(invoice.adjusted, _NOTHING)), bought)
 
 
 def of_releases(before: Iterable[Subscription], after: Iterable[Subscription]) -> list[Posting]:

@@ -182,7 +182,9 @@ def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Inv
         received = Decimal(0) if is_taken or invoice.effect is Effect.REVOKED else invoice.received
     if abs(received - asked) < unit:  # converted from bitcoin: that is rounding
         received = asked
-    adjusted = invoice.adjusted if invoice.adjusted <= 0 else max(Decimal(0), asked - received)
+    adjusted = invoice.adjusted
+    if adjusted > 0:  # what comes in takes the place of what somebody vouched for
+        adjusted = max(Decimal(0), adjusted - (received - invoice.received))
     if (received, adjusted) == (invoice.received, invoice.adjusted):
         return invoice
     return replace(invoice, received=received, adjusted=adjusted)

@@ -46,9 +46,10 @@ class Evaluation:
 
 
 async def affordable(connection: Connection, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Refuse fulfilments that count on money which may have been spent elsewhere meanwhile (R15).
+    """Refuse fulfilments that count on money which was spent elsewhere meanwhile (R15).
 
     Such an invoice was paid late: its reservation has ended, or what it had received before became credit.
+    Where somebody vouches for the invoice, what was spent is granted instead: it must not be owed.
     """
     late = [one for one in evaluations if _may_be_spent(one)]
     if not late:
@@ -57,22 +58,28 @@ async def affordable(connection: Connection, evaluations: Sequence[Evaluation]) 
     balances = await ledger.load_balances(connection, users)
     reserved = await invoices.load_reserved_credit(connection, users)
     refused: dict[InvoiceId, Refusal] = {}
+    granted: dict[InvoiceId, Evaluation] = {}
     for one in late:
         before, after = one.purchase.invoice, one.verdict.invoice
         price = after.plan.price
         key = (after.user_id, price.currency)
-        balances[key] = balances.get(key, Decimal(0)) + after.received - before.received
-        spendable = balances[key] - reserved.get(key, Decimal(0))
-        if price.amount - spendable >= smallest_unit(price.currency):
-            refused[after.id] = Refusal.CREDIT_SPENT
-        else:
+        brought = after.received - before.received + after.adjusted - before.adjusted
+        balances[key] = balances.get(key, Decimal(0)) + brought
+        missing = price.amount - balances[key] + reserved.get(key, Decimal(0))
+        if missing < smallest_unit(price.currency):
             balances[key] -= price.amount
-    return [_as_refused(one, refused) for one in evaluations]
+        elif one.verdict.source is Source.MANUAL:
+            balances[key] -= price.amount - missing
+            vouched = replace(after, adjusted=after.adjusted + missing)
+            granted[after.id] = replace(one, verdict=replace(one.verdict, invoice=vouched))
+        else:
+            refused[after.id] = Refusal.CREDIT_SPENT
+    return [_as_refused(granted.get(one.verdict.invoice.id, one), refused) for one in evaluations]
 
 
 def _may_be_spent(one: Evaluation) -> bool:
     before = one.purchase.invoice
-    if one.verdict.action is not Action.FULFIL or one.verdict.source is Source.MANUAL:
+    if one.verdict.action not in (Action.FULFIL, Action.REINSTATE):
         return False
     return bool(before.received) or (bool(before.credit_used) and not reserves_credit(before))
 

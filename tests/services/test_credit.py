@@ -253,3 +253,24 @@ async def test_what_an_invalid_invoice_had_brought_in_pays_for_settling_it_by_ha
     await shop.act(invoice, "pay", amount="0.50")  # which BTCPay tells, so that it is looked up again
     assert await shop.front.statuses(user) == ["active"]
     assert await credit(shop, user) == {}
+
+
+async def test_credit_that_was_spent_meanwhile_is_granted_to_an_invoice_settled_by_hand(
+    shop: Shop, user: UserId
+) -> None:
+    spare = await shop.open(user, "guardian")
+    await shop.act(spare, "pay_partial", "confirm", amount="4.10")
+    await shop.wait(minutes=16)
+    late = await shop.open(user, "guardian")
+    await shop.act(late, "pay_partial", "confirm", amount="2.00")
+    await shop.wait(minutes=16)
+    await shop.open(user)  # a wanderer, which credit pays
+    assert await credit(shop, user) == {"USD": Decimal("1.10")}
+    await shop.front.settlement.settle_by_hand(late.id, "a goodwill", also=nothing_more)
+    assert await credit(shop, user) == {}
+    await shop.act(late, "pay", "confirm", amount="5.90")  # takes the place of as much that was granted
+    assert await credit(shop, user) == {}
+    await shop.act(late, "mark_settled", "mark_invalid")
+    assert await credit(shop, user) == {"USD": Decimal("1.10") - 2}
+    await shop.act(late, "mark_settled")
+    assert await credit(shop, user) == {}
