@@ -131,3 +131,13 @@ async def test_no_row_can_be_written_that_every_reader_would_fail_on(
     )
     with pytest.raises(asyncpg.CheckViolationError, match=r"_is_a_(time|name)"):
         await rows.execute(change)
+
+
+async def test_event_has_a_type_that_is_a_level_of_a_topic(rows: Rows, user: UUID) -> None:
+    """With a wildcard in it, the broker would end the connection over which everything is published."""
+    append = "INSERT INTO events (type, user_id, data, occurred_at) VALUES ($1, $2, '{}', now())"
+    for name in ("a", "plan.changed_2-b", "x" * 100):
+        await rows.execute(append, name, user)
+    for name in ("", "x" * 101, "a/b", "a+", "#", "Plan", "ä", "a b", "a\n"):
+        with pytest.raises(asyncpg.CheckViolationError, match="events_type_is_a_name"):
+            await rows.execute(append, name, user)

@@ -262,7 +262,8 @@ CREATE TABLE events (
     data         jsonb NOT NULL,
     occurred_at  timestamptz NOT NULL,
     -- A level of a topic: with a wildcard in it, the broker would end the connection over which all is published.
-    CONSTRAINT events_type_is_a_name CHECK (type ~ '^[a-z0-9_.-]{1,100}$')
+    -- A pattern that counts to a hundred takes PostgreSQL seventy times as long: a tenth of a purchase.
+    CONSTRAINT events_type_is_a_name CHECK (type !~ '[^a-z0-9_.-]' AND length(type) BETWEEN 1 AND 100)
 );
 CREATE INDEX events_by_user ON events (user_id, id);
 
