@@ -32,6 +32,7 @@ async def test_database_that_is_away_is_told_and_not_raised(shop: Shop) -> None:
 async def test_deliveries_are_forgotten_when_they_are_old(shop: Shop, user: UserId) -> None:
     housekeeping = Housekeeping(pool=shop.front.pool, clock=shop.clock, keep_deliveries=timedelta(days=7))
     await shop.open(user)
+    shop.simulator.set_faults(webhooks={"hold": True})  # that the invoice expired comes when it comes
     shop.clock.move(days=8)
     await shop.front.inbox.record(shop.delivery(b'{"type": "InvoiceSettled"}'))
     assert await housekeeping.run_once() == 1
