@@ -176,8 +176,8 @@ def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Inv
         if seen.payment is not Payment.MARKED:
             received = asked if seen.confirmed_amount is None else max(asked, received)
     elif seen.status is InvoiceStatus.INVALID:
-        # What was given is taken back, unless it was given by hand to one that was invalid before. Money on
-        # any other invalid invoice is a case (R14).
+        # What was given is taken back, unless an operator gave it when the invoice was invalid already. Money
+        # on any other invalid invoice is a case (R14).
         is_taken = invoice.effect is Effect.FULFILLED and known is not InvoiceStatus.INVALID
         received = Decimal(0) if is_taken or invoice.effect is Effect.REVOKED else invoice.received
     if abs(received - asked) < unit:  # converted from bitcoin: that is rounding
