@@ -13,15 +13,7 @@ import pytest
 
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import ConnectRefused, Link, LinkLost, Protocol, PublishRefused, Will, connect
-from tests.mqtt.shipped import (
-    BRIDGE,
-    DAEMON,
-    GATEWAY,
-    NAMELESS,
-    OPERATOR,
-    ShippedMosquitto,
-    commands,
-)
+from tests.mqtt.shipped import BRIDGE, DAEMON, GATEWAY, NAMELESS, OPERATOR, ShippedMosquitto, commands
 from tests.support.processes import eventually
 
 TOPICS = Topics()
