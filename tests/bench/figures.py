@@ -61,6 +61,7 @@ class Row:
     beside: float | None
     beside_what: str
     ratio: float | None
+    ratios: Sequence[float]  # of each round
     goal: Goal | None
     rounds: int
 
@@ -79,6 +80,7 @@ class Row:
             beside=statistics.median(besides) if besides else None,
             beside_what=first.beside_what,
             ratio=statistics.median(ratios) if ratios else None,
+            ratios=ratios,
             goal=first.goal,
             rounds=len(figures),
         )
@@ -102,6 +104,7 @@ class Row:
             "compared_with": self.beside_what or None,
             "compared_value": self.beside,
             "ratio": self.ratio,
+            "ratios": list(self.ratios),
             "goal": None if self.goal is None else self.goal.words(self.unit),
             "kept": self.kept,
         }
@@ -112,7 +115,7 @@ class Row:
             self.what,
             f"{_number(self.value)} {self.unit} ({_number(self.least)} to {_number(self.most)})",
             compared,
-            "" if self.ratio is None else f"{self.ratio:.2f}",
+            "" if self.ratio is None else _ratio(self.ratio, self.ratios),
             "" if self.goal is None else self.goal.words(self.unit),
             {True: "✓", False: "✗", None: ""}[self.kept],
         )
@@ -139,6 +142,11 @@ def table(found: Sequence[Row]) -> str:
 
 def percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100)[percent - 1]
+
+
+def _ratio(median: float, all_of_them: Sequence[float]) -> str:
+    most, least = max(all_of_them), min(all_of_them)
+    return f"{median:.2f}" if len(all_of_them) == 1 else f"{median:.2f} ({least:.2f} to {most:.2f})"
 
 
 def _number(value: float) -> str:
