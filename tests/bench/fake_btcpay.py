@@ -116,7 +116,7 @@ class Conversation(asyncio.Protocol):
             case "GET", p if found := self._invoices.fetch(p.removeprefix(f"{_LIST}/")):
                 return 200, found
             case _:
-                return 404, b'{"code": "not-found", "message": "nothing here"}'
+                return 404, b'{"code": "invoice-not-found", "message": "nothing here"}'
 
 
 async def serve() -> None:
