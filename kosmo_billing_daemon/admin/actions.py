@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain import history as periods
 from kosmo_billing_daemon.domain import ledger as books
+from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import (
@@ -127,6 +128,32 @@ class AdminActions:
             return row
 
         return await self._decide(user_id, "user.revoke", by, revoked, periods.revoke)
+
+    async def revoke_pack(self, user_id: UserId, name: str, by: OperatorAction) -> Subscription:
+        """Take back the pack that an invoice paid for, and return the subscription that had it (R17).
+
+        A repeat is refused.
+        """
+
+        async def work(connection: Connection) -> Subscription:
+            now = self.clock()
+            invoice = await invoices.load_of_user(connection, name, user_id)
+            if invoice is None or not invoice.plan.is_pack:
+                raise NotFound(f"this user has no pack with invoice {name}")
+            before = await subscriptions.lock_history(connection, user_id)
+            given = (Effect.FULFILLED, Effect.REVOKED)
+            if not await invoices.decide(connection, invoice.id, Effect.WITHDRAWN, given):
+                raise Conflict(f"the pack of invoice {name} is not in effect", code="revoked_before")
+
+            def withdrawn(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+                return periods.withdraw_pack(history, invoice.id, now, reason="operator", holding=holding)
+
+            rows = await self._apply(connection, user_id, before, withdrawn, now)
+            await audit.append(connection, by.entry("user.revoke", user_id, f"pack {invoice.id}", now))
+            had = {row.id for row in before if any(lot.purchase == invoice.id for lot in own_packs(row))}
+            return next(row for row in reversed(rows) if row.id in had or not had)
+
+        return await self.pool.retrying(work, locking_users([user_id]))
 
     async def cash(self, user_id: UserId, by: OperatorAction) -> Subscription:
         """End the current subscription; the worth of what is left of it becomes credit (R2)."""

@@ -193,13 +193,13 @@ def creation(
     if expiration is not None:
         # Whole minutes as an integer: BTCPay refuses a JSON float here.
         checkout["expirationMinutes"] = max(1, round(expiration / timedelta(minutes=1)))
-    days = plan.period / timedelta(days=1)
+    lasts = f"{plan.quota} messages" if plan.is_pack else f"{plan.period / timedelta(days=1):g} days"
     return {
         "amount": f"{asked.amount:f}",
         "currency": asked.currency,
         "metadata": {
             "orderId": str(order_id),
-            "itemDesc": f"KosmoConnect {plan.plan_type.replace('_', ' ').title()}, {days:g} days",
+            "itemDesc": f"KosmoConnect {plan.plan_type.replace('_', ' ').title()}, {lasts}",
             "itemCode": str(plan.plan_type),
         },
         "checkout": checkout,

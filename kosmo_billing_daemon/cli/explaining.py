@@ -5,6 +5,7 @@ from typing import assert_never
 from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.cli.rendering import duration, money, when
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
 from kosmo_billing_daemon.store.ledger import Entry
@@ -63,6 +64,8 @@ def purchase(row: Subscription) -> str:
     """Say which part of R2 produced the dates of a purchase, and from whom it came."""
     period, carried = duration(row.plan.period), row.carried
     own = f"{period} and {'unlimited' if row.plan.quota is None else row.plan.quota} messages of its own"
+    if packs := sum(lot.messages or 0 for lot in own_packs(row)):
+        own += f" and {packs} of packs"
     match carried.rule:
         case Rule.FRESH:
             return f"new period: {own}; nothing was left to take over"
@@ -97,7 +100,7 @@ def entry(one: Entry) -> str:
                 "not granted any more" if is_reversal else "granted, since the invoice was settled manually"
             )
         case EntryKind.SOLD:
-            what = "paid for a plan"
+            what = "paid for a plan or a pack"
             if is_reversal and one.order_id is None:
                 what = "came back: the rest of a plan was not used and not taken over by another"
             elif is_reversal:

@@ -135,7 +135,7 @@ def ways_out(case: ListedCase) -> list[tuple[str, str]]:
     if case.kind in _SETTLED_BY_INVOICE:
         settle = command("invoices", "settle", invoice_name(invoice), "--reason", "TICKET")
         return [
-            (f"give the {invoice.plan.plan_type} plan, from now on", settle),
+            (_given(invoice), settle),
             ("after paying the money back", close),
         ]
     ways = [("after paying the excess back, or if it is kept", close)]
@@ -145,6 +145,12 @@ def ways_out(case: ListedCase) -> list[tuple[str, str]]:
         )
         ways.insert(0, ("give the plan a second time (and close the case)", grant))
     return ways
+
+
+def _given(invoice: Invoice) -> str:
+    if invoice.plan.is_pack:
+        return f"add the {invoice.plan.plan_type} pack to the current plan"
+    return f"give the {invoice.plan.plan_type} plan, from now on"
 
 
 def invoice_name(invoice: Invoice) -> str:
@@ -229,7 +235,8 @@ def invoice_json(invoice: Invoice) -> dict[str, Any]:
         "invoice_id": invoice.btcpay_invoice_id,
         "order_id": invoice.id,
         "user_id": invoice.user_id,
-        "plan_type": invoice.plan.plan_type,
+        "plan_type": None if invoice.plan.is_pack else invoice.plan.plan_type,
+        "pack": invoice.plan.plan_type if invoice.plan.is_pack else None,
         "amount": invoice.plan.price.amount,
         "currency": invoice.plan.price.currency,
         "status": invoice.status,

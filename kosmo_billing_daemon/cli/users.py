@@ -80,6 +80,9 @@ def revoke(
     credit: Annotated[
         bool, typer.Option("--credit", help="End the current one; what is left of it becomes credit.")
     ] = False,
+    pack: Annotated[
+        str | None, typer.Option("--pack", metavar="INVOICE", help="Take the pack of this invoice back.")
+    ] = None,
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -89,7 +92,11 @@ def revoke(
         chosen = None if subscription is None else SubscriptionId(subscription)
         if credit and chosen is not None:
             raise Invalid("--credit ends the current subscription: leave out --subscription")
+        if pack is not None and (credit or chosen is not None):
+            raise Invalid("--pack takes one pack back: leave out --subscription and --credit")
         async with opened(env_file) as at:
+            if pack is not None:
+                return await at.operations.revoke_pack(UserId(user), pack, by(reason))
             if credit:
                 return await at.operations.cash(UserId(user), by(reason))
             return await at.operations.revoke(UserId(user), chosen, by(reason))

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain import lots
 from kosmo_billing_daemon.domain.folding import fold, own_packs, taken, with_stack
-from kosmo_billing_daemon.domain.plans import Plan, PlanType, Price
+from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.domain.subscriptions import (
     Happening,
     InvoiceId,
@@ -57,9 +57,11 @@ def purchase(
 ) -> Outcome:
     """Fulfil a purchase at once (R2, R3): what was left is added, nothing paid for is lost.
 
-    Refused if it would carry the end beyond the cap (R11). Expiry that was due before counts first, so a
-    late timer changes neither dates nor events.
+    Refused if it would carry the end beyond the cap (R11), or if it is a pack that does not fit (R17). Expiry
+    that was due before counts first, so a late timer changes neither dates nor events.
     """
+    if plan.is_pack:
+        return _add_pack(history, invoice_id or subscription_id, plan, now, holding=holding)
     due = _due(history, now)
     old = current(due.history)
     if taken(old, plan, now).exceeds:
@@ -84,33 +86,6 @@ def purchase(
             SubscriptionEvent.RENEWED if old.plan.plan_type == plan.plan_type else SubscriptionEvent.CHANGED
         )
     return Outcome(folded, (*due.happenings, Happening(event, subscription_id, "purchase")))
-
-
-def add_pack(
-    history: Sequence[Subscription],
-    *,
-    pack_id: UUID,
-    messages: int,
-    paid: Price,
-    plans: Sequence[PlanType],
-    now: datetime,
-) -> Outcome:
-    """Raise the limit of the current subscription by a pack (R17); it adds no time.
-
-    Refused where no subscription to one of ``plans`` is current, and where it is unlimited.
-    """
-    due = _due(history, now)
-    row = current(due.history)
-    if row is None or row.messages_limit is None or row.plan.plan_type not in plans:
-        return Outcome(due.history, due.happenings, Refusal.NO_FITTING_PLAN)
-    stack = [*row.lots]
-    if row.messages_used > row.messages_limit:
-        # What was used beyond the limit is not owed, so it must not eat what is bought now.
-        given = row.messages_used - row.messages_limit
-        stack.append(lots.pack(pack_id, given, Price(Decimal(0), paid.currency)))
-    stack.append(lots.pack(pack_id, messages, paid))
-    raised = with_stack(row, tuple(stack), row.carried)
-    return Outcome(tuple(raised if each is row else each for each in due.history), due.happenings)
 
 
 def revoke(
@@ -201,6 +176,35 @@ def recount(history: Sequence[Subscription], now: datetime, *, holding: bool = F
     """
     due = _due(history, now)
     return _folded_again(due, due.history, now, reason="late_usage", holding=holding, first=0)
+
+
+def _add_pack(
+    history: Sequence[Subscription], pack_id: UUID, pack: Plan, now: datetime, *, holding: bool
+) -> Outcome:
+    """Raise the limit of the current subscription by a pack (R17); it adds no time.
+
+    Refused where no subscription to a plan that it fits has time left, and where it is unlimited.
+    """
+    due = _due(history, now)
+    standing = advance(due.history, now, holding=holding)
+    happenings = (*due.happenings, *standing.happenings)
+    row = current(standing.history)
+    if (
+        row is None
+        or pack.quota is None
+        or row.messages_limit is None
+        or row.valid_until <= now
+        or row.plan.plan_type not in pack.fits
+    ):
+        return Outcome(standing.history, happenings, Refusal.NO_FITTING_PLAN)
+    stack = [*row.lots]
+    if row.messages_used > row.messages_limit:
+        # What was used beyond the limit is not owed, so it must not eat what is bought now.
+        given = row.messages_used - row.messages_limit
+        stack.append(lots.pack(pack_id, given, Price(Decimal(0), pack.price.currency)))
+    stack.append(lots.pack(pack_id, pack.quota, pack.price))
+    raised = with_stack(row, tuple(stack), row.carried)
+    return Outcome(tuple(raised if each is row else each for each in standing.history), happenings)
 
 
 def _folded_again(

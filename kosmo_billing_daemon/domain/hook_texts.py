@@ -70,7 +70,7 @@ def _quoted(value: str, *, is_json: bool) -> str:
 def _derived(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return what texts want to say and no event does in so many words."""
     hours = facts.get("hours_left")
-    derived = {"plan": str(facts.get("plan_type") or "").capitalize()}
+    derived = {"plan": str(facts.get("plan_type") or facts.get("pack") or "").capitalize()}
     if isinstance(hours, int):
         days = round(hours / 24)
         derived["days_left"] = str(days)

@@ -5,7 +5,7 @@ changed, so a later price change never touches what was quoted or bought (R9).
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from datetime import timedelta
 from decimal import Decimal
@@ -37,6 +37,7 @@ class Price:
 class Plan:
     """One plan as sold: ``quota`` messages (``None`` = unlimited) within ``period``.
 
+    A pack is sold like a plan, and has no period: it raises the limit of the plans that it ``fits`` (R17).
     ``quote_id`` names exactly this content; the database computes the same (``quote_id`` in the schema).
     """
 
@@ -46,6 +47,7 @@ class Plan:
     quota: int | None
     scope: Scope
     features: tuple[str, ...] = ()
+    fits: tuple[PlanType, ...] = ()
     quote_id: UUID = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -57,16 +59,22 @@ class Plan:
             self.quota,
             self.scope,
             self.features,
+            self.fits,
         )
         digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).digest()
         object.__setattr__(self, "quote_id", UUID(bytes=digest[:16]))
 
+    @property
+    def is_pack(self) -> bool:
+        return bool(self.fits)
+
 
 @record
 class Catalogue:
-    """The plans for sale, in the order in which they are shown."""
+    """The plans and packs for sale, in the order in which they are shown. No two have one name."""
 
     plans: tuple[Plan, ...]
+    packs: tuple[Plan, ...] = ()
 
     def find(self, plan_type: str) -> Plan | None:
         """Return the plan of that name, if it is for sale."""
@@ -83,6 +91,16 @@ class Catalogue:
                 code="unknown_plan",
             )
         return plan
+
+    def require_pack(self, name: str) -> Plan:
+        """Return the pack of that name; raises ``Invalid`` if it is not for sale."""
+        pack = next((pack for pack in self.packs if pack.plan_type == name), None)
+        if pack is None:
+            names = ", ".join(pack.plan_type for pack in self.packs) or "none"
+            raise Invalid(
+                f"there is no pack {name!r}; for sale are {names}", field="pack", code="unknown_pack"
+            )
+        return pack
 
 
 def _plan(name: str, amount: str, quota: int | None, scope: Scope, *features: str) -> Plan:
@@ -108,6 +126,7 @@ BUILT_IN = Catalogue(
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _PRICE = re.compile(r"[0-9]{1,9}(\.[0-9]{1,8})?")
 _KEYS = {"price", "currency", "period_days", "messages", "scope", "features"}
+_PACK_KEYS = {"price", "messages", "plans"}
 
 
 def parse_catalogue(document: Mapping[str, Any]) -> Catalogue:
@@ -117,7 +136,11 @@ def parse_catalogue(document: Mapping[str, Any]) -> Catalogue:
     tables = document.get("plans")
     if not isinstance(tables, Mapping) or not tables:
         raise Misconfigured(["plans: at least one table [plans.NAME] is needed"])
-    problems += [f"{key}: unknown; only [plans.NAME] tables are read" for key in document if key != "plans"]
+    problems += [
+        f"{key}: unknown; only [plans.NAME] and [packs.NAME] tables are read"
+        for key in document
+        if key not in ("plans", "packs")
+    ]
     for name, table in tables.items():
         plan, wrong = _parse_plan(name, table)
         problems += [f"plans.{name}.{problem}" for problem in wrong]
@@ -125,9 +148,11 @@ def parse_catalogue(document: Mapping[str, Any]) -> Catalogue:
             plans.append(plan)
     if len({plan.price.currency for plan in plans}) > 1:
         problems.append("plans: all prices must be in one currency, since a change of plan converts worth")
+    packs, wrong = _parse_packs(document.get("packs", {}), tables, plans)
+    problems += wrong
     if problems:
         raise Misconfigured(problems)
-    return Catalogue(tuple(plans))
+    return Catalogue(tuple(plans), packs)
 
 
 def _parse_plan(name: str, table: Any) -> tuple[Plan | None, list[str]]:
@@ -168,6 +193,61 @@ def _parse_plan(name: str, table: Any) -> tuple[Plan | None, list[str]]:
         quota=quota,
         scope=Scope(str(scope)),
         features=tuple(features),
+    ), []
+
+
+def _parse_packs(
+    tables: Any, names: Mapping[str, Any], plans: Sequence[Plan]
+) -> tuple[tuple[Plan, ...], list[str]]:
+    """Read ``[packs.NAME]``; they are in the currency of the plans. ``names`` are those of all plans."""
+    if not isinstance(tables, Mapping):
+        return (), ["packs: must be tables [packs.NAME]"]
+    currency = plans[0].price.currency if plans else None
+    unlimited = {plan.plan_type for plan in plans if plan.quota is None}
+    packs: list[Plan] = []
+    problems: list[str] = []
+    for name, table in tables.items():
+        pack, wrong = _parse_pack(name, table, currency, names, unlimited)
+        problems += [f"packs.{name}.{problem}" for problem in wrong]
+        if pack is not None:
+            packs.append(pack)
+    return tuple(packs), problems
+
+
+def _parse_pack(
+    name: str, table: Any, currency: str | None, names: Mapping[str, Any], unlimited: Collection[str]
+) -> tuple[Plan | None, list[str]]:
+    if not isinstance(table, Mapping):
+        return None, ["must be a table"]
+    known = ", ".join(sorted(_PACK_KEYS))
+    wrong = [f"{key}: unknown; known are {known}" for key in table if key not in _PACK_KEYS]
+    if not _NAME.fullmatch(name) or name == FREE or name in names:
+        wrong.append("name: lower-case letters, digits and _, at most 32, not 'free' and not that of a plan")
+    price = _decimal(table.get("price"))
+    if price is None or price <= 0:
+        wrong.append('price: a positive amount in quotes, such as "2.00"')
+    elif currency is not None and price % smallest_unit(currency):
+        wrong.append(f"price: whole multiples of {smallest_unit(currency):f} {currency}")
+    messages = table.get("messages")
+    if not isinstance(messages, int) or isinstance(messages, bool) or not 1 <= messages <= 10**9:
+        wrong.append("messages: a whole number from 1 to 1000000000")
+    fits = table.get("plans")
+    if not isinstance(fits, list) or not fits or not all(isinstance(each, str) for each in fits):
+        wrong.append('plans: a list of the plans that it fits, such as ["wanderer"]')
+        fits = []
+    wrong += [f"plans: there is no plan {each!r}" for each in fits if each not in names]
+    wrong += [f"plans: {each} is unlimited, so no pack fits it" for each in fits if each in unlimited]
+    if len(set(fits)) < len(fits):
+        wrong.append("plans: each plan once")
+    if wrong or price is None or currency is None:
+        return None, wrong
+    return Plan(
+        plan_type=PlanType(name),
+        price=Price(price, currency),
+        period=timedelta(0),
+        quota=messages,
+        scope=Scope.NONE,
+        fits=tuple(PlanType(each) for each in fits),
     ), []
 
 

@@ -1,4 +1,4 @@
-"""Whether purchases would be refused when they are paid: asked before any money moves (R11)."""
+"""Whether purchases would be refused when they are paid: asked before any money moves (R11, R17)."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,11 +6,15 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.history import purchase
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.domain.subscriptions import Source, Subscription, SubscriptionId, UserId
+from kosmo_billing_daemon.domain.subscriptions import Refusal, Source, Subscription, SubscriptionId, UserId
 
 
-def exceeds_cap(history: Sequence[Subscription], plans: Sequence[Plan], now: datetime) -> bool:
-    """Say whether buying ``plans`` one after the other now would carry the end beyond the cap (R11)."""
+def refusal(history: Sequence[Subscription], plans: Sequence[Plan], now: datetime) -> Refusal | None:
+    """Say why the last of ``plans`` would be refused if all were bought now, one after the other.
+
+    None may carry the end beyond the cap (R11). A pack before it that does not fit becomes credit alone.
+    """
+    found: Refusal | None = None
     for number, plan in enumerate(plans):
         outcome = purchase(
             history,
@@ -21,7 +25,8 @@ def exceeds_cap(history: Sequence[Subscription], plans: Sequence[Plan], now: dat
             plan=plan,
             now=now,
         )
-        if outcome.refusal is not None:
-            return True
+        found = outcome.refusal
+        if found is Refusal.PREPAID_CAP:
+            return found
         history = outcome.history
-    return False
+    return found

@@ -23,6 +23,7 @@ from kosmo_billing_daemon.runtime.records import record
 class Quote:
     """What is to be paid, and the subscription that it would give, or why it would give none.
 
+    A pack gives the current subscription again, with its limit raised (R17).
     ``credit_added`` is worth of the present plan that the new one cannot take over, by currency.
     """
 
@@ -49,6 +50,6 @@ def quote(history: Sequence[Subscription], plan: Plan, spendable: Decimal, now: 
         plan=plan,
         due=due(plan.price, spendable),
         subscription=row,
-        credit_added={} if row is None else released_worth(row.carried.released),
+        credit_added={} if row is None or plan.is_pack else released_worth(row.carried.released),
         refusal=outcome.refusal,
     )

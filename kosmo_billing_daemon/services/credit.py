@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from kosmo_billing_daemon.domain.invoices import reserves_credit
-from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.quoting import Quote, quote
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -41,7 +41,6 @@ class CreditAccounts:
     """Shows credit; unless it ``spends`` any, a quote counts on none."""
 
     pool: Pool
-    catalogue: Catalogue
     clock: Clock
     spends: bool
 
@@ -54,9 +53,8 @@ class CreditAccounts:
         open_ = tuple(each for each in ordered if each.cancelled_at is None and each.link is not None)
         return CreditAccount(balances, open_, tuple(entries))
 
-    async def quote(self, user_id: UserId, plan_type: str) -> Quote:
-        """Say what buying a plan would do at this instant; raises ``Invalid`` for an unknown one."""
-        plan = self.catalogue.require(plan_type)
+    async def quote(self, user_id: UserId, plan: Plan) -> Quote:
+        """Say what buying a plan or pack would do at this instant."""
         async with self.pool.connection() as connection:
             balances, holdings = await self._load(connection, user_id)
         price = plan.price

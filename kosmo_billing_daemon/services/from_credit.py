@@ -43,8 +43,7 @@ async def fulfil(connection: Connection, paid: Sequence[Invoice], now: datetime)
         booked = of_invoice(replace(invoice, effect=Effect.NONE), invoice)
         postings += booked
         new_events += [fulfilment.invoice_event(name, invoice, now) for name in _EVENTS]
-        new_events += [fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings]
-        new_events += fulfilment.quota_events(rows[invoice.user_id], outcome.history, now)
+        new_events += fulfilment.purchase_events(rows[invoice.user_id], outcome, invoice, now)
         new_events += [fulfilment.credit_event(one, "purchase", now) for one in booked]
         rows[invoice.user_id] = outcome.history
     changes = [Change(before[user_id], rows[user_id]) for user_id in sorted(users)]

@@ -1,17 +1,19 @@
 """Writes what the rules decided: subscriptions, events and cases, in the caller's transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain import ledger as books
+from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
 from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.metering import ends_shortage
-from kosmo_billing_daemon.domain.subscriptions import Happening, Subscription, current
+from kosmo_billing_daemon.domain.subscriptions import Happening, Outcome, Subscription, current
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import events, ledger, subscriptions
+from kosmo_billing_daemon.store import events, ledger, subscriptions, top_ups
 from kosmo_billing_daemon.store.combining import Statement, combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
@@ -56,6 +58,7 @@ async def write(
         subscriptions.append_statement(new),
         events.append_statement(new_events),
         *ledger.append_statements([*postings, *released], now),
+        *_top_ups(changes, now),
         *beside,
     ]
     if current or new:
@@ -63,6 +66,23 @@ async def write(
     else:
         rest.append(subscriptions.save_statement(ended))
     await combine(connection, rest)
+
+
+def _top_ups(changes: Iterable[Change], now: datetime) -> list[Statement | None]:
+    """Note the packs that the changes add to subscriptions, and those that they take back (R17)."""
+    was = {pack for change in changes for pack in _packs(change.before)}
+    will_be = {pack for change in changes for pack in _packs(change.after)}
+    return [
+        top_ups.revoke_statement(sorted(pack for pack, _ in was - will_be), now),
+        top_ups.append_statement(sorted(will_be - was), now),
+    ]
+
+
+def _packs(rows: Iterable[Subscription]) -> Iterator[tuple[UUID, UUID]]:
+    """Give each pack with the subscription that it was added to."""
+    for row in rows:
+        if row.lots[-1].purchase != row.id:  # its own lot comes last, but for packs
+            yield from ((lot.purchase, row.id) for lot in own_packs(row))
 
 
 def subscription_event(happening: Happening, rows: Sequence[Subscription], now: datetime) -> Event:
@@ -83,13 +103,33 @@ def quota_events(
     row = current(after)
     if row is None or not ends_shortage(before, after):
         return ()
-    facts = {
+    return (Event(type="quota.reset", user_id=row.user_id, data=quota_facts(row), occurred_at=now),)
+
+
+def purchase_events(
+    before: Sequence[Subscription], outcome: Outcome, invoice: Invoice, now: datetime
+) -> list[Event]:
+    """Tell what a purchase did to its user's rights."""
+    told = [subscription_event(each, outcome.history, now) for each in outcome.happenings]
+    row = current(outcome.history)
+    if outcome.refusal is None and row is not None and invoice.plan.is_pack:
+        facts = quota_facts(row) | {
+            "order_id": str(invoice.id),
+            "pack": invoice.plan.plan_type,
+            "messages": invoice.plan.quota,
+        }
+        told.append(Event(type="quota.topped_up", user_id=row.user_id, data=facts, occurred_at=now))
+    return [*told, *quota_events(before, outcome.history, now)]
+
+
+def quota_facts(row: Subscription) -> dict[str, Any]:
+    """Describe how far a subscription is used."""
+    return {
         "subscription_id": str(row.id),
         "plan_type": row.plan.plan_type,
         "messages_used": row.messages_used,
         "messages_limit": row.messages_limit,
     }
-    return (Event(type="quota.reset", user_id=row.user_id, data=facts, occurred_at=now),)
 
 
 def subscription_facts(row: Subscription) -> dict[str, Any]:
@@ -120,7 +160,8 @@ def invoice_facts(invoice: Invoice) -> dict[str, Any]:
     return {
         "invoice_id": invoice.btcpay_invoice_id,
         "order_id": str(invoice.id),
-        "plan_type": invoice.plan.plan_type,
+        "plan_type": None if invoice.plan.is_pack else invoice.plan.plan_type,
+        "pack": invoice.plan.plan_type if invoice.plan.is_pack else None,
         "amount": str(invoice.plan.price.amount),
         "currency": invoice.plan.price.currency,
         "status": invoice.status,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayRefused, CreationUnknown
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
-from kosmo_billing_daemon.domain.plans import Catalogue
+from kosmo_billing_daemon.domain.plans import Catalogue, Plan
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import NotFound, Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -81,17 +81,17 @@ class Invoicing:
         beyond the limit, and ``Unavailable`` when BTCPay could not be asked; then the same request may be
         repeated.
         """
-        opened = await self.open_under(None, user_id, plan_type, redirect_url)
+        opened = await self.open_under(None, user_id, self.catalogue.require(plan_type), redirect_url)
         return opened.invoice, opened.is_new
 
     async def open_under(
-        self, key: Key | None, user_id: UserId, plan_type: str, redirect_url: str | None
+        self, key: Key | None, user_id: UserId, plan: Plan, redirect_url: str | None
     ) -> OpenedInvoice:
-        """Do the same under a key: a known one gives the invoice it led to.
+        """Do the same for a plan or pack, under a key: a known one gives the invoice it led to.
 
-        Raises ``Invalid`` too when something else was asked under it.
+        Raises ``Invalid`` when something else was asked under it, ``Conflict`` too for a pack that fits
+        nothing (R17).
         """
-        plan = self.catalogue.require(plan_type)
         return await _finished(
             asyncio.create_task(self._open(PurchaseRequest(user_id, plan, redirect_url, key)))
         )

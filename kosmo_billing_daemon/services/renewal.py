@@ -91,7 +91,7 @@ class Renewals:
             page = await invoices.load_page(connection, user_id, None, _NEWEST, 1)
         invoice = page[0] if page else None
         plan = self._plan(plan_type, newest)
-        if invoice is not None and plan_type not in (None, invoice.plan.plan_type):
+        if invoice is not None and (invoice.plan.is_pack or plan_type not in (None, invoice.plan.plan_type)):
             invoice = None
         is_paid = not again and invoice is not None and _is_just_paid(invoice, document, now)
         if invoice is not None and not is_paid and not _is_open(invoice, now):
@@ -100,7 +100,7 @@ class Renewals:
             document=document,
             plans=self.catalogue.plans,
             plan=plan,
-            quote=None if plan is None else await self.credit.quote(user_id, plan.plan_type),
+            quote=None if plan is None else await self.credit.quote(user_id, plan),
             invoice=invoice,
             options=() if invoice is None else await self.payment_options(invoice),
             is_paid=is_paid,

@@ -12,6 +12,7 @@ from decimal import Decimal
 from uuid import uuid4
 
 from kosmo_billing_daemon.domain import ledger as books
+from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.invoices import (
     Effect,
     Invoice,
@@ -22,8 +23,8 @@ from kosmo_billing_daemon.domain.invoices import (
 )
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.polling import Patience
-from kosmo_billing_daemon.domain.prepaid import exceeds_cap
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source, Subscription, UserId
+from kosmo_billing_daemon.domain.prepaid import refusal
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Refusal, Source, Subscription, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
 from kosmo_billing_daemon.runtime.batcher import Batcher
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -186,7 +187,8 @@ class _Book:
         bound = await idempotency.load(connection, keys, now - KEPT_FOR)
         led_to = {entry.invoice_id for entry in bound.values()}
         having = await purchases.load(connection, users, now)
-        led_to |= {paid for each in having.values() if (paid := _just_paid(each.current, now)) is not None}
+        for request in requests:
+            led_to |= _paid_before(having[request.user_id].current, request.plan, now)
         return cls(
             now=now,
             having=having,
@@ -207,11 +209,11 @@ class _Book:
             if invoice.plan.plan_type == request.plan.plan_type and _is_unpaid(invoice, self.now):
                 self._bind(request, invoice, is_new=False)
                 return OpenedInvoice(invoice, is_new=False)
-        current = self.having[request.user_id].current
-        paid = _just_paid(current, self.now)
-        is_repeated = current is not None and current.plan.plan_type == request.plan.plan_type
-        if paid is not None and is_repeated and request.key is None:
-            return OpenedInvoice(self.of_keys[paid], is_new=False)
+        if request.key is None:
+            before = _paid_before(self.having[request.user_id].current, request.plan, self.now)
+            for invoice in [*self.paid, *(self.of_keys[each] for each in before if each in self.of_keys)]:
+                if _is_just_paid(invoice, request, self.now):
+                    return OpenedInvoice(invoice, is_new=False)
         return None
 
     def require_allowed(self, request: PurchaseRequest) -> None:
@@ -219,8 +221,16 @@ class _Book:
         having = self.having[request.user_id]
         current = having.current
         history = () if current is None else (current,)
-        confirming = [invoice.plan for invoice in having.open if is_confirming(invoice)]
-        if exceeds_cap(history, [*confirming, request.plan], self.now):
+        plans = [invoice.plan for invoice in self.paid if invoice.user_id == request.user_id]
+        if not request.plan.is_pack:  # a pack must fit what is current now
+            plans += [invoice.plan for invoice in having.open if is_confirming(invoice)]
+        why = refusal(history, [*plans, request.plan], self.now)
+        if why is Refusal.NO_FITTING_PLAN:
+            raise Conflict(
+                f"this pack adds to a current plan with a limit: {', '.join(request.plan.fits)}",
+                code="no_fitting_plan",
+            )
+        if why is not None:
             raise Conflict(
                 "this purchase would pay more than 400 days ahead; wait until less is left",
                 code="prepaid_cap",
@@ -263,11 +273,26 @@ class _Book:
         self.of_keys[invoice.id] = invoice
 
 
-def _just_paid(current: Subscription | None, now: datetime) -> InvoiceId | None:
-    """Return the invoice that credit has paid a moment ago: a double click must not pay twice (R10)."""
-    if current is None or current.source is not Source.CREDIT or now - current.valid_from >= REPEATED_WITHIN:
-        return None
-    return current.invoice_id
+def _paid_before(current: Subscription | None, plan: Plan, now: datetime) -> set[InvoiceId]:
+    """Return invoices that credit may have paid for the same a moment ago."""
+    if current is None:
+        return set()
+    if plan.is_pack:
+        return {InvoiceId(lot.purchase) for lot in own_packs(current)}
+    if current.source is not Source.CREDIT or now - current.valid_from >= REPEATED_WITHIN:
+        return set()
+    return set() if current.invoice_id is None else {current.invoice_id}
+
+
+def _is_just_paid(invoice: Invoice, request: PurchaseRequest, now: datetime) -> bool:
+    """Say whether credit paid the same a moment ago: a double click must not pay twice (R10)."""
+    return (
+        invoice.user_id == request.user_id
+        and invoice.plan.plan_type == request.plan.plan_type
+        and invoice.effect is Effect.FULFILLED
+        and not invoice.asked.amount
+        and now - invoice.created_at < REPEATED_WITHIN
+    )
 
 
 def _spendable(

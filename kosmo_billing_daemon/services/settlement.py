@@ -113,6 +113,11 @@ class Settlement:
             evaluations = [Evaluation(locked[0], verdict, None)]
             written, new_events = await self._write(connection, evaluations, now, resolution)
             if written[invoice_id].effect is not Effect.FULFILLED:
+                if invoice.plan.is_pack:
+                    raise Conflict(
+                        "there is no current plan that the pack fits; refund it instead",
+                        code="no_fitting_plan",
+                    )
                 raise Conflict(
                     "this would carry the plan more than 400 days ahead; refund it instead",
                     code="prepaid_cap",

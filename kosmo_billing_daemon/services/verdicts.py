@@ -112,10 +112,13 @@ async def change_periods(
             outcome = _change(rows, one.verdict, now, holding=holding)
             if outcome.refusal is not None:
                 refused[one.verdict.invoice.id] = outcome.refusal
-            told = [fulfilment.subscription_event(each, outcome.history, now) for each in outcome.happenings]
-            if one.verdict.action is Action.FULFIL:
-                told += fulfilment.quota_events(rows, outcome.history, now)
-            new_events[one.verdict.invoice.id] = told
+            new_events[one.verdict.invoice.id] = (
+                fulfilment.purchase_events(rows, outcome, one.verdict.invoice, now)
+                if one.verdict.action is Action.FULFIL
+                else [
+                    fulfilment.subscription_event(each, outcome.history, now) for each in outcome.happenings
+                ]
+            )
             rows = outcome.history
         changes.append(Change(before, rows))
     return [_as_refused(one, refused) for one in evaluations], changes, new_events
@@ -136,7 +139,12 @@ def _is_confirming(of_user: Sequence[Evaluation]) -> bool:
 
 def _change(rows: tuple[Subscription, ...], verdict: Verdict, now: datetime, *, holding: bool) -> Outcome:
     invoice = verdict.invoice
-    match verdict.action:
+    action = verdict.action
+    if invoice.plan.is_pack and action is Action.REVOKE:
+        return periods.withdraw_pack(rows, invoice.id, now, reason="invoice_invalid", holding=holding)
+    if invoice.plan.is_pack and action is Action.REINSTATE:
+        action = Action.FULFIL  # it is added to what is current now
+    match action:
         case Action.FULFIL:
             return periods.purchase(
                 rows,

@@ -24,7 +24,8 @@ def plan(quote_id: UUID) -> Plan:
 
 
 _LOAD = """
-SELECT id, plan_type, amount, currency, period, quota, scope, features FROM quotes WHERE id = ANY ($1::uuid[])
+SELECT id, plan_type, amount, currency, period, quota, scope, features, fits
+FROM quotes WHERE id = ANY ($1::uuid[])
 """
 
 
@@ -44,16 +45,18 @@ async def learn(
                     quota=row["quota"],
                     scope=Scope(row["scope"]),
                     features=tuple(row["features"]),
+                    fits=tuple(row["fits"]),
                 )
     return rows
 
 
 _SAVE = """
-INSERT INTO quotes (plan_type, amount, currency, period, quota, scope, features)
-SELECT plan_type, amount, currency, period, quota, scope, string_to_array(features, ',')
+INSERT INTO quotes (plan_type, amount, currency, period, quota, scope, features, fits)
+SELECT plan_type, amount, currency, period, quota, scope, string_to_array(features, ','),
+    string_to_array(fits, ',')
 FROM unnest(
-    $1::text[], $2::numeric[], $3::text[], $4::interval[], $5::bigint[], $6::text[], $7::text[]) AS row (
-    plan_type, amount, currency, period, quota, scope, features)
+    $1::text[], $2::numeric[], $3::text[], $4::interval[], $5::bigint[], $6::text[], $7::text[], $8::text[]
+) AS row (plan_type, amount, currency, period, quota, scope, features, fits)
 ON CONFLICT (id) DO NOTHING
 """
 
@@ -69,6 +72,7 @@ def save_statement(plans: Iterable[Plan]) -> Statement | None:
             each.quota,
             each.scope,
             ",".join(each.features),
+            ",".join(each.fits),
         )
         for each in sorted(set(plans), key=lambda each: each.quote_id)
     ]

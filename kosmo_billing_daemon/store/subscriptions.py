@@ -157,7 +157,9 @@ def append_statement(rows: Sequence[Subscription]) -> Statement | None:
 
 # messages_used is counted elsewhere and never written here.
 _SAVED = COLUMNS.but("user_id", "quote_id", "invoice_id", "source", "valid_from", "messages_used")
-_SAVE = _SAVED.update("subscriptions")
+# A raised limit arms the thresholds that are no longer reached (R17).
+_ARMED = "least(old.threshold_announced, quota_threshold(old.messages_used, row.messages_limit))"
+_SAVE = _SAVED.update("subscriptions", {"threshold_announced": _ARMED})
 
 
 def save_statement(rows: Sequence[Subscription]) -> Statement | None:

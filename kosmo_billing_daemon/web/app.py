@@ -94,9 +94,7 @@ def build_app(
     )
     app[keys.POOL] = pool
     app[keys.INVOICING] = invoicing
-    app[keys.CREDIT] = accounts = CreditAccounts(
-        pool=pool, catalogue=catalogue, clock=clock, spends=invoicing.settlement.credit
-    )
+    app[keys.CREDIT] = accounts = CreditAccounts(pool=pool, clock=clock, spends=invoicing.settlement.credit)
     app[renewal.RENEWALS] = Renewals(
         pool=pool,
         clock=clock,

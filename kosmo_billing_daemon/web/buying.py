@@ -1,4 +1,4 @@
-"""Buy a plan: open an invoice, or return the one that is open already."""
+"""Buy a plan or a pack: open an invoice, or return the one that is open already."""
 
 import logging
 import re
@@ -19,13 +19,13 @@ from kosmo_billing_daemon.web import invoices, keys, redirects
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.invoices import InvoiceDocument, shown
 from kosmo_billing_daemon.web.operations import OVERLOADED, WRITING, Answer, Operation, Parameter
+from kosmo_billing_daemon.web.plans import PackWanted, PlanWanted, wanted
 from kosmo_billing_daemon.web.problems import request_id
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
-from kosmo_billing_daemon.web.requests import WrongFields, optional_text, read_object, text
+from kosmo_billing_daemon.web.requests import WrongFields, optional_text, read_object
 
 log = logging.getLogger(__name__)
 
-MAX_PLAN_LENGTH = 64  # twice the longest name there can be: a slip is told by its name
 MAX_KEY_LENGTH = 255
 
 _KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_LENGTH}}}")
@@ -33,11 +33,10 @@ _KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_LENGTH}}}")
 
 @record(kw_only=True)
 class InvoiceRequest:
-    """What to buy. Other fields are refused."""
+    """What to buy: a plan or a pack. Other fields are refused."""
 
-    plan_type: Annotated[
-        str, Field(min_length=1, max_length=MAX_PLAN_LENGTH, description="A plan of GET /plans")
-    ]
+    plan_type: PlanWanted = None
+    pack: PackWanted = None
     redirect_url: Annotated[
         str | None,
         Field(
@@ -52,12 +51,13 @@ async def _open(request: web.Request) -> web.Response:
     user_id = await identify(request)
     document = await read_object(request, InvoiceRequest)
     with WrongFields() as wrong:
-        plan_type = wrong.read(text, document, "plan_type", most=MAX_PLAN_LENGTH)
+        plan = wrong.read(wanted, document, request.app[keys.CATALOGUE])
         redirect_url = wrong.read(_redirect_url, request, document)
         named = wrong.read(_key, request)
-    key = None if named is None else Key.of(named, plan_type, redirect_url)
+    # A plan and a pack never have one name.
+    key = None if named is None else Key.of(named, plan.plan_type, redirect_url)
     invoicing = request.app[keys.INVOICING]
-    opened = await invoicing.open_under(key, user_id, plan_type, redirect_url)
+    opened = await invoicing.open_under(key, user_id, plan, redirect_url)
     reply = opened.reply
     if opened.is_new and reply is None:
         invoice_id = opened.invoice.btcpay_invoice_id
@@ -99,13 +99,13 @@ OPERATIONS = (
         handler=_open,
         name="openInvoice",
         tag="Buying",
-        summary="Buy a plan",
+        summary="Buy a plan or a pack",
         description="Answers with an invoice; send the customer to its checkout_url. The user's credit is "
         "spent first: amount_due is the rest, and what credit pays whole is settled at once, without a "
-        "checkout_url. While an unpaid invoice "
-        "for the same plan is open, that one is returned (200), so a double click buys once. A browser must "
-        "send its body as application/json. Of other clients JSON is read whatever Content-Type says, except "
-        "from a multipart form.",
+        "checkout_url. A pack adds messages to the current plan, and no time. While an unpaid invoice for "
+        "the same plan or pack is open, that one is returned (200), so a double click buys once. A browser "
+        "must send its body as application/json. Of other clients JSON is read whatever Content-Type says, "
+        "except from a multipart form.",
         parameters=(
             Parameter(
                 name="Idempotency-Key",
@@ -121,6 +121,7 @@ OPERATIONS = (
             ),
         ),
         body=InvoiceRequest,
+        needs_body=True,
         body_example=InvoiceRequest(plan_type="wanderer", redirect_url=invoices.EXAMPLE.redirect_url),
         answers={
             201: Answer("A new invoice", InvoiceDocument, invoices.EXAMPLE, headers=("Location",)),
@@ -131,9 +132,13 @@ OPERATIONS = (
         problems=(
             WRITING,
             {
-                409: {"prepaid_cap": "It would pay more than 400 days ahead"},
+                409: {
+                    "prepaid_cap": "It would pay more than 400 days ahead",
+                    "no_fitting_plan": "The pack fits no current plan; detail names those that it fits",
+                },
                 422: {
                     "unknown_plan": "There is no such plan; detail names those for sale",
+                    "unknown_pack": "There is no such pack; detail names those for sale",
                     "invalid_redirect_url": "errors says what address would be right",
                     "invalid_idempotency_key": f"It is not 1 to {MAX_KEY_LENGTH} visible ASCII characters",
                     "idempotency_key_reused": "The key was used for another request",

@@ -15,29 +15,28 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.credit import CreditAccount
 from kosmo_billing_daemon.web import documents, keys
 from kosmo_billing_daemon.web.conditional import conditional
-from kosmo_billing_daemon.web.documents import Amount, Currency, PlanName, PriceDocument, Time
+from kosmo_billing_daemon.web.documents import Amount, Currency, PriceDocument, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRITING, Answer, Operation
+from kosmo_billing_daemon.web.plans import PackWanted, PlanWanted, wanted
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
-from kosmo_billing_daemon.web.requests import WrongFields, read_object, text
-
-MAX_PLAN_LENGTH = 64
+from kosmo_billing_daemon.web.requests import WrongFields, read_object
 
 
 @record(kw_only=True)
 class QuoteRequest:
-    """What to quote. Other fields are refused."""
+    """What to quote: a plan or a pack. Other fields are refused."""
 
-    plan_type: Annotated[
-        str, Field(min_length=1, max_length=MAX_PLAN_LENGTH, description="A plan of GET /plans")
-    ]
+    plan_type: PlanWanted = None
+    pack: PackWanted = None
 
 
 @record(kw_only=True)
 class QuoteDocument:
-    """What buying would do at this instant."""
+    """What buying would do at this instant; a pack raises ``messages_limit`` alone."""
 
-    plan_type: PlanName
+    plan_type: Annotated[str | None, Field(description="null for a pack", examples=["guardian"])]
+    pack: Annotated[str | None, Field(description="The pack; null for a plan")]
     price: PriceDocument
     amount_due: Annotated[Amount, Field(description="What is left to pay; 0: credit pays it all, at once")]
     credit_used: Amount
@@ -49,7 +48,7 @@ class QuoteDocument:
         Rule | None,
         Field(
             description="fresh: a new period; added: to what is left of the same plan; converted: what is "
-            "left of another plan is carried by its worth"
+            "left of another plan is carried by its worth; null for a pack"
         ),
     ]
     valid_until: Time | None
@@ -108,8 +107,8 @@ async def _quote(request: web.Request) -> web.Response:
     user_id = await identify(request)
     document = await read_object(request, QuoteRequest)
     with WrongFields() as wrong:
-        plan_type = wrong.read(text, document, "plan_type", most=MAX_PLAN_LENGTH)
-    quoted = await request.app[keys.CREDIT].quote(user_id, plan_type)
+        plan = wrong.read(wanted, document, request.app[keys.CATALOGUE])
+    quoted = await request.app[keys.CREDIT].quote(user_id, plan)
     return json_bytes(encode(_quoted(quoted)).encode())
 
 
@@ -120,18 +119,20 @@ async def _show(request: web.Request) -> web.Response:
 
 
 def _quoted(quoted: Quote) -> QuoteDocument:
-    row = quoted.subscription
+    row, is_pack = quoted.subscription, quoted.plan.is_pack
+    carried = None if row is None or is_pack else row.carried
     return QuoteDocument(
-        plan_type=quoted.plan.plan_type,
+        plan_type=None if is_pack else quoted.plan.plan_type,
+        pack=quoted.plan.plan_type if is_pack else None,
         price=PriceDocument.of(quoted.plan.price),
         amount_due=quoted.due.amount,
         credit_used=quoted.due.credit,
         refusal=quoted.refusal,
-        rule=None if row is None else row.carried.rule,
+        rule=None if carried is None else carried.rule,
         valid_until=None if row is None else row.valid_until,
         messages_limit=None if row is None else row.messages_limit,
-        carried_seconds=None if row is None else row.carried.time // timedelta(seconds=1),
-        carried_messages=None if row is None else row.carried.messages,
+        carried_seconds=None if carried is None else carried.time // timedelta(seconds=1),
+        carried_messages=None if carried is None else carried.messages,
         credit_added=tuple(
             PriceDocument(amount=amount, currency=currency)
             for currency, amount in quoted.credit_added.items()
@@ -175,9 +176,10 @@ OPERATIONS = (
         handler=_quote,
         name="quote",
         tag="Buying",
-        summary="What buying a plan would do now",
+        summary="What buying a plan or a pack would do now",
         description="It changes nothing. The answer is what the purchase does if it is paid at this instant.",
         body=QuoteRequest,
+        needs_body=True,
         body_example=QuoteRequest(plan_type="wanderer"),
         answers={
             200: Answer(
@@ -185,6 +187,7 @@ OPERATIONS = (
                 QuoteDocument,
                 QuoteDocument(
                     plan_type="wanderer",
+                    pack=None,
                     price=documents.EXAMPLE_PRICE,
                     amount_due=Decimal("0.90"),
                     credit_used=Decimal("4.10"),
@@ -200,7 +203,12 @@ OPERATIONS = (
         },
         problems=(
             WRITING,
-            {422: {"unknown_plan": "There is no such plan; detail names those for sale"}},
+            {
+                422: {
+                    "unknown_plan": "There is no such plan; detail names those for sale",
+                    "unknown_pack": "There is no such pack; detail names those for sale",
+                }
+            },
         ),
     ),
     Operation(

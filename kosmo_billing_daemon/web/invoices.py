@@ -20,7 +20,7 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import invoices
 from kosmo_billing_daemon.web import documents, keys
 from kosmo_billing_daemon.web.conditional import conditional
-from kosmo_billing_daemon.web.documents import Amount, Currency, PlanName, Time
+from kosmo_billing_daemon.web.documents import Amount, Currency, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
 from kosmo_billing_daemon.web.rendering import encode
@@ -59,7 +59,8 @@ class InvoiceDocument:
     amount_due: Annotated[Amount, Field(description="What BTCPay asks for: the price less credit_used")]
     credit_used: Annotated[Amount, Field(description="The part of the price that the user's credit pays")]
     currency: Currency
-    plan_type: PlanName
+    plan_type: Annotated[str | None, Field(description="null for a pack", examples=["guardian"])]
+    pack: Annotated[str | None, Field(description="The pack; null for a plan")]
     status: Annotated[
         InvoiceStatus,
         WithJsonSchema({"type": "string", "enum": [status.value for status in SHOWN_STATUSES]}),
@@ -112,7 +113,8 @@ def shown(invoice: Invoice) -> InvoiceDocument:
         amount_due=invoice.asked.amount,
         credit_used=invoice.credit_used,
         currency=invoice.plan.price.currency,
-        plan_type=invoice.plan.plan_type,
+        plan_type=None if invoice.plan.is_pack else invoice.plan.plan_type,
+        pack=invoice.plan.plan_type if invoice.plan.is_pack else None,
         status=invoice.status,
         payment=invoice.payment,
         paid_amount=invoice.paid_amount,
@@ -179,6 +181,7 @@ EXAMPLE = InvoiceDocument(
     credit_used=Decimal(0),
     currency="USD",
     plan_type="wanderer",
+    pack=None,
     status=InvoiceStatus.NEW,
     payment=Payment.NONE,
     paid_amount=Decimal(0),

@@ -165,8 +165,12 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
         described["parameters"] = [_parameter(parameter) for parameter in parameters]
     if operation.body is not None:
         content = {"schema": schemas.of(operation.body), "example": _example(operation.body_example)}
-        # A body whose fields may all be missing may be missing itself.
-        needed = operation.body is dict or "required" in schemas.components[operation.body.__name__]
+        # A body whose fields may all be missing may be missing itself, but for one of several that is needed.
+        needed = (
+            operation.needs_body
+            or operation.body is dict
+            or "required" in schemas.components[operation.body.__name__]
+        )
         described["requestBody"] = {"required": needed, "content": {JSON: content}}
     answers = {status: _answer(answer, schemas) for status, answer in operation.answers.items()}
     if operation.has_etag:

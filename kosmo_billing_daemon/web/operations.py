@@ -57,6 +57,7 @@ class Operation:
     allow_head: bool = True
     parameters: tuple[Parameter, ...] = ()
     body: Any = None
+    needs_body: bool = False
     body_example: Any = None
     answers: Mapping[int, Answer]
     problems: tuple[Problems, ...] = ()

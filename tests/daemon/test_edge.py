@@ -112,6 +112,33 @@ async def test_a_purchase_opens_a_drained_gate_within_a_second(edge: Edge) -> No
         await until(lambda: "quota.reset" in edge.world.observer.events(user_id), "the news")
 
 
+async def test_a_pack_opens_a_drained_gate_within_a_second_and_adds_no_time(
+    world: World, tmp_path: Path
+) -> None:
+    plans = tmp_path / "plans.toml"
+    plan = '[plans.wanderer]\nprice = "5.00"\nmessages = 50\nscope = "any_node"\n'
+    plans.write_text(plan + '[packs.extra]\nprice = "4.00"\nmessages = 7\nplans = ["wanderer"]\n')
+    edge = Edge(world, await world.daemon(PLANS_FILE=str(plans)), tmp_path, Time())
+    user_id = uuid4()
+    async with edge.gate() as gate:
+        await gate.ready(20)
+        await edge.pay_for(user_id, "wanderer")
+        await until_answers(gate, user_id, Reason.OK)
+        for _ in range(50):
+            gate.record(user_id, NODE)
+        await until(lambda: gate.status.unacknowledged == 0, lambda: gate.status)
+        assert gate.check(user_id, NODE).reason is Reason.QUOTA_EXHAUSTED
+        ends = world.observer.documents[user_id]["valid_until"]
+        invoice_id = await world.order(edge.daemon, user_id, pack="extra")
+        began = time.monotonic()
+        await world.pay(invoice_id)
+        await until_answers(gate, user_id, Reason.OK)
+        assert time.monotonic() - began < 1.0
+        assert gate.check(user_id, NODE).remaining == 7
+        await world.until_published(user_id, messages_limit=57, valid_until=ends)
+        await until(lambda: "quota.topped_up" in world.observer.events(user_id), "the event")
+
+
 async def test_a_guardian_writes_to_listed_nodes_alone(edge: Edge) -> None:
     user_id = uuid4()
     async with edge.gate() as gate:

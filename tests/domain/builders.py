@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.history import advance, purchase, reinstate, revoke
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation, Payment
-from kosmo_billing_daemon.domain.plans import BUILT_IN, Plan, PlanType, Price
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Plan, PlanType, Price
 from kosmo_billing_daemon.domain.subscriptions import (
     InvoiceId,
     Outcome,
@@ -50,6 +50,13 @@ def plan(
         quota=quota,
         scope=scope,
     )
+
+
+EXTRA = replace(
+    plan("extra_50", "4.00", 50, days=0, scope=Scope.NONE),
+    fits=(WANDERER.plan_type, GUARDIAN.plan_type),
+)
+WITH_PACK = Catalogue(BUILT_IN.plans, (EXTRA,))
 
 
 def sid(number: int) -> SubscriptionId:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.currencies import rounded_down, rounded_up, smallest_unit
 from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue
-from kosmo_billing_daemon.errors import Misconfigured
+from kosmo_billing_daemon.errors import Invalid, Misconfigured
+from tests.domain.builders import WITH_PACK
 
 TEXT = """
 [plans.wanderer]
@@ -44,6 +45,48 @@ def problems(document: dict[str, Any]) -> tuple[str, ...]:
 
 def test_the_text_of_the_built_in_catalogue_reads_as_the_built_in_catalogue() -> None:
     assert parse_catalogue(tomllib.loads(TEXT)) == BUILT_IN
+
+
+PACKS = """
+[packs.extra_50]
+price = "4.00"
+messages = 50
+plans = ["wanderer", "guardian"]
+"""
+
+
+def test_a_pack_is_in_the_currency_of_the_plans_and_has_no_time() -> None:
+    catalogue = parse_catalogue(tomllib.loads(TEXT + PACKS))
+    assert catalogue == WITH_PACK
+    assert catalogue.require_pack("extra_50").is_pack
+    assert catalogue.find("extra_50") is None
+    with pytest.raises(Invalid, match="for sale are extra_50"):
+        catalogue.require_pack("wanderer")
+
+
+def test_every_mistake_in_packs_is_told_at_once() -> None:
+    packs = {
+        "wanderer": {"price": "4.00", "messages": 1, "plans": ["wanderer"]},
+        "one": {"price": 4, "messages": True, "plans": ["gold", "sanctuary"], "scope": "none"},
+        "two": {"price": "0.001", "messages": 5, "plans": ["wanderer", "wanderer"]},
+        "three": {"price": "1", "messages": "unlimited", "plans": []},
+        "four": 4,
+    }
+    told = problems({**tomllib.loads(TEXT), "packs": packs})
+    assert [problem.split(":")[0] for problem in told] == [
+        "packs.wanderer.name",
+        "packs.one.scope",
+        "packs.one.price",
+        "packs.one.messages",
+        "packs.one.plans",
+        "packs.one.plans",
+        "packs.two.price",
+        "packs.two.plans",
+        "packs.three.messages",
+        "packs.three.plans",
+        "packs.four.must be a table",
+    ]
+    assert problems({**tomllib.loads(TEXT), "packs": 3}) == ("packs: must be tables [packs.NAME]",)
 
 
 def test_the_built_in_catalogue_sells_what_the_product_promises() -> None:

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.domain.prepaid import exceeds_cap
-from kosmo_billing_daemon.domain.subscriptions import Carried, Rule, Status, SubscriptionEvent
+from kosmo_billing_daemon.domain.prepaid import refusal
+from kosmo_billing_daemon.domain.subscriptions import Carried, Refusal, Rule, Status, SubscriptionEvent
 from tests.domain.builders import (
     DAY,
     GUARDIAN,
@@ -178,21 +178,24 @@ def test_the_cap_is_four_hundred_days(bought: int, more: list[Plan], refused: bo
     history = ()
     for number in range(1, bought + 1):
         history = buy(history, number, WANDERER, START).history  # type: ignore[assignment]  # grows
-    assert exceeds_cap(history, more, START) is refused
+    assert refusal(history, more, START) is (Refusal.PREPAID_CAP if refused else None)
 
 
 def test_exactly_four_hundred_days_are_allowed() -> None:
     days = plan("days", "1.00", None, days=200)
-    assert not exceeds_cap((), [days, days], START)
-    assert exceeds_cap((), [days, replace(days, period=200 * DAY + timedelta(microseconds=1))], START)
+    assert refusal((), [days, days], START) is None
+    assert (
+        refusal((), [days, replace(days, period=200 * DAY + timedelta(microseconds=1))], START)
+        is Refusal.PREPAID_CAP
+    )
 
 
 def test_absurd_price_ratios_exceed_the_cap_instead_of_failing() -> None:
     dear = plan("dear", "999999999", None, currency="BTC")
     cheap = plan("cheap", "0.00000001", None, currency="BTC")
-    assert exceeds_cap(buy((), 1, dear, START).history, [cheap], START)
+    assert refusal(buy((), 1, dear, START).history, [cheap], START) is Refusal.PREPAID_CAP
 
 
 def test_the_cap_counts_from_now_so_lapsed_time_does_not_count() -> None:
     history = buy((), 1, WANDERER, START).history
-    assert not exceeds_cap(history, [plan("year", "1.00", None, days=366)], START + 40 * DAY)
+    assert refusal(history, [plan("year", "1.00", None, days=366)], START + 40 * DAY) is None

@@ -10,6 +10,7 @@ from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Plan, PlanType, Price
 from kosmo_billing_daemon.store import quotes
 from kosmo_billing_daemon.store.combining import combine
+from tests.domain.builders import EXTRA
 from tests.store.conftest import Rows
 
 ODD = [
@@ -31,14 +32,14 @@ ODD = [
 
 
 async def test_database_and_process_give_a_quote_the_same_id(rows: Rows) -> None:
-    plans = {each.quote_id: each for each in (*BUILT_IN.plans, *ODD)}
+    plans = {each.quote_id: each for each in (*BUILT_IN.plans, *ODD, EXTRA)}
     for _ in range(2):
         await combine(rows.connection, [quotes.save_statement(plans.values())])
     kept = await rows.connection.fetch("SELECT id, plan_type, amount FROM quotes")
     assert {row["id"]: (row["plan_type"], row["amount"]) for row in kept} == {
         key: (each.plan_type, each.price.amount) for key, each in plans.items()
     }
-    assert len(kept) == len(BUILT_IN.plans) + len(ODD), "each content is one row"
+    assert len(kept) == len(BUILT_IN.plans) + len(ODD) + 1, "each content is one row"
     assert list(await quotes.learn(rows.connection, [(None, key) for key in plans], [1])) != []
     assert [quotes.plan(key) for key in plans] == list(plans.values())
 

@@ -88,10 +88,13 @@ class World:
 
         return await until(fact, lambda: f"{daemon.name} ready: {seen}\n{daemon.log}", seconds)
 
-    async def order(self, daemon: DaemonProcess, user_id: UUID, plan_type: str = "wanderer") -> str:
+    async def order(
+        self, daemon: DaemonProcess, user_id: UUID, plan_type: str = "wanderer", *, pack: str | None = None
+    ) -> str:
         """Have an invoice made and return BTCPay's id of it."""
+        wanted = {"plan_type": plan_type} if pack is None else {"pack": pack}
         async with self.http.post(
-            f"{daemon.url}{API}/invoices", json={"plan_type": plan_type}, headers={"X-User-ID": str(user_id)}
+            f"{daemon.url}{API}/invoices", json=wanted, headers={"X-User-ID": str(user_id)}
         ) as response:
             body = await response.json()
             assert response.status in {200, 201}, body

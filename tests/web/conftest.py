@@ -20,7 +20,7 @@ from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.signature import sign
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay import Simulator
-from kosmo_billing_daemon.domain.plans import BUILT_IN
+from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
@@ -183,6 +183,7 @@ class Starter:
         admission: Admission | None = None,
         invoice_rate: int = 10,
         new_nodes_per_day: int = 100,
+        catalogue: Catalogue = BUILT_IN,
         **http: Any,
     ) -> Service:
         pool = await self._stack.enter_async_context(
@@ -216,7 +217,7 @@ class Starter:
                 pool=pool,
                 btcpay=btcpay,
                 settlement=settlement,
-                catalogue=BUILT_IN,
+                catalogue=catalogue,
                 clock=clock,
                 limit=RateLimit(invoice_rate),
             ),
@@ -225,7 +226,7 @@ class Starter:
             whitelist=Whitelist(pool=pool, clock=clock, changed=live.wake, new_per_day=new_nodes_per_day),
             links=RenewalLinks(pool=pool, clock=clock, key=b"key", public_url=http.get("public_url")),
             live=live,
-            catalogue=BUILT_IN,
+            catalogue=catalogue,
             clock=clock,
             readiness=readiness,
             body_seconds=body_seconds,

@@ -27,7 +27,8 @@ async def test_a_new_invoice_is_answered_with_all_that_a_checkout_needs(service:
     assert answer.headers["Location"] == f"{API}/invoices/{invoice['invoice_id']}"
     assert set(invoice) == {
         "invoice_id", "order_id", "checkout_url", "amount", "amount_due", "credit_used", "currency",
-        "plan_type", "status", "payment", "paid_amount", "redirect_url", "created_at", "expires_at",
+        "plan_type", "pack", "status", "payment", "paid_amount", "redirect_url", "created_at",
+        "expires_at",
     }  # fmt: skip
     assert invoice["invoice_id"] in service.simulator.invoices
     assert invoice["checkout_url"].startswith(service.simulator.url)
@@ -122,7 +123,7 @@ async def test_a_body_that_is_not_understood_opens_nothing(
 async def test_every_unknown_field_is_named(service: Service, user: UUID) -> None:
     answer = await service.buy(user, "wanderer", price=1, currency="EUR")
     assert answer.fields == ["price", "currency"]
-    assert "plan_type, redirect_url" in answer.body["errors"][0]["message"]
+    assert "plan_type, pack, redirect_url" in answer.body["errors"][0]["message"]
 
 
 async def test_a_form_is_refused(service: Service, user: UUID) -> None:

@@ -85,7 +85,10 @@ export interface InvoiceDocument {
   credit_used: number;
   /** ISO 4217 */
   currency: string;
-  plan_type: string;
+  /** null for a pack */
+  plan_type: string | null;
+  /** The pack; null for a plan */
+  pack: string | null;
   /** new: unpaid; processing: seen, not final; settled: final */
   status: "new" | "processing" | "settled" | "expired" | "invalid";
   /** What is unusual about the payment */
@@ -104,10 +107,12 @@ export interface InvoicePage {
   next_cursor: string | null;
 }
 
-/** What to buy. Other fields are refused. */
+/** What to buy: a plan or a pack. Other fields are refused. */
 export interface InvoiceRequest {
-  /** A plan of GET /plans */
-  plan_type: string;
+  /** A plan of GET /plans, unless a pack is named */
+  plan_type?: string | null;
+  /** A pack of GET /plans, unless a plan is named */
+  pack?: string | null;
   /**
    * Where the customer is sent after paying: https (http on loopback), on a listed host where the
    * operator lists hosts. BTCPay fills in {InvoiceId} and {OrderId}
@@ -151,6 +156,14 @@ export interface NodeRequest {
   label?: string | null;
 }
 
+/** One pack for sale: messages more for the current plan, and no time. */
+export interface PackDocument {
+  /** Its name, for POST /invoices and POST /quotes */
+  pack: string;
+  price: PriceDocument;
+  messages: number;
+}
+
 /** BTCPay's `additionalStatus`: what is unusual about the payment. */
 export type Payment = "none" | "partial" | "over" | "late" | "marked";
 
@@ -163,6 +176,8 @@ export interface PlanDocument {
   messages_limit: number | null;
   scope: Scope;
   features: readonly string[];
+  /** Those that fit it */
+  packs: readonly PackDocument[];
 }
 
 /** What a plan costs. */
@@ -211,9 +226,12 @@ export interface PurchaseDocument {
 /** `quota_state` of an entitlement: WARNING from 80 %, EXHAUSTED from 100 %. */
 export type QuotaState = "ok" | "warning" | "exhausted";
 
-/** What buying would do at this instant. */
+/** What buying would do at this instant; a pack raises `messages_limit` alone. */
 export interface QuoteDocument {
-  plan_type: string;
+  /** null for a pack */
+  plan_type: string | null;
+  /** The pack; null for a plan */
+  pack: string | null;
   price: PriceDocument;
   /** What is left to pay; 0: credit pays it all, at once */
   amount_due: number;
@@ -223,7 +241,7 @@ export interface QuoteDocument {
   refusal: Refusal | null;
   /**
    * fresh: a new period; added: to what is left of the same plan; converted: what is left of another
-   * plan is carried by its worth
+   * plan is carried by its worth; null for a pack
    */
   rule: Rule | null;
   valid_until: string | null;
@@ -237,10 +255,12 @@ export interface QuoteDocument {
   credit_added: readonly PriceDocument[];
 }
 
-/** What to quote. Other fields are refused. */
+/** What to quote: a plan or a pack. Other fields are refused. */
 export interface QuoteRequest {
-  /** A plan of GET /plans */
-  plan_type: string;
+  /** A plan of GET /plans, unless a pack is named */
+  plan_type?: string | null;
+  /** A pack of GET /plans, unless a plan is named */
+  pack?: string | null;
 }
 
 /** Whether requests should come here; degraded: yes, but a part has a problem. */
@@ -377,6 +397,7 @@ export type ProblemCode =
   | "malformed_body"
   | "malformed_request"
   | "method_not_allowed"
+  | "no_fitting_plan"
   | "not_found"
   | "overloaded"
   | "prepaid_cap"
@@ -388,6 +409,7 @@ export type ProblemCode =
   | "too_many_streams"
   | "unauthenticated"
   | "unknown_host"
+  | "unknown_pack"
   | "unknown_plan"
   | "unsupported_encoding"
   | "unsupported_media_type";

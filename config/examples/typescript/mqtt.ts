@@ -193,6 +193,12 @@ export interface QuotaFacts {
   plan_type: string;
   /** Percent; of quota.warning and quota.exhausted. */
   threshold?: 80 | 100;
+  /** Of quota.topped_up: our id of the pack's invoice. */
+  order_id?: string;
+  /** Of quota.topped_up: the pack. */
+  pack?: string;
+  /** Of quota.topped_up: how many the pack adds. */
+  messages?: number;
   /** Counted so far. */
   messages_used: number;
   /** Null is unlimited. */
@@ -221,8 +227,10 @@ export interface InvoiceFacts {
   invoice_id: string | null;
   /** Ours. */
   order_id: string;
-  /** The plan quoted. */
-  plan_type: string;
+  /** The plan quoted; null for a pack. */
+  plan_type: string | null;
+  /** The pack quoted; null for a plan. */
+  pack?: string | null;
   /** The price quoted. */
   amount: string;
   /** ISO 4217. */
@@ -254,14 +262,17 @@ export interface SubscriptionEvent {
   data: SubscriptionFacts;
 }
 
-/** A threshold was crossed, once per purchase, or a purchase ended a shortage. */
+/**
+ * A threshold was crossed, a purchase ended a shortage, or a pack raised the limit, which arms the
+ * thresholds again.
+ */
 export interface QuotaEvent {
   specversion: "1.0";
   /** The same for every repeat of the same event. */
   id: string;
   source: "kosmo-billing";
   /** The same as in the topic. */
-  type: "quota.warning" | "quota.exhausted" | "quota.reset";
+  type: "quota.warning" | "quota.exhausted" | "quota.reset" | "quota.topped_up";
   /** The user. */
   subject: string;
   /** When it happened. */

@@ -6,16 +6,18 @@
 -- A quote's id follows from its content, so whoever writes it down knows it, and the same content is one row. The
 -- daemon computes the same (Plan.quote_id).
 CREATE FUNCTION quote_id(
-    plan_type text, amount numeric, currency text, period interval, quota bigint, scope text, features text[]
+    plan_type text, amount numeric, currency text, period interval, quota bigint, scope text, features text[],
+    fits text[] DEFAULT '{}'
 ) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN encode(substring(sha256(convert_to(jsonb_build_array(
-    plan_type, amount::text, currency, (extract(epoch FROM period) * 1000000)::bigint, quota, scope, features)::text,
+    plan_type, amount::text, currency, (extract(epoch FROM period) * 1000000)::bigint, quota, scope, features,
+    fits)::text,
     'UTF8')) FOR 16), 'hex')::uuid;
 
--- Plans as they were sold: written once, referred to by invoices and subscriptions.
+-- Plans and packs as they were sold: written once, referred to by invoices and subscriptions.
 CREATE TABLE quotes (
     id        uuid PRIMARY KEY
-        GENERATED ALWAYS AS (quote_id(plan_type, amount, currency, period, quota, scope, features)) STORED,
+        GENERATED ALWAYS AS (quote_id(plan_type, amount, currency, period, quota, scope, features, fits)) STORED,
     plan_type text NOT NULL,
     amount    numeric NOT NULL,
     currency  text NOT NULL,
@@ -23,6 +25,8 @@ CREATE TABLE quotes (
     quota     bigint,
     scope     text NOT NULL,
     features  text[] NOT NULL,
+    fits      text[] NOT NULL DEFAULT '{}',  -- of a pack: the plans whose limit it raises (R17)
+    CONSTRAINT quotes_pack_adds_messages_alone CHECK (fits = '{}' OR period = '0' AND quota > 0),
     CONSTRAINT quotes_amount_is_positive CHECK (amount > 0),
     CONSTRAINT quotes_scope_is_known CHECK (scope IN ('any_node', 'whitelist', 'none'))
 );
@@ -137,6 +141,17 @@ CREATE UNIQUE INDEX subscriptions_one_current_per_user ON subscriptions (user_id
     WHERE status IN ('active', 'grace');
 CREATE INDEX subscriptions_by_user ON subscriptions (user_id, number);
 CREATE INDEX subscriptions_by_deadline ON subscriptions (next_deadline) WHERE next_deadline IS NOT NULL;
+
+-- Packs, and whose limit they raise (R17). The lot is in that subscription's stack, under the invoice's id.
+CREATE TABLE top_ups (
+    invoice_id      uuid NOT NULL,
+    subscription_id uuid NOT NULL,
+    at              timestamptz NOT NULL,
+    revoked_at      timestamptz,
+    CONSTRAINT top_ups_forward CHECK (revoked_at >= at)
+);
+-- R1: an invoice raises one limit, until it is taken back.
+CREATE UNIQUE INDEX top_ups_one_per_invoice ON top_ups (invoice_id) WHERE revoked_at IS NULL;
 
 -- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
 CREATE TABLE recounts (user_id uuid PRIMARY KEY);
@@ -509,7 +524,7 @@ CREATE FUNCTION quota_threshold(used bigint, most bigint) RETURNS smallint LANGU
 RETURN CASE quota_state(used, most) WHEN 'exhausted' THEN 100 WHEN 'warning' THEN 80 ELSE 0 END;
 
 -- Each threshold once per subscription: the row that is being written remembers it, so neither a repeat
--- nor a race can announce it again, and a purchase, being a new row, arms both. Rows that have ended
+-- nor a race can announce it again. A purchase, being a new row, arms both; a pack those it leads below. Rows that have ended
 -- are not announced: their users go by another one.
 CREATE FUNCTION announce_threshold() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
