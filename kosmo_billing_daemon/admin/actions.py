@@ -1,19 +1,17 @@
-"""What an operator decides by hand: grants, revocations, settlements, closed cases.
+"""What an operator decides by hand: grants, revocations, settlements.
 
 The rule it keeps: nothing is done without somebody's name and reason, written down in the transaction that
 does it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain import history as periods
-from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain.folding import own_packs
-from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice, InvoiceStatus
+from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import (
     Outcome,
@@ -30,25 +28,18 @@ from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import (
-    attention,
     audit,
     invoices,
-    ledger,
     listings,
     outbox,
     quotes,
     subscriptions,
 )
 from kosmo_billing_daemon.store.audit import AuditEntry
-from kosmo_billing_daemon.store.combining import combine
-from kosmo_billing_daemon.store.listings import ListedCase
-from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners, locking_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
 BATCH = 1000
 LONGEST_REASON = 500
-
-_OF_NO_EFFECT_YET: Final = frozenset(CaseKind) - {CaseKind.OVERPAID, CaseKind.PAID_TWICE}
-"""Closing one of these decides that the money gives no rights; the others are beside a fulfilment."""
 
 
 @record
@@ -216,43 +207,6 @@ class AdminActions:
         resolution = f"settled by {by.who}: {by.reason}"
         settled = await self.settlement.settle_by_hand(found.id, resolution, also=write_down)
         return settled, found.effect is not Effect.FULFILLED
-
-    async def close_case(self, number: int, by: OperatorAction) -> ListedCase:
-        """Close a case without giving any rights, as after a refund; what comes in later is listed anew."""
-        async with self.pool.connection() as connection:
-            asked = await listings.lock_case(connection, number)
-        if asked is None:
-            raise NotFound(f"there is no case {number}")
-
-        async def work(connection: Connection) -> ListedCase:
-            case = await listings.lock_case(connection, number)
-            if case is None:
-                raise NotFound(f"there is no case {number}")
-            if case.closed_at is not None:
-                raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
-            now = self.clock()
-            resolution = f"closed by {by.who}: {by.reason}"
-            closing = attention.close_statement([(case.invoice.id, case.kind, resolution)], now)
-            await combine(connection, [closing])
-            if case.kind in _OF_NO_EFFECT_YET:
-                await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])
-            await self._write_off(connection, case.invoice, by, now)
-            subject = f"case {number} ({case.kind}) of {_named(case.invoice)}"
-            await audit.append(connection, by.entry("attention.close", case.invoice.user_id, subject, now))
-            return case
-
-        return await self.pool.retrying(work, locking_owners([asked.invoice.id]))
-
-    async def _write_off(
-        self, connection: Connection, invoice: Invoice, by: OperatorAction, now: datetime
-    ) -> None:
-        """Book that the operator has settled outside what an invoice brought in and did not buy (R13)."""
-        unused = books.unused(invoice)
-        if unused > 0:
-            after = replace(invoice, adjusted=invoice.adjusted - unused)
-            await invoices.adjust(connection, invoice.id, after.adjusted)
-            postings = books.of_invoice(invoice, after, who=by.who, reason=by.reason)
-            await combine(connection, ledger.append_statements(postings, now))
 
     async def republish(self, user_id: UserId | None, progress: Callable[[int], None]) -> int:
         """Have one document, or all, published again, with new versions; returns how many.

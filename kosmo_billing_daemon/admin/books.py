@@ -13,7 +13,7 @@ from kosmo_billing_daemon.domain.currencies import smallest_unit
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import invoices, ledger, refunds
+from kosmo_billing_daemon.store import attention, invoices, ledger, refunds
 from kosmo_billing_daemon.store.postgres import Pool
 
 PAGE = 200
@@ -39,10 +39,12 @@ async def compare(pool: Pool, btcpay: BtcpayClient, first: datetime, before: dat
         known = await invoices.load(connection, orders)
         ours = await invoices.load_created(connection, first, before)
         unbooked = await ledger.load_unbooked(connection)
+        decided = await attention.load_decided(connection, [each.btcpay_invoice_id for each in seen])
     for each in seen:
         order = _order(each)
         if order is not None:
-            found += await _compare(btcpay, each, known.get(InvoiceId(order)))
+            elsewhere = decided.get(each.btcpay_invoice_id, Decimal(0))
+            found += await _compare(btcpay, each, known.get(InvoiceId(order)), elsewhere)
     found += await _refunds(pool, btcpay, seen)
     there = {each.btcpay_invoice_id for each in seen}
     found += [
@@ -95,13 +97,18 @@ async def _list(
         skip += PAGE
 
 
-async def _compare(btcpay: BtcpayClient, seen: Observation, invoice: Invoice | None) -> list[Difference]:
-    """Compare one invoice of BTCPay with ours; one without money on either side cannot differ."""
+async def _compare(
+    btcpay: BtcpayClient, seen: Observation, invoice: Invoice | None, decided: Decimal
+) -> list[Difference]:
+    """Compare one invoice of BTCPay with ours; one without money on either side cannot differ.
+
+    Of an order that this database does not know, operators have ``decided`` about so much.
+    """
     paid = seen.paid_amount or Decimal(0)
     if seen.status is InvoiceStatus.SETTLED and seen.paid_amount is None:
         paid = seen.amount
     is_ours = invoice is not None and invoice.btcpay_invoice_id == seen.btcpay_invoice_id
-    booked = invoice.received if invoice is not None and is_ours else Decimal(0)
+    booked = invoice.received if invoice is not None and is_ours else decided
     unit = smallest_unit(seen.currency)
     is_plain = seen.status is InvoiceStatus.SETTLED and seen.payment is not Payment.MARKED
     if abs(paid - booked) >= unit and not (is_plain and paid == seen.amount):
@@ -128,7 +135,11 @@ async def _compare(btcpay: BtcpayClient, seen: Observation, invoice: Invoice | N
 
 async def _refunds(pool: Pool, btcpay: BtcpayClient, seen: Sequence[Observation]) -> list[Difference]:
     """Find refunds made in BTCPay's pages by the name that BTCPay gives them; needs the right to see them."""
-    names = {f"Refund {each.btcpay_invoice_id}": each for each in seen if _order(each) is not None}
+    names = {
+        refunds_at_btcpay.name_in_pages(each.btcpay_invoice_id): each
+        for each in seen
+        if _order(each) is not None
+    }
     try:
         listed = [each for each in await refunds_at_btcpay.load(btcpay) if each.name in names]
     except BtcpayDenied:

@@ -6,7 +6,7 @@ same command completes it.
 """
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
@@ -15,14 +15,12 @@ from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayDenied, BtcpayRefused
 from kosmo_billing_daemon.domain.currencies import rounded_down, smallest_unit
 from kosmo_billing_daemon.domain.invoices import Invoice
-from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.services import fulfilment
-from kosmo_billing_daemon.store import audit, events, invoices, ledger, listings, refunds
-from kosmo_billing_daemon.store.combining import combine
+from kosmo_billing_daemon.services import refunds as booking
+from kosmo_billing_daemon.store import invoices, ledger, listings, refunds
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 from kosmo_billing_daemon.store.refunds import Refund
 
@@ -55,7 +53,7 @@ class Refunding:
             now = self.clock()
             total = await self._total(connection, found, amount)
             await refunds.append(connection, found.user_id, found.id, total, now)
-            await self._book(connection, found, total, by, now)
+            await booking.book(connection, found, total, now, who=by.who, reason=by.reason)
             made = await refunds.find_open(connection, found.id)
             if made is None:
                 raise NotFound("the refund vanished")
@@ -96,25 +94,8 @@ class Refunding:
             raise NotFound(f"BTCPay has no pull payment {pull_payment_id!r}")
         if made.is_archived and not await at_btcpay.fetch_claims(self.btcpay, made.id):
             raise Conflict("it is archived, and nobody has claimed it", code="refund_archived")
-        if made.total.currency != found.plan.price.currency:
-            raise Conflict(
-                f"it is in {made.total.currency}, the invoice in {found.plan.price.currency}: a refund in"
-                " another currency cannot be booked",
-                code="refund_currency",
-            )
-
-        async def work(connection: Connection) -> Refund:
-            now = self.clock()
-            known = await refunds.load_booked(connection, [made.id])
-            if made.id not in known:
-                await refunds.record_made(
-                    connection, found, made.total, now, pull_payment_id=made.id, link=made.link
-                )
-                await self._book(connection, found, made.total, by, now)
-                known = await refunds.load_booked(connection, [made.id])
-            return known[made.id]
-
-        return await self.pool.retrying(work, locking_owners([found.id]))
+        booked, _ = await booking.book_made(self.pool, self.clock, found, made, who=by.who, reason=by.reason)
+        return booked
 
     async def _complete(self, refund: Refund, by: OperatorAction, *, is_new: bool) -> Refund:
         """Have BTCPay make it, unless an earlier try did; two tries never run at once."""
@@ -143,7 +124,7 @@ class Refunding:
             found = (await invoices.load(connection, [refund.invoice_id]))[refund.invoice_id]
             if await refunds.cancel(connection, refund.id, now):
                 back = Price(-refund.total.amount, refund.total.currency)
-                await self._book(connection, found, back, by, now)
+                await booking.book(connection, found, back, now, who=by.who, reason=by.reason)
 
         await self.pool.retrying(work, locking_owners([refund.invoice_id]))
 
@@ -175,23 +156,3 @@ class Refunding:
         if wanted > most:
             raise Conflict(f"at most {most:f} {currency} can be refunded", code="no_credit")
         return Price(wanted, currency)
-
-    async def _book(
-        self, connection: Connection, found: Invoice, total: Price, by: OperatorAction, now: datetime
-    ) -> None:
-        posting = Posting(
-            user_id=found.user_id,
-            kind=EntryKind.REFUNDED,
-            amount=-total.amount,
-            currency=total.currency,
-            invoice_id=found.id,
-            who=by.who,
-            reason=by.reason,
-        )
-        told = fulfilment.credit_event(posting, "refund" if total.amount > 0 else "refund_cancelled", now)
-        await combine(
-            connection, [*ledger.append_statements([posting], now), events.append_statement([told])]
-        )
-        action = "invoice.refund" if total.amount > 0 else "invoice.refund_cancel"
-        subject = f"invoice {found.btcpay_invoice_id}, {abs(total.amount):f} {total.currency}"
-        await audit.append(connection, by.entry(action, found.user_id, subject, now))

@@ -55,7 +55,7 @@ class Front:
         readiness: Callable[[], Awaitable[Readiness]],
     ) -> None:
         def hinted() -> bool:
-            wakeups.settle()
+            wakeups.hinted()
             return leads()
 
         catalogue = read_catalogue(settings.plans_file)

@@ -22,6 +22,7 @@ from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.hooks import HookSenders
 from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
+from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.metering import Metering
@@ -33,6 +34,7 @@ from kosmo_billing_daemon.store.postgres import Pool
 
 LOOKED_UP_AT_LEAST = 15.0  # seconds: another daemon may have reserved an invoice meanwhile
 GATHERED = 0.1  # seconds: no purchase ends this soon, and each wakes the loop
+INQUIRED_WITHIN = 1.0  # seconds: every webhook wakes the loop, and few of them ask for it
 ROUND_WITHIN = 300.0  # seconds one round of a loop may take: each of its calls ends much sooner
 
 
@@ -79,6 +81,7 @@ class Leader:
             changed=wakeups.changed,
         )
         recounting = Recounting(pool=pool, clock=clock, changed=wakeups.changed)
+        inquiries = Inquiries(pool=pool, btcpay=settlement.btcpay, store_id=settlement.store_id, clock=clock)
         housekeeping = Housekeeping(
             pool=pool,
             clock=clock,
@@ -97,12 +100,14 @@ class Leader:
         correcting = Loop(
             "recounting", recounting.run_once, clock=clock, next_due=recounting.next_due, gather=GATHERED
         )
+        inquiring = Loop("inquiries", inquiries.run_once, clock=clock, gather=INQUIRED_WITHIN)
         cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
         self.timers = (expiring, settling)
-        self._loops = (settling, expiring, correcting, cleaning)
+        self._loops = (settling, expiring, correcting, inquiring, cleaning)
         self._hooks = HookSenders(pool=pool, clock=clock, client=HookClient())
         wakeups.publish = self.publisher.wake
         wakeups.settle = settling.wake
+        wakeups.inquire = inquiring.wake
         wakeups.expire = expiring.wake
         wakeups.recount = correcting.wake
         wakeups.send_hooks = self._hooks.wake

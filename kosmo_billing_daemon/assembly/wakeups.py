@@ -20,10 +20,16 @@ class Wakeups:
     is_ours: Callable[[int], bool]
     publish: Wake = _nobody
     settle: Wake = _nobody
+    inquire: Wake = _nobody
     expire: Wake = _nobody
     recount: Wake = _nobody
     stream: Wake = _nobody
     send_hooks: Wake = _nobody
+
+    def hinted(self) -> None:
+        """A webhook was recorded."""
+        self.settle()
+        self.inquire()
 
     def changed(self) -> None:
         """Rights or invoices changed in this process: publish, and look at the timers again."""
@@ -47,6 +53,6 @@ class Wakeups:
         if payload == "hooks" or self.is_ours(sender):
             return
         if payload != "entitlements":
-            self.settle()
+            self.hinted()
         if payload != "deliveries":
             self.changed()

@@ -68,6 +68,7 @@ class Hint:
     invoice_id: str | None
     order_id: str | None
     store_id: str | None
+    pull_payment_id: str | None
     claimed_status: str | None
 
 
@@ -93,6 +94,7 @@ def hint(body: bytes) -> Hint:
         invoice_id=optional_text(document, "invoiceId"),
         order_id=optional_text(metadata, "orderId") if isinstance(metadata, dict) else None,
         store_id=optional_text(document, "storeId"),
+        pull_payment_id=optional_text(document, "pullPaymentId"),
         claimed_status=optional_text(document, "status", most=MAX_TYPE_LENGTH),
     )
 

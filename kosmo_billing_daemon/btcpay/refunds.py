@@ -78,6 +78,11 @@ async def refund(client: BtcpayClient, btcpay_invoice_id: str, total: Price, nam
     return made
 
 
+def name_in_pages(btcpay_invoice_id: str) -> str:
+    """Return the name that BTCPay gives a refund that was made in its own pages."""
+    return f"Refund {btcpay_invoice_id}"
+
+
 async def fetch(client: BtcpayClient, pull_payment_id: str) -> PullPayment | None:
     """Return a pull payment, or ``None`` if there is none of that id."""
     if not is_opaque(pull_payment_id):

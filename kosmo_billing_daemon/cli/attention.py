@@ -1,9 +1,11 @@
 """``attention``: payments that need attention, each case with the commands that settle it (R6, R7, R9)."""
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
+from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.hooks import off_json, print_off
 from kosmo_billing_daemon.cli.opened import by, opened
@@ -11,11 +13,13 @@ from kosmo_billing_daemon.cli.rendering import (
     case_json,
     console,
     line,
+    money,
     print_case,
     print_json,
     print_set_aside,
     set_aside_json,
 )
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import hooks, listings, lookups
 from kosmo_billing_daemon.store.hooks import Hook
@@ -62,8 +66,11 @@ def list_(
         line(out, f"{len(set_aside)} set aside, which the daemon tries again by itself")
 
 
+Number = Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1, max=2**63 - 1)]
+
+
 def close(
-    case: Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1, max=2**63 - 1)],
+    case: Number,
     reason: Reason,
     as_json: AsJson = False,
     env_file: EnvFile = None,
@@ -72,15 +79,39 @@ def close(
 
     async def work() -> ListedCase:
         async with opened(env_file) as at:
-            return await at.operations.close_case(case, by(reason))
+            return await CaseActions(pool=at.pool, clock=utc_now).close(case, by(reason))
 
     closed = run(work())
     if as_json:
         print_json({"case": closed.number, "closed": True})
         return
-    line(console(), f"case {closed.number} ({closed.kind}) of user {closed.invoice.user_id} is closed")
+    whose = "" if closed.user_id is None else f" of user {closed.user_id}"
+    line(console(), f"case {closed.number} ({closed.kind}){whose} is closed")
+
+
+def give(
+    case: Number,
+    *,
+    user: Annotated[UUID, typer.Option("--user", metavar="USER", help="The UUID of the user who paid it.")],
+    reason: Reason,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Give the money of an unknown order to a user, as credit; the case is closed with it."""
+
+    async def work() -> ListedCase:
+        async with opened(env_file) as at:
+            return await CaseActions(pool=at.pool, clock=utc_now).give(case, UserId(user), by(reason))
+
+    given = run(work())
+    if as_json:
+        print_json({"case": given.number, "closed": True, "user_id": str(user)})
+        return
+    total = money(given.undecided, given.currency)
+    line(console(), f"{total} are credit of user {user}; case {given.number} is closed")
 
 
 app = typer.Typer(help="Payments that need attention, and the commands that settle them.")
 app.callback(invoke_without_command=True)(list_)
 app.command()(close)
+app.command()(give)

@@ -95,6 +95,8 @@ def entry(one: Entry) -> str:
     match one.kind:
         case EntryKind.RECEIVED:
             what = "not counted as received any more" if is_reversal else "received by BTCPay"
+            if one.order_id is None:
+                what = "received by BTCPay for an order that was lost"
         case EntryKind.GRANTED:
             what = (
                 "not granted any more" if is_reversal else "granted, since the invoice was settled manually"

@@ -131,7 +131,14 @@ _SETTLED_BY_INVOICE = frozenset(
 def ways_out(case: ListedCase) -> list[tuple[str, str]]:
     """Return what an operator can do about a case: in words, and the command."""
     invoice = case.invoice
-    close = command("attention", "close", str(case.number), "--reason", "refunded: REFERENCE")
+    number = str(case.number)
+    close = command("attention", "close", number, "--reason", "refunded: REFERENCE")
+    if invoice is None:
+        give = command("attention", "give", number, "--user", "USER", "--reason", "TICKET")
+        return [
+            (f"give {money(case.undecided, case.currency)} to the user who paid it, as credit", give),
+            ("after refunding it in BTCPay", close),
+        ]
     if case.kind in _SETTLED_BY_INVOICE:
         settle = command("invoices", "settle", invoice_name(invoice), "--reason", "TICKET")
         return [
@@ -160,22 +167,25 @@ def invoice_name(invoice: Invoice) -> str:
 
 def print_case(out: Console, case: ListedCase) -> None:
     """Print one case with the ways out of it."""
-    invoice = case.invoice
-    price = invoice.plan.price
     head = Text(f"case {case.number}  {case.kind}", style="bold yellow" if case.closed_at is None else "dim")
     out.print(head)
     line(out, f"  {case.detail}")
-    line(
-        out,
-        f"  invoice {invoice_name(invoice)} ({invoice.plan.plan_type}, {price.amount} {price.currency}, "
-        f"{invoice.status}) of user {invoice.user_id}, since {when(case.opened_at)}",
-    )
+    line(out, f"  {_about(case)}, since {when(case.opened_at)}")
     if case.closed_at is not None:
         line(out, f"  closed {when(case.closed_at)}: {case.resolution}")
         return
     for what, how in ways_out(case):
         line(out, f"  {what}:")
         line(out, f"    {how}")
+
+
+def _about(case: ListedCase) -> str:
+    whose = "" if case.user_id is None else f" of user {case.user_id}"
+    if case.invoice is None:
+        return f"invoice {case.btcpay_invoice_id}{whose}"
+    plan, status = case.invoice.plan, case.invoice.status
+    price = f"{plan.price.amount} {plan.price.currency}"
+    return f"invoice {invoice_name(case.invoice)} ({plan.plan_type}, {price}, {status}){whose}"
 
 
 _SET_ASIDE = (
@@ -210,19 +220,18 @@ def set_aside_json(one: SetAside) -> dict[str, Any]:
 
 def case_json(case: ListedCase) -> dict[str, Any]:
     """Describe a case for machines."""
-    price = case.invoice.plan.price
     return {
         "case": case.number,
         "kind": case.kind,
         "detail": case.detail,
         "amount": case.amount,
-        "currency": price.currency,
+        "currency": case.currency,
         "opened_at": case.opened_at,
         "closed_at": case.closed_at,
         "resolution": case.resolution,
-        "user_id": case.invoice.user_id,
-        "invoice_id": case.invoice.btcpay_invoice_id,
-        "order_id": case.invoice.id,
+        "user_id": case.user_id,
+        "invoice_id": case.btcpay_invoice_id,
+        "order_id": None if case.invoice is None else case.invoice.id,
         "commands": []
         if case.closed_at
         else [{"when": what, "command": how} for what, how in ways_out(case)],

@@ -61,6 +61,7 @@ class CaseKind(StrEnum):
     PAID_INVALID = "paid_invalid"
     PAID_TWICE = "paid_twice"
     NOT_FULFILLED = "not_fulfilled"
+    UNKNOWN_ORDER = "unknown_order"
 
 
 @record(kw_only=True)

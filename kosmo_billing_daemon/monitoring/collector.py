@@ -106,6 +106,7 @@ class MetricsCollector:
         reading.values |= {
             "database_up": backlog.error is None,
             "attention_cases": waiting.attention,
+            "unknown_orders": waiting.unknown_orders,
             "expiry_lateness_seconds": max(0.0, late),
             "usage_lag_seconds": waiting.usage_lag or 0.0,
         }

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import Case, CaseKind, Invoice
+from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -60,3 +62,50 @@ def close_statement(cases: Sequence[tuple[UUID, CaseKind, str]], now: datetime) 
     if not cases:
         return None
     return Statement(_CLOSE, [*zip(*cases, strict=True), now])
+
+
+# A closed one stays closed until more money comes in.
+_OPEN_UNKNOWN = """
+INSERT INTO attention_cases AS c (kind, detail, amount, btcpay_invoice_id, currency, opened_at)
+VALUES ('unknown_order', $1, $2, $3, $4, $5)
+ON CONFLICT (btcpay_invoice_id) WHERE btcpay_invoice_id IS NOT NULL DO UPDATE SET
+    detail = EXCLUDED.detail, amount = EXCLUDED.amount, opened_at = EXCLUDED.opened_at,
+    closed_at = NULL, resolution = NULL
+WHERE c.amount < EXCLUDED.amount OR c.closed_at IS NULL AND c.amount <> EXCLUDED.amount
+RETURNING id
+"""
+
+
+async def open_unknown_order(
+    connection: Connection, btcpay_invoice_id: str, total: Price, detail: str, now: datetime
+) -> int | None:
+    """List money for an order that is not in this database; returns the case, or ``None`` for a repeat."""
+    number: int | None = await connection.fetchval(
+        _OPEN_UNKNOWN, detail, total.amount, btcpay_invoice_id, total.currency, now
+    )
+    return number
+
+
+_DECIDE = """
+UPDATE attention_cases SET closed_at = $2, resolution = $3, user_id = coalesce($4, user_id),
+    decided = CASE kind WHEN 'unknown_order' THEN amount ELSE decided END
+WHERE id = $1
+"""
+
+
+async def decide(
+    connection: Connection, number: int, resolution: str, now: datetime, user_id: UUID | None = None
+) -> None:
+    """Close one case, which is locked, as an operator decided; ``user_id`` is whose the money is."""
+    await connection.execute(_DECIDE, number, now, resolution, user_id)
+
+
+_DECIDED = """
+SELECT btcpay_invoice_id, decided FROM attention_cases WHERE btcpay_invoice_id = ANY ($1::text[])
+"""
+
+
+async def load_decided(connection: Connection, btcpay_invoices: Sequence[str]) -> dict[str, Decimal]:
+    """Return how much of the money for unknown orders operators have decided about."""
+    rows = await connection.fetch(_DECIDED, list(btcpay_invoices))
+    return {row["btcpay_invoice_id"]: row["decided"] for row in rows}

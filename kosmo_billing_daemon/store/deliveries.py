@@ -19,6 +19,7 @@ class Delivery:
     btcpay_invoice_id: str | None
     order_id: str | None
     store_id: str | None
+    pull_payment_id: str | None = None
     claimed_status: str | None = None
 
 
@@ -30,25 +31,39 @@ _LOGGED = Columns(
     ("order_id", "text", "order_id"),
     ("store_id", "text", "store_id"),
 )
-_HINTS = Columns(*_LOGGED, ("claimed_status", "text", "claimed_status"))
+_HINTS = Columns(
+    *_LOGGED,
+    ("pull_payment_id", "text", "pull_payment_id"),
+    ("claimed_status", "text", "claimed_status"),
+)
 
 # A hint is due a day before it came: before what is only polled, and whatever the leader's clock says.
 _DUE = "received_at - interval '1 day'"
 
-# BTCPay's id is unique to a store, and our order id is ours alone; a hint mostly carries both.
+_IS_ORDER = "order_id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'"
+
+# BTCPay's id is unique to a store, and our order id is ours alone; a hint mostly carries both. Where the
+# body is believed, BTCPay is not asked about anything else.
 _APPEND = f"""
 WITH hints AS MATERIALIZED (
     SELECT row.*, ARRAY(
         SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = row.btcpay_invoice_id
         UNION ALL
         SELECT id FROM btcpay_invoices WHERE id = CASE
-            WHEN row.order_id ~ '^[0-9a-f]{{8}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{4}}-[0-9a-f]{{12}}$'
-            THEN row.order_id::uuid END) AS invoices
+            WHEN row.{_IS_ORDER} THEN row.order_id::uuid END) AS invoices
     FROM unnest({_HINTS.parameters}) WITH ORDINALITY AS row ({_HINTS}, place)
 ), logged AS (
     INSERT INTO webhook_deliveries ({_LOGGED}, outcome)
     SELECT {_LOGGED}, CASE invoices WHEN '{{}}' THEN 'not ours' ELSE 'ours' END FROM hints
     ON CONFLICT (delivery_id) DO NOTHING RETURNING delivery_id
+), inquired AS (
+    INSERT INTO inquiries (btcpay_invoice_id, pull_payment_id, due_at)
+    SELECT btcpay_invoice_id, CASE invoices WHEN '{{}}' THEN '' ELSE pull_payment_id END, max({_DUE})
+    FROM hints JOIN logged USING (delivery_id)
+    WHERE btcpay_invoice_id IS NOT NULL AND claimed_status IS NULL
+        AND CASE invoices WHEN '{{}}' THEN {_IS_ORDER} ELSE pull_payment_id IS NOT NULL END
+    GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (btcpay_invoice_id, pull_payment_id) DO UPDATE SET due_at = EXCLUDED.due_at
 )
 INSERT INTO lookups (due_at, invoice_id, hinted_at, claimed_status)
 SELECT DISTINCT ON (1, 2) {_DUE}, invoice_id, received_at, claimed_status

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.invoices import COLUMNS, fetched, invoice
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
@@ -15,39 +16,59 @@ from kosmo_billing_daemon.store.quotes import learn
 
 @record(kw_only=True)
 class ListedCase:
-    """One case and the invoice it is about; closed ones say how they were resolved."""
+    """One case and the invoice it is about, if it is one of ours; closed ones say how they were resolved.
+
+    ``user_id`` is missing as long as nobody knows whose the money of an unknown order is; ``decided`` is how
+    much of it operators have decided about.
+    """
 
     number: int
     kind: CaseKind
     detail: str
     amount: Decimal | None
+    decided: Decimal
+    currency: str
+    btcpay_invoice_id: str | None
+    user_id: UserId | None
     opened_at: datetime
     closed_at: datetime | None
     resolution: str | None
-    invoice: Invoice
+    invoice: Invoice | None
+
+    @property
+    def undecided(self) -> Decimal:
+        """What of the amount operators have not decided about."""
+        return (self.amount or Decimal(0)) - self.decided
 
 
 _CASES = f"""
-SELECT {COLUMNS.of("i")}, c.id AS case_number, c.kind, c.detail, c.amount AS case_amount, c.opened_at,
+SELECT {COLUMNS.of("i")}, c.id AS case_number, c.kind, c.detail, c.amount AS case_amount,
+    c.decided, c.currency, c.btcpay_invoice_id AS case_invoice, c.user_id AS case_user, c.opened_at,
     c.closed_at, c.resolution
-FROM attention_cases AS c JOIN btcpay_invoices AS i ON i.id = c.invoice_id
+FROM attention_cases AS c LEFT JOIN btcpay_invoices AS i ON i.id = c.invoice_id
 """
 
 
 async def _cases(connection: Connection, rows: Sequence[Any]) -> list[ListedCase]:
-    return [
-        ListedCase(
-            number=row["case_number"],
-            kind=CaseKind(row["kind"]),
-            detail=row["detail"],
-            amount=row["case_amount"],
-            opened_at=row["opened_at"],
-            closed_at=row["closed_at"],
-            resolution=row["resolution"],
-            invoice=invoice(row),
-        )
-        for row in await learn(connection, rows)
-    ]
+    return [_case(row) for row in await learn(connection, rows)]
+
+
+def _case(row: Any) -> ListedCase:
+    about = None if row["id"] is None else invoice(row)
+    return ListedCase(
+        number=row["case_number"],
+        kind=CaseKind(row["kind"]),
+        detail=row["detail"],
+        amount=row["case_amount"],
+        decided=row["decided"],
+        currency=row["currency"] if about is None else about.plan.price.currency,
+        btcpay_invoice_id=row["case_invoice"] if about is None else about.btcpay_invoice_id,
+        user_id=row["case_user"],
+        opened_at=row["opened_at"],
+        closed_at=row["closed_at"],
+        resolution=row["resolution"],
+        invoice=about,
+    )
 
 
 async def load_open_cases(connection: Connection, limit: int) -> list[ListedCase]:

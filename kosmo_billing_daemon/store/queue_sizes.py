@@ -16,6 +16,9 @@ SELECT
         SELECT unnest(events) FROM outbox WHERE kind = 'event' LIMIT 10000) AS n) AS events,
     (SELECT count(*) FROM (
         SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
+    (SELECT count(*) FROM (
+        SELECT FROM attention_cases WHERE closed_at IS NULL AND kind = 'unknown_order' LIMIT 10000
+    ) AS o) AS unknown_orders,
     (SELECT count(*) FROM (SELECT FROM usage_quarantine LIMIT 10000) AS q) AS quarantine,
     (SELECT count(*) FROM (SELECT FROM hook_deliveries LIMIT 10000) AS h) AS hook_events,
     (SELECT count(*) FROM hooks WHERE off_since IS NULL AND failures = 0) AS hooks_on,
@@ -38,6 +41,7 @@ class QueueSizes:
     entitlements: int
     events: int
     attention: int
+    unknown_orders: int
     quarantine: int
     hook_events: int
     hooks_on: int

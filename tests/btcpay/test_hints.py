@@ -38,6 +38,7 @@ def test_a_webhook_body_becomes_a_hint() -> None:
             "storeId": "s",
             "invoiceId": "i",
             "metadata": {"orderId": ORDER},
+            "pullPaymentId": "p",
             "manuallyMarked": False,
         }
     ).encode()
@@ -47,6 +48,7 @@ def test_a_webhook_body_becomes_a_hint() -> None:
         invoice_id="i",
         order_id=ORDER,
         store_id="s",
+        pull_payment_id="p",
         claimed_status=None,
     )
 
@@ -64,10 +66,17 @@ def test_an_optional_field_we_could_not_keep_is_absent(value: Any) -> None:
         "deliveryId": value,
         "storeId": value,
         "metadata": {"orderId": value},
+        "pullPaymentId": value,
         "status": value,
     }
     assert hint(json.dumps(body).encode()) == Hint(
-        delivery_id=None, type="X", invoice_id=None, order_id=None, store_id=None, claimed_status=None
+        delivery_id=None,
+        type="X",
+        invoice_id=None,
+        order_id=None,
+        store_id=None,
+        pull_payment_id=None,
+        claimed_status=None,
     )
 
 

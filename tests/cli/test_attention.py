@@ -1,14 +1,17 @@
 """Late, partial and mismatched payments lead an operator to the right command without reading code."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from kosmo_billing_daemon.domain.invoices import Invoice
+from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.metering import Metering, Report
 from tests.cli.conftest import Cli
-from tests.services.conftest import Shop
+from tests.services.conftest import STORE, Shop
 from tests.support.quotes import quoting
 from tests.support.usage import event, payload
 
@@ -93,6 +96,35 @@ async def test_refunded_case_is_closed_with_its_reason_and_gives_nothing(
     again = await cli("attention", "close", str(case["case"]), "--reason", "again")
     assert again.code == 1
     assert "closed" in again.err
+
+
+async def test_money_of_an_order_that_was_lost_is_given_to_whoever_paid_it(
+    shop: Shop, cli: Cli, user: UserId
+) -> None:
+    lost = await shop.front.btcpay.create_invoice(uuid4(), BUILT_IN.plans[0])
+    await shop.simulator.act(lost.btcpay_invoice_id, "pay", method="BTC-LN")
+    await shop.told()
+    front = shop.front
+    await Inquiries(pool=front.pool, btcpay=front.btcpay, store_id=STORE, clock=shop.clock).run_once()
+    (case,) = (await cli("attention", "--json")).json
+    assert (case["kind"], case["invoice_id"], case["user_id"], case["amount"], case["currency"]) == (
+        "unknown_order",
+        lost.btcpay_invoice_id,
+        None,
+        "5.00",
+        "USD",
+    )
+    shown = (await cli("attention")).out
+    give, close = (way["command"] for way in case["commands"])
+    assert give in shown
+    assert close in shown
+    assert lost.btcpay_invoice_id in shown
+    given = await cli.typed(give.replace("USER", str(user)))
+    assert (given.code, given.out.split("; ")[0]) == (0, f"5.00 USD are credit of user {user}")
+    told = (await cli("user", "show", str(user))).out
+    assert "credit: 5.00 USD" in told
+    assert "received by BTCPay for an order that was lost" in told
+    assert "no payment needs attention" in (await cli("attention")).out
 
 
 async def test_overpayment_offers_to_close_but_not_to_settle_again(

@@ -245,6 +245,7 @@ class Shop:
             btcpay_invoice_id=read.invoice_id,
             order_id=read.order_id,
             store_id=read.store_id,
+            pull_payment_id=read.pull_payment_id,
             claimed_status=read.claimed_status,
         )
 

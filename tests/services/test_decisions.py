@@ -10,6 +10,7 @@ from itertools import product
 from uuid import uuid4
 
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
+from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, SubscriptionId, UserId
@@ -131,7 +132,7 @@ async def test_money_after_a_closed_case_is_a_case_again_and_gives_nothing(shop:
     await shop.wait(minutes=16)
     (row,) = await shop.front.rows("SELECT id FROM attention_cases WHERE user_id = $1", user)
     acting = operations(shop.front, shop)
-    await acting.close_case(row["id"], DEED)
+    await CaseActions(pool=shop.front.pool, clock=shop.clock).close(row["id"], DEED)
     await shop.act(invoice, "pay_late", "confirm", amount="0.01")
     assert await shop.front.statuses(user) == []
     assert [case for case in await shop.front.cases(user) if case[2]] != [], "it is listed"
@@ -157,7 +158,7 @@ async def test_money_that_gives_nothing_is_listed_as_btcpay_shows_it_now_and_onc
     await shop.act(invoice, "mark_invalid")
     assert await listed() == ["paid_invalid"]
     (row,) = await shop.front.rows("SELECT id FROM attention_cases WHERE closed_at IS NULL")
-    await operations(shop.front, shop).close_case(row["id"], DEED)
+    await CaseActions(pool=shop.front.pool, clock=shop.clock).close(row["id"], DEED)
     await shop.act(invoice, "mark_settled")
     assert await listed() == ["late_payment"]
     await shop.act(invoice, "mark_invalid")

@@ -55,6 +55,12 @@ INSERT INTO outbox (kind, users) SELECT 'usage', ARRAY[user_id] FROM people WHER
 INSERT INTO attention_cases (invoice_id, user_id, kind, detail, amount, opened_at, closed_at, resolution)
 SELECT id, user_id, 'paid_late', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
 WHERE number % 10 = 0;
+INSERT INTO attention_cases (
+    kind, detail, amount, btcpay_invoice_id, currency, opened_at, closed_at, resolution)
+SELECT 'unknown_order', 'lost', 12, 'lost ' || number, 'USD', at, at + interval '1 hour', 'refunded'
+FROM bought WHERE number % 100 = 0;
+INSERT INTO inquiries (btcpay_invoice_id, pull_payment_id, due_at)
+SELECT 'lost ' || number, '', now() + interval '1 ms' * number FROM bought WHERE number % 20 = 0;
 INSERT INTO ledger (at, user_id, kind, amount, currency, invoice_id)
 SELECT at, user_id, kind, amount, 'USD', id
 FROM bought, (VALUES ('received', 12), ('sold', -12)) AS e (kind, amount) WHERE is_paid;

@@ -25,8 +25,11 @@ WANTED_EVENTS = (
     "InvoiceExpiredPaidPartial",
     "InvoicePaidAfterExpiration",
     "InvoiceInvalid",
+    "InvoiceRefund",
 )
-"""What changes an invoice. BTCPay does not check names, so those an older one does not know do no harm."""
+"""What changes an invoice, or gives its money back. BTCPay does not check names, so those that an older one
+does not know do no harm.
+"""
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 

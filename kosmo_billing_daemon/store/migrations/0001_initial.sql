@@ -253,19 +253,38 @@ CREATE TABLE webhook_deliveries (
 );
 CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (received_at);
 
+-- What signed webhooks hint at beside our invoices: an order in the form of ours that this database does not know, or a
+-- refund. BTCPay is asked about each.
+CREATE TABLE inquiries (
+    btcpay_invoice_id text COLLATE "C" NOT NULL,
+    pull_payment_id   text COLLATE "C" NOT NULL,  -- of the refund; empty where the order is not known
+    due_at            timestamptz NOT NULL,
+    PRIMARY KEY (btcpay_invoice_id, pull_payment_id)
+);
+CREATE INDEX inquiries_due ON inquiries (due_at);
+
 CREATE TABLE attention_cases (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    invoice_id uuid NOT NULL REFERENCES btcpay_invoices (id),
-    user_id    uuid NOT NULL,
-    kind       text NOT NULL,
-    detail     text NOT NULL,
-    amount     numeric,
-    opened_at  timestamptz NOT NULL,
-    closed_at  timestamptz,
-    resolution text,
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    invoice_id        uuid REFERENCES btcpay_invoices (id),  -- missing where no invoice of ours is behind it
+    user_id           uuid,  -- missing as long as nobody knows whose the money is
+    kind              text NOT NULL,
+    detail            text NOT NULL,
+    amount            numeric,
+    decided           numeric NOT NULL DEFAULT 0,  -- of the amount of an unknown order: what operators decided about
+    btcpay_invoice_id text COLLATE "C",  -- of an unknown order
+    currency          text,  -- where no invoice of ours says it
+    opened_at         timestamptz NOT NULL,
+    closed_at         timestamptz,
+    resolution        text,
     CONSTRAINT attention_cases_one_per_kind UNIQUE (invoice_id, kind),
+    CONSTRAINT attention_cases_are_about_something CHECK (CASE kind
+        WHEN 'unknown_order' THEN btcpay_invoice_id IS NOT NULL AND currency IS NOT NULL AND amount IS NOT NULL
+        WHEN 'negative_balance' THEN user_id IS NOT NULL AND currency IS NOT NULL
+        ELSE invoice_id IS NOT NULL AND user_id IS NOT NULL END),
     CONSTRAINT attention_cases_closed_with_reason CHECK ((closed_at IS NULL) = (resolution IS NULL))
 );
+CREATE UNIQUE INDEX attention_cases_one_per_order ON attention_cases (btcpay_invoice_id)
+    WHERE btcpay_invoice_id IS NOT NULL;
 CREATE INDEX attention_cases_open ON attention_cases (opened_at) WHERE closed_at IS NULL;
 CREATE INDEX attention_cases_by_user ON attention_cases (user_id);
 
@@ -777,8 +796,8 @@ BEGIN
         SELECT c.relname AS of_table, a.attname AS name
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
-                'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'attention_cases', 'events',
-                'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers',
+                'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'inquiries', 'attention_cases',
+                'events', 'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers',
                 'renewal_links')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum

@@ -1,0 +1,108 @@
+"""What operators decide about cases: closed without giving rights, or the money given to a user.
+
+The rule it keeps: what a case was about is in the ledger afterwards, or an operator has said why not.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.domain import ledger as books
+from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice
+from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Conflict, NotFound
+from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services import fulfilment
+from kosmo_billing_daemon.store import attention, audit, invoices, ledger, listings
+from kosmo_billing_daemon.store.combining import combine
+from kosmo_billing_daemon.store.listings import ListedCase
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners, locking_users
+
+_BESIDE_A_FULFILMENT: Final = (CaseKind.OVERPAID, CaseKind.PAID_TWICE)
+"""Closing any other case of an invoice decides that its money gives no rights."""
+
+
+@record(kw_only=True)
+class CaseActions:
+    """Carries out what operators decide about cases."""
+
+    pool: Pool
+    clock: Clock
+
+    async def close(self, number: int, by: OperatorAction) -> ListedCase:
+        """Close a case without giving any rights, as after a refund; what comes in later is listed anew."""
+        async with self.pool.connection() as connection:
+            asked = await listings.lock_case(connection, number)
+        if asked is None:
+            raise NotFound(f"there is no case {number}")
+
+        async def work(connection: Connection) -> ListedCase:
+            case = await _lock_open(connection, number)
+            now = self.clock()
+            await attention.decide(connection, number, f"closed by {by.who}: {by.reason}", now)
+            if case.invoice is not None:
+                if case.kind not in _BESIDE_A_FULFILMENT:
+                    await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])
+                await self._write_off(connection, case.invoice, by, now)
+            await audit.append(connection, by.entry("attention.close", case.user_id, _subject(case), now))
+            return case
+
+        owners = [] if asked.invoice is None else [asked.invoice.id]
+        return await self.pool.retrying(work, locking_owners(owners))
+
+    async def give(self, number: int, user_id: UserId, by: OperatorAction) -> ListedCase:
+        """Book the money of an unknown order as received from a user, whose credit it is from now on."""
+
+        async def work(connection: Connection) -> ListedCase:
+            case = await _lock_open(connection, number)
+            if case.kind is not CaseKind.UNKNOWN_ORDER:
+                raise Conflict(
+                    f"case {number} ({case.kind}) is about a user's own money", code="not_an_unknown_order"
+                )
+            now = self.clock()
+            posting = Posting(
+                user_id=user_id,
+                kind=EntryKind.RECEIVED,
+                amount=case.undecided,
+                currency=case.currency,
+                who=by.who,
+                reason=f"{by.reason} (BTCPay invoice {case.btcpay_invoice_id})",
+            )
+            told = fulfilment.credit_event(posting, case.kind, now)
+            await fulfilment.write(connection, [], [told], now, postings=[posting])
+            resolution = f"given to user {user_id} by {by.who}: {by.reason}"
+            await attention.decide(connection, number, resolution, now, user_id)
+            await audit.append(connection, by.entry("attention.give", user_id, _subject(case), now))
+            return case
+
+        return await self.pool.retrying(work, locking_users([user_id]))
+
+    async def _write_off(
+        self, connection: Connection, invoice: Invoice, by: OperatorAction, now: datetime
+    ) -> None:
+        """Book that the operator has settled outside what an invoice brought in and did not buy (R13)."""
+        unused = books.unused(invoice)
+        if unused > 0:
+            after = replace(invoice, adjusted=invoice.adjusted - unused)
+            await invoices.adjust(connection, invoice.id, after.adjusted)
+            postings = books.of_invoice(invoice, after, who=by.who, reason=by.reason)
+            await combine(connection, ledger.append_statements(postings, now))
+
+
+async def _lock_open(connection: Connection, number: int) -> ListedCase:
+    case = await listings.lock_case(connection, number)
+    if case is None:
+        raise NotFound(f"there is no case {number}")
+    if case.closed_at is not None:
+        raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
+    return case
+
+
+def _subject(case: ListedCase) -> str:
+    about = "" if case.invoice is None else f" of invoice {case.btcpay_invoice_id or case.invoice.id}"
+    if case.kind is CaseKind.UNKNOWN_ORDER:
+        about = f" of invoice {case.btcpay_invoice_id}"
+    return f"case {case.number} ({case.kind}){about}"
