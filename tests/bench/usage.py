@@ -80,7 +80,7 @@ async def by_itself(url: str, users: Sequence[UUID], reports: int, per_batch: in
         rows: list[Row] = []
         for number in range(first, first + per_batch):
             rows += UsageColumns.decode(report(users, number).encode()).rows()
-        user_id, ids, node_id, number_of, sent_at = zip(*rows, strict=True)
+        user_id, ids, node_id, number_of, sent_at, lease_id = zip(*rows, strict=True)
         batches.append(
             UsageRows(
                 user_id=user_id,
@@ -88,6 +88,7 @@ async def by_itself(url: str, users: Sequence[UUID], reports: int, per_batch: in
                 node_id=node_id,
                 count=number_of,
                 sent_at=sent_at,
+                lease_id=lease_id,
                 report=[n // PER_REPORT for n in range(len(rows))],
                 reporters=[f"gateway-{n % REPORTERS}" for n in range(per_batch)],
             )
