@@ -79,6 +79,8 @@ INSERT INTO audit_log (at, who, action, user_id, subject, reason)
 SELECT at, 'operator', 'grant', user_id, 'subscription', 'asked for it' FROM bought WHERE number % 10 = 0;
 INSERT INTO usage_quarantine (reporter, reason, payload, size, received_at)
 SELECT 'gateway', 'not JSON', 'bytes'::bytea, 1, at FROM bought WHERE number % 100 = 0;
+INSERT INTO top_ups (invoice_id, subscription_id, at)
+SELECT id, md5('subscription ' || number)::uuid, at FROM bought WHERE number % 50 = 0;
 INSERT INTO leases (
     id, reporter, request_id, user_id, subscription_id, messages, used, granted_at, expires_at)
 SELECT id, 'gateway', number::text, user_id, md5('subscription ' || number)::uuid, 20,
