@@ -51,6 +51,7 @@ async def test_the_catalogue_is_for_everybody(service: Service) -> None:
             "messages_limit": 50,
             "scope": "any_node",
             "features": [],
+            "packs": [],
         },
         {
             "plan_type": "guardian",
@@ -59,6 +60,7 @@ async def test_the_catalogue_is_for_everybody(service: Service) -> None:
             "messages_limit": 500,
             "scope": "whitelist",
             "features": [],
+            "packs": [],
         },
         {
             "plan_type": "sanctuary",
@@ -67,5 +69,6 @@ async def test_the_catalogue_is_for_everybody(service: Service) -> None:
             "messages_limit": None,
             "scope": "any_node",
             "features": ["api", "webhooks"],
+            "packs": [],
         },
     ]
