@@ -19,7 +19,7 @@ from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.store import attention, audit, invoices, ledger, listings
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.listings import ListedCase
-from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners, locking_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
 _BESIDE_A_FULFILMENT: Final = (CaseKind.OVERPAID, CaseKind.PAID_TWICE)
 """Closing any other case of an invoice decides that its money gives no rights."""
@@ -33,7 +33,10 @@ class CaseActions:
     clock: Clock
 
     async def close(self, number: int, by: OperatorAction) -> ListedCase:
-        """Close a case without giving any rights, as after a refund; what comes in later is listed anew."""
+        """Close a case without giving any rights, as after a refund; what comes in later is listed anew.
+
+        A balance below zero is evened out with it.
+        """
         async with self.pool.connection() as connection:
             asked = await listings.lock_case(connection, number)
         if asked is None:
@@ -42,6 +45,8 @@ class CaseActions:
         async def work(connection: Connection) -> ListedCase:
             case = await _lock_open(connection, number)
             now = self.clock()
+            if case.kind is CaseKind.NEGATIVE_BALANCE and case.user_id is not None:
+                await self._forgive(connection, case.user_id, case.currency, by, now)
             await attention.decide(connection, number, f"closed by {by.who}: {by.reason}", now)
             if case.invoice is not None:
                 if case.kind not in _BESIDE_A_FULFILMENT:
@@ -50,8 +55,8 @@ class CaseActions:
             await audit.append(connection, by.entry("attention.close", case.user_id, _subject(case), now))
             return case
 
-        owners = [] if asked.invoice is None else [asked.invoice.id]
-        return await self.pool.retrying(work, locking_owners(owners))
+        users = [] if asked.user_id is None else [asked.user_id]
+        return await self.pool.retrying(work, locking_users(users))
 
     async def give(self, number: int, user_id: UserId, by: OperatorAction) -> ListedCase:
         """Book the money of an unknown order as received from a user, whose credit it is from now on."""
@@ -79,6 +84,22 @@ class CaseActions:
             return case
 
         return await self.pool.retrying(work, locking_users([user_id]))
+
+    async def _forgive(
+        self, connection: Connection, user_id: UserId, currency: str, by: OperatorAction, now: datetime
+    ) -> None:
+        """Grant what the user's balance is below zero, which is asked for no more."""
+        balances = await ledger.load_balances(connection, [user_id])
+        posting = Posting(
+            user_id=user_id,
+            kind=EntryKind.GRANTED,
+            amount=-balances[user_id, currency],
+            currency=currency,
+            who=by.who,
+            reason=by.reason,
+        )
+        told = fulfilment.credit_event(posting, CaseKind.NEGATIVE_BALANCE, now)
+        await fulfilment.write(connection, [], [told], now, postings=[posting])
 
     async def _write_off(
         self, connection: Connection, invoice: Invoice, by: OperatorAction, now: datetime

@@ -98,9 +98,10 @@ def entry(one: Entry) -> str:
             if one.order_id is None:
                 what = "received by BTCPay for an order that was lost"
         case EntryKind.GRANTED:
-            what = (
-                "not granted any more" if is_reversal else "granted, since the invoice was settled manually"
-            )
+            why = "so that the credit is not below zero"
+            if one.order_id is not None:
+                why = "since the invoice was settled manually"
+            what = "not granted any more" if is_reversal else f"granted, {why}"
         case EntryKind.SOLD:
             what = "paid for a plan or a pack"
             if is_reversal and one.order_id is None:

@@ -133,6 +133,12 @@ def ways_out(case: ListedCase) -> list[tuple[str, str]]:
     invoice = case.invoice
     number = str(case.number)
     close = command("attention", "close", number, "--reason", "refunded: REFERENCE")
+    if case.kind is CaseKind.NEGATIVE_BALANCE:
+        end = command("user", "revoke", str(case.user_id), "--credit", "--reason", "TICKET")
+        return [
+            ("end the plan, so that what is left of it is set against this", end),
+            ("if nobody is to pay it (otherwise it is closed once it is paid back)", close),
+        ]
     if invoice is None:
         give = command("attention", "give", number, "--user", "USER", "--reason", "TICKET")
         return [
@@ -181,6 +187,8 @@ def print_case(out: Console, case: ListedCase) -> None:
 
 def _about(case: ListedCase) -> str:
     whose = "" if case.user_id is None else f" of user {case.user_id}"
+    if case.kind is CaseKind.NEGATIVE_BALANCE:
+        return f"credit of {money(-case.undecided, case.currency)}{whose}"
     if case.invoice is None:
         return f"invoice {case.btcpay_invoice_id}{whose}"
     plan, status = case.invoice.plan, case.invoice.status

@@ -62,6 +62,7 @@ class CaseKind(StrEnum):
     PAID_TWICE = "paid_twice"
     NOT_FULFILLED = "not_fulfilled"
     UNKNOWN_ORDER = "unknown_order"
+    NEGATIVE_BALANCE = "negative_balance"
 
 
 @record(kw_only=True)

@@ -272,6 +272,10 @@ async def everything(daemon: Daemon) -> dict[str, list[tuple[Any, ...]]]:
     ):
         rows = await daemon.rows(f"SELECT {columns} FROM {table} ORDER BY {order}")  # noqa: S608  constants
         found[table] = [tuple(row) for row in rows]
+    # A balance may have been below zero for a while, by the way in which things came.
+    found["attention_cases"] = [
+        row for row in found["attention_cases"] if row[3] or row[1] != "negative_balance"
+    ]
     sums = await daemon.rows(
         "SELECT user_id, kind, currency, sum(amount) FROM ledger GROUP BY 1, 2, 3 HAVING sum(amount) <> 0"
         " ORDER BY 1, 2, 3"

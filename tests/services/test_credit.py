@@ -8,6 +8,9 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.cases import CaseActions
+from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -17,6 +20,7 @@ from tests.domain.builders import plan
 from tests.services.conftest import Shop, nothing_more
 
 DAY = timedelta(days=1)
+BY = OperatorAction("eva", "ticket 7")
 
 
 @pytest.fixture
@@ -146,11 +150,16 @@ async def test_late_reports_take_credit_back_that_was_released_too_much(shop: Sh
     assert await events(shop, user) == ["credit.added", "credit.spent"]
 
 
-async def credited(shop: Shop, user: UserId, amount: str) -> None:
-    """Give the user credit: a guardian paid in part, and expired."""
+async def paid_partly(shop: Shop, user: UserId, amount: str) -> None:
+    """Let a guardian be paid in part, and expire."""
     invoice = await shop.open(user, "guardian")
     await shop.act(invoice, "pay_partial", "confirm", amount=amount)
     await shop.wait(minutes=16)
+
+
+async def credited(shop: Shop, user: UserId, amount: str) -> None:
+    """Give a user who has none credit."""
+    await paid_partly(shop, user, amount)
     assert await credit(shop, user) == {"USD": Decimal(amount)}
 
 
@@ -207,6 +216,40 @@ async def test_an_invoice_paid_late_does_not_spend_what_was_spent_meanwhile(shop
     assert await shop.front.statuses(user) == ["active"]
     assert await credit(shop, user) == {"USD": Decimal("7.00")}
     assert (await shop.front.invoice(late.id))["effect"] == "credited"
+
+
+async def test_a_balance_below_zero_is_one_case_until_it_is_paid_back_or_evened_out(
+    shop: Shop, user: UserId
+) -> None:
+    async def listed() -> list[tuple[str, Decimal | None, bool]]:
+        return [case for case in await shop.front.cases(user) if case[0] == "negative_balance"]
+
+    async def refunded(amount: str) -> None:
+        made = shop.simulator.refund(name, refundVariant="Custom", customAmount=amount, customCurrency="USD")
+        refunding = Refunding(pool=shop.front.pool, btcpay=shop.front.btcpay, clock=shop.clock)
+        await refunding.record(name, made.id, BY)
+
+    paid = await shop.open(user)
+    await shop.lightning(paid, "10.00")
+    name = shop.btcpay_id(paid)
+    await shop.front.invoicing.open(user, "wanderer", None)  # from the five dollars of credit
+    assert await listed() == []
+    await refunded("5.00")
+    assert await credit(shop, user) == {"USD": Decimal("-5.00")}
+    assert await listed() == [("negative_balance", Decimal("5.00"), True)]
+    await paid_partly(shop, user, "2.00")
+    assert await listed() == [("negative_balance", Decimal("3.00"), True)]
+    await paid_partly(shop, user, "3.50")
+    assert await credit(shop, user) == {"USD": Decimal("0.50")}
+    assert await listed() == [("negative_balance", Decimal("3.00"), False)]
+    await refunded("1.00")
+    assert (await listed())[1:] == [("negative_balance", Decimal("0.50"), True)]
+    (row,) = await shop.front.rows("SELECT id FROM attention_cases WHERE closed_at IS NULL")
+    await CaseActions(pool=shop.front.pool, clock=shop.clock).close(row["id"], BY)
+    assert await credit(shop, user) == {}
+    assert (await listed())[1:] == [("negative_balance", Decimal("0.50"), False)]
+    (granted,) = await shop.front.rows("SELECT amount, who FROM ledger WHERE kind = 'granted'")
+    assert tuple(granted) == (Decimal("0.50"), "eva")
 
 
 async def test_an_invoice_that_btcpay_rounds_is_refused_and_never_shown(shop: Shop, user: UserId) -> None:

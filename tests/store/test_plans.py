@@ -59,6 +59,7 @@ NAMED = {
     "ledger_pkey": "two are two",
     "refunds_booked_once": "a refund made in BTCPay is booked once",
     "refunds_one_open_per_invoice": "a refund that is ordered twice is made once",
+    "attention_cases_one_negative_balance": "a user owes once in each currency",
     "inquiries_pkey": "an unknown order or a refund is asked about once",
     "usage_quarantine_pkey": "two are two",
     "reporter_cases_one_open": "a reporter has one open case",

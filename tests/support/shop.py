@@ -59,6 +59,9 @@ INSERT INTO attention_cases (
     kind, detail, amount, btcpay_invoice_id, currency, opened_at, closed_at, resolution)
 SELECT 'unknown_order', 'lost', 12, 'lost ' || number, 'USD', at, at + interval '1 hour', 'refunded'
 FROM bought WHERE number % 100 = 0;
+INSERT INTO attention_cases (user_id, kind, detail, amount, currency, opened_at)
+SELECT user_id, 'negative_balance', 'spent', 12, 'USD', now() FROM people
+WHERE number % 500 = 0 OR number < 3;
 INSERT INTO inquiries (btcpay_invoice_id, pull_payment_id, due_at)
 SELECT 'lost ' || number, '', now() + interval '1 ms' * number FROM bought WHERE number % 20 = 0;
 INSERT INTO ledger (at, user_id, kind, amount, currency, invoice_id)

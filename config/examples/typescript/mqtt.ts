@@ -214,11 +214,12 @@ export interface CreditFacts {
   /** Our id of the invoice, if one is behind it. */
   order_id: string | null;
   /**
-   * unknown_order: an operator gave the user money of an order that was lost. partial_payment,
-   * late_payment, overpaid: what BTCPay received. not_fulfilled: the purchase could not take effect.
-   * released: worth of a plan that could not be carried over. purchase: what the purchase itself did.
+   * negative_balance: an operator evened out a balance below zero. unknown_order: an operator gave the
+   * user money of an order that was lost. partial_payment, late_payment, overpaid: what BTCPay
+   * received. not_fulfilled: the purchase could not take effect. released: worth of a plan that could
+   * not be carried over. purchase: what the purchase itself did.
    */
-  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_invalid" | "not_fulfilled" | "released" | "refund" | "refund_cancelled" | "unknown_order";
+  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_invalid" | "not_fulfilled" | "released" | "refund" | "refund_cancelled" | "unknown_order" | "negative_balance";
 }
 
 /** The invoice it is about. Amounts are texts, exact. */

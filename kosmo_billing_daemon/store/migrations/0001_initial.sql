@@ -285,8 +285,38 @@ CREATE TABLE attention_cases (
 );
 CREATE UNIQUE INDEX attention_cases_one_per_order ON attention_cases (btcpay_invoice_id)
     WHERE btcpay_invoice_id IS NOT NULL;
+CREATE UNIQUE INDEX attention_cases_one_negative_balance ON attention_cases (user_id, currency)
+    WHERE kind = 'negative_balance' AND closed_at IS NULL;
 CREATE INDEX attention_cases_open ON attention_cases (opened_at) WHERE closed_at IS NULL;
 CREATE INDEX attention_cases_by_user ON attention_cases (user_id);
+
+-- R14: credit below zero is a case until it is paid back, whoever writes the entry that makes it so.
+CREATE FUNCTION watch_balances() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM new_rows GROUP BY user_id, currency HAVING sum(amount) < 0)
+        OR EXISTS (SELECT FROM attention_cases WHERE kind = 'negative_balance' AND closed_at IS NULL)
+    THEN
+        WITH balances AS (
+            SELECT n.user_id, n.currency, n.at, (
+                SELECT sum(amount) FROM ledger WHERE user_id = n.user_id AND currency = n.currency) AS amount
+            FROM (SELECT user_id, currency, max(at) AS at FROM new_rows GROUP BY user_id, currency) AS n
+        ), closed AS (
+            UPDATE attention_cases AS c SET closed_at = b.at, resolution = 'paid back' FROM balances AS b
+            WHERE c.user_id = b.user_id AND c.currency = b.currency AND b.amount >= 0
+                AND c.kind = 'negative_balance' AND c.closed_at IS NULL
+        )
+        INSERT INTO attention_cases AS c (user_id, kind, detail, amount, currency, opened_at)
+        SELECT user_id, 'negative_balance', 'money was taken back that the user had spent', -amount, currency, at
+        FROM balances WHERE amount < 0
+        ON CONFLICT (user_id, currency) WHERE kind = 'negative_balance' AND closed_at IS NULL
+            DO UPDATE SET amount = EXCLUDED.amount WHERE c.amount <> EXCLUDED.amount;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER ledger_balances_watched AFTER INSERT ON ledger
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION watch_balances();
 
 -- Written once and never changed: what was published of it is known by the outbox.
 CREATE TABLE events (
