@@ -30,14 +30,7 @@ from kosmo_billing_daemon.services.event_messages import message
 from kosmo_billing_daemon.store import outbox
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.leader_lock import TermPool
-from kosmo_billing_daemon.store.outbox import (
-    Kind,
-    OutboxDocument,
-    OutboxEntry,
-    OutboxEvent,
-    Unpublished,
-    newest_rights,
-)
+from kosmo_billing_daemon.store.outbox import Kind, OutboxDocument, OutboxEntry, OutboxEvent, Unpublished
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +177,8 @@ class _Session:
         self._waiting.queue((e for e in found.entries if e.kind is not Kind.EVENT), self._loop.time())
         self._pass_over_missing(found, {*users}, busy)
         current = [(one, self._waiting.take(one.user_id)) for one in found.documents]
-        current.sort(key=lambda each: -newest_rights(each[1]))
-        urgent = sum(newest_rights(entries) > 0 for _, entries in current)
+        current.sort(key=lambda each: -outbox.newest_rights(each[1]))
+        urgent = sum(outbox.newest_rights(entries) > 0 for _, entries in current)
         issued_at = self._publisher.clock()
         for one, entries in current[:urgent]:
             await self._send_document(one, entries, issued_at)
@@ -301,12 +294,7 @@ class _Session:
     # What the broker answers. A link that was lost answers nobody, and takes all of this with it.
 
     def _document_acked(
-        self,
-        topic: str,
-        user_id: UUID,
-        entries: list[OutboxEntry],
-        is_first: bool,
-        error: Exception | None,
+        self, topic: str, user_id: UUID, entries: list[OutboxEntry], is_first: bool, error: Exception | None
     ) -> None:
         self._in_flight.discard(user_id)
         if self._accepted(topic, error):

@@ -153,12 +153,18 @@ def test_the_fields_are_those_of_the_class(schema: str, kind: Any, not_sent: set
         (SCHEMAS["Reason"]["enum"], Reason),
         (SCHEMAS["InvoiceFacts"]["properties"]["status"]["enum"], invoices.InvoiceStatus),
         (SCHEMAS["InvoiceFacts"]["properties"]["payment"]["enum"], invoices.Payment),
-        (SCHEMAS["InvoiceFacts"]["properties"]["kind"]["enum"], invoices.CaseKind),
         (SCHEMAS["SubscriptionFacts"]["properties"]["source"]["enum"], subscriptions.Source),
     ],
 )
 def test_the_words_are_those_of_the_code(words: list[str], kind: type[StrEnum]) -> None:
     assert words == list(kind)
+
+
+def test_cases_in_events_are_those_about_an_invoice() -> None:
+    of_no_invoice = {invoices.CaseKind.UNKNOWN_ORDER, invoices.CaseKind.NEGATIVE_BALANCE}
+    assert (
+        set(SCHEMAS["InvoiceFacts"]["properties"]["kind"]["enum"]) == set(invoices.CaseKind) - of_no_invoice
+    )
 
 
 def test_every_reason_of_the_gate_is_explained() -> None:
@@ -168,7 +174,7 @@ def test_every_reason_of_the_gate_is_explained() -> None:
 
 def test_events_of_rights_are_those_of_the_domain() -> None:
     types = SCHEMAS["SubscriptionEvent"]["properties"]["type"]["enum"]
-    assert set(types) == {f"subscription.{news}" for news in subscriptions.SubscriptionEvent} | {
+    assert set(types) == {f"subscription.{event}" for event in subscriptions.SubscriptionEvent} | {
         "subscription.expiring"
     }
 
