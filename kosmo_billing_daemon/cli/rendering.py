@@ -137,7 +137,10 @@ def ways_out(case: ListedCase) -> list[tuple[str, str]]:
         end = command("user", "revoke", str(case.user_id), "--credit", "--reason", "TICKET")
         return [
             ("end the plan, so that what is left of it is set against this", end),
-            ("if nobody is to pay it (otherwise it is closed once it is paid back)", close),
+            (
+                "if nobody is to pay it (otherwise it is closed once it is paid back)",
+                command("attention", "close", number, "--reason", "TICKET"),
+            ),
         ]
     if invoice is None:
         give = command("attention", "give", number, "--user", "USER", "--reason", "TICKET")
