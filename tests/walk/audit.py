@@ -177,7 +177,9 @@ def _invoice(
         may_be_spent = booked.credit_used > 0 or len(invoice.payments) > 1
         if not may_be_spent and not may_exceed_cap(_standing_at(rows, at), _plan(booked), at):
             found.append(f"{state} and was refused at {at}")
-        right = Fate(stands=False, must=frozenset({"not_fulfilled"}), may=KINDS)
+        # What became credit is not listed; more that comes in afterwards is listed by itself.
+        is_credited = credit and booked.sum("received") > 0
+        right = Fate(stands=False, must=frozenset(() if is_credited else {"not_fulfilled"}), may=KINDS)
     if credit and invoice.paid - booked.sum("received") < CENT:
         right = Fate(right.stands, right.must - UNUSED, right.may)
     if books.orders[str(invoice.order_id)] != 1:
