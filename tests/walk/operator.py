@@ -79,10 +79,15 @@ class Operator:
         """
         known = {str(person.user_id): person for person in walking}
         told = await self._run("attention", "--limit", "10000", "--json")
-        cases = [case for case in json.loads(told or "[]") if case["user_id"] in known]
+        invoices = self.town.world.simulator.invoices
+        # One about a balance below zero has no invoice; nothing of it is decided here.
+        cases = [
+            case
+            for case in json.loads(told or "[]")
+            if case.get("user_id") in known and case.get("invoice_id") in invoices
+        ]
         if not cases:
             return
-        invoices = self.town.world.simulator.invoices
         ready = [
             case
             for case in cases
