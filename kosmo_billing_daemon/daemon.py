@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, links_of
+from kosmo_billing_daemon.assembly.console import ConsoleServer
 from kosmo_billing_daemon.assembly.front import Front
 from kosmo_billing_daemon.assembly.leader import Leader
 from kosmo_billing_daemon.assembly.wakeups import Wakeups
@@ -35,9 +36,10 @@ LEADERSHIP_WITHIN = 120.0  # seconds between signs of life of who leads or seeks
 
 @record
 class Started:
-    """What came up: the port HTTP listens on."""
+    """What came up: the port HTTP listens on, and where the console does, if anywhere."""
 
     port: int
+    console: str = ""
 
 
 class Daemon:
@@ -83,6 +85,9 @@ class Daemon:
             leads=lambda: self._leadership.leads,
             readiness=self.readiness,
         )
+        self._console = ConsoleServer(
+            settings, pool=pool, settlement=settlement, links=links, clock=clock, readiness=self.readiness
+        )
         self._monitor = Monitor(
             pool=pool,
             clock=clock,
@@ -105,12 +110,18 @@ class Daemon:
         alive: Callable[[], None] = lambda: None,
         alive_within: float | None = None,
         sockets: Sequence[socket.socket] = (),
+        admin_sockets: Sequence[socket.socket] = (),
     ) -> None:
         """Serve until ``stop`` is set; requests in flight finish, then everything closes in reverse.
 
         ``alive`` is called several times in ``alive_within`` seconds, as long as there is progress.
         """
-        async with self._pool, self._btcpay, self._front.serving(sockets) as port:
+        async with (
+            self._pool,
+            self._btcpay,
+            self._front.serving(sockets) as port,
+            self._console.serving(admin_sockets) as console,
+        ):
             watched = [Watched("leadership", self._leadership, LEADERSHIP_WITHIN), *self._leader.watched()]
             with ungrouped(Misconfigured):
                 async with asyncio.TaskGroup() as group:
@@ -120,7 +131,7 @@ class Daemon:
                         group.create_task(self._monitor.run(status)),
                         group.create_task(keep_alive(watched, interval=alive_within, sign=alive)),
                     ]
-                    started(Started(port))
+                    started(Started(port, console))
                     await stop.wait()
                     stopping()
                     self._front.streams.close()

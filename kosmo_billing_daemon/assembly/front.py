@@ -21,10 +21,11 @@ from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.postgres import Pool
-from kosmo_billing_daemon.web.app import build_app, serve
+from kosmo_billing_daemon.web.app import build_app
 from kosmo_billing_daemon.web.health import Readiness
 from kosmo_billing_daemon.web.server.admission import OWN, Admission
 from kosmo_billing_daemon.web.server.draining import drain
+from kosmo_billing_daemon.web.server.serving import serve
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ _FOUND = {
     "leases": "leases:app",
     "refund": "refunds:app",
     "ledger": "ledger:app",
+    "console": "console:console",
     "reconcile": "upkeep:reconcile",
     "republish": "upkeep:republish",
     "watch": "watching:watch",

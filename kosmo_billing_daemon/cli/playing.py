@@ -74,6 +74,7 @@ def _announce(urls: dict[str, str]) -> None:
 The demo runs. Ctrl-C ends it and everything it started.
 
   Console   {urls["console"]}   (open this: everything on one page)
+  Operator  {urls["operator"]}   (logs you in once)
   API       {urls["api"]}
   BTCPay    {urls["btcpay"]}   (a simulator)
   Gateway   {urls["gateway"]}   (from the web to the mesh, with the gate)

@@ -33,7 +33,9 @@ def serve(env_file: EnvFile = None) -> None:
 
 
 async def _serve(loaded: settings.Settings) -> None:
-    from kosmo_billing_daemon.daemon import Daemon  # noqa: PLC0415 - other commands start faster
+    # Here, because other commands start faster without.
+    from kosmo_billing_daemon.assembly.console import DESCRIPTOR  # noqa: PLC0415
+    from kosmo_billing_daemon.daemon import Daemon  # noqa: PLC0415
 
     daemon = Daemon(loaded)
     gc.collect()
@@ -41,6 +43,7 @@ async def _serve(loaded: settings.Settings) -> None:
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
     stop = asyncio.Event()
+    sockets = systemd_notify.listen_sockets()
     with stopped_by_signals(stop):
         await daemon.run(
             stop=stop,
@@ -49,7 +52,8 @@ async def _serve(loaded: settings.Settings) -> None:
             stopping=systemd_notify.stopping,
             alive=systemd_notify.watchdog,
             alive_within=systemd_notify.watchdog_interval(),
-            sockets=systemd_notify.listen_sockets(),
+            sockets=[taken for name, taken in sockets if name != DESCRIPTOR],
+            admin_sockets=[taken for name, taken in sockets if name == DESCRIPTOR],
         )
 
 

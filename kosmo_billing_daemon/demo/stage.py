@@ -5,6 +5,7 @@ import contextlib
 import secrets
 import socket
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +13,11 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from kosmo_billing_daemon.admin.access import ConsoleAccess
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.hooks import HookActions
 from kosmo_billing_daemon.assembly.front import CannotListen
-from kosmo_billing_daemon.contract.paths import WEBHOOK
+from kosmo_billing_daemon.contract.paths import ADMIN, WEBHOOK
 from kosmo_billing_daemon.daemon import Daemon, Started
 from kosmo_billing_daemon.demo.broker import EmbeddedBroker
 from kosmo_billing_daemon.demo.btcpay import Simulator
@@ -36,6 +38,7 @@ GATEWAY = "demo-gateway"
 CONSOLE = "demo-console"
 READY_WITHIN = 30.0  # seconds; on two cores it takes about two
 HOST = "127.0.0.1"
+_DEMO_LASTS = timedelta(days=1)  # of the link to the operator's console
 
 
 class DemoStage:
@@ -99,6 +102,7 @@ class DemoStage:
                     "MQTT_PORT": str(mqtt.port),
                     "MQTT_PROTOCOL": broker.protocol,
                     "HOST": HOST,
+                    "ADMIN_LISTEN": f"{HOST}:0",
                     "PUBLIC_URL": f"http://{HOST}:{listening.getsockname()[1]}",
                 }
             )
@@ -112,6 +116,7 @@ class DemoStage:
         await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         if self._running.done():
             await self._running
+        desk = f"http://{(await started).console}{ADMIN}"
         api = f"http://{HOST}:{listening.getsockname()[1]}"
         simulator.add_webhook(f"{api}{WEBHOOK}", webhook_secret)
         await _until_ready(daemon)
@@ -130,6 +135,7 @@ class DemoStage:
         phone.secret = await _add_hook(pool, f"{console.url}/mesh-bot")
         self.urls = {
             "console": console.url,
+            "operator": f"{desk}/login?token={await _invite(pool)}",
             "api": api,
             "gateway": gateway.url,
             "mqtt": broker.url,
@@ -156,6 +162,10 @@ async def pass_time(pool: Pool, user_id: str) -> bool:
     async with pool.connection() as connection:
         done = await connection.execute(_THREE_DAYS_BEFORE_THE_END, UUID(user_id), utc_now())
         return bool(done == "UPDATE 1")
+
+
+async def _invite(pool: Pool) -> str:
+    return await ConsoleAccess(pool=pool, clock=utc_now).invite("demo", _DEMO_LASTS)
 
 
 async def _add_hook(pool: Pool, url: str) -> str:

@@ -57,20 +57,24 @@ def watchdog_interval() -> float | None:
     return int(microseconds) / 1_000_000
 
 
-def listen_sockets() -> list[socket.socket]:
-    """Take the listening sockets systemd opened for us: once, since the variables are removed."""
+def listen_sockets() -> list[tuple[str, socket.socket]]:
+    """Take the listening sockets systemd opened for us, by ``FileDescriptorName=``: once, since the variables
+    are removed.
+    """
     count, process = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
     if not _is_us(process):
         return []
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
     if not count.isdecimal():
         return []
-    taken: list[socket.socket] = []
-    for descriptor in range(_FIRST_SOCKET, _FIRST_SOCKET + int(count)):
+    taken: list[tuple[str, socket.socket]] = []
+    for number in range(int(count)):
+        descriptor = _FIRST_SOCKET + number
         os.set_inheritable(descriptor, False)
-        taken.append(socket.socket(fileno=descriptor))
-        taken[-1].setblocking(False)
+        taken.append((names[number] if number < len(names) else "", socket.socket(fileno=descriptor)))
+        taken[-1][1].setblocking(False)
     return taken
 
 

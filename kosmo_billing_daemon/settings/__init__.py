@@ -2,6 +2,7 @@
 operator can act on, and never prints a secret.
 """
 
+from kosmo_billing_daemon.settings.admin_listen import AdminAddress
 from kosmo_billing_daemon.settings.loading import load
 from kosmo_billing_daemon.settings.readers import Proxies
 from kosmo_billing_daemon.settings.tree import (
@@ -21,6 +22,7 @@ from kosmo_billing_daemon.settings.tree import (
 )
 
 __all__ = [
+    "AdminAddress",
     "AuthMode",
     "Btcpay",
     "CreditMode",

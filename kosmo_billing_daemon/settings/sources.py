@@ -1,7 +1,8 @@
 """Where values come from: an environment file, the process environment, the credentials directory.
 
-Each becomes one ``Layer`` of named texts. An empty text means unset. A name that begins as ours do but
-is not known is a problem, because a slip that is ignored in silence is found only in production.
+Each becomes one ``Layer`` of named texts. An empty text means unset, except
+where it means off. A name that begins as ours do but is not known is a problem, because a slip that is
+ignored in silence is found only in production.
 
 docker's ``--env-file``, editors and shells keep quotes and blanks that systemd takes off. A password may
 begin with a quote, so these are warnings, not problems. A warning names the setting, never the value.
@@ -19,12 +20,14 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from kosmo_billing_daemon.settings import readers
+from kosmo_billing_daemon.settings.admin_listen import admin_address
 from kosmo_billing_daemon.settings.readers import SYMMETRIC
 from kosmo_billing_daemon.settings.tree import KNOWN, SECRETS, VARIABLES, Jwt
 
 PREFIXES = ("BTCPAY_", "MQTT_", "WEBHOOK_", "DATABASE_", "JWT_")
 _CREDENTIAL_PREFIX = "kosmo_"  # systemd names the files of LoadCredential=kosmo:DIRECTORY so
 _FILES = frozenset(variable.name for variable in VARIABLES if variable.read is readers.file)
+_OFF_IF_EMPTY = frozenset(variable.name for variable in VARIABLES if variable.read is admin_address)
 _AS_GIVEN = frozenset(variable.name for variable in VARIABLES if variable.read is readers.secret)
 _QUOTES = {"'": "'", '"': '"', "`": "`", "\u2018": "\u2019", "\u201c": "\u201d", "\u201e": "\u201c"}
 _LONGEST = 64 * 1024  # no value of ours is longer; a mistaken path to something huge is not read
@@ -164,7 +167,7 @@ def _layer(origin: str, values: Mapping[str, str], *, own: bool = False) -> Laye
             problems += _slip(name, own=own, shown=name, origin=origin)
         elif "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             problems.append(f"{name}: characters that are not UTF-8 text are in it{origin}")
-        elif value.strip():
+        elif value.strip() or name in _OFF_IF_EMPTY:
             taken[name] = value
     return Layer(origin, taken, tuple(problems))
 

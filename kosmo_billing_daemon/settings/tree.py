@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from kosmo_billing_daemon.runtime.logs import Format, Level
 from kosmo_billing_daemon.settings import readers as read
+from kosmo_billing_daemon.settings.admin_listen import DEFAULT, AdminAddress, admin_address
 from kosmo_billing_daemon.settings.readers import Proxies, choice, number
 
 
@@ -263,6 +264,12 @@ class Settings:
     """Host, port, user and TLS of the broker in one URL (mqtts:// is TLS), instead of the separate
     settings."""
     http: Http
+    admin_listen: Annotated[
+        AdminAddress | None, Env("ADMIN_LISTEN", admin_address, "/run/kosmo-billing/admin.sock")
+    ] = DEFAULT
+    """Where the operators' console listens: the path of a Unix socket, or 127.0.0.1:PORT. Never reachable
+    from outside; `kosmo-billing console` opens it. Ignored when systemd passes a socket. Empty: no
+    console."""
     plans_file: Annotated[Path | None, Env("PLANS_FILE", read.file, "/etc/kosmo-billing/plans.toml")] = None
     """The catalogue. Unset: the built-in one, equal to the plans.toml shipped beside this file."""
     credit: Annotated[CreditMode, Env("CREDIT", choice(CreditMode))] = CreditMode.AUTO

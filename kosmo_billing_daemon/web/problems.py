@@ -197,8 +197,13 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         )
 
 
+def status_of(error: Refused) -> HTTPStatus:
+    """Return the status of a refusal."""
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
+
+
 def _refused(request: web.Request, error: Refused) -> web.Response:
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
+    status = status_of(error)
     errors: Sequence[FieldProblem] = ()
     if isinstance(error, InvalidFields):
         errors = error.errors

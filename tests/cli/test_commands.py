@@ -11,7 +11,7 @@ from tests.cli.conftest import Cli
 
 NAMES = (
     "demo", "serve", "migrate", "check", "webhook", "hook", "user", "invoices", "attention", "usage",
-    "leases", "refund", "ledger",
+    "leases", "refund", "ledger", "console",
     "reconcile", "republish", "watch", "version",
 )  # fmt: skip
 
@@ -20,7 +20,7 @@ SCRIPT = """
 import sys
 sys.modules["click"] = None
 import kosmo_billing_daemon.cli.serving, kosmo_billing_daemon.daemon
-unused = {"amqtt", "cryptography", "jwt", "pygments", "rich"}
+unused = {"amqtt", "cryptography", "jinja2", "jwt", "pygments", "rich"}
 print(sorted(unused & {name.partition(".")[0] for name in sys.modules}))
 """
 

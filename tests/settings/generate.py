@@ -39,6 +39,7 @@ SECTIONS = {
     "MQTT_URL": "MQTT",
     "HOST": "HTTP",
     "JWT_JWKS_URL": "Bearer tokens, with AUTH_MODE=jwt",
+    "ADMIN_LISTEN": "Console",
     "PLANS_FILE": "Behaviour",
 }
 """Headings, by the variable that comes first below each."""

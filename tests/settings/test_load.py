@@ -8,7 +8,7 @@ import pytest
 from kosmo_billing_daemon.domain.plans import BUILT_IN, parse_catalogue
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.logs import Format, Level
-from kosmo_billing_daemon.settings import AuthMode, MqttProtocol, Settings, WebhookTrust, load
+from kosmo_billing_daemon.settings import AdminAddress, AuthMode, MqttProtocol, Settings, WebhookTrust, load
 from kosmo_billing_daemon.settings.tree import VARIABLES
 from tests.settings.generate import TARGET, environment_file
 from tests.settings.setting import COMPLETE, loaded, problem, problems
@@ -75,6 +75,11 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("REMIND_HOURS", "off", "remind_hours", ()),
     ("DELIVERY_RETENTION_DAYS", "30", "retention.deliveries", timedelta(days=30)),
     ("USAGE_RETENTION_DAYS", "90", "retention.usage", timedelta(days=90)),
+    ("ADMIN_LISTEN", "/run/x.sock", "admin_listen", AdminAddress(path="/run/x.sock")),
+    ("ADMIN_LISTEN", "[::1]:8005", "admin_listen", AdminAddress(host="::1", port=8005)),
+    ("ADMIN_LISTEN", "LOCALHOST:0", "admin_listen", AdminAddress(host="localhost", port=0)),
+    ("ADMIN_LISTEN", "", "admin_listen", None),
+    ("ADMIN_LISTEN", " off ", "admin_listen", None),
     ("LOG_FORMAT", "json", "log_format", Format.JSON),
     ("LOG_LEVEL", "DEBUG", "log_level", Level.DEBUG),
     ("INSTANCE_NAME", "billing-2", "instance", "billing-2"),
@@ -143,6 +148,13 @@ def test_each_variable_arrives_at_its_place(name: str, text: str, path: str, val
         ("REDIRECT_HOSTS", "https://kosmo.example", "is no host"),
         ("PLANS_FILE", "/nowhere/plans.toml", "cannot be read (no such file or directory)"),
         ("PLANS_FILE", "/dev", "no plain file"),
+        ("ADMIN_LISTEN", "0.0.0.0:8005", "can be reached from outside"),
+        ("ADMIN_LISTEN", "[::]:8005", "can be reached from outside"),
+        ("ADMIN_LISTEN", "localhost.example:8005", "can be reached from outside"),
+        ("ADMIN_LISTEN", "127.0.0.1:70000", "70000 is no port"),
+        ("ADMIN_LISTEN", "8005", "'8005' is no address"),
+        ("ADMIN_LISTEN", "admin.sock", "is no address"),
+        ("ADMIN_LISTEN", f"/run/{'a' * 103}", "at most 107 bytes"),
         ("LOG_FORMAT", "xml", "one of auto, text, json, journal"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("REMIND_HOURS", "72,-1", "hours from 1 to 720"),

@@ -43,6 +43,8 @@ WHOLE = {
     ("sum(amount) FILTER (WHERE kind = 'received')", "ledger"): "an operator compares the books",
     ("l.subscription_id) ORDER BY granted_at, id LIMIT $3", "leases"): "an operator lists what gates hold",
     ("IS NULL ORDER BY opened_at LIMIT $1", "reporter_cases"): "an operator lists the open ones",
+    ("DELETE FROM console_sessions", "console_sessions"): "a few operators; old ones go at each new login",
+    ("DELETE FROM console_sessions", "console_logins"): "the same",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 

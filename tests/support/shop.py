@@ -102,6 +102,10 @@ INSERT INTO hook_answers (hook_id, event_id, at, accepted, answer)
 SELECT 1 + n % 3, n, now(), true, '200 OK' FROM generate_series(1, 300) AS n;
 INSERT INTO renewal_links (token_hash, user_id, generation, issued_at)
 SELECT sha256(user_id::text::bytea), user_id, 1, now() FROM people;
+INSERT INTO console_logins (token_hash, who, expires_at)
+SELECT sha256(user_id::text::bytea), 'operator', now() FROM people;
+INSERT INTO console_sessions (token_hash, who, started_at, seen_at)
+SELECT sha256(user_id::text::bytea), 'operator', now(), now() FROM people;
 SET session_replication_role = DEFAULT;
 DROP TABLE people, bought;
 ANALYZE;

@@ -19,8 +19,12 @@ DEADLINE = 20.0
 _AS_SYSTEMD = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.dup2(int(os.environ["LISTENING"]), 3)
-os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid()), "WATCHDOG_PID": str(os.getpid())}
+handed = [int(number) for number in os.environ["LISTENING"].split()]
+for number, descriptor in enumerate(handed):
+    os.dup2(descriptor, 3 + number)
+names = ":".join(["kosmo-billing.socket", "admin"][: len(handed)])
+os.environ |= {"LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": names}
+os.environ |= {"LISTEN_PID": str(os.getpid()), "WATCHDOG_PID": str(os.getpid())}
 os.execv(sys.executable, [sys.executable, "-m", "kosmo_billing_daemon", "serve"])
 """
 
@@ -28,9 +32,17 @@ os.execv(sys.executable, [sys.executable, "-m", "kosmo_billing_daemon", "serve"]
 class Manager:
     """Holds the listening socket and hears every note, as systemd does; runs one ``serve`` at a time."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str], *, uvloop: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        uvloop: bool,
+        admin: socket.socket | None = None,
+    ) -> None:
         self.notes: list[str] = []
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._handed = tuple(one.fileno() for one in (self.listening, admin) if one is not None)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.setblocking(False)
         self._directory = directory
@@ -44,7 +56,7 @@ class Manager:
             "PATH": os.environ.get("PATH", os.defpath),
             "PYTHONPATH": os.pathsep.join([str(shadow), *(path for path in sys.path if path)]),
             "NOTIFY_SOCKET": str(directory / "notify"),
-            "LISTENING": str(self.listening.fileno()),
+            "LISTENING": " ".join(map(str, self._handed)),
             **settings,
         }
 
@@ -84,7 +96,7 @@ class Manager:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter
                 [sys.executable, "-c", _AS_SYSTEMD],
                 env=self._settings,
-                pass_fds=(self.listening.fileno(),),
+                pass_fds=self._handed,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

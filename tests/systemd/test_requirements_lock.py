@@ -25,6 +25,7 @@ SAFE_FROM = {
     "h11": ("0.16.0", "CVE-2025-43859"),
     "httpx": ("0.23.0", "CVE-2021-41945"),
     "idna": ("3.15", "CVE-2026-45409"),
+    "jinja2": ("3.1.6", "CVE-2025-27516"),
     "markdown-it-py": ("2.2.0", "CVE-2023-26303"),
     "pydantic": ("2.4.0", "CVE-2024-3772"),
     "pydantic-settings": ("2.14.2", "GHSA-4xgf-cpjx-pc3j"),

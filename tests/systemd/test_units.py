@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from kosmo_billing_daemon.assembly.console import DESCRIPTOR
+from kosmo_billing_daemon.settings import admin_listen
 from tests.cli import man
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 SERVICE = (SYSTEMD / "kosmo-billing.service").read_text()
 SOCKET = (SYSTEMD / "kosmo-billing.socket").read_text()
+ADMIN_SOCKET = (SYSTEMD / "kosmo-billing-admin.socket").read_text()
 PYTHON = "/opt/kosmo-billing/venv/bin/python"
+BOTH_SOCKETS = "kosmo-billing.socket kosmo-billing-admin.socket"
 MOST_EXPOSED = 10  # tenths: "systemd-analyze security" may say 1.0
 
 
@@ -35,6 +39,7 @@ def installed(tmp_path: Path) -> Path:
     """The units as they are installed, but for an interpreter that exists here too."""
     (tmp_path / "kosmo-billing.service").write_text(SERVICE.replace(PYTHON, "/bin/true"))
     (tmp_path / "kosmo-billing.socket").write_text(SOCKET)
+    (tmp_path / "kosmo-billing-admin.socket").write_text(ADMIN_SOCKET)
     shutil.copytree(SYSTEMD / "kosmo-billing.service.d", tmp_path / "kosmo-billing.service.d")
     return tmp_path
 
@@ -46,7 +51,9 @@ def judged(*command: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("unit", ["kosmo-billing.service", "kosmo-billing.socket"])
+@pytest.mark.parametrize(
+    "unit", ["kosmo-billing.service", "kosmo-billing.socket", "kosmo-billing-admin.socket"]
+)
 def test_systemd_finds_nothing_to_say(analyze: str, installed: Path, unit: str) -> None:
     # The exit status is 0 even for unknown names and values; only silence is approval.
     assert judged(analyze, "verify", "--man=no", str(installed / unit)) == (0, "")
@@ -67,6 +74,7 @@ def test_the_service_is_hardly_exposed(analyze: str, installed: Path, reach: str
         "kosmo-billing.service",
         "kosmo-billing.service.d/reach.conf",
         "kosmo-billing.socket",
+        "kosmo-billing-admin.socket",
         "kosmo-billing.sysusers.conf",
         "kosmo-billing.tmpfiles.conf",
     ],
@@ -86,16 +94,25 @@ def test_outages_of_others_stop_nothing() -> None:
     assert "postgresql.service mosquitto.service" in values(SERVICE, "After")[0]
 
 
-def test_one_command_enables_both_units() -> None:
-    assert values(SERVICE, "Also") == ["kosmo-billing.socket"]
-    assert values(SERVICE, "Wants")[-1] == "kosmo-billing.socket"
+def test_one_command_enables_all_units() -> None:
+    assert values(SERVICE, "Also") == [BOTH_SOCKETS]
+    assert values(SERVICE, "Wants")[-1] == values(SERVICE, "After")[-1] == BOTH_SOCKETS
     # A socket that follows the service's restarts would drop what waits in it.
     assert values(SOCKET, "PartOf") == values(SOCKET, "BindsTo") == values(SOCKET, "FlushPending") == []
 
 
+def test_the_console_has_a_socket_of_its_own_that_only_this_host_reaches() -> None:
+    assert values(ADMIN_SOCKET, "FileDescriptorName") == [DESCRIPTOR]
+    assert values(ADMIN_SOCKET, "ListenStream") == [admin_listen.DEFAULT.path]
+    assert values(ADMIN_SOCKET, "SocketGroup") == values(SERVICE, "Group")
+    assert values(ADMIN_SOCKET, "SocketMode") == ["0660"]
+    # It would be removed with the service, and the socket in it.
+    assert values(SERVICE, "RuntimeDirectory") == []
+
+
 def test_bad_settings_are_not_tried_again() -> None:
     assert values(SERVICE, "RestartPreventExitStatus") == ["78"]
-    assert "systemctl --no-block stop kosmo-billing.socket" in values(SERVICE, "ExecStopPost")[0]
+    assert f"systemctl --no-block stop {BOTH_SOCKETS}" in values(SERVICE, "ExecStopPost")[0]
 
 
 def test_the_parts_name_the_same_things() -> None:
@@ -119,6 +136,7 @@ def test_the_parts_name_the_same_things() -> None:
     assert f"program={PYTHON}\n" in command
     for name in ("service", "socket", "sysusers.conf", "tmpfiles.conf"):
         assert f"systemd/kosmo-billing.{name} usr/lib/" in builder
+    assert "systemd/kosmo-billing-admin.socket usr/lib/" in builder
 
 
 @pytest.mark.parametrize(

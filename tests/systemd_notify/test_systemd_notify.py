@@ -78,11 +78,12 @@ with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127
     os.closerange(3, 60)
     first.detach(), second.detach()
     os.dup2(60, 3), os.dup2(61, 4)
-os.environ |= {"LISTEN_FDS": "2", "LISTEN_PID": "1", "LISTEN_FDNAMES": "http:http"}
+os.environ |= {"LISTEN_FDS": "2", "LISTEN_PID": "1", "LISTEN_FDNAMES": "http:admin"}
 assert listen_sockets() == [], "sockets of another process"
 assert "LISTEN_FDS" in os.environ
 os.environ["LISTEN_PID"] = str(os.getpid())
-taken = listen_sockets()
+names, taken = zip(*listen_sockets())
+assert names == ("http", "admin")
 assert [one.getsockname() for one in taken] == expected
 assert [one.fileno() for one in taken] == [3, 4]
 assert not any(one.getblocking() or one.get_inheritable() for one in taken)

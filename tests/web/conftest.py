@@ -35,10 +35,11 @@ from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, Proxies, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
-from kosmo_billing_daemon.web.app import KEEPALIVE_SECONDS, OPERATIONS, build_app, serve
+from kosmo_billing_daemon.web.app import OPERATIONS, build_app
 from kosmo_billing_daemon.web.health import Check, Readiness
 from kosmo_billing_daemon.web.openapi import problem_codes
 from kosmo_billing_daemon.web.server.admission import Admission
+from kosmo_billing_daemon.web.server.serving import KEEPALIVE_SECONDS, serve
 from tests.web.record import Record
 
 STORE = "StoreOne"

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from kosmo_billing_daemon.contract.paths import API
-from kosmo_billing_daemon.web.app import serve
+from kosmo_billing_daemon.web.server.serving import serve
 from tests.web.conftest import LOOPBACK, Service, Starter
 
 USER = {"X-User-ID": "11111111-1111-1111-1111-111111111111"}

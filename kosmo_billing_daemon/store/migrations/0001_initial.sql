@@ -798,6 +798,25 @@ CREATE TABLE renewal_links (
 );
 CREATE INDEX renewal_links_by_user ON renewal_links (user_id);
 
+-- Operators at the console: the links that let one in once, and the sessions they lead to. Only hashes are kept, so who
+-- reads the database can use none of them.
+
+CREATE TABLE console_logins (
+    token_hash bytea PRIMARY KEY,
+    who        text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT console_logins_hash_is_whole CHECK (octet_length(token_hash) = 32),
+    CONSTRAINT console_logins_name_somebody CHECK (btrim(who) <> '')
+);
+CREATE TABLE console_sessions (
+    token_hash bytea PRIMARY KEY,
+    who        text NOT NULL,
+    started_at timestamptz NOT NULL,
+    seen_at    timestamptz NOT NULL,
+    CONSTRAINT console_sessions_hash_is_whole CHECK (octet_length(token_hash) = 32),
+    CONSTRAINT console_sessions_name_somebody CHECK (btrim(who) <> '')
+);
+
 -- What a transaction of ours begins with, so that it is one round trip together with BEGIN.
 
 -- Serialises changes of users' purchases until the transaction ends. In order, so that two batches cannot
@@ -828,7 +847,7 @@ BEGIN
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
                 'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'inquiries', 'attention_cases',
                 'events', 'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers',
-                'renewal_links')
+                'renewal_links', 'console_logins', 'console_sessions')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     LOOP

@@ -1,0 +1,26 @@
+"""The console put together: every page, and the guard before them all."""
+
+from collections import OrderedDict
+
+from aiohttp import web
+
+from kosmo_billing_daemon.console import forms, guard, login, overview
+from kosmo_billing_daemon.console.desk import DESK, Desk
+from kosmo_billing_daemon.web.server import draining
+
+ROUTES = (
+    *login.ROUTES,
+    *overview.ROUTES,
+)
+"""Every page; a new one is a file with its ``ROUTES`` and one line here."""
+
+
+def build_console(desk: Desk) -> web.Application:
+    """Build the application, which belongs on a listener that only this machine reaches."""
+    app = web.Application(middlewares=[guard.middleware], client_max_size=guard.MAX_BODY_BYTES)
+    app[DESK] = desk
+    app[forms.CONFIRMED] = OrderedDict()
+    guard.install(app)
+    draining.install(app)
+    app.add_routes(ROUTES)
+    return app

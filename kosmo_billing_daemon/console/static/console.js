@@ -1,0 +1,46 @@
+// Keyboard for lists and search. Every page works without it.
+
+const rows = () => [...document.querySelectorAll("tr[data-row]")];
+
+function move(step) {
+  const all = rows();
+  if (!all.length) { return; }
+  const at = all.findIndex((row) => row.contains(document.activeElement));
+  const next = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(Math.max(at + step, 0), all.length - 1)];
+  const link = next.querySelector("a, button");
+  if (link) {
+    link.focus();
+    next.scrollIntoView({ block: "nearest" });
+  }
+}
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, select, textarea, [contenteditable]");
+  if (event.ctrlKey || event.metaKey || event.altKey) { return; }
+  if (event.key === "Escape" && typing) {
+    event.target.blur();
+  } else if (!typing && event.key === "/") {
+    const search = document.getElementById("q");
+    if (search) {
+      event.preventDefault();
+      search.focus();
+      search.select();
+    }
+  } else if (!typing && (event.key === "j" || event.key === "k")) {
+    event.preventDefault();
+    move(event.key === "j" ? 1 : -1);
+  }
+});
+
+// A second click on a button that is under way does nothing; going back makes it usable again.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") { return; }
+  if (form.dataset.sent) {
+    event.preventDefault();
+  }
+  form.dataset.sent = "yes";
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.forms) { delete form.dataset.sent; }
+});
