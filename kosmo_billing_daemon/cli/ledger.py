@@ -1,13 +1,12 @@
 """``ledger``: the books, for the accountant (R13)."""
 
-import csv
-import io
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from kosmo_billing_daemon.admin import spreadsheets
 from kosmo_billing_daemon.admin.books import Difference, compare
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
@@ -59,11 +58,7 @@ def export(
     if format_ is BookFormat.JSON:
         print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
         return
-    written = io.StringIO()
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow(COLUMNS)
-    table.writerows([["" if cell is None else _harmless(str(cell)) for cell in row] for row in rows])
-    typer.echo(written.getvalue(), nl=False)
+    typer.echo(spreadsheets.lines([COLUMNS, *rows]), nl=False)
 
 
 def check(
@@ -122,13 +117,6 @@ def _cells(entry: Entry) -> tuple[object, ...]:
         entry.who,
         entry.reason,
     )
-
-
-def _harmless(cell: str) -> str:
-    """Keep a spreadsheet from taking words for a formula; a negative number is none."""
-    if cell[:1] in "=+@\t\r" or (cell[:1] == "-" and not cell[1:2].isdigit()):
-        return f"'{cell}"
-    return cell
 
 
 def _midnight(given: str, name: str) -> datetime:

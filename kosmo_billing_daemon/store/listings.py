@@ -93,6 +93,12 @@ async def load_cases_of_invoice(connection: Connection, invoice_id: UUID) -> lis
     return await _cases(connection, rows)
 
 
+async def load_cases_of_name(connection: Connection, name: str) -> list[ListedCase]:
+    """Return the cases about BTCPay's invoice of this id, of which this database knows no order."""
+    rows = await connection.fetch(_CASES + " WHERE c.btcpay_invoice_id = $1 ORDER BY c.id", name)
+    return await _cases(connection, rows)
+
+
 async def lock_case(connection: Connection, number: int) -> ListedCase | None:
     """Return and lock one case."""
     rows = await connection.fetch(_CASES + " WHERE c.id = $1 FOR UPDATE OF c", number)
@@ -115,6 +121,20 @@ async def find_invoice(connection: Connection, name: str) -> Invoice | None:
     except ValueError:
         our_id = None
     return next(iter(await fetched(connection, await connection.fetch(_FIND, name, our_id))), None)
+
+
+_KNOWN = """
+SELECT EXISTS (SELECT FROM entitlements WHERE user_id = $1)
+    OR EXISTS (SELECT FROM btcpay_invoices WHERE user_id = $1)
+    OR EXISTS (SELECT FROM ledger WHERE user_id = $1)
+    OR EXISTS (SELECT FROM whitelisted_nodes WHERE user_id = $1)
+    OR EXISTS (SELECT FROM audit_log WHERE user_id = $1)
+"""
+
+
+async def is_known(connection: Connection, user_id: UUID) -> bool:
+    """Say whether anything was ever recorded of this user."""
+    return bool(await connection.fetchval(_KNOWN, user_id))
 
 
 _LIST = f"""

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -29,6 +30,14 @@ SELECT node_id, label, added_at FROM whitelisted_nodes WHERE user_id = $1 ORDER 
 async def load(connection: Connection, user_id: UUID) -> list[Node]:
     """Return the user's nodes in the order in which they were added."""
     return [_node(row) for row in await connection.fetch(_LOAD, user_id)]
+
+
+_OF_NODE = "SELECT user_id FROM whitelisted_nodes WHERE node_id = $1 ORDER BY user_id LIMIT $2"
+
+
+async def load_users(connection: Connection, node_id: str, limit: int) -> list[UserId]:
+    """Return users on whose list a node is."""
+    return [row["user_id"] for row in await connection.fetch(_OF_NODE, node_id, limit)]
 
 
 _SAVE = """

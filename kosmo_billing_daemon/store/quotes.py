@@ -50,6 +50,17 @@ async def learn(
     return rows
 
 
+_SOLD = "SELECT id, plan_type FROM quotes WHERE fits = '{}' ORDER BY plan_type, id"
+
+
+async def load_sold(connection: Connection) -> dict[str, list[UUID]]:
+    """Return each plan that was ever sold or granted, with its quotes."""
+    found: dict[str, list[UUID]] = {}
+    for row in await connection.fetch(_SOLD):
+        found.setdefault(row["plan_type"], []).append(row["id"])
+    return found
+
+
 _SAVE = """
 INSERT INTO quotes (plan_type, amount, currency, period, quota, scope, features, fits)
 SELECT plan_type, amount, currency, period, quota, scope, string_to_array(features, ','),

@@ -28,6 +28,11 @@ WHOLE = {
     ("WHERE btcpay_invoice_id = $1 OR order_id = $2 ORDER BY received_at", "webhook_deliveries"): (
         "an operator looks at one invoice; an index would cost every webhook"
     ),
+    (
+        "SELECT DISTINCT c.user_id FROM attention_cases",
+        "attention_cases",
+    ): "an operator's queue: all are open",
+    ("SELECT id, plan_type FROM quotes", "quotes"): "as many as prices there ever were",
     ("SELECT DISTINCT invoice_id FROM lookups", "lookups"): "an operator has everything open looked up",
     ("WHERE ($1::uuid IS NULL OR user_id = $1)", "btcpay_invoices"): "an operator lists everybody's newest",
     ("WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id", "attention_cases"): "as many as are listed",

@@ -32,6 +32,9 @@ SELECT md5('subscription ' || number)::uuid, user_id, id, 'btcpay',
     CASE place WHEN {each} THEN 'active' ELSE 'replaced' END, at, at + interval '30 days',
     CASE place WHEN {each} THEN NULL ELSE at + interval '1 day' END, 1000000000, 'fresh', '0', 0
 FROM bought WHERE is_paid ORDER BY number;
+UPDATE subscriptions SET status = 'expired', ended_at = now() WHERE status = 'active' AND number % 100 = 50;
+UPDATE subscriptions SET messages_used = messages_limit, threshold_announced = 100
+WHERE status = 'active' AND number % 100 = 25;
 INSERT INTO webhook_deliveries (
     delivery_id, received_at, type, btcpay_invoice_id, order_id, store_id, outcome)
 SELECT 'delivery-' || md5(number::text), at, 'InvoiceSettled', 'B' || left(md5('invoice ' || number), 21),

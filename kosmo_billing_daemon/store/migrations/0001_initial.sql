@@ -141,6 +141,10 @@ CREATE UNIQUE INDEX subscriptions_one_current_per_user ON subscriptions (user_id
     WHERE status IN ('active', 'grace');
 CREATE INDEX subscriptions_by_user ON subscriptions (user_id, number);
 CREATE INDEX subscriptions_by_deadline ON subscriptions (next_deadline) WHERE next_deadline IS NOT NULL;
+-- What operators list: who has a plan, the next to end first; and who has used it up. Counting messages changes neither.
+CREATE INDEX subscriptions_by_end ON subscriptions (valid_until, user_id) WHERE status IN ('active', 'grace');
+CREATE INDEX subscriptions_exhausted ON subscriptions (user_id)
+    WHERE status IN ('active', 'grace') AND threshold_announced = 100;
 
 -- Packs, and whose limit they raise (R17). The lot is in that subscription's stack, under the invoice's id.
 CREATE TABLE top_ups (
@@ -341,6 +345,7 @@ CREATE TABLE whitelisted_nodes (
     -- The broadcast address would be a list of all nodes.
     CONSTRAINT whitelisted_nodes_is_one_node CHECK (node_id NOT IN ('!00000000', '!ffffffff'))
 );
+CREATE INDEX whitelisted_nodes_by_node ON whitelisted_nodes (node_id, user_id);
 
 -- What users listed as new in about the last day, also when it was taken off again: so many are allowed a day.
 CREATE TABLE node_additions (
