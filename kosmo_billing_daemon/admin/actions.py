@@ -231,6 +231,11 @@ class AdminActions:
                 return marked
             after = users[-1]
 
+    async def count_documents(self) -> int:
+        """Return how many users have a document."""
+        async with self.pool.connection() as connection:
+            return await listings.count_users(connection)
+
     async def _decide(
         self, user_id: UserId, action: str, by: OperatorAction, choose: "Choose", rule: "DecisionRule"
     ) -> Subscription:

@@ -1,6 +1,6 @@
 """Compares our books with BTCPay's own list of invoices, and names every difference (R13). It only reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -31,9 +31,18 @@ class Difference:
     currency: str | None
 
 
-async def compare(pool: Pool, btcpay: BtcpayClient, first: datetime, before: datetime) -> list[Difference]:
-    """Compare invoices that were created in a period; raises ``Unavailable`` where BTCPay cannot be asked."""
-    seen, found = await _list(btcpay, first, before)
+async def compare(
+    pool: Pool,
+    btcpay: BtcpayClient,
+    first: datetime,
+    before: datetime,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Difference]:
+    """Compare invoices that were created in a period; raises ``Unavailable`` where BTCPay cannot be asked.
+
+    ``progress`` is told how many invoices BTCPay has listed so far.
+    """
+    seen, found = await _list(btcpay, first, before, progress)
     orders = {order for each in seen if (order := _order(each)) is not None}
     async with pool.connection() as connection:
         known = await invoices.load(connection, orders)
@@ -66,7 +75,7 @@ async def compare(pool: Pool, btcpay: BtcpayClient, first: datetime, before: dat
 
 
 async def _list(
-    btcpay: BtcpayClient, first: datetime, before: datetime
+    btcpay: BtcpayClient, first: datetime, before: datetime, progress: Callable[[int], None]
 ) -> tuple[list[Observation], list[Difference]]:
     seen: dict[str, Observation] = {}
     found: list[Difference] = []
@@ -92,6 +101,7 @@ async def _list(
             )
             for order in unreadable
         ]
+        progress(len(seen))
         if len(page) + len(unreadable) < PAGE:
             return list(seen.values()), found
         skip += PAGE

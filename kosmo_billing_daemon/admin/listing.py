@@ -158,7 +158,7 @@ async def _asked(connection: Connection, wanted: UserFilter, now: datetime) -> W
         if (found := sold.get(wanted.plan)) is None:
             those = f"; there were: {', '.join(sold)}" if sold else ""
             raise NotFound(f"no plan {wanted.plan!r} was ever sold or granted{those}")
-    ends_before = None if wanted.ending is None else now + timedelta(days=wanted.ending)
+    ends_before = people.NEVER if wanted.ending is None else now + timedelta(days=wanted.ending)
     return Wanted(quotes=found, ends_before=ends_before, exhausted=wanted.exhausted)
 
 

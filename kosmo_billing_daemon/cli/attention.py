@@ -1,12 +1,11 @@
 """``attention``: payments that need attention, each case with the commands that settle it (R6, R7, R9)."""
 
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from kosmo_billing_daemon.admin.cases import CaseActions
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.hooks import off_json, print_off
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
@@ -92,23 +91,24 @@ def close(
 def give(
     case: Number,
     *,
-    user: Annotated[UUID, typer.Option("--user", metavar="USER", help="The UUID of the user who paid it.")],
+    user: Annotated[str, typer.Option("--user", metavar="USER", help=f"Who paid it. {NAMES_A_USER}")],
     reason: Reason,
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
     """Give the money of an unknown order to a user, as credit; the case is closed with it."""
 
-    async def work() -> ListedCase:
+    async def work() -> tuple[ListedCase, UserId]:
         async with opened(env_file) as at:
-            return await CaseActions(pool=at.pool, clock=utc_now).give(case, UserId(user), by(reason))
+            user_id = await at.user(user)
+            return await CaseActions(pool=at.pool, clock=utc_now).give(case, user_id, by(reason)), user_id
 
-    given = run(work())
+    given, user_id = run(work())
     if as_json:
-        print_json({"case": given.number, "closed": True, "user_id": str(user)})
+        print_json({"case": given.number, "closed": True, "user_id": str(user_id)})
         return
     total = money(given.undecided, given.currency)
-    line(console(), f"{total} are credit of user {user}; case {given.number} is closed")
+    line(console(), f"{total} are credit of user {user_id}; case {given.number} is closed")
 
 
 app = typer.Typer(help="Payments that need attention, and the commands that settle them.")

@@ -20,6 +20,7 @@ _FOUND = {
     "hook": "hooks:app",
     "user": "users:app",
     "invoices": "invoices:app",
+    "deliveries": "deliveries:app",
     "attention": "attention:app",
     "usage": "usage:app",
     "leases": "leases:app",

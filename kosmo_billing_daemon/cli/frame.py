@@ -48,6 +48,8 @@ EnvFile = Annotated[
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+NAMES_A_USER = "A user's UUID, or the id of an order or of BTCPay's invoice."
+User = Annotated[str, typer.Argument(metavar="USER", help=NAMES_A_USER)]
 Reason = Annotated[
     str,
     typer.Option("--reason", help="Why, in one line; kept with your name.", prompt=False, show_default=False),

@@ -1,20 +1,21 @@
 """``invoices``: look at them, and settle one manually (R6)."""
 
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.listing import find
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
+    INVOICE_HEADINGS,
     case_json,
     console,
     heading,
     invoice_json,
     invoice_name,
+    invoice_row,
     line,
-    money,
     print_case,
     print_json,
     table,
@@ -26,26 +27,10 @@ from kosmo_billing_daemon.store import deliveries, listings
 from kosmo_billing_daemon.store.deliveries import LoggedDelivery
 
 Name = Annotated[str, typer.Argument(metavar="INVOICE", help="BTCPay's invoice id, or our order id.")]
-HEADINGS = ("INVOICE", "CREATED", "PLAN", "PRICE", "PAID", "STATUS", "PAYMENT", "EFFECT")
-
-
-def row(invoice: Invoice) -> tuple[str, ...]:
-    """Return the cells of one invoice under ``HEADINGS``."""
-    price = invoice.plan.price
-    return (
-        invoice_name(invoice),
-        when(invoice.created_at),
-        invoice.plan.plan_type,
-        money(price.amount, price.currency),
-        money(invoice.paid_amount, price.currency),
-        invoice.status,
-        invoice.payment,
-        invoice.effect,
-    )
 
 
 def list_(
-    user: Annotated[UUID | None, typer.Option(help="Only this user's.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="USER", help="Only this user's.")] = None,
     status: Annotated[InvoiceStatus | None, typer.Option(help="Only those of this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: AsJson = False,
@@ -54,14 +39,20 @@ def list_(
     """List invoices, newest first."""
 
     async def work() -> list[Invoice]:
-        async with opened(env_file) as at, at.pool.connection() as connection:
-            return await listings.load_invoices(connection, user, status, limit)
+        async with opened(env_file) as at:
+            user_id = None if user is None else await at.user(user)
+            async with at.pool.connection() as connection:
+                return await listings.load_invoices(connection, user_id, status, limit)
 
     found = run(work())
     if as_json:
         print_json([invoice_json(invoice) for invoice in found])
         return
-    table(console(), (*HEADINGS, "USER"), [(*row(invoice), str(invoice.user_id)) for invoice in found])
+    table(
+        console(),
+        (*INVOICE_HEADINGS, "USER"),
+        [(*invoice_row(invoice), str(invoice.user_id)) for invoice in found],
+    )
 
 
 def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> None:
@@ -93,7 +84,7 @@ def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> No
         print_json({**invoice_json(found), "deliveries": told, "cases": cases_told})
         return
     out = console()
-    table(out, HEADINGS, [row(found)])
+    table(out, INVOICE_HEADINGS, [invoice_row(found)])
     line(out, f"order {found.id} of user {found.user_id}, expires {when(found.expires_at)}")
     line(out, f"settled {when(found.settled_at)}, checkout {found.checkout_url or '-'}")
     heading(out, "Deliveries")
@@ -130,5 +121,6 @@ def settle(
 
 app = typer.Typer(help="Invoices: look at them, settle one manually.", no_args_is_help=True)
 app.command("list")(list_)
+app.command()(find)
 app.command()(show)
 app.command()(settle)

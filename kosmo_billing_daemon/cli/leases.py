@@ -1,12 +1,11 @@
 """``leases``: what strict gateways hold of users' quotas, and taking it back from one that vanished."""
 
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table, when
 from kosmo_billing_daemon.errors import Invalid
@@ -15,7 +14,7 @@ from kosmo_billing_daemon.store import leases
 from kosmo_billing_daemon.store.leases import GrantedLease
 
 Reporter = Annotated[str | None, typer.Option("--reporter", metavar="NAME", help="Of this gateway alone.")]
-OfUser = Annotated[UUID | None, typer.Option("--user", metavar="USER", help="Of this user alone.")]
+OfUser = Annotated[str | None, typer.Option("--user", metavar="USER", help=f"Of one alone. {NAMES_A_USER}")]
 
 
 def list_(
@@ -28,8 +27,10 @@ def list_(
     """List leases with messages outstanding, oldest first."""
 
     async def work() -> list[GrantedLease]:
-        async with opened(env_file) as at, at.pool.connection() as connection:
-            return await leases.load_open(connection, reporter, user, limit)
+        async with opened(env_file) as at:
+            user_id = None if user is None else await at.user(user)
+            async with at.pool.connection() as connection:
+                return await leases.load_open(connection, reporter, user_id, limit)
 
     found = run(work())
     if as_json:
@@ -64,7 +65,8 @@ def free(
 
     async def work() -> Voided:
         async with opened(env_file) as at:
-            return await ReporterActions(pool=at.pool, clock=utc_now).free(reporter, user, by(reason))
+            user_id = None if user is None else await at.user(user)
+            return await ReporterActions(pool=at.pool, clock=utc_now).free(reporter, user_id, by(reason))
 
     freed = run(work())
     if as_json:

@@ -10,6 +10,7 @@ from kosmo_billing_daemon.admin import spreadsheets
 from kosmo_billing_daemon.admin.books import Difference, compare
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.progress import long_work
 from kosmo_billing_daemon.cli.rendering import console, line, print_json
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.store import ledger
@@ -72,7 +73,9 @@ def check(
 
     async def work() -> list[Difference]:
         async with opened(env_file) as at:
-            return await compare(at.pool, at.btcpay, begin, end)
+            with long_work(again="nothing was changed") as shown:
+                shown.begin("reading BTCPay's invoices")
+                return await compare(at.pool, at.btcpay, begin, end, shown.done)
 
     found = run(work())
     if as_json:

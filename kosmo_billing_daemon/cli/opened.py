@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from kosmo_billing_daemon import settings
+from kosmo_billing_daemon.admin import finding
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
 from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, read_catalogue
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.cli.frame import caller
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime import logs
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -29,6 +31,10 @@ class OpenedServices:
     btcpay: BtcpayClient
     settlement: Settlement
     operations: AdminActions
+
+    async def user(self, name: str) -> UserId:
+        """Return the user whom a name on the command line means."""
+        return await finding.resolve(self.pool, name)
 
 
 def load(env_file: Path | None) -> Settings:

@@ -174,6 +174,24 @@ def invoice_name(invoice: Invoice) -> str:
     return invoice.btcpay_invoice_id or str(invoice.id)
 
 
+INVOICE_HEADINGS = ("INVOICE", "CREATED", "PLAN", "PRICE", "PAID", "STATUS", "PAYMENT", "EFFECT")
+
+
+def invoice_row(invoice: Invoice) -> tuple[str, ...]:
+    """Return the cells of one invoice under ``INVOICE_HEADINGS``."""
+    price = invoice.plan.price
+    return (
+        invoice_name(invoice),
+        when(invoice.created_at),
+        invoice.plan.plan_type,
+        money(price.amount, price.currency),
+        money(invoice.paid_amount, price.currency),
+        invoice.status,
+        invoice.payment,
+        invoice.effect,
+    )
+
+
 def print_case(out: Console, case: ListedCase) -> None:
     """Print one case with the ways out of it."""
     head = Text(f"case {case.number}  {case.kind}", style="bold yellow" if case.closed_at is None else "dim")

@@ -69,13 +69,15 @@ def migrate(env_file: EnvFile = None) -> None:
 
 async def _migrate(loaded: settings.Settings) -> tuple[str, ...]:
     from kosmo_billing_daemon.assembly.connections import database_of  # noqa: PLC0415
+    from kosmo_billing_daemon.cli.progress import long_work  # noqa: PLC0415 - the daemon needs no bars
     from kosmo_billing_daemon.store import migrations  # noqa: PLC0415
     from kosmo_billing_daemon.store.errors import DatabaseUnfit  # noqa: PLC0415
 
     try:
         connection = await database_of(loaded).connect(name="kosmo-billing migrate")
         try:
-            return await migrations.migrate(connection, loaded.database.schema)
+            with long_work(again="what was begun was undone, and the same command begins it again") as shown:
+                return await migrations.migrate(connection, loaded.database.schema, shown.begin)
         finally:
             await connection.close()
     except DatabaseUnfit as error:

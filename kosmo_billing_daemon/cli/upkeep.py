@@ -2,17 +2,22 @@
 
 import asyncio
 from typing import Annotated
-from uuid import UUID
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kosmo_billing_daemon.admin.upkeep import Moved, reconcile_now
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
-from kosmo_billing_daemon.cli.invoices import HEADINGS, row
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
-from kosmo_billing_daemon.cli.rendering import aside, console, invoice_json, line, print_json, table
-from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.cli.progress import long_work
+from kosmo_billing_daemon.cli.rendering import (
+    INVOICE_HEADINGS,
+    console,
+    invoice_json,
+    invoice_row,
+    line,
+    print_json,
+    table,
+)
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.reconciliation import Reconciliation
@@ -28,24 +33,15 @@ class NobodyPublishes(Unavailable):
     code = "nobody_publishes"
 
 
-def progress_bar() -> Progress:
-    """Return a bar on standard error, which disappears when it is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=aside(), transient=True)
-
-
 def reconcile(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Check all open invoices against BTCPay now, and settle what was paid."""
 
     async def work() -> tuple[int, list[Moved]]:
         async with opened(env_file) as at:
             reconciliation = Reconciliation(pool=at.pool, settlement=at.settlement, clock=utc_now)
-            with progress_bar() as bar:
-                task = bar.add_task("looking at open invoices", total=None)
+            with long_work(again="what was looked up is settled") as shown:
                 return await reconcile_now(
-                    reconciliation,
-                    lambda total: bar.update(task, total=total),
-                    lambda done: bar.update(task, completed=done),
+                    reconciliation, lambda total: shown.begin("checking open invoices", total), shown.done
                 )
 
     looked, moved = run(work())
@@ -55,12 +51,18 @@ def reconcile(as_json: AsJson = False, env_file: EnvFile = None) -> None:
         return
     out = console()
     if moved:
-        table(out, ("BEFORE", *HEADINGS), [(move.before.status, *row(move.after)) for move in moved])
+        table(
+            out,
+            ("BEFORE", *INVOICE_HEADINGS),
+            [(move.before.status, *invoice_row(move.after)) for move in moved],
+        )
     line(out, f"{looked} open invoices looked at, {len(moved)} changed")
 
 
 def republish(
-    user: Annotated[UUID | None, typer.Argument(metavar="[USER]", help="Only this user; else all.")] = None,
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", help=f"{NAMES_A_USER} Without it all.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the broker has acknowledged everything.")] = True,
     as_json: AsJson = False,
     env_file: EnvFile = None,
@@ -69,19 +71,19 @@ def republish(
 
     async def work() -> int:
         async with opened(env_file) as at:
-            with progress_bar() as bar:
-                task = bar.add_task("marking documents", total=None)
-                chosen = None if user is None else UserId(user)
-                marked = await at.operations.republish(chosen, lambda n: bar.update(task, completed=n))
+            chosen = None if user is None else await at.user(user)
+            with long_work(again="what is marked is published all the same") as shown:
+                shown.begin("marking documents", 1 if chosen else await at.operations.count_documents())
+                marked = await at.operations.republish(chosen, shown.done)
                 if not wait:
                     return marked
-                bar.update(task, description="publishing", total=marked, completed=0)
+                shown.begin("publishing", marked)
                 loop = asyncio.get_running_loop()
                 least, since = marked + 1, loop.time()
                 while True:
                     async with at.pool.connection() as connection:
-                        waiting = await outbox.count_waiting(connection, None if user is None else [user])
-                    bar.update(task, completed=max(0, marked - waiting))
+                        waiting = await outbox.count_waiting(connection, None if chosen is None else [chosen])
+                    shown.done(max(0, marked - waiting))
                     if not waiting:
                         return marked
                     if waiting < least:

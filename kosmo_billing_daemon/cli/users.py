@@ -9,15 +9,16 @@ from kosmo_billing_daemon.admin.links import LinkActions
 from kosmo_billing_daemon.admin.overview import Histories, History
 from kosmo_billing_daemon.assembly.connections import links_of
 from kosmo_billing_daemon.cli import explaining
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.invoices import HEADINGS
-from kosmo_billing_daemon.cli.invoices import row as invoice_row
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, run
+from kosmo_billing_daemon.cli.listing import list_
 from kosmo_billing_daemon.cli.opened import by, load, opened
 from kosmo_billing_daemon.cli.rendering import (
+    INVOICE_HEADINGS,
     case_json,
     console,
     heading,
     invoice_json,
+    invoice_row,
     line,
     plain,
     print_case,
@@ -33,7 +34,6 @@ from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.nodes import Node
 
-User = Annotated[UUID, typer.Argument(metavar="USER", help="The user's UUID.")]
 Bought = Annotated[UUID | None, typer.Option("--subscription", help="Not the current one but this.")]
 
 
@@ -47,7 +47,7 @@ def show(
 
     async def work() -> History:
         async with opened(env_file) as at:
-            return await Histories(pool=at.pool, clock=utc_now).load(UserId(user), limit)
+            return await Histories(pool=at.pool, clock=utc_now).load(await at.user(user), limit)
 
     history = run(work())
     if as_json:
@@ -67,7 +67,7 @@ def grant(
 
     async def work() -> Subscription:
         async with opened(env_file) as at:
-            return await at.operations.grant(UserId(user), plan, by(reason))
+            return await at.operations.grant(await at.user(user), plan, by(reason))
 
     _tell(run(work()), "granted", as_json=as_json)
 
@@ -95,11 +95,12 @@ def revoke(
         if pack is not None and (credit or chosen is not None):
             raise Invalid("--pack takes one pack back: leave out --subscription and --credit")
         async with opened(env_file) as at:
+            user_id = await at.user(user)
             if pack is not None:
-                return await at.operations.revoke_pack(UserId(user), pack, by(reason))
+                return await at.operations.revoke_pack(user_id, pack, by(reason))
             if credit:
-                return await at.operations.cash(UserId(user), by(reason))
-            return await at.operations.revoke(UserId(user), chosen, by(reason))
+                return await at.operations.cash(user_id, by(reason))
+            return await at.operations.revoke(user_id, chosen, by(reason))
 
     _tell(run(work()), "revoked", as_json=as_json)
 
@@ -115,7 +116,8 @@ def reinstate(
 
     async def work() -> Subscription:
         async with opened(env_file) as at:
-            return await at.operations.reinstate(UserId(user), SubscriptionId(subscription), by(reason))
+            chosen = SubscriptionId(subscription)
+            return await at.operations.reinstate(await at.user(user), chosen, by(reason))
 
     _tell(run(work()), "reinstated", as_json=as_json)
 
@@ -129,17 +131,18 @@ def link(
 ) -> None:
     """Show the user's renewal link, with which plans are paid without a login."""
 
-    async def work() -> str:
+    async def work() -> tuple[UserId, str]:
         async with opened(env_file) as at:
+            user_id = await at.user(user)
             links = links_of(load(env_file), at.pool)
             actions = LinkActions(pool=at.pool, clock=utc_now, links=links)
             if revoke:
-                await actions.revoke(UserId(user), by(reason))
-            return await actions.show(UserId(user))
+                await actions.revoke(user_id, by(reason))
+            return user_id, await actions.show(user_id)
 
-    url = run(work())
+    user_id, url = run(work())
     if as_json:
-        print_json({"user_id": user, "renew_url": url, "revoked": revoke})
+        print_json({"user_id": user_id, "renew_url": url, "revoked": revoke})
     else:
         line(console(), url)
 
@@ -159,14 +162,15 @@ def nodes(
     async def work() -> list[Node]:
         async with opened(env_file) as at:
             # The limit of new nodes is for users.
+            user_id = await at.user(user)
             whitelist = Whitelist(pool=at.pool, clock=utc_now, changed=lambda: None, new_per_day=0)
             if add is not None:
-                action = by(reason).entry("user.nodes", user, f"node {add} listed", utc_now())
-                await whitelist.add(UserId(user), add, label, action=action)
+                action = by(reason).entry("user.nodes", user_id, f"node {add} listed", utc_now())
+                await whitelist.add(user_id, add, label, action=action)
             if remove is not None:
-                action = by(reason).entry("user.nodes", user, f"node {remove} taken off", utc_now())
-                await whitelist.remove(UserId(user), remove, action=action)
-            return await whitelist.show(UserId(user))
+                action = by(reason).entry("user.nodes", user_id, f"node {remove} taken off", utc_now())
+                await whitelist.remove(user_id, remove, action=action)
+            return await whitelist.show(user_id)
 
     found = run(work())
     if as_json:
@@ -274,7 +278,7 @@ def _print_history(history: History) -> None:
     for entry in history.entries:
         line(out, f"  {when(entry.at)}  {explaining.entry(entry)}")
     heading(out, "Invoices")
-    table(out, HEADINGS, [invoice_row(invoice) for invoice in history.invoices])
+    table(out, INVOICE_HEADINGS, [invoice_row(invoice) for invoice in history.invoices])
     for case in history.cases:
         out.print()
         print_case(out, case)
@@ -289,6 +293,9 @@ def _print_history(history: History) -> None:
         table(out, ("AT", "WHO", "WHAT", "ON", "WHY"), actions)
 
 
-app = typer.Typer(help="One user: the whole history, and what an operator may change.", no_args_is_help=True)
+app = typer.Typer(
+    help="Users: who there is, one's whole history, and what may be changed.", no_args_is_help=True
+)
+app.command("list")(list_)
 for action in (show, grant, revoke, reinstate, nodes, link):
     app.command()(action)

@@ -5,6 +5,7 @@ off if we came under its account, so an account of its own is asked for.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -18,11 +19,19 @@ import typer
 from rich.text import Text
 
 from kosmo_billing_daemon.assembly.connections import broker_of
-from kosmo_billing_daemon.cli.frame import EnvFile, own_path, read_password, run, stopped_by_signals
-from kosmo_billing_daemon.cli.opened import load
+from kosmo_billing_daemon.cli.frame import (
+    NAMES_A_USER,
+    EnvFile,
+    own_path,
+    read_password,
+    run,
+    stopped_by_signals,
+)
+from kosmo_billing_daemon.cli.opened import load, opened
 from kosmo_billing_daemon.cli.rendering import aside, console, plain, printable
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Invalid, Unavailable
 from kosmo_billing_daemon.link import Broker, LinkLost, Message, connect
 from kosmo_billing_daemon.runtime.backoff import Backoff
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -34,7 +43,9 @@ _WORDS = 400  # characters of what is no document of ours
 
 def watch(
     *,
-    user: Annotated[UUID | None, typer.Option(help="Only what is about this user.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="USER", help=f"Only what is about one. {NAMES_A_USER}")
+    ] = None,
     username: Annotated[
         str | None,
         typer.Option(envvar="WATCH_USERNAME", help="An account of the broker that may read our topics."),
@@ -53,13 +64,14 @@ def watch(
     loaded = load(env_file)
     broker = _account(loaded, username, password_file)
     topics = Topics(loaded.mqtt.prefix)
+    user_id = None if user is None else run(_resolve(user, env_file))
     out = console()
 
     def show(message: Message) -> None:
         if message.retain and not retained:
             return
         document = _document(message.payload)
-        if user is not None and not _is_about(message.topic, document, topics, user):
+        if user_id is not None and not _is_about(message.topic, document, topics, user_id):
             return
         if as_json:
             told = {"at": utc_now(), "topic": message.topic, "retained": message.retain, "payload": document}
@@ -118,6 +130,17 @@ async def _tail(broker: Broker, topics: Topics, show: Callable[[Message], None])
         except LinkLost as error:
             notes.print(Text(f"{printable(error.message)}; trying again", style="yellow"))
             await asyncio.sleep(backoff.failed())
+
+
+async def _resolve(name: str, env_file: Path | None) -> UserId:
+    """Ask the database whom a name means; while it is away, a UUID is taken for a user's."""
+    try:
+        async with opened(env_file) as at:
+            return await at.user(name)
+    except Unavailable:
+        with contextlib.suppress(ValueError):
+            return UserId(UUID(name))
+        raise
 
 
 def _document(payload: bytes) -> Any:

@@ -102,6 +102,26 @@ class LoggedDelivery:
     received_at: datetime
     type: str
     outcome: str
+    btcpay_invoice_id: str | None = None
+    order_id: str | None = None
+    store_id: str | None = None
+
+
+_NEWEST = f"SELECT {_LOGGED}, outcome FROM webhook_deliveries ORDER BY received_at DESC LIMIT $1"
+_NOT_OURS = f"""
+SELECT {_LOGGED}, outcome FROM webhook_deliveries WHERE outcome = 'not ours'
+ORDER BY received_at DESC LIMIT $1
+"""
+
+
+async def load_newest(connection: Connection, limit: int) -> list[LoggedDelivery]:
+    """Return the last deliveries, newest first."""
+    return [LoggedDelivery(**row) for row in await connection.fetch(_NEWEST, limit)]
+
+
+async def load_not_ours(connection: Connection, limit: int) -> list[LoggedDelivery]:
+    """Return the last deliveries about invoices that no order of ours is behind, newest first."""
+    return [LoggedDelivery(**row) for row in await connection.fetch(_NOT_OURS, limit)]
 
 
 _OF_INVOICE = f"""

@@ -159,6 +159,11 @@ async def load_users_after(connection: Connection, after: UUID, limit: int) -> l
     return [row["user_id"] for row in rows]
 
 
+async def count_users(connection: Connection) -> int:
+    """Return how many users have a document."""
+    return int(await connection.fetchval("SELECT count(*) AS documents FROM entitlements"))
+
+
 @record(kw_only=True)
 class ListedPublication:
     """Which version a user's document has since when, and whether it waits to be published."""

@@ -1,7 +1,7 @@
 """Lists of users, page after page: each walk goes along an index, and continues after the last user."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.entitlements import Entitlement
@@ -11,19 +11,21 @@ from kosmo_billing_daemon.store.entitlements import CONTENT, FROM_DUE, WIDTH, ve
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn, plan
 
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+
 
 @record(kw_only=True)
 class Wanted:
-    """What is asked of a user's current subscription; ``None`` and ``False`` ask nothing."""
+    """What is asked of a user's current subscription; the defaults ask nothing."""
 
     quotes: Sequence[UUID] | None = None
-    ends_before: datetime | None = None
+    ends_before: datetime = NEVER
     exhausted: bool = False
 
 
 _OF_CURRENT = """
 ($3::uuid[] IS NULL OR s.quote_id = ANY ($3))
-AND ($4::timestamptz IS NULL OR s.valid_until <= $4)
+AND s.valid_until <= $4
 AND (NOT $5::boolean OR s.messages_used >= s.messages_limit)
 """
 _CURRENT = "s.status IN ('active', 'grace')"
@@ -84,7 +86,7 @@ async def load_exhausted(connection: Connection, wanted: Wanted, after: UUID, li
 _OF_CASES = f"""
 SELECT DISTINCT c.user_id FROM attention_cases AS c
     LEFT JOIN subscriptions AS s ON s.user_id = c.user_id AND {_CURRENT}
-WHERE c.closed_at IS NULL AND c.user_id > $1 AND {_OF_CURRENT}
+WHERE c.closed_at IS NULL AND c.user_id > $1 AND (s.user_id IS NULL OR {_OF_CURRENT})
     AND ($6::boolean IS NULL OR (s.user_id IS NOT NULL) = $6)
 ORDER BY c.user_id LIMIT $2
 """

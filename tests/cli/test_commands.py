@@ -10,9 +10,9 @@ from kosmo_billing_daemon import __version__
 from tests.cli.conftest import Cli
 
 NAMES = (
-    "demo", "serve", "migrate", "check", "webhook", "hook", "user", "invoices", "attention", "usage",
-    "leases", "refund", "ledger", "console",
-    "reconcile", "republish", "watch", "version",
+    "demo", "serve", "migrate", "check", "webhook", "hook", "user", "invoices", "deliveries", "attention",
+    "usage", "leases", "refund", "ledger", "console", "reconcile",
+    "republish", "watch", "version",
 )  # fmt: skip
 
 # click is the tests' own: where it is, httpx loads its command line, and rich with it.

@@ -23,6 +23,7 @@ GROWING = frozenset(objects("TABLE")) - {"installation", "kosmo_billing_migratio
 
 # What may read all of a table, and why: words that only this statement has, and the table.
 WHOLE = {
+    ("SELECT count(*) AS documents FROM entitlements", "entitlements"): "an operator has all repeated",
     ("AS documents, version_ceiling", "entitlements"): "counts all, once per connection to the broker",
     ("SELECT count(*) FROM entitlements WHERE version > $1", "entitlements"): "the same, after a loss",
     ("WHERE btcpay_invoice_id = $1 OR order_id = $2 ORDER BY received_at", "webhook_deliveries"): (

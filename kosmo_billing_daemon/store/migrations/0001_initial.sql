@@ -256,6 +256,7 @@ CREATE TABLE webhook_deliveries (
     CONSTRAINT webhook_deliveries_outcome_is_known CHECK (outcome IN ('ours', 'not ours'))
 );
 CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (received_at);
+CREATE INDEX webhook_deliveries_not_ours ON webhook_deliveries (received_at) WHERE outcome = 'not ours';
 
 -- What signed webhooks hint at beside our invoices: an order in the form of ours that this database does not know, or a
 -- refund. BTCPay is asked about each.

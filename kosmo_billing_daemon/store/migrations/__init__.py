@@ -7,7 +7,7 @@ transaction together with its line in ``kosmo_billing_migrations``.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 
 from kosmo_billing_daemon.errors import Misconfigured
@@ -71,18 +71,23 @@ async def load_lacking(connection: Connection, schema: str, *, to_migrate: bool 
     return await load(connection, schema, objects())
 
 
-async def migrate(connection: Connection, schema: str = "public") -> tuple[str, ...]:
+async def migrate(
+    connection: Connection, schema: str = "public", begun: Callable[[str], None] = lambda _: None
+) -> tuple[str, ...]:
     """Apply what is missing and return the names applied; a second call applies nothing.
+
+    ``begun`` is told what is done next: waiting, or a migration and which of how many it is.
 
     Waits for another daemon that is migrating. Raises ``Misconfigured`` and changes nothing when the
     schema holds tables of our names that are not ours, or migrations that this version does not know;
     ``DatabaseUnfit`` when a right is missing; ``Unavailable`` when the database went away.
     """
     with translated():
+        begun("waiting for the database")
         await connection.execute("SET lock_timeout = '25s'")  # a migration may wait for those who use a table
         await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, f"migrations of {schema}")
         try:
-            return await _migrate(connection, schema)
+            return await _migrate(connection, schema, begun)
         finally:
             await connection.execute(
                 "SELECT pg_advisory_unlock($1, hashtext($2))", LOCK, f"migrations of {schema}"
@@ -100,7 +105,7 @@ async def pending(connection: Connection, schema: str = "public") -> tuple[str, 
     return tuple(migration.name for migration in available() if migration.number not in (applied or {}))
 
 
-async def _migrate(connection: Connection, schema: str) -> tuple[str, ...]:
+async def _migrate(connection: Connection, schema: str, begun: Callable[[str], None]) -> tuple[str, ...]:
     applied = await _applied(connection, schema)
     if applied is None:
         await _refuse_foreign_tables(connection, schema)
@@ -109,7 +114,8 @@ async def _migrate(connection: Connection, schema: str) -> tuple[str, ...]:
     missing = [migration for migration in available() if migration.number not in (applied or {})]
     if missing:
         await _require_rights(connection, schema, to_migrate=True)
-    for migration in missing:
+    for place, migration in enumerate(missing, 1):
+        begun(f"applying {migration.name} ({place} of {len(missing)})")
         async with connection.transaction():
             await _enter(connection, schema)
             await connection.execute(

@@ -1,0 +1,51 @@
+"""``deliveries``: which webhooks of BTCPay arrived, and which of them are about no order of ours."""
+
+from typing import Annotated
+
+import typer
+
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
+from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.rendering import console, print_json, table, when
+from kosmo_billing_daemon.store import deliveries
+from kosmo_billing_daemon.store.deliveries import LoggedDelivery
+
+
+def list_(
+    not_ours: Annotated[
+        bool, typer.Option("--not-ours", help="Only those about invoices that are no order of ours.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """List webhook deliveries, newest first.
+
+    Those that are not ours come from other uses of the store, or from a database that lost orders.
+    """
+
+    async def work() -> list[LoggedDelivery]:
+        async with opened(env_file) as at, at.pool.connection() as connection:
+            load = deliveries.load_not_ours if not_ours else deliveries.load_newest
+            return await load(connection, limit)
+
+    found = run(work())
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            when(one.received_at),
+            one.type,
+            one.btcpay_invoice_id or "-",
+            one.order_id or "-",
+            one.store_id or "-",
+            one.outcome,
+        )
+        for one in found
+    ]
+    table(console(), ("RECEIVED", "TYPE", "INVOICE", "ORDER", "STORE", "OUTCOME"), rows)
+
+
+app = typer.Typer(help="Webhooks that BTCPay delivered.", no_args_is_help=True)
+app.command("list")(list_)
