@@ -34,6 +34,8 @@ from kosmo_billing_daemon.store.outbox import Kind, OutboxDocument, OutboxEntry,
 
 log = logging.getLogger(__name__)
 
+Count = Callable[[UUID], None] | None  # what is told of an ack that changes how many documents there are
+
 CHUNK = 200  # documents (or events) of a kind in one reading; a few round trips of 50 publications in flight
 USERS_AT_ONCE = 5000  # users with changes of use in one reading: most of them wait for their second
 MOST_WAITING = 20_000  # users; more changes of use are not read before some of these are published
@@ -110,8 +112,7 @@ class _Session:
         self._to_raise: set[UUID] = set()  # whose version gates may not believe
         self._republishing: set[UUID] = set()  # not acknowledged, and not in the outbox
         self._refused_events: dict[int, tuple[float, OutboxEvent]] = {}
-        self._flying = 0
-        self._room = asyncio.Event()
+        self._flying, self._room = 0, asyncio.Event()
         self._read_at = self._raise_at = 0.0  # loop times; republishing is interrupted for the first
 
     async def finish(self) -> None:
@@ -175,7 +176,7 @@ class _Session:
         if promised != self._reader.published_to:
             self.watermark.advanced.set()
         self._waiting.queue((e for e in found.entries if e.kind is not Kind.EVENT), self._loop.time())
-        self._pass_over_missing(found, {*users}, busy)
+        await self._clear_missing(found, {*users}, busy)
         current = [(one, self._waiting.take(one.user_id)) for one in found.documents]
         current.sort(key=lambda each: -outbox.newest_rights(each[1]))
         urgent = sum(outbox.newest_rights(entries) > 0 for _, entries in current)
@@ -206,8 +207,8 @@ class _Session:
             Kind.REPEAT: documents,
         }
 
-    def _pass_over_missing(self, found: Unpublished, asked: set[UUID], busy: Collection[UUID]) -> None:
-        """Take what somebody deleted by hand for acknowledged."""
+    async def _clear_missing(self, found: Unpublished, asked: set[UUID], busy: Collection[UUID]) -> None:
+        """Clear documents of users who have none any more, and take deleted events for acknowledged."""
         events = {event.id for event in found.events}
         for entry in found.entries:
             if entry.kind is Kind.EVENT:
@@ -216,7 +217,9 @@ class _Session:
             elif entry.kind is not Kind.USAGE:
                 asked |= entry.left
         for user_id in asked.difference(busy, (one.user_id for one in found.documents)):
-            self._acknowledge(user_id, self._waiting.take(user_id))
+            if entries := self._waiting.take(user_id):
+                self._waiting.sent[user_id] = self._loop.time()  # no page that was read before is republished
+                await self._publish(user_id, b"", entries, self._tracker.forget)
 
     async def _raise_versions(self) -> None:
         """Give new versions to documents whose version gates may not believe; they are queued with them."""
@@ -271,19 +274,22 @@ class _Session:
         self._reservation.greatest = max(self._reservation.greatest, versioned.version)
         if versioned.version > self._reservation.acknowledged:
             await self.watermark.until_acknowledged(versioned.version)
+        payload = document(versioned, issued_at).encode()
+        count = self._tracker.count_first if is_first else None
+        await self._publish(versioned.entitlement.user_id, payload, entries, count)
+
+    async def _publish(self, user_id: UUID, payload: bytes, entries: list[OutboxEntry], count: Count) -> None:
         await self._room_for_one()
-        user_id = versioned.entitlement.user_id
         self._in_flight.add(user_id)
         topic = self._topics.entitlement(user_id)
-        payload = document(versioned, issued_at).encode()
-        on_ack = partial(self._document_acked, topic, user_id, entries, is_first)
+        on_ack = partial(self._document_acked, topic, user_id, entries, count)
         self._link.hand_over(topic, payload, on_ack, retain=True)
 
     async def _send_event(self, event: OutboxEvent) -> None:
         await self._room_for_one()
         topic = self._topics.event(event.type)
-        payload = message(event, self._start.position.database)
-        self._link.hand_over(topic, payload, partial(self._event_acked, topic, event))
+        body = message(event, self._start.position.database)
+        self._link.hand_over(topic, body, partial(self._event_acked, topic, event))
 
     async def _room_for_one(self) -> None:
         while self._flying >= self._link.max_in_flight:
@@ -294,14 +300,14 @@ class _Session:
     # What the broker answers. A link that was lost answers nobody, and takes all of this with it.
 
     def _document_acked(
-        self, topic: str, user_id: UUID, entries: list[OutboxEntry], is_first: bool, error: Exception | None
+        self, topic: str, user_id: UUID, entries: list[OutboxEntry], count: Count, error: Exception | None
     ) -> None:
         self._in_flight.discard(user_id)
         if self._accepted(topic, error):
             self._waiting.refused.pop(user_id, None)
             self._republishing.discard(user_id)
-            if is_first:
-                self._tracker.count_first(user_id)
+            if count is not None:
+                count(user_id)
             self._acknowledge(user_id, entries)
             self._note_republished()
             if self._waiting.is_passed_over(user_id):  # since it was in flight

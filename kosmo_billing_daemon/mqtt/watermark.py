@@ -83,6 +83,8 @@ class WatermarkWriter:
     async def _ask_database(self) -> None:
         if self._reservation.runs_low:
             await self._reserve()
+        if self._tracker.has_cleared:
+            await self._tracker.count_again(self._reader.pool)
         if await self._reader.ask_drawn() or self._reader.has_deleted:
             self._wake()
             with contextlib.suppress(TimeoutError):

@@ -127,6 +127,29 @@ async def load_position(connection: Connection) -> Position:
     return Position(**row)
 
 
+@record
+class Published:
+    """How many documents there are, and whose first one is still in the outbox."""
+
+    documents: int
+    waiting: frozenset[UUID]
+
+
+_PUBLISHED = """
+SELECT (SELECT count(*) FROM entitlements) AS all_documents, ARRAY(
+    SELECT e.user_id FROM outbox AS o, unnest(o.users) AS of (user_id)
+        JOIN entitlements AS e ON e.user_id = of.user_id
+    WHERE o.kind IN ('rights', 'usage', 'repeat') AND o.id < e.first_version) AS waiting
+"""
+
+
+async def load_published(connection: Connection) -> Published:
+    """Return how many documents there are."""
+    row = await connection.fetchrow(_PUBLISHED)
+    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    return Published(row["all_documents"], frozenset(row["waiting"]))
+
+
 async def begin_versions_above(connection: Connection, version: int) -> None:
     """Have every version that is drawn from now on, by whomever, lie above this one."""
     # Never back: versions drawn meanwhile are lower than what this sets.

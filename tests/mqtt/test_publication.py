@@ -9,9 +9,9 @@ import pytest
 
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.postgres import Connection, Database
-from tests.support.intake import Half, intake
+from tests.support.intake import TOPICS, Half, intake
 from tests.support.mosquitto import Mosquitto
-from tests.support.observer import Observer, observing
+from tests.support.observer import Observer, observing, retained
 from tests.support.world import GRANT, until
 
 USE = "UPDATE subscriptions SET messages_used = messages_used + 1 WHERE user_id = $1"
@@ -124,6 +124,33 @@ async def test_many_changes_of_use_are_one_publication_that_answers_all(
     await until(lambda: observer.documents[user]["messages_used"] == 30, "all of them")
     await until_empty(connection)
     assert len(observer.versions[user]) <= 3
+
+
+@pytest.mark.usefixtures("half")
+async def test_a_document_whose_row_is_deleted_is_cleared_and_counted_no_more(
+    broker: Mosquitto, connection: Connection
+) -> None:
+    """Also one that comes back: the watermark counts what gates find retained."""
+    stays, goes = uuid4(), uuid4()
+
+    async def until_counted(documents: int) -> None:
+        async def fact() -> bool:
+            found = await retained(broker, f"{TOPICS.prefix}/#")
+            held = [topic for topic in found if "/entitlements/" in topic]
+            counted: int = found.get(TOPICS.watermark, {}).get("entitlements", 0)
+            return counted == documents == len(held)
+
+        await until(fact, f"{documents} documents, counted")
+
+    await granted(connection, stays, goes)
+    await until_counted(2)
+    async with connection.transaction():
+        await connection.execute("DELETE FROM subscriptions WHERE user_id = $1", goes)  # queues the user
+        await connection.execute("DELETE FROM entitlements WHERE user_id = $1", goes)
+    await until_counted(1)
+    await until_empty(connection)
+    await granted(connection, goes)
+    await until_counted(2)
 
 
 async def test_what_was_deleted_by_hand_leaves_the_outbox(

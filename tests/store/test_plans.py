@@ -26,6 +26,7 @@ WHOLE = {
     ("SELECT count(*) AS documents FROM entitlements", "entitlements"): "an operator has all repeated",
     ("AS documents, version_ceiling", "entitlements"): "counts all, once per connection to the broker",
     ("SELECT count(*) FROM entitlements WHERE version > $1", "entitlements"): "the same, after a loss",
+    ("AS all_documents", "entitlements"): "counts all, once after some were cleared",
     ("WHERE btcpay_invoice_id = $1 OR order_id = $2 ORDER BY received_at", "webhook_deliveries"): (
         "an operator looks at one invoice; an index would cost every webhook"
     ),

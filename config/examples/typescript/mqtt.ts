@@ -31,8 +31,9 @@ export interface Decision {
 }
 
 /**
- * The whole truth about one user. A lapsed user has a document that says so; an empty payload only ever
- * clears a topic that belongs to nobody.
+ * The whole truth about one user. A lapsed user has a document that says so. An empty payload clears
+ * the topic of a user who is not known any more: erased, or lapsed for longer than the daemon keeps
+ * documents.
  */
 export interface Entitlement {
   /**
