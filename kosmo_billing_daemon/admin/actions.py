@@ -5,15 +5,18 @@ does it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain import history as periods
+from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.domain.subscriptions import (
+    InvoiceId,
     Outcome,
     Source,
     Subscription,
@@ -30,12 +33,14 @@ from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import (
     audit,
     invoices,
+    ledger,
     listings,
     outbox,
     quotes,
     subscriptions,
 )
 from kosmo_billing_daemon.store.audit import AuditEntry
+from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
 BATCH = 1000
@@ -113,7 +118,7 @@ class AdminActions:
             is_new = row.revoked_at is None
             if row.invoice_id is not None:
                 given = (Effect.FULFILLED, Effect.REVOKED)
-                is_new |= await invoices.decide(connection, row.invoice_id, Effect.WITHDRAWN, given)
+                is_new |= await self._decide_invoice(connection, row.invoice_id, Effect.WITHDRAWN, given, by)
             if not is_new:
                 raise Conflict(f"subscription {row.id} was revoked before", code="revoked_before")
             return row
@@ -133,7 +138,7 @@ class AdminActions:
                 raise NotFound(f"this user has no pack with invoice {name}")
             before = await subscriptions.lock_history(connection, user_id)
             given = (Effect.FULFILLED, Effect.REVOKED)
-            if not await invoices.decide(connection, invoice.id, Effect.WITHDRAWN, given):
+            if not await self._decide_invoice(connection, invoice.id, Effect.WITHDRAWN, given, by):
                 raise Conflict(f"the pack of invoice {name} is not in effect", code="revoked_before")
 
             def withdrawn(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
@@ -174,7 +179,7 @@ class AdminActions:
                 raise Conflict(f"subscription {row.id} is not revoked", code="not_revoked")
             if row.invoice_id is not None:
                 taken = (Effect.WITHDRAWN, Effect.REVOKED)
-                await invoices.decide(connection, row.invoice_id, Effect.FULFILLED, taken)
+                await self._decide_invoice(connection, row.invoice_id, Effect.FULFILLED, taken, by)
             return row
 
         return await self._decide(user_id, "user.reinstate", by, reinstated, periods.reinstate)
@@ -254,6 +259,30 @@ class AdminActions:
             return _chosen(rows, row.id)
 
         return await self.pool.retrying(work, locking_users([user_id]))
+
+    async def _decide_invoice(
+        self,
+        connection: Connection,
+        invoice_id: InvoiceId,
+        effect: Effect,
+        instead_of: Sequence[Effect],
+        by: OperatorAction,
+    ) -> bool:
+        """Write what an operator decided on an invoice, and book it; say whether that changed anything.
+
+        What a revocation at BTCPay had taken out of the books is granted: the user owes nothing for it.
+        """
+        before = (await invoices.load(connection, [invoice_id]))[invoice_id]
+        if not await invoices.decide(connection, invoice_id, effect, instead_of):
+            return False
+        after = replace(before, effect=effect)
+        if before.effect is Effect.REVOKED:
+            missing = before.plan.price.amount - before.received
+            after = replace(after, adjusted=missing)
+            await invoices.adjust(connection, invoice_id, missing)
+        postings = books.of_invoice(before, after, who=by.who, reason=by.reason)
+        await combine(connection, ledger.append_statements(postings, self.clock()))
+        return True
 
     async def _apply(
         self,

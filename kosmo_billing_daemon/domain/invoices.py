@@ -38,7 +38,8 @@ class Payment(StrEnum):
 class Effect(StrEnum):
     """What this invoice did to the user's subscriptions (R1).
 
-    CREDITED: it could not take effect when it was paid, and its money became credit.
+    CREDITED: it could not take effect when it was paid, and its money became credit. Marking it settled at
+    BTCPay afterwards gives the plan all the same.
     WITHDRAWN and DECLINED are an operator's decision: what was given was taken back, or its case was closed
     and nothing was given. Until an operator decides otherwise, nothing at BTCPay changes that.
     """

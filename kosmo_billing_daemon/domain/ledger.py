@@ -88,11 +88,15 @@ def of_invoice(
 
 
 def _books(invoice: Invoice) -> Mapping[EntryKind, Decimal]:
-    """Return what an invoice, as it stands, has in the ledger; of one without effect, only what came in."""
+    """Return what an invoice, as it stands, has in the ledger; of one without effect, only what came in.
+
+    What somebody vouched for or wrote off does not count while the invoice is revoked, and again once it is
+    reinstated.
+    """
     adjusted = EntryKind.GRANTED if invoice.adjusted > 0 else EntryKind.WRITTEN_OFF
     return {
         EntryKind.RECEIVED: invoice.received,
-        adjusted: invoice.adjusted,
+        adjusted: _NOTHING if invoice.effect is Effect.REVOKED else invoice.adjusted,
         EntryKind.SOLD: -invoice.plan.price.amount if invoice.effect in _SALES else _NOTHING,
     }
 

@@ -94,6 +94,8 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
     )
     seen_invoice = _booked(seen_invoice, seen, known=invoice.status)
+    if _is_vouched_anew(invoice, seen):
+        seen_invoice = replace(seen_invoice, effect=Effect.NONE)
     events = _events(invoice, seen_invoice)
     match seen.status:
         case InvoiceStatus.SETTLED:
@@ -111,6 +113,16 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
     if wrong:
         verdict = _blocked(verdict, wrong, invoice)
     return replace(verdict, events=(*events, *_effects(verdict)))
+
+
+def _is_vouched_anew(invoice: Invoice, seen: Observation) -> bool:
+    """Say whether somebody marked as settled what had become credit (R8, R14).
+
+    That decides as settling by hand does: the plan is given, and paid with the credit. A mark that is seen
+    again decides nothing.
+    """
+    before, mark = (invoice.status, invoice.payment), (InvoiceStatus.SETTLED, Payment.MARKED)
+    return invoice.effect is Effect.CREDITED and before != mark == (seen.status, seen.payment)
 
 
 def settle_by_hand(invoice: Invoice, now: datetime) -> Verdict:
@@ -137,8 +149,11 @@ def refused(verdict: Verdict, why: Refusal) -> Verdict:
             detail = "paid late, and the credit that it counted on was spent meanwhile"
         case _:
             assert_never(why)
+    effect, adjusted = Effect.NONE, min(verdict.invoice.adjusted, Decimal(0))
+    if verdict.action is Action.REINSTATE and not verdict.invoice.plan.is_pack:
+        effect, adjusted = Effect.REVOKED, verdict.invoice.adjusted  # its subscription is there all the same
     listed = _unused(
-        replace(verdict.invoice, effect=Effect.NONE, adjusted=min(verdict.invoice.adjusted, Decimal(0))),
+        replace(verdict.invoice, effect=effect, adjusted=adjusted),
         Case(CaseKind.NOT_FULFILLED, detail, verdict.invoice.paid_amount),
         *verdict.cases,
     )
@@ -161,7 +176,7 @@ def as_credit(verdict: Verdict) -> Verdict:
     if kept == verdict.cases:
         return verdict
     why = next(case.kind for case in verdict.cases if case.kind in _CREDITED_KINDS)
-    if why is CaseKind.NOT_FULFILLED:
+    if why is CaseKind.NOT_FULFILLED and invoice.effect is not Effect.REVOKED:
         invoice = replace(invoice, effect=Effect.CREDITED)
     closes = (*verdict.closes, *(kind for kind in _CREDITED_KINDS if kind not in verdict.closes))
     return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
@@ -223,8 +238,7 @@ def _blocked(verdict: Verdict, wrong: Sequence[str], before: Invoice) -> Verdict
         as_before = replace(verdict.invoice, received=before.received, adjusted=before.adjusted)
         verdict = replace(verdict, invoice=as_before)
     if verdict.action in (Action.FULFIL, Action.REINSTATE):
-        effect = Effect.NONE if verdict.action is Action.FULFIL else Effect.REVOKED
-        invoice = replace(verdict.invoice, effect=effect)
+        invoice = replace(verdict.invoice, effect=before.effect)
         return replace(verdict, invoice=invoice, action=Action.NOTHING, events=(), cases=(case,), closes=())
     return replace(verdict, cases=(*verdict.cases, case))
 
@@ -253,9 +267,9 @@ def _fulfil(
             assert_never(invoice.effect)
     settled = replace(invoice, effect=Effect.FULFILLED, settled_at=settled_at)
     if source is Source.MANUAL and action is not Action.NOTHING:
-        # Somebody vouches for what is missing.
-        missing = max(Decimal(0), invoice.asked.amount - invoice.received)
-        settled = replace(settled, adjusted=missing)
+        # Somebody vouches for what is missing; what was vouched for before a revocation stands again.
+        missing = invoice.asked.amount - invoice.received
+        settled = replace(settled, adjusted=max(missing, invoice.adjusted))
     return Verdict(settled, action=action, source=source, cases=cases, closes=closes)
 
 
@@ -318,8 +332,7 @@ def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
     if invoice.effect is Effect.FULFILLED:
         if known:  # fulfilled by hand although invalid: the operator has decided
             return Verdict(invoice)
-        taken_back = replace(invoice, effect=Effect.REVOKED, adjusted=Decimal(0))
-        return Verdict(taken_back, action=Action.REVOKE)
+        return Verdict(replace(invoice, effect=Effect.REVOKED), action=Action.REVOKE)
     if invoice.effect in (Effect.NONE, Effect.DECLINED) and seen.confirmed_amount:
         currency = invoice.plan.price.currency
         detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"

@@ -17,8 +17,8 @@ from kosmo_billing_daemon.domain import verdicts as rules
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice
 from kosmo_billing_daemon.domain.ledger import Posting
 from kosmo_billing_daemon.domain.polling import next_check
-from kosmo_billing_daemon.domain.subscriptions import InvoiceId
-from kosmo_billing_daemon.domain.verdicts import Verdict
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source
+from kosmo_billing_daemon.domain.verdicts import Action, Verdict
 from kosmo_billing_daemon.errors import Conflict, NotFound
 from kosmo_billing_daemon.runtime.batcher import Batcher
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -34,6 +34,8 @@ from kosmo_billing_daemon.store.lookups import Key, Requeueing
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
+
+_BY_ITSELF = "settled by itself"
 
 Also = Callable[[Connection, Invoice, datetime], Awaitable[None]]
 
@@ -151,7 +153,7 @@ class Settlement:
             evaluations.append(Evaluation(purchase, observations.with_strays(verdict, strays), number))
         known = {one.purchase.invoice.id for one in evaluations}
         answered = [key for answer in answers for key in answer.answered if key[1] in known]
-        return await self._write(connection, evaluations, now, "settled by itself", answered)
+        return await self._write(connection, evaluations, now, _BY_ITSELF, answered)
 
     async def _write(
         self,
@@ -194,7 +196,9 @@ class Settlement:
             check_at = requeueing.next_check(invoice.id, one.purchase.next_check_at, wanted, now)
             saved.append(Observed(invoice, check_at, one.number or one.purchase.observation))
         for one in evaluations:
-            booked = books.of_invoice(one.purchase.invoice, one.verdict.invoice)
+            booked = books.of_invoice(
+                one.purchase.invoice, one.verdict.invoice, reason=_vouching(one.verdict, resolution)
+            )
             postings += booked
             if booked and self.credit:
                 new_events += _credit_events(one.verdict, booked, now)
@@ -228,6 +232,13 @@ def _credit_events(verdict: Verdict, booked: Sequence[Posting], now: datetime) -
         return []
     why = "purchase" if verdict.credited is None else str(verdict.credited)
     return [fulfilment.credit_event(replace(booked[0], amount=total), why, now)]
+
+
+def _vouching(verdict: Verdict, resolution: str) -> str | None:
+    """Say in the ledger who vouched for an invoice: an operator here, or whoever marked it at BTCPay."""
+    if verdict.source is not Source.MANUAL or verdict.action is Action.NOTHING:
+        return None
+    return "marked settled at BTCPay" if resolution is _BY_ITSELF else resolution
 
 
 def _resolution(verdict: Verdict, given: str) -> str:

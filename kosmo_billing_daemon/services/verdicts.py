@@ -7,9 +7,10 @@ from decimal import Decimal
 from uuid import uuid4
 
 from kosmo_billing_daemon.domain import history as periods
+from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain import verdicts as rules
 from kosmo_billing_daemon.domain.currencies import smallest_unit
-from kosmo_billing_daemon.domain.invoices import InvoiceStatus, is_confirming, reserves_credit
+from kosmo_billing_daemon.domain.invoices import Effect, InvoiceStatus, is_confirming, reserves_credit
 from kosmo_billing_daemon.domain.subscriptions import (
     InvoiceId,
     Outcome,
@@ -49,9 +50,10 @@ async def affordable(connection: Connection, evaluations: Sequence[Evaluation]) 
     """Refuse fulfilments that count on money which was spent elsewhere meanwhile (R15).
 
     Such an invoice was paid late: its reservation has ended, or what it had received before became credit.
-    Where somebody vouches for the invoice, what was spent is granted instead: it must not be owed.
+    Where somebody vouches for the invoice, what of it was spent is granted instead: it must not be owed.
+    What the user owes for other reasons stays owed.
     """
-    late = [one for one in evaluations if _may_be_spent(one)]
+    late = [one for one in evaluations if _counts_on(one)]
     if not late:
         return list(evaluations)
     users = {one.purchase.invoice.user_id for one in late}
@@ -60,28 +62,36 @@ async def affordable(connection: Connection, evaluations: Sequence[Evaluation]) 
     refused: dict[InvoiceId, Refusal] = {}
     granted: dict[InvoiceId, Evaluation] = {}
     for one in late:
-        before, after = one.purchase.invoice, one.verdict.invoice
-        price = after.plan.price
-        key = (after.user_id, price.currency)
-        brought = after.received - before.received + after.adjusted - before.adjusted
-        balances[key] = balances.get(key, Decimal(0)) + brought
-        missing = price.amount - balances[key] + reserved.get(key, Decimal(0))
-        if missing < smallest_unit(price.currency):
-            balances[key] -= price.amount
+        after = one.verdict.invoice
+        currency = after.plan.price.currency
+        key = (after.user_id, currency)
+        left = balances.get(key, Decimal(0)) + _books(one)
+        missing = reserved.get(key, Decimal(0)) - left
+        if missing < smallest_unit(currency):
+            balances[key] = left
         elif one.verdict.source is Source.MANUAL:
-            balances[key] -= price.amount - missing
-            vouched = replace(after, adjusted=after.adjusted + missing)
+            given = min(missing, _counts_on(one))
+            balances[key] = left + given
+            vouched = replace(after, adjusted=after.adjusted + given)
             granted[after.id] = replace(one, verdict=replace(one.verdict, invoice=vouched))
         else:
             refused[after.id] = Refusal.CREDIT_SPENT
+            balances[key] = left + after.plan.price.amount
     return [_as_refused(granted.get(one.verdict.invoice.id, one), refused) for one in evaluations]
 
 
-def _may_be_spent(one: Evaluation) -> bool:
+def _counts_on(one: Evaluation) -> Decimal:
+    """Return how much a fulfilment counts on that was the user's credit before, and may be spent."""
     before = one.purchase.invoice
-    if one.verdict.action not in (Action.FULFIL, Action.REINSTATE):
-        return False
-    return bool(before.received) or (bool(before.credit_used) and not reserves_credit(before))
+    if one.verdict.action not in (Action.FULFIL, Action.REINSTATE) or before.effect is Effect.WITHDRAWN:
+        return Decimal(0)
+    return before.received + (Decimal(0) if reserves_credit(before) else before.credit_used)
+
+
+def _books(one: Evaluation) -> Decimal:
+    """Return what an evaluation does to the user's credit."""
+    booked = books.of_invoice(one.purchase.invoice, one.verdict.invoice)
+    return sum((each.amount for each in booked), Decimal(0))
 
 
 async def change_periods(

@@ -106,7 +106,8 @@ SELECT i.id FROM btcpay_invoices AS i LEFT JOIN (
         sum(amount) FILTER (WHERE kind IN ('granted', 'written_off')) AS adjusted
     FROM ledger WHERE invoice_id IS NOT NULL GROUP BY invoice_id
 ) AS l ON l.invoice_id = i.id
-WHERE i.received <> coalesce(l.received, 0) OR i.adjusted <> coalesce(l.adjusted, 0)
+WHERE i.received <> coalesce(l.received, 0)
+    OR CASE i.effect WHEN 'revoked' THEN 0 ELSE i.adjusted END <> coalesce(l.adjusted, 0)
 ORDER BY i.id
 """
 

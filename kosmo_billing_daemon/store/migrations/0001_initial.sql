@@ -52,7 +52,7 @@ CREATE TABLE btcpay_invoices (
     is_released         boolean NOT NULL DEFAULT false,  -- a reservation that nobody is completing any more
     credit_used         numeric NOT NULL DEFAULT 0,  -- of the price; BTCPay is asked for the rest
     received            numeric NOT NULL DEFAULT 0,  -- in the ledger: confirmed by BTCPay
-    adjusted            numeric NOT NULL DEFAULT 0,  -- in the ledger: granted, or written off if negative
+    adjusted            numeric NOT NULL DEFAULT 0,  -- granted, or written off if negative; not while revoked
     CONSTRAINT btcpay_invoices_status_is_known CHECK (
         status IN ('reserved', 'new', 'processing', 'settled', 'expired', 'invalid', 'abandoned')),
     CONSTRAINT btcpay_invoices_payment_is_known CHECK (payment IN ('none', 'partial', 'over', 'late', 'marked')),
