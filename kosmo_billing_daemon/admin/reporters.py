@@ -10,6 +10,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.recounting import recount_users
 from kosmo_billing_daemon.store import audit, leases, reporters, usage
 from kosmo_billing_daemon.store.leases import GrantedLease
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
@@ -35,8 +36,8 @@ class ReporterActions:
     async def void(self, reporter: str, since: datetime, by: OperatorAction) -> Voided:
         """Take back what a reporter counted since then, by the time of its arrival.
 
-        Quotas return and documents follow; what was paid is not touched. A repeat changes nothing, and the
-        same messages sent again are not counted.
+        Quotas return, also what later purchases took over, and documents follow; what was paid is not
+        touched. A repeat changes nothing, and the same messages sent again are not counted.
         """
         users = messages = 0
         after = UUID(int=0)
@@ -51,6 +52,7 @@ class ReporterActions:
                 now = self.clock()
                 await usage.lock_counters(connection, map(str, found))
                 voided = await reporters.void(connection, reporter, since, found, now)
+                await recount_users(connection, [UserId(user) for user in voided], now)
                 for user, number in voided.items():
                     subject = f"{number} messages that {reporter} counted since {since.isoformat()}"
                     await audit.append(connection, by.entry("usage.void", user, subject, now))

@@ -56,3 +56,4 @@ class Wakeups:
             self.hinted()
         if payload != "deliveries":
             self.changed()
+            self.recount()  # a gateway that counts by SQL may have counted late

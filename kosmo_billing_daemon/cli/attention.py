@@ -1,5 +1,6 @@
-"""``attention``: payments that need attention, each case with the commands that settle it (R6, R7, R9)."""
+"""``attention``: payments and gateways that need it, each case with the commands that settle it."""
 
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -18,12 +19,14 @@ from kosmo_billing_daemon.cli.rendering import (
     print_set_aside,
     set_aside_json,
 )
+from kosmo_billing_daemon.cli.usage import print_reporter, reporter_json
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import utc_now
-from kosmo_billing_daemon.store import hooks, listings, lookups
+from kosmo_billing_daemon.store import hooks, listings, lookups, reporters
 from kosmo_billing_daemon.store.hooks import Hook
 from kosmo_billing_daemon.store.listings import ListedCase
 from kosmo_billing_daemon.store.lookups import SetAside
+from kosmo_billing_daemon.store.reporters import ReporterCase
 
 
 def list_(
@@ -32,27 +35,33 @@ def list_(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """List open cases, oldest first, with the commands that settle each; then what is set aside or off."""
+    """List open cases, oldest first, with the commands that settle each.
+
+    Then gateways that report too much, and what is set aside or off.
+    """
     if context.invoked_subcommand is not None:
         return
 
-    async def work() -> tuple[list[ListedCase], list[SetAside], list[Hook]]:
+    async def work() -> tuple[list[ListedCase], list[ReporterCase], list[SetAside], list[Hook]]:
         async with opened(env_file) as at, at.pool.connection() as connection:
-            cases = await listings.load_open_cases(connection, limit)
-            set_aside = await lookups.load_set_aside(connection, utc_now(), limit)
             return (
-                cases,
-                set_aside,
+                await listings.load_open_cases(connection, limit),
+                await reporters.load_cases(connection, limit),
+                await lookups.load_set_aside(connection, utc_now(), limit),
                 [one.hook for one in await hooks.load_all(connection) if one.hook.off_since],
             )
 
-    cases, set_aside, off = run(work())
+    cases, gateways, set_aside, off = run(work())
     if as_json:
-        print_json([*map(case_json, cases), *map(set_aside_json, set_aside), *map(off_json, off)])
+        told = [map(case_json, cases), map(reporter_json, gateways), map(set_aside_json, set_aside)]
+        print_json([*chain.from_iterable(told), *map(off_json, off)])
         return
     out = console()
     for case in cases:
         print_case(out, case)
+        out.print()
+    for gateway in gateways:
+        print_reporter(out, gateway)
         out.print()
     for one in set_aside:
         print_set_aside(out, one)
@@ -61,6 +70,8 @@ def list_(
         print_off(out, hook)
         out.print()
     line(out, f"{len(cases)} open" if cases else "no payment needs attention")
+    if gateways:
+        line(out, f"{len(gateways)} about gateways")
     if set_aside:
         line(out, f"{len(set_aside)} set aside, which the daemon tries again by itself")
 

@@ -124,7 +124,13 @@ def command(*words: str) -> str:
 
 
 _SETTLED_BY_INVOICE = frozenset(
-    {CaseKind.LATE_PAYMENT, CaseKind.PARTIAL_PAYMENT, CaseKind.MISMATCH, CaseKind.PAID_INVALID}
+    {
+        CaseKind.LATE_PAYMENT,
+        CaseKind.PARTIAL_PAYMENT,
+        CaseKind.MISMATCH,
+        CaseKind.PAID_INVALID,
+        CaseKind.NOT_FULFILLED,
+    }
 )
 
 

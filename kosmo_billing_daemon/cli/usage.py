@@ -1,14 +1,16 @@
 """``usage``: gateways that report what no mesh can carry, and taking back what they counted."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.opened import by, opened
-from kosmo_billing_daemon.cli.rendering import console, line, print_json, table, when
+from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table, when
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters
@@ -58,6 +60,39 @@ def cases(
     table(console(), ("CASE", "GATEWAY", "FIRST", "LAST", "REPORTED"), rows)
     if found:
         line(console(), "to take back what one counted: kosmo-billing usage void")
+
+
+def _ways_out(case: ReporterCase) -> list[tuple[str, str]]:
+    """Return what an operator can do about a gateway: in words, and the command."""
+    since = case.opened_at.strftime("%Y-%m-%dT%H:%MZ")
+    void = ("usage", "void", "--reporter", case.reporter, "--since", since, "--reason", "TICKET")
+    return [
+        ("disable its account at the broker, then take back what it counted", command(*void)),
+        ("if it may report as much", command("usage", "close", str(case.id), "--reason", "TICKET")),
+    ]
+
+
+def print_reporter(out: Console, case: ReporterCase) -> None:
+    """Print a gateway that reported too much, and what to do."""
+    out.print(Text(f"gateway case {case.id}  reports too much", style="bold yellow"))
+    line(out, f"  {case.reporter}: {case.detail}")
+    line(out, f"  since {when(case.opened_at)}, last {when(case.last_at)}")
+    for what, how in _ways_out(case):
+        line(out, f"  {what}:")
+        line(out, f"    {how}")
+
+
+def reporter_json(case: ReporterCase) -> dict[str, Any]:
+    """Describe a gateway that reported too much, for machines."""
+    return {
+        "kind": "reporter",
+        "gateway_case": case.id,
+        "reporter": case.reporter,
+        "detail": case.detail,
+        "opened_at": case.opened_at,
+        "last_at": case.last_at,
+        "commands": [{"when": what, "command": how} for what, how in _ways_out(case)],
+    }
 
 
 def close(

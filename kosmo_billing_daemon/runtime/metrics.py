@@ -33,7 +33,7 @@ GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
     "waiting": ("how many wait, at most 10000, by what waits", "what"),
     "expiry_lateness_seconds": ("how late the oldest end of a subscription is, or reminder of it", None),
     "usage_lag_seconds": ("between sending and counting, the worst of the newest 500 messages", None),
-    "attention_cases": ("open cases: payments that need attention", None),
+    "attention_cases": ("open cases: payments and gateways that need attention", None),
     "unknown_orders": ("open cases: paid orders that are not in the database", None),
     "hooks": ("endpoints of operators, by their state", "state"),
     "http_connections": ("connections that clients hold", None),

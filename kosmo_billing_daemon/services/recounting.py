@@ -1,4 +1,4 @@
-"""Corrects what was carried over, when messages of an earlier subscription are reported late (R2).
+"""Corrects what was carried over, when messages of an earlier subscription are reported late (R2), or voided.
 
 A trigger puts the user into the queue ``recounts``, whoever counted. So a crash between counting and
 correcting loses nothing, and counting, which is the hot path, waits for neither.
@@ -55,20 +55,22 @@ class Recounting:
 
     async def _recount(self, due: Sequence[UserId]) -> list[None]:
         async def work(connection: Connection) -> None:
-            now = self.clock()
-            # Before the counters are read: what is counted from here on queues its user again.
-            await recounts.delete(connection, due)
-            confirming = await invoices.load_processing(connection, due, now)
-            changes: list[Change] = []
-            new_events: list[Event] = []
-            for user_id in due:
-                before = await subscriptions.lock_history(connection, user_id)
-                outcome = recount(before, now, holding=user_id in confirming)
-                changes.append(Change(before, outcome.history))
-                new_events += [
-                    fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings
-                ]
-            await fulfilment.write(connection, changes, new_events, now)
+            await recount_users(connection, due, self.clock())
 
         await self.pool.retrying(work, locking_users(due))
         return [None] * len(due)
+
+
+async def recount_users(connection: Connection, users: Sequence[UserId], now: datetime) -> None:
+    """Fold the histories of users anew, who are locked, and take them off the queue."""
+    # Before the counters are read: what is counted from here on queues its user again.
+    await recounts.delete(connection, users)
+    confirming = await invoices.load_processing(connection, users, now)
+    changes: list[Change] = []
+    new_events: list[Event] = []
+    for user_id in users:
+        before = await subscriptions.lock_history(connection, user_id)
+        outcome = recount(before, now, holding=user_id in confirming)
+        changes.append(Change(before, outcome.history))
+        new_events += [fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings]
+    await fulfilment.write(connection, changes, new_events, now)

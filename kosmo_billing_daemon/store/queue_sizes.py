@@ -15,7 +15,8 @@ SELECT
     (SELECT count(*) FROM (
         SELECT unnest(events) FROM outbox WHERE kind = 'event' LIMIT 10000) AS n) AS events,
     (SELECT count(*) FROM (
-        SELECT FROM attention_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
+        SELECT FROM attention_cases WHERE closed_at IS NULL
+        UNION ALL SELECT FROM reporter_cases WHERE closed_at IS NULL LIMIT 10000) AS a) AS attention,
     (SELECT count(*) FROM (
         SELECT FROM attention_cases WHERE closed_at IS NULL AND kind = 'unknown_order' LIMIT 10000
     ) AS o) AS unknown_orders,

@@ -215,6 +215,14 @@ async def test_a_gateway_that_cannot_be_believed_is_listed_and_what_it_counted_t
     )
     (case,) = (await cli("usage", "cases", "--json")).json
     assert (case["reporter"], case["detail"]) == ("gw", "much")
+    (listed,) = (await cli("attention", "--json")).json
+    assert (listed["kind"], listed["reporter"], listed["detail"]) == ("reporter", "gw", "much")
+    shown = (await cli("attention")).out
+    assert "gw: much" in shown
+    assert "1 about gateways" in shown
+    void, close = (way["command"] for way in listed["commands"])
+    assert void in shown
+    assert "0 messages of 0 users" in (await cli.typed(void)).out
     metering = Metering(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
     report = metering.read("gw", payload([event(user, "a", shop.clock(), count=40)]))
     assert isinstance(report, Report)
@@ -223,5 +231,5 @@ async def test_a_gateway_that_cannot_be_believed_is_listed_and_what_it_counted_t
     assert (await cli(*command, "--json")).json == {"users": 1, "messages": 40}
     assert "0 messages of 0 users" in (await cli(*command)).out
     assert (await cli("usage", "void", "--reporter", "gw", "--since", "soon", "--reason", "x")).code == 1
-    assert "is closed" in (await cli("usage", "close", str(case["id"]), "--reason", "account disabled")).out
-    assert (await cli("usage", "cases", "--json")).json == []
+    assert "is closed" in (await cli.typed(close)).out
+    assert (await cli("attention", "--json")).json == []

@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.domain.invoices import Effect
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -46,6 +48,23 @@ async def test_what_was_carried_over_is_corrected_when_messages_are_reported_lat
     assert after["valid_until"] == after["valid_from"] + 30 * DAY
     (event,) = (await shop.front.rows("SELECT data FROM events WHERE user_id = $1 ORDER BY id", user))[-1:]
     assert '"reason": "late_usage"' in event["data"]
+
+
+async def test_what_is_voided_of_an_earlier_subscription_returns_to_those_that_took_over_its_rest(
+    shop: Shop, user: UserId
+) -> None:
+    """Seen to fail where voiding left that to a loop which nothing woke."""
+    await shop.buy(user)
+    await shop.wait(days=1)
+    await report(shop, user, 40, 0.5)
+    await shop.buy(user)
+    actions = ReporterActions(pool=shop.front.pool, clock=shop.clock)
+    by = OperatorAction("eva", "the gateway was stolen")
+    assert (await actions.void("gateway", shop.clock() - 30 * DAY, by)).messages == 40
+    rows = await shop.front.subscriptions(user)
+    assert [(row["messages_used"], row["messages_limit"]) for row in rows] == [(0, 50), (0, 100)]
+    assert (await shop.front.news(user))[-1] == "subscription.changed"
+    assert await shop.front.recounting.run_once() == 0
 
 
 async def test_a_renewed_limit_shrinks_by_what_was_sent_before_the_renewal(shop: Shop, user: UserId) -> None:
