@@ -104,9 +104,12 @@ class CaseActions:
     async def _write_off(
         self, connection: Connection, invoice: Invoice, by: OperatorAction, now: datetime
     ) -> None:
-        """Book that the operator has settled outside what an invoice brought in and did not buy (R13)."""
+        """Book that the operator has settled outside what an invoice brought in and did not buy (R13).
+
+        What became credit because it bought nothing stays the user's.
+        """
         unused = books.unused(invoice)
-        if unused > 0:
+        if unused > 0 and invoice.effect is not Effect.CREDITED:
             after = replace(invoice, adjusted=invoice.adjusted - unused)
             await invoices.adjust(connection, invoice.id, after.adjusted)
             postings = books.of_invoice(invoice, after, who=by.who, reason=by.reason)

@@ -157,7 +157,11 @@ def refused(verdict: Verdict, why: Refusal) -> Verdict:
         Case(CaseKind.NOT_FULFILLED, detail, verdict.invoice.paid_amount),
         *verdict.cases,
     )
-    return replace(listed, events=tuple(name for name in verdict.events if name != "invoice.settled"))
+    return replace(
+        listed,
+        source=verdict.source,
+        events=tuple(name for name in verdict.events if name != "invoice.settled"),
+    )
 
 
 _CREDITED_KINDS = (*_OF_UNUSED_MONEY, CaseKind.OVERPAID)
@@ -166,19 +170,23 @@ _CREDITED_KINDS = (*_OF_UNUSED_MONEY, CaseKind.OVERPAID)
 def as_credit(verdict: Verdict) -> Verdict:
     """Let money that bought nothing be the user's credit instead of a case (R14).
 
-    What was not booked as received stays a case: it is not confirmed, or BTCPay calls the invoice invalid.
+    What was not booked as received stays a case: it is not confirmed, or BTCPay calls the invoice invalid. So
+    does a mark that could not take effect: whoever made it expects that it did.
     """
     invoice = verdict.invoice
     missing = (invoice.paid_amount or Decimal(0)) - invoice.received
     if missing >= smallest_unit(invoice.plan.price.currency):
         return verdict
-    kept = tuple(case for case in verdict.cases if case.kind not in _CREDITED_KINDS)
-    if kept == verdict.cases:
+    why = next((case.kind for case in verdict.cases if case.kind in _CREDITED_KINDS), None)
+    if why is None:
         return verdict
-    why = next(case.kind for case in verdict.cases if case.kind in _CREDITED_KINDS)
+    credited: tuple[CaseKind, ...] = _CREDITED_KINDS
     if why is CaseKind.NOT_FULFILLED and invoice.effect is not Effect.REVOKED:
         invoice = replace(invoice, effect=Effect.CREDITED)
-    closes = (*verdict.closes, *(kind for kind in _CREDITED_KINDS if kind not in verdict.closes))
+        if verdict.source is Source.MANUAL:
+            credited = tuple(kind for kind in _CREDITED_KINDS if kind is not why)
+    kept = tuple(case for case in verdict.cases if case.kind not in credited)
+    closes = (*verdict.closes, *(kind for kind in credited if kind not in verdict.closes))
     return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from kosmo_billing_daemon.admin.actions import AdminActions
+from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import BUILT_IN
@@ -125,6 +126,10 @@ async def test_what_is_marked_but_cannot_take_effect_stays_credit_until_it_is_ma
     await shop.front.execute("UPDATE lookups SET due_at = now() - interval '9 years'")
     await shop.front.settle()
     assert (await shop.front.invoice(invoice.id))["effect"] == "credited"
+    assert await credit(shop, user) == {"USD": Decimal(25)}
+    assert ("not_fulfilled", Decimal(25), True) in await shop.front.cases(user), "the mark had no effect"
+    (case,) = await shop.front.rows("SELECT id FROM attention_cases WHERE closed_at IS NULL")
+    await CaseActions(pool=shop.front.pool, clock=shop.clock).close(case["id"], BY)
     assert await credit(shop, user) == {"USD": Decimal(25)}
     await shop.act(invoice, "mark_invalid", "mark_settled")
     assert (await shop.front.invoice(invoice.id))["effect"] == "fulfilled"
