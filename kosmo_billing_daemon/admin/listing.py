@@ -108,6 +108,12 @@ async def load_page(
     return UserPage(users, None if last is None else _encoded(last))
 
 
+async def load_plans(pool: Pool) -> list[str]:
+    """Return the plans that were ever sold or granted, by name."""
+    async with pool.connection() as connection:
+        return list(await quotes.load_sold(connection))
+
+
 async def load_every(pool: Pool, wanted: UserFilter, now: datetime) -> AsyncIterator[tuple[ListedUser, ...]]:
     """Give the whole list in batches, of which only one is in memory."""
     last: _Place | None = _FIRST

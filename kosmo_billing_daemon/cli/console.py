@@ -47,14 +47,22 @@ async def _console(name: str | None, port: int | None, env_file: Path | None) ->
         # First of all, so that a link is made only where it can be used.
         place = await stack.enter_async_context(_forwarding(address, port)) if address.path else str(address)
         async with opened(env_file) as at:
-            account = by("opens the console").who
-            token = await ConsoleAccess(pool=at.pool, clock=utc_now).invite(name or account)
-        _tell(f"http://{place}{ADMIN}/login?token={token}", name or account, place.rpartition(":")[2])
+            who = _named(name)
+            token = await ConsoleAccess(pool=at.pool, clock=utc_now).invite(who)
+        _tell(f"http://{place}{ADMIN}/login?token={token}", who, place.rpartition(":")[2])
         if not address.path:
             return
         typer.echo("\nCtrl-C closes the port. Sessions that are open stay valid; log out to end one.")
         with stopped_by_signals(stop):
             await stop.wait()
+
+
+def _named(name: str | None) -> str:
+    """Return whose name actions carry: under sudo always with the account, which nobody chooses."""
+    account = by("opens the console").who
+    if name is None or name.strip() == account:
+        return account
+    return name if caller() is None else f"{name.strip()} ({account})"
 
 
 def _tell(link: str, who: str, port: str) -> None:

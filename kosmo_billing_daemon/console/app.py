@@ -4,13 +4,15 @@ from collections import OrderedDict
 
 from aiohttp import web
 
-from kosmo_billing_daemon.console import forms, guard, login, overview
+from kosmo_billing_daemon.console import forms, guard, login, overview, search, users
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.web.server import draining
 
 ROUTES = (
     *login.ROUTES,
     *overview.ROUTES,
+    *users.ROUTES,
+    *search.ROUTES,
 )
 """Every page; a new one is a file with its ``ROUTES`` and one line here."""
 

@@ -30,7 +30,7 @@ NAVIGATION: Final = (
 )
 """Path below ``/admin`` and name, in the order of the menu; a new page of the menu is one line here."""
 
-_STATIC: Final = {"console.css": "text/css", "console.js": "text/javascript"}
+_STATIC: Final = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _WIDE: Final = Context(prec=120)  # more digits than any amount has
 _FLASH_SECONDS: Final = 60
 _LONGEST_FLASH: Final = 300  # characters; a cookie has room for 4096 bytes

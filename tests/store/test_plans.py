@@ -52,6 +52,13 @@ WHOLE = {
     ("IS NULL ORDER BY opened_at LIMIT $1", "reporter_cases"): "an operator lists the open ones",
     ("DELETE FROM console_sessions", "console_sessions"): "a few operators; old ones go at each new login",
     ("DELETE FROM console_sessions", "console_logins"): "the same",
+    (
+        "SELECT quote_id, count(*) AS users",
+        "subscriptions",
+    ): "all current ones are counted, from an index alone",
+    ("FROM held FULL JOIN lately", "leases"): "what is outstanding is summed up, from the index of that",
+    ("FROM held FULL JOIN lately", "parked_reports"): "bounded: no more than 10,000 are parked",
+    ("FROM held FULL JOIN lately", "reporter_cases"): "as many as there are gateways",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
 }
 
