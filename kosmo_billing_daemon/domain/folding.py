@@ -27,10 +27,12 @@ def fold(
     rows = list(history)
     before: int | None = None
     for index, row in enumerate(history):
-        if row.revoked_at is not None:
-            rows[index] = _revoked(row, row.revoked_at)
-            continue
         old = None if before is None else rows[before]
+        if row.revoked_at is not None:
+            # What is used is taken from the oldest first, so what came before says what is left of its packs.
+            anew = _taking_over(old, row) if index >= first and own_packs(row) else row
+            rows[index] = _revoked(anew, row.revoked_at)
+            continue
         if index >= first:
             rows[index] = _taking_over(old, row)
         if before is not None and old is not None:
@@ -68,7 +70,7 @@ def _taking_over(old: Subscription | None, new: Subscription) -> Subscription:
         rule = Rule.ADDED if _is_alike(old, new.plan) else Rule.CONVERTED
         messages = lots.messages_left(over.lots) or 0
         carried = Carried(rule, old.id, lots.time_left(over.lots), messages, over.released)
-    if new.cashed_at is not None:
+    if new.cashed_at is not None and new.cashed_at < new.valid_from + lots.time_left(stack):
         left = lots.consumed(stack, new.cashed_at - new.valid_from, new.messages_used)
         carried = replace(carried, released=(*carried.released, *lots.released_now(left)))
     return with_stack(new, stack, carried)

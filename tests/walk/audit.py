@@ -1,23 +1,21 @@
 """Compares a town at rest with the model; yields what differs."""
 
-from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
-from uuid import UUID
-
-import asyncpg
 
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedStatus
 from tests.crash.audit import retained_is_the_database
 from tests.walk import money
-from tests.walk.model import KINDS, PLANS, UNUSED, Fate, Purchase, fate, may_exceed_cap, standings, terms
+from tests.walk.catalogue import Offer
+from tests.walk.model import KINDS, UNUSED, Fate, fate, standings
 from tests.walk.money import Booked
 from tests.walk.people import Person, money_of
+from tests.walk.reading import Books, offer_of, purchases, read
 from tests.walk.town import Town
+from tests.walk.worth import may_exceed_cap, released_packs, terms
 
 CENT = Decimal("0.01")
 
@@ -29,50 +27,10 @@ SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL) AS deliveries,
     (SELECT count(*) FROM recounts) AS recounts
 """
 
-_ROWS = """
-SELECT s.*, q.plan_type, i.btcpay_invoice_id FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id
-LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id
-WHERE s.user_id = ANY ($1) ORDER BY s.number
-"""
-
-# When a purchase that was paid could not take effect: then its case was opened, or its money became credit.
-_REFUSED = """
-SELECT i.btcpay_invoice_id, min(refused.at) AS at FROM btcpay_invoices AS i JOIN (
-    SELECT invoice_id, opened_at AS at FROM attention_cases WHERE kind = 'not_fulfilled' AND closed_at IS NULL
-    UNION ALL SELECT (data ->> 'order_id')::uuid, occurred_at FROM events
-    WHERE user_id = ANY ($1) AND type = 'credit.added' AND data ->> 'reason' = 'not_fulfilled'
-) AS refused ON refused.invoice_id = i.id
-WHERE i.user_id = ANY ($1) AND i.effect IN ('none', 'credited', 'declined') GROUP BY i.id
-"""
-
-_CASES = """
-SELECT c.kind, i.btcpay_invoice_id FROM attention_cases AS c JOIN btcpay_invoices AS i ON i.id = c.invoice_id
-WHERE c.user_id = ANY ($1) AND c.closed_at IS NULL
-"""
-
-# Each count of a user's messages, three ways: they must agree with what was reported.
-_COUNTED = """
-SELECT u.user_id, (SELECT count(*) FROM usage_events AS e WHERE e.user_id = u.user_id) AS events,
-    (SELECT coalesce(sum(messages), 0)::bigint FROM usage_days AS d WHERE d.user_id = u.user_id) AS days
-FROM unnest($1::uuid[]) AS u (user_id)
-"""
-
 _MISCOUNTED = """
 SELECT s.id FROM subscriptions AS s WHERE s.user_id = ANY ($1) AND s.messages_used <>
     (SELECT count(*) FROM usage_events AS e WHERE e.user_id = s.user_id AND e.subscription_id = s.id)
 """
-
-
-@dataclass(frozen=True)
-class _Books:
-    """What the database says, read at one moment."""
-
-    rows: Mapping[UUID, Sequence[Any]]
-    booked: Mapping[UUID, Sequence[Booked]]
-    refused: Mapping[str, datetime]
-    cases: Mapping[str, set[str]]
-    counted: Mapping[UUID, Any]
-    orders: Counter[str]
 
 
 async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str, None]:
@@ -83,7 +41,7 @@ async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str
         if any(quiet.values()):
             yield f"waiting: {dict(quiet)}"
             return
-        books = await _read(town, connection, people)
+        books = await read(town, connection, people)
         for row in await connection.fetch(_MISCOUNTED, [person.user_id for person in people]):
             yield f"subscription {row['id']} counts other messages than are attributed to it"
         for person in people:
@@ -101,33 +59,26 @@ async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str
             yield f"{house.daemon.name} is not ready: {told}"
 
 
-async def _read(town: Town, connection: "asyncpg.Connection[Any]", people: Sequence[Person]) -> _Books:
-    users = [person.user_id for person in people]
-    rows: dict[UUID, list[Any]] = defaultdict(list)
-    for row in await connection.fetch(_ROWS, users):
-        rows[row["user_id"]].append(row)
-    cases: dict[str, set[str]] = defaultdict(set)
-    for row in await connection.fetch(_CASES, users):
-        cases[row["btcpay_invoice_id"]].add(row["kind"])
-    counted = {row["user_id"]: row for row in await connection.fetch(_COUNTED, users)}
-    orders = Counter(str(invoice.order_id) for invoice in town.world.simulator.invoices.values())
-    refused = {row["btcpay_invoice_id"]: row["at"] for row in await connection.fetch(_REFUSED, users)}
-    booked = await money.load(connection, people)
-    return _Books(rows, booked, refused, cases, counted, orders)
-
-
-def _of_person(town: Town, books: _Books, person: Person) -> list[str]:
+def _of_person(town: Town, books: Books, person: Person) -> list[str]:
     invoices = town.world.simulator.invoices
     rows = books.rows.get(person.user_id, [])
     found = _messages(books, person)
     for one in books.booked[person.user_id]:
+        if one.offer not in town.sells.ever or one.offer.price != person.quoted.get(
+            one.order_id, one.offer.price
+        ):
+            found.append(f"{one.order_id} is for {one.offer}, which was not on offer")
         if one.invoice_id in person.invoices:
             found += _invoice(invoices[one.invoice_id], one, books, rows, person, credit=town.credit)
     if len(person.invoices) != sum(one.invoice_id in person.invoices for one in books.booked[person.user_id]):
         found.append(f"of its invoices {person.invoices} some are unknown")
-    from_credit = sorted(str(row["invoice_id"]) for row in rows if row["source"] == "credit")
-    if from_credit != sorted(person.from_credit):
+    from_credit = {
+        one.order_id for one in books.booked[person.user_id] if one.invoice_id is None and one.stands
+    }
+    if from_credit != person.from_credit:
         found.append(f"credit paid {from_credit}, was told of {person.from_credit}")
+    if sum(row["cashed_at"] is not None for row in rows) != person.cashed:
+        found.append(f"not {person.cashed} of its subscriptions became credit")
     versions = town.world.observer.versions[person.user_id]
     if versions != sorted(versions):
         found.append(f"versions fell: {versions}")
@@ -141,7 +92,7 @@ def _of_person(town: Town, books: _Books, person: Person) -> list[str]:
     return [*found, *_periods(rows, holding=holding)]
 
 
-def _messages(books: _Books, person: Person) -> list[str]:
+def _messages(books: Books, person: Person) -> list[str]:
     counted = books.counted[person.user_id]
     return [
         f"{counted[where]} messages counted in {where} of {len(person.messages)}"
@@ -153,14 +104,24 @@ def _messages(books: _Books, person: Person) -> list[str]:
 def _invoice(
     invoice: SimulatedInvoice,
     booked: Booked,
-    books: _Books,
+    books: Books,
     rows: Sequence[Any],
     person: Person,
     *,
     credit: bool,
 ) -> list[str]:
-    """R1, R6 to R9, R11 and R14 for one invoice."""
-    mine = [row for row in rows if row["btcpay_invoice_id"] == invoice.id]
+    """R1, R6 to R9, R11, R14 and R17 for one invoice."""
+    if booked.offer.fits:
+        mine = [
+            (f"added to {row['subscription_id']}", row["revoked_at"] is None)
+            for row in books.top_ups[invoice.id]
+        ]
+    else:
+        mine = [
+            (row["status"], row["status"] != "revoked")
+            for row in rows
+            if row["btcpay_invoice_id"] == invoice.id
+        ]
     dismissed = {kind for (key, kind) in person.dismissed if key == invoice.id}
     right = fate(
         invoice,
@@ -175,7 +136,10 @@ def _invoice(
     if not mine and right.stands is not False and (at := books.refused.get(invoice.id)) is not None:
         # Credit that it counted on may be spent: where its reservation had ended, or some was paid before.
         may_be_spent = booked.credit_used > 0 or len(invoice.payments) > 1
-        if not may_be_spent and not may_exceed_cap(_standing_at(rows, at), _plan(booked), at):
+        is_hopeless = (
+            not _fits(rows, booked.offer, at) if booked.offer.fits else _exceeds(rows, booked.offer, at)
+        )
+        if not may_be_spent and not is_hopeless:
             found.append(f"{state} and was refused at {at}")
         # What became credit is not listed; more that comes in afterwards is listed by itself.
         is_credited = credit and booked.sum("received") > 0
@@ -184,9 +148,9 @@ def _invoice(
         right = Fate(right.stands, right.must - UNUSED, right.may)
     if books.orders[str(invoice.order_id)] != 1:
         found.append(f"{state} and {books.orders[str(invoice.order_id)]} times at BTCPay")
-    stands = [row for row in mine if row["status"] != "revoked"]
-    if len(mine) > 1 or (right.stands is not None and right.stands is not bool(stands)):
-        found.append(f"{state}, its effects are {[row['status'] for row in mine]}")
+    stands = sum(it_stands for _, it_stands in mine)
+    if stands > 1 or (right.stands is not None and right.stands is not bool(stands)):
+        found.append(f"{state}, its effects are {[what for what, _ in mine]}")
     opened = books.cases.get(invoice.id, set())
     ever_paid = sum(payment.amount for payment in invoice.payments)  # what was replaced may have been listed
     may = right.may | ({"overpaid"} if ever_paid > invoice.price else set())
@@ -201,7 +165,7 @@ def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
     """R2 between the purchases that stand, and how the last of them stands."""
     standing = [row for row in rows if row["status"] != "revoked"]
     found = []
-    for row, right in zip(standing, terms(_purchases(standing)), strict=True):
+    for row, right in zip(standing, terms(purchases(standing)), strict=True):
         is_off = abs(row["valid_until"] - right.until) > timedelta(milliseconds=1)  # worth is rounded too
         limit, used = row["messages_limit"], row["messages_used"]
         # What was used before a late report took it away is not taken back.
@@ -213,34 +177,40 @@ def _periods(rows: Sequence[Any], *, holding: bool) -> list[str]:
     if standing:
         last = standing[-1]
         allowed = standings(last["valid_until"], datetime.now(UTC), holding=holding)
+        if last["cashed_at"] is not None:
+            allowed = {"expired"}
         if last["status"] not in allowed:
             found.append(f"{last['id']} is {last['status']}, must be one of {allowed}")
     return found
 
 
-def _purchases(rows: Sequence[Any]) -> list[Purchase]:
-    return [
-        Purchase(row["plan_type"], row["valid_from"], row["messages_used"], row["source"] == "grant")
+def _exceeds(rows: Sequence[Any], offer: Offer, at: datetime) -> bool:
+    """Whether what stood then and this could reach beyond the prepaid cap (R11)."""
+    standing = [
+        row
         for row in rows
+        if row["valid_from"] <= at and (row["revoked_at"] is None or row["revoked_at"] > at)
     ]
+    return may_exceed_cap(purchases(standing), offer, at)
 
 
-def _standing_at(rows: Sequence[Any], at: datetime) -> list[Purchase]:
-    return _purchases(
-        [
-            row
-            for row in rows
-            if row["valid_from"] <= at and (row["revoked_at"] is None or row["revoked_at"] > at)
-        ]
+def _fits(rows: Sequence[Any], pack: Offer, at: datetime) -> bool:
+    """Whether a pack certainly fitted what was current then (R17)."""
+    return any(
+        row["valid_from"] < at < min(row["valid_until"], row["ended_at"] or row["valid_until"])
+        and row["messages_limit"] is not None
+        and offer_of(row).name in pack.fits
+        for row in rows
+        if row["status"] != "revoked"
     )
 
 
-def _plan(booked: Booked) -> str:
-    return next(plan for plan, (price, _) in PLANS.items() if price == booked.price)
-
-
 def _released(rows: Sequence[Any]) -> Decimal:
-    """What of a user's worth could not be taken over."""
-    right = terms(_purchases([row for row in rows if row["status"] != "revoked"]))
-    worth = sum((each.released for each in right), Fraction(0))
+    """What of a user's worth could not be taken over, or was cashed, or had a plan that was revoked."""
+    standing = [row for row in rows if row["status"] != "revoked"]
+    worth = sum((each.released for each in terms(purchases(standing))), Fraction(0))
+    for place, row in enumerate(rows):
+        if row["status"] == "revoked":
+            before = [one for one in rows[:place] if one["status"] != "revoked"]
+            worth += released_packs(purchases(before), purchases([row])[0])
     return Decimal(worth.numerator) / worth.denominator

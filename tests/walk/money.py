@@ -12,7 +12,8 @@ import asyncpg
 
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay.invoices import AdditionalStatus, SimulatedInvoice, SimulatedStatus
-from tests.walk.model import PLANS, received
+from tests.walk.catalogue import Offer
+from tests.walk.model import received
 from tests.walk.people import Person
 from tests.walk.town import Town
 
@@ -20,7 +21,9 @@ _NOTHING = Decimal(0)
 _ROUNDING = Decimal("1e-6")
 
 _BOOKED = """
-SELECT i.user_id, i.id, i.btcpay_invoice_id, i.credit_used, q.plan_type, s.status AS purchase,
+SELECT i.user_id, i.id, i.btcpay_invoice_id, i.credit_used, q.plan_type, q.amount, q.quota, q.period, q.fits,
+    coalesce(s.status <> 'revoked', false)
+        OR EXISTS (SELECT FROM top_ups WHERE invoice_id = i.id AND revoked_at IS NULL) AS stands,
     (SELECT jsonb_object_agg(kind, amount) FROM (
         SELECT kind, sum(amount)::text AS amount FROM ledger WHERE invoice_id = i.id GROUP BY kind
     ) AS l)::text AS booked
@@ -46,10 +49,14 @@ class Booked:
 
     order_id: UUID
     invoice_id: str | None
-    price: int
+    offer: Offer
     credit_used: Decimal
     stands: bool
     sums: Mapping[str, Decimal]
+
+    @property
+    def price(self) -> Decimal:
+        return self.offer.price
 
     def sum(self, kind: str) -> Decimal:
         return self.sums.get(kind, _NOTHING)
@@ -63,9 +70,9 @@ async def load(connection: "asyncpg.Connection[Any]", people: Sequence[Person]) 
             Booked(
                 row["id"],
                 row["btcpay_invoice_id"],
-                PLANS[row["plan_type"]][0],
+                Offer(row["plan_type"], row["amount"], row["quota"], row["period"].days, tuple(row["fits"])),
                 row["credit_used"],
-                row["purchase"] not in {None, "revoked"},
+                row["stands"],
                 {kind: Decimal(amount) for kind, amount in json.loads(row["booked"] or "{}").items()},
             )
         )
@@ -101,10 +108,17 @@ async def complaints(
             yield f"{person.user_id}: released {account['released']}, not {released[person.user_id]}"
         if account["foreign_entries"]:
             yield f"{person.user_id}: entries in other currencies"
-        # What was spent and turned out invalid afterwards is owed.
-        if credit < reserved and not any(
-            invoices[key].status is SimulatedStatus.INVALID for key in person.invoices
-        ):
+        # What was spent and is taken back afterwards is owed: as invalid, refunded elsewhere, or used before.
+        is_owed = (
+            person.cashed
+            or person.refunded_there
+            or any(
+                invoices[key].additional_status is AdditionalStatus.MARKED
+                or invoices[key].status is SimulatedStatus.INVALID
+                for key in person.invoices
+            )
+        )
+        if credit < reserved and not is_owed:
             yield f"{person.user_id}: a credit of {credit}, {reserved} of it reserved"
     if sum((a["came"] - a["went"] for a in accounts.values()), _NOTHING) != total:
         yield "in total, what came is not what went and what is left"
@@ -137,7 +151,7 @@ def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -
         yield f"granted {one.sum('granted')} of {asked}, vouched for: {vouched}"
     if not (-confirmed if dismissed else _NOTHING) <= one.sum("written_off") <= 0:
         yield f"written off {one.sum('written_off')} of {confirmed}"
-    refunded = person.refunded.get(one.invoice_id or "", _NOTHING)
+    refunded = sum((each.get(one.invoice_id or "", _NOTHING) for each in person.all_refunds), _NOTHING)
     if one.sum("refunded") != -refunded:
         yield f"refunded {one.sum('refunded')}, must be {refunded}"
 

@@ -4,15 +4,16 @@ Only while nothing fails and everything is at rest: a command is not repeated.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
 
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedStatus
 from tests.support.daemon import command, environment, settings_for
-from tests.walk.model import PLANS
 from tests.walk.people import Person, money_of
 from tests.walk.town import Town
 
@@ -27,12 +28,21 @@ class Operator:
     town: Town
 
     async def work(self, chance: Random, walking: Sequence[Person]) -> None:
-        """Give somebody a plan, refund somebody's credit, or decide one of the open cases."""
-        done = chance.random()
-        if done < 0.3:
-            await self._grant(chance, chance.choice(walking))
-        elif done < 0.6 and self.town.credit:
-            await self._refund(chance, chance.choice(walking))
+        """Give somebody a plan or credit for it, refund, change the catalogue, or decide an open case."""
+        done, person = chance.random(), chance.choice(walking)
+        if done < 0.2:
+            await self._grant(chance, person)
+        elif done < 0.3:
+            await self._cash(person)
+        elif done < 0.35:
+            await self.town.stop_daemons()
+            self.town.change_catalogue(chance)
+            await self.town.start_daemons()
+            await self.town.until_ready()
+        elif done < 0.55 and self.town.credit:
+            await self._refund(chance, person)
+        elif done < 0.65 and self.town.credit:
+            await self._refund_there(chance, person)
         else:
             await self._decide(chance, walking)
 
@@ -41,7 +51,7 @@ class Operator:
 
     async def _grant(self, chance: Random, person: Person) -> None:
         """Give a plan, and take some back at once; one beyond the prepaid cap is refused (R11)."""
-        plan = chance.choice(list(PLANS))
+        plan = chance.choice(self.town.sells.plans)
         person.note(f"is granted {plan}")
         if await self._run("user", "grant", str(person.user_id), plan, *_REASON, may_fail=True) is None:
             return
@@ -50,6 +60,36 @@ class Operator:
             await self._run("user", "revoke", str(person.user_id), *_REASON)
             person.note("loses it")
             person.ungranted += 1
+
+    async def _cash(self, person: Person) -> None:
+        """End somebody's plan; what is left of it becomes credit."""
+        arguments = ("user", "revoke", str(person.user_id), "--credit", *_REASON)
+        if await self._run(*arguments, may_fail=True) is not None:
+            person.cashed += 1
+            person.note("loses its plan for credit")
+
+    async def _refund_there(self, chance: Random, person: Person) -> None:
+        """Refund a part of a payment in BTCPay's own pages, of which its webhook tells."""
+        simulator = self.town.world.simulator
+        refundable = [
+            known
+            for known in person.invoices
+            if simulator.invoices[known].confirmed > 1
+            and simulator.invoices[known].status not in _UNDECIDED
+            and known not in person.altered
+        ]
+        if not refundable:
+            return
+        invoice_id = chance.choice(refundable)
+        amount = Decimal(chance.choice(["0.40", "1.00"]))
+        with contextlib.suppress(GreenfieldRefused):  # BTCPay refunds no payment that is just expired
+            simulator.refund(
+                invoice_id, refundVariant="Custom", customAmount=str(amount), customCurrency="USD"
+            )
+            known = person.refunded_there.get(invoice_id, Decimal(0))
+            person.refunded_there[invoice_id] = known + amount
+            person.note(f"{amount} of {invoice_id} are refunded in BTCPay")
+        await simulator.drained()
 
     async def _refund(self, chance: Random, person: Person) -> None:
         """Refund what an invoice brought in, twice by the same command, or take an earlier refund back.
@@ -95,9 +135,13 @@ class Operator:
         ]
         case = chance.choice(ready or cases)
         person, invoice_id, kind = known[case["user_id"]], case["invoice_id"], case["kind"]
-        if ready and chance.random() < 0.6:
+        # Where money became credit because a mark had no effect, closing the case decides nothing.
+        if kind == "not_fulfilled" or (ready and chance.random() < 0.6):
             for _ in range(chance.choice([1, 2])):
-                await self._run("invoices", "settle", invoice_id, *_REASON)
+                # What the rules refuse when an invoice is paid, they refuse then too.
+                if await self._run("invoices", "settle", invoice_id, *_REASON, may_fail=True) is None:
+                    person.note(f"{invoice_id}, {kind}, cannot be settled by hand")
+                    return
             person.note(f"{invoice_id}, {kind}, is settled by hand")
             person.settled_by_hand.add(invoice_id)
         else:

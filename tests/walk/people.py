@@ -16,7 +16,6 @@ import aiohttp
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay.actions import PayerAction, possible_actions
 from kosmo_billing_daemon.demo.btcpay.invoices import CURRENCIES, SimulatedInvoice, SimulatedStatus
-from tests.walk.model import PLANS
 from tests.walk.town import Town
 
 _ATTEMPT = aiohttp.ClientTimeout(total=4)
@@ -46,11 +45,18 @@ class Person:
     settled_by_hand: set[str] = field(default_factory=set)
     dismissed: dict[tuple[str, str], Money] = field(default_factory=dict)  # cases closed without rights
     refunded: dict[str, Decimal] = field(default_factory=dict)
-    from_credit: set[str] = field(default_factory=set)  # orders that credit paid whole
+    refunded_there: dict[str, Decimal] = field(default_factory=dict)  # in BTCPay's own pages
+    quoted: dict[UUID, Decimal] = field(default_factory=dict)  # prices by order
+    from_credit: set[UUID] = field(default_factory=set)  # orders that credit paid whole
     messages: set[str] = field(default_factory=set)
     joined: int = 0  # the round
     granted: int = 0
     ungranted: int = 0
+    cashed: int = 0
+
+    @property
+    def all_refunds(self) -> tuple[dict[str, Decimal], ...]:
+        return self.refunded, self.refunded_there
 
     async def live(self, town: Town, steps: int) -> None:
         for _ in range(steps):
@@ -68,7 +74,8 @@ class Person:
         await self._act(town, self.chance.choice((remembers and expired) or self.invoices[-3:]))
 
     async def _buy(self, town: Town) -> None:
-        plan = self.chance.choice(list(PLANS))
+        sold = town.sells.packs if self.chance.random() < _PACKS else town.sells.plans
+        plan = self.chance.choice(sold)
         key = str(UUID(int=self.chance.getrandbits(128), version=4))
         order = await self._order(town, plan, key)
         if order is None:
@@ -78,7 +85,7 @@ class Person:
             assert again == order, f"{self.user_id}: {again} for {order} under one key"
         invoice_id = order["invoice_id"]
         if invoice_id is None:
-            self.from_credit.add(order["order_id"])
+            self.from_credit.add(UUID(order["order_id"]))
             return
         if invoice_id not in self.invoices:
             self.invoices.append(invoice_id)
@@ -87,14 +94,15 @@ class Person:
         await self._act(town, invoice_id)
 
     async def _order(self, town: Town, plan: str, key: str) -> dict[str, Any] | None:
-        """Ask each daemon in turn until one answers; ``None`` beyond the prepaid cap (R11)."""
+        """Ask each daemon in turn until one answers; ``None`` where the rules refuse it (R11, R17)."""
         headers = {"X-User-ID": str(self.user_id), "Idempotency-Key": key}
+        wanted = {"pack" if plan in town.sells.packs else "plan_type": plan}
         house = self.chance.randrange(len(town.houses))
         while True:
             url = f"{town.houses[house].daemon.url}{API}/invoices"
             try:
                 async with town.world.http.post(
-                    url, json={"plan_type": plan}, headers=headers, timeout=_ATTEMPT
+                    url, json=wanted, headers=headers, timeout=_ATTEMPT
                 ) as response:
                     told: dict[str, Any] = await response.json()
             except (aiohttp.ClientError, TimeoutError):
@@ -103,8 +111,9 @@ class Person:
                 if response.status < 300:
                     paid = f"{told['credit_used']} of credit, due {told['amount_due']}"
                     self.note(f"ordered {plan}: {told['invoice_id'] or told['order_id']}, {paid}")
+                    self.quoted.setdefault(UUID(told["order_id"]), Decimal(str(told["amount"])))
                     return told
-                if told.get("code") == "prepaid_cap":
+                if told.get("code") in {"prepaid_cap", "no_fitting_plan"}:
                     self.note(f"may not order {plan}")
                     return None
                 assert response.status in {409, 502, 503, 504}, told
@@ -158,6 +167,7 @@ class Person:
 
 
 _ALTERED = 0.08  # how probable it is of an order
+_PACKS = 0.3
 _REMEMBERS = 0.3  # how probable it is of an act
 
 _WEIGHTS = {

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
@@ -12,6 +13,7 @@ from tests.support.houses import House, build_house, move_in
 from tests.support.mosquitto import Mosquitto
 from tests.support.postgres import SETTINGS
 from tests.support.world import World, world_around
+from tests.walk.catalogue import Assortment
 
 STARTS_WITHIN = 60.0  # seconds; walks share their machine with one another
 
@@ -24,6 +26,13 @@ class Town:
     postgres: EmbeddedPostgres
     houses: list[House]
     credit: bool
+    sells: Assortment
+    plans_file: Path
+
+    def change_catalogue(self, chance: Random) -> None:
+        """Sell something else from the next start of the daemons on."""
+        self.sells.change(chance)
+        self.plans_file.write_text(self.sells.toml)
 
     async def heal(self) -> None:
         """Bring back whatever is away, at once."""
@@ -63,7 +72,9 @@ async def town_around(directory: Path, daemons: int, *, credit: bool = True) -> 
         url = await postgres.create_database("walk")
         broker = await stack.enter_async_context(Mosquitto(max_queued_messages=0))
         world = await stack.enter_async_context(world_around(directory, url, broker))
-        world.more["CREDIT"] = "auto" if credit else "off"
+        sells, plans_file = Assortment(), place / "plans.toml"
+        plans_file.write_text(sells.toml)
+        world.more |= {"CREDIT": "auto" if credit else "off", "PLANS_FILE": str(plans_file)}
         houses = []
         for number in range(daemons):
             house = await build_house(
@@ -71,6 +82,6 @@ async def town_around(directory: Path, daemons: int, *, credit: bool = True) -> 
             )
             await move_in(world, house, STARTS_WITHIN)
             houses.append(house)
-        town = Town(world, postgres, houses, credit)
+        town = Town(world, postgres, houses, credit, sells, plans_file)
         await town.until_ready()
         yield town

@@ -107,7 +107,7 @@ class Walk:
         await self._compare(walking, broker_forgot=mosquitto_killed in chosen)
         self.heals.append(time.monotonic() - healed_at)
         if chance.random() < jumps:
-            await self._jump(chance.choice(_JUMPS), walking)
+            await self._jump(chance, walking)
 
     async def _befall(self, plan: list[tuple[Fault, Random, float]]) -> None:
         async with asyncio.TaskGroup() as group:
@@ -151,6 +151,9 @@ class Walk:
             "invoices": sum(len(person.invoices) for person in self.people),
             "altered": sum(len(person.altered) for person in self.people),
             "settled_by_hand": sum(len(person.settled_by_hand) for person in self.people),
+            "offers": len(self.town.sells.ever),
+            "cashed": sum(person.cashed for person in self.people),
+            "refunded_in_btcpay": str(sum((sum(p.refunded_there.values()) for p in self.people), Decimal(0))),
             "from_credit": sum(len(person.from_credit) for person in self.people),
             "refunded": str(sum((sum(p.refunded.values(), Decimal(0)) for p in self.people), Decimal(0))),
             "cases_closed": sum(len(person.dismissed) for person in self.people),
@@ -226,8 +229,12 @@ class Walk:
                 assert response.status == 503, await response.text()
             await asyncio.sleep(0.1)
 
-    async def _jump(self, distance: timedelta, people: list[Person]) -> None:
-        """Make it later for those who walk, while no daemon runs; acts of that time are heard of later."""
+    async def _jump(self, chance: Random, people: list[Person]) -> None:
+        """Make it later for those who walk, while no daemon runs; acts of that time are heard of later.
+
+        Sometimes the catalogue changes then.
+        """
+        distance = chance.choice(_JUMPS)
         self.jumped += distance
         self.history.append(f"jump {distance}")
         await self.town.stop_daemons()
@@ -245,6 +252,8 @@ class Walk:
             person.journal.append(f"{datetime.now(UTC):%H:%M:%S} {distance} pass")
             for invoice_id in person.invoices:
                 await self._age(self.town.world.simulator.invoices[invoice_id], distance)
+        if chance.random() < 0.5:
+            self.town.change_catalogue(chance)
         await self.town.start_daemons()
         await self.town.until_ready()
         await self._compare(people)
