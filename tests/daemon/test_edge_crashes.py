@@ -1,20 +1,25 @@
 """Usage is counted exactly once whoever is killed: daemon, broker and gateways, again and again."""
 
+import asyncio
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from kosmo_billing_daemon.runtime.clock import utc_now
+from tests.mqtt.strict_gateway import check_counts, told
+from tests.services.test_leasing import WATCH
 from tests.support.gateway import GatewayProcess
 from tests.support.observer import TOPICS
-from tests.support.world import World, until
+from tests.support.world import World, grant, until
 
+ROOT = Path(__file__).resolve().parents[2]
 MESSAGES = 20_000
 SEEN_TWICE = MESSAGES // 10  # messages that both gateways record: a tenth of all are duplicates
 KILLS = 4  # of each
@@ -116,3 +121,75 @@ async def test_every_message_counts_exactly_once_over_kill_9_of_everybody(
         return {document["user_id"]: document["messages_used"] for document in found.values()} == expected
 
     await until(agrees, lambda: world.logs)
+
+
+SENDS = 20_000
+GATES = ("one", "two", "three")
+
+LEASED = """
+SELECT coalesce(sum(greatest(0, messages - used)), 0)::bigint FROM leases AS l
+JOIN subscriptions AS s ON s.id = l.subscription_id
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_strict_gates_killed_with_daemon_and_broker_count_commits_alone_and_never_oversell(
+    world: World, tmp_path: Path
+) -> None:
+    """A third of the messages is refused by the radio; at every commit a trigger checks each user's limit."""
+    chance = random.Random(17)
+    generous = {"USAGE_MESSAGES_PER_MINUTE": "1000000", "USAGE_USERS_PER_MINUTE": "1000000"}
+    daemon = await world.daemon(**generous)
+    short, ample = [uuid4() for _ in range(4)], [uuid4() for _ in range(4)]
+    await grant(world, [*short, *ample])
+    raised = "UPDATE subscriptions SET messages_limit = $2 WHERE user_id = ANY ($1)"
+    await world.execute(raised, short, 1_500)
+    await world.execute(raised, ample, 6_000)
+    await world.execute(WATCH)
+    for user_id in (*short, *ample):
+        await world.until_published(user_id)
+    users = ",".join(str(user_id) for user_id in (*short, *ample))
+
+    async def launch(name: str) -> asyncio.subprocess.Process:
+        words = ("-m", "tests.mqtt.strict_gateway", name, str(world.broker.port), str(tmp_path), users)
+        return await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT)
+
+    (tmp_path / "return").touch()
+    gates = {name: await launch(name) for name in GATES}
+    kills: Counter[str] = Counter()
+    try:
+        while len(told(tmp_path, GATES)["held"] if kills else ()) < SENDS:
+            await asyncio.sleep(chance.uniform(0.5, 2.5))
+            victim = chance.choice(["daemon", "broker", *GATES])
+            kills[victim] += 1
+            if victim == "daemon":
+                daemon.kill()
+                await daemon.start()
+            elif victim == "broker":
+                world.broker.kill()
+                await world.broker.start()
+            else:
+                gates[victim].kill()
+                await gates[victim].wait()
+                gates[victim] = await launch(victim)
+        (tmp_path / "stop").touch()
+        async with asyncio.timeout(180):
+            assert [await gate.wait() for gate in gates.values()] == [0, 0, 0]
+    finally:
+        for gate in gates.values():
+            if gate.returncode is None:
+                gate.kill()
+                await gate.wait()
+    said = told(tmp_path, GATES)
+    async with world.sql() as connection:
+        await check_counts(connection, said)
+        rows = await connection.fetch("SELECT user_id, messages_used, messages_limit FROM subscriptions")
+    assert all(row["messages_used"] <= row["messages_limit"] for row in rows)
+
+    async def returned() -> bool:
+        return bool(await world.value(LEASED) == 0)
+
+    await until(returned, lambda: "leases are outstanding", 60.0)
+    full = sum(row["messages_used"] == row["messages_limit"] for row in rows)
+    print({what: len(of) for what, of in said.items()}, dict(kills), f"{full} users at their limit")

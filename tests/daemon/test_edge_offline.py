@@ -4,9 +4,13 @@ Seen failing: with an hour accepted instead of seven days, with messages counted
 arrive, and with a gate that starts without its file.
 """
 
+import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
+
+import pytest
 
 from kosmo_billing_daemon.gate import Gate, Reason
 from kosmo_billing_daemon.link import Broker
@@ -74,3 +78,76 @@ async def test_a_day_offline_loses_nothing_and_is_refused_nothing_that_was_valid
             assert life.check(ended, NODE).reason is Reason.EXPIRED
     counted: dict[UUID, list[str]] = {kept: ["20 20"], renewed: ["10 10", "0 0"], ended: ["5 5"]}
     assert {user_id: await world.value(USED, user_id) for user_id in counted} == counted
+
+
+LIMIT = 500
+
+
+async def send(edge: Gate, user_id: UUID, most: int = LIMIT) -> tuple[int, Reason | None]:
+    """Send until a message is refused, also after waiting for a lease; returns how many passed, and why."""
+    for passed in range(most):
+        while not (hold := edge.hold(user_id, NODE)):
+            if hold.reason is not Reason.NO_LEASE or not edge.status.connected:
+                return passed, hold.reason
+            try:
+                await edge.leased(user_id, 3)
+            except TimeoutError:
+                return passed, hold.reason
+        hold.commit()
+        await asyncio.sleep(0.005)
+    return most, None
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("strict", [True, False])
+async def test_one_of_three_gates_cut_off_for_a_day_exceeds_the_limit_only_if_it_is_not_strict(
+    world: World, tmp_path: Path, strict: bool
+) -> None:
+    """Prints the figures of the gate's page."""
+    clock, time, user_id = SetClock(tmp_path), Time(), uuid4()
+    await world.daemon(**clock.settings)
+    await grant(world, [user_id])
+    await world.execute("UPDATE subscriptions SET messages_limit = $1", LIMIT)
+    await world.until_published(user_id, messages_limit=LIMIT)
+    async with proxied(world.broker.host, world.broker.port) as way, AsyncExitStack() as stack:
+        gates = [
+            await stack.enter_async_context(
+                Gate(
+                    Broker(host=world.broker.host, port=port, client_id=name),
+                    tmp_path / f"{name}.db",
+                    reporter=name,
+                    strict=strict,
+                    clock=time.now,
+                    monotonic=time.monotonic,
+                )
+            )
+            for name, port in (("one", world.broker.port), ("two", world.broker.port), ("three", way.port))
+        ]
+        for edge in gates:
+            await edge.ready(20)
+        cut_off = gates[2]
+        before = [passed for passed, _ in await asyncio.gather(*(send(e, user_id, 30) for e in gates))]
+        await until(lambda: not any(e.status.unacknowledged for e in gates), lambda: "the first messages")
+        leased = cut_off.status.leased
+        await way.become(Mode.REFUSE)
+        await way.drop()
+        await until(lambda: not cut_off.status.connected, lambda: cut_off.status)
+        offline, _ = await send(cut_off, user_id)
+        time.ahead = 25 * HOURS
+        clock.set(25 * HOURS)
+        later, why = await send(cut_off, user_id)
+        online = [passed for passed, _ in await asyncio.gather(*(send(e, user_id) for e in gates[:2]))]
+        total = sum(before) + offline + later + sum(online)
+        print(
+            f"strict: {strict}; connected {sum(before)}; cut off, one held {leased}, let {offline} pass and"
+            f" {later} a day later ({why}); the others {online}; {total} of {LIMIT}"
+        )
+        if strict:
+            assert (offline, later, why) == (leased, 0, Reason.NO_LEASE)
+            assert total <= LIMIT
+        else:
+            assert total > LIMIT
+        await way.heal()
+        await until(lambda: not any(e.status.unacknowledged for e in gates), lambda: "all reports")
+        assert await world.value("SELECT messages_used FROM subscriptions") == total

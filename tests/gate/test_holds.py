@@ -62,7 +62,10 @@ async def test_one_of_64_tasks_gets_the_last_message_a_thousand_times(state: Pat
         assert (edge.status.held, edge.status.released, edge.status.unacknowledged) == (0, 1000, 1)
 
 
-def test_one_of_64_threads_gets_the_last_message(state: Path, user: UUID) -> None:
+@pytest.mark.parametrize(
+    "times", [100, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(600)])]
+)
+def test_one_of_64_threads_gets_the_last_message(state: Path, user: UUID, times: int) -> None:
     together = threading.Barrier(TOGETHER)
     with SyncGate(NOBODY, state, reporter="g") as edge, ThreadPoolExecutor(TOGETHER) as threads:
 
@@ -74,7 +77,7 @@ def test_one_of_64_threads_gets_the_last_message(state: Path, user: UUID) -> Non
                     hold.release("again")
                 return hold.allowed
 
-        for _ in range(100):
+        for _ in range(times):
             assert sum(threads.map(attempt, range(TOGETHER))) == 1
         with edge.hold(user, NODE) as hold:
             assert hold

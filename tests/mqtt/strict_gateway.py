@@ -1,13 +1,17 @@
 """A strict gateway to be killed: `python -m tests.mqtt.strict_gateway NAME PORT FOLDER USERS`.
 
-It writes down what became of each message, after the gate said so, and ends when the file `stop` is there.
+It writes down what became of each message, after the gate said so, and ends when the file `stop` is there; if
+`return` is there too, not before it has handed back what it leased.
 """
 
 import asyncio
 import random
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
+
+import asyncpg
 
 from kosmo_billing_daemon.gate import Gate
 from kosmo_billing_daemon.link import Broker
@@ -41,8 +45,40 @@ async def main(name: str, port: int, folder: Path, users: list[UUID]) -> None:
             broker, folder / f"{name}.db", reporter=name, strict=True, hold_timeout=1.0, ack_timeout=1.0
         ) as gate:
             await asyncio.gather(*(send(gate) for _ in range(TASKS)))
-            while gate.status.held or gate.status.unacknowledged:  # noqa: ASYNC110  no event says so
+            returns = (folder / "return").exists()
+            while (  # noqa: ASYNC110  no event says so
+                gate.status.held or gate.status.unacknowledged or (returns and gate.status.leased)
+            ):
                 await asyncio.sleep(0.05)
+
+
+Message = tuple[str, str]
+
+
+def told(folder: Path, names: Iterable[str]) -> dict[str, set[Message]]:
+    """What gateways wrote down: user and message id of what was held, released, committed."""
+    found: dict[str, set[Message]] = {"held": set(), "released": set(), "committed": set()}
+    for name in names:
+        for line in (folder / f"{name}.log").read_text().splitlines():
+            if len(words := line.split()) == 3:
+                found[words[0]].add((words[1], words[2]))
+    return found
+
+
+async def check_counts(
+    connection: "asyncpg.Connection[asyncpg.Record]", said: dict[str, set[Message]]
+) -> None:
+    """What was committed is counted, what was released is not, and of the rest only what a kill cut off."""
+    rows = await connection.fetch("SELECT user_id, message_id FROM usage_events")
+    used = await connection.fetchval("SELECT sum(messages_used) FROM subscriptions")
+    counted = {(str(row["user_id"]), row["message_id"]) for row in rows}
+    assert said["committed"]
+    assert said["released"]
+    assert said["committed"] <= counted
+    assert not said["released"] & counted
+    unresolved = said["held"] - said["committed"] - said["released"]
+    assert counted - said["committed"] <= unresolved
+    assert used == len(counted)
 
 
 if __name__ == "__main__":

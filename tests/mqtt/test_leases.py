@@ -15,6 +15,7 @@ from kosmo_billing_daemon.domain.subscriptions import Subscription
 from kosmo_billing_daemon.gate import Gate, Reason, StateOfAnother
 from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.store.postgres import Database, Pool
+from tests.mqtt.strict_gateway import check_counts, told
 from tests.services.test_leasing import WATCH, standing
 from tests.support.intake import intake
 from tests.support.mosquitto import Mosquitto
@@ -250,19 +251,7 @@ async def test_gates_daemon_and_broker_killed_at_random_count_what_was_committed
             if gate.returncode is None:
                 gate.kill()
                 await gate.wait()
-    told: dict[str, set[tuple[str, str]]] = {"held": set(), "released": set(), "committed": set()}
-    for name in gates:
-        for line in (tmp_path / f"{name}.log").read_text().splitlines():
-            if len(words := line.split()) == 3:
-                told[words[0]].add((words[1], words[2]))
+    said = told(tmp_path, gates)
+    assert len(said["committed"]) > 100
     async with pool.connection() as connection:
-        rows = await connection.fetch("SELECT user_id, message_id FROM usage_events")
-        used = await connection.fetchval("SELECT sum(messages_used) FROM subscriptions")
-    counted = {(str(row["user_id"]), row["message_id"]) for row in rows}
-    assert len(told["committed"]) > 100
-    assert told["released"]
-    assert told["committed"] <= counted
-    assert not told["released"] & counted
-    unresolved = told["held"] - told["committed"] - told["released"]  # when their gate was killed
-    assert counted - told["committed"] <= unresolved
-    assert used == len(counted)
+        await check_counts(connection, said)
