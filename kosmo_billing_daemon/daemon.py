@@ -122,6 +122,7 @@ class Daemon:
             self._front.serving(sockets) as port,
             self._console.serving(admin_sockets) as console,
         ):
+            self._btcpay.connect()
             watched = [Watched("leadership", self._leadership, LEADERSHIP_WITHIN), *self._leader.watched()]
             with ungrouped(Misconfigured):
                 async with asyncio.TaskGroup() as group:

@@ -7,18 +7,12 @@ since BTCPay has no idempotency: whoever gets ``CreationUnknown`` looks the orde
 
 import asyncio
 import json
-import ssl
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import UUID
 
-import httpx
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector
-from httpx_aiohttp import AiohttpTransport
-
-from kosmo_billing_daemon import __version__
-from kosmo_billing_daemon.btcpay import administration, answers, payloads, wire
+from kosmo_billing_daemon.btcpay import administration, answers, payloads
 from kosmo_billing_daemon.btcpay.addresses import MAX_BASE_URL, Links, is_opaque, opaque, require_usable
 from kosmo_billing_daemon.btcpay.administration import BtcpayServer, DeliveryAttempt, RegisteredWebhook, Store
 from kosmo_billing_daemon.btcpay.errors import (
@@ -35,12 +29,14 @@ from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.runtime.backoff import Backoff
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
+if TYPE_CHECKING:
+    from kosmo_billing_daemon.btcpay.wire import Wire
+
 ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-0000-0000-0000-000000000000")
 """Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
 the base URL, store id and the rest of the line take their part of it."""
 
-_TRIES, _CONNECTIONS = 2, 32
-_KEEP_ALIVE = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
+_TRIES: Final = 2
 
 
 class BtcpayClient:
@@ -68,50 +64,35 @@ class BtcpayClient:
         self._webhooks = f"{self._store}/webhooks"
         self._links = Links.of(self._url, public_url)
         self._timeouts = timeouts
-        # Reading is bounded by the deadline of the whole call; "pool" includes looking up the name.
-        self._bounds = {"timeout": {"connect": timeouts.connect, "read": None, "pool": timeouts.call}}
-        headers = {
-            "Authorization": f"token {self._key}",
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip, deflate",
-            "User-Agent": f"kosmo-billing-daemon/{__version__}",
-        }
-        self._headers = httpx.Headers(headers)
-        self._headers_of_json = httpx.Headers(headers | {"Content-Type": "application/json"})
-        self._parsed = {self._invoices: httpx.URL(self._url + self._invoices)}  # as dear as all of a call
         self._clock = clock
         self._health = Health(clock)
         reads = Question(ask=self.probe, every=timeouts.idle, again=timeouts.again)
         creations = Question(ask=self.try_creation, every=None, again=timeouts.lull)
         self._vigil = Vigil(self._health, {CallScope.READ: reads, CallScope.CREATE: creations})
-        self._http: AiohttpTransport | None = None
-        self._is_closed = False
+        self._wire: Wire | None = None
+        self._is_open = self._is_closed = False
 
     def __repr__(self) -> str:
         return f"BtcpayClient(url={self._url!r}, store_id={self._store_id!r})"
 
     async def __aenter__(self) -> Self:
-        # The transport itself: we follow no redirects and keep no cookies, and what httpx's client does about
-        # them takes longer than sending the request.
-        trusted = self._trusted()
-        connector = TCPConnector(ssl=trusted, limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE)
-        session = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
-        self._http = AiohttpTransport(verify=trusted, trust_env=False, client=session)
+        self._is_open = True
         self._vigil.begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._is_closed = True
         await self._vigil.end()
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        if self._wire is not None:
+            await self._wire.close()
 
-    def _trusted(self) -> ssl.SSLContext:
-        """Return whom to trust: the system's certificates, so that an operator's own authority counts too."""
-        if httpx.URL(self._url).scheme == "https":
-            return ssl.create_default_context()
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody; reading no certificates saves up to 60 ms
+    def connect(self) -> "Wire":
+        """Load what calls need, which the first one does otherwise."""
+        # Not at the top: most commands ask BTCPay nothing, and httpx would take half of their start.
+        from kosmo_billing_daemon.btcpay.wire import Wire  # noqa: PLC0415
+
+        self._wire = Wire(self._url, self._key, self._invoices, self._timeouts)
+        return self._wire
 
     @property
     def store_id(self) -> str:
@@ -167,7 +148,7 @@ class BtcpayClient:
     async def probe(self) -> None:
         """Read one invoice of the store, or see that it has none."""
         async with self._call("probe", CallScope.READ):
-            payloads.sample(await self._read(self._invoices, httpx.QueryParams(take=1)), self._store_id)
+            payloads.sample(await self._read(self._invoices, {"take": "1"}), self._store_id)
 
     async def find_invoices(self, order_ids: Sequence[UUID]) -> list[Observation]:
         """Return every invoice that carries one of these order ids, archived ones too.
@@ -199,7 +180,7 @@ class BtcpayClient:
                     raise
                 # From 2.4.0 an unknown id is answered like a missing right. A list of the same store needs
                 # the same right, of the key and of its user, and no id: if that is denied too, this raises.
-                await self._read(self._invoices, httpx.QueryParams(orderId=btcpay_id, take=1))
+                await self._read(self._invoices, {"orderId": btcpay_id, "take": "1"})
                 return None
             return payloads.of_id(payloads.observation(document, links=self._links), btcpay_id)
 
@@ -208,7 +189,7 @@ class BtcpayClient:
         async with self._call("fetch_confirmations", CallScope.READ_ONE):
             methods = await self._read(
                 f"{self._invoices}/{opaque(seen.btcpay_invoice_id)}/payment-methods",
-                httpx.QueryParams(onlyAccountedPayments="true"),
+                {"onlyAccountedPayments": "true"},
             )
             return payloads.confirmed(seen, methods, self._clock())
 
@@ -280,7 +261,7 @@ class BtcpayClient:
         """Return the last attempted deliveries, newest first."""
         async with self._call("list_deliveries"):
             path = f"{self._webhooks}/{opaque(webhook_id)}/deliveries"
-            return administration.delivery_attempts(await self._read(path, httpx.QueryParams(count=count)))
+            return administration.delivery_attempts(await self._read(path, {"count": str(count)}))
 
     async def ask(
         self, name: str, path: str, *, method: str = "GET", body: Mapping[str, Any] | None = None
@@ -298,7 +279,7 @@ class BtcpayClient:
         found = await self._read(f"{self._invoices}?{wanted}&includeArchived=true")
         return payloads.of_orders(payloads.observations(found, links=self._links), order_ids)
 
-    async def _read(self, path: str, params: httpx.QueryParams | None = None) -> Any:
+    async def _read(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         """GET, once more if no usable answer came and we were not told to wait."""
         backoff = Backoff(first=0.2, most=1.0)
         for _ in range(_TRIES - 1):
@@ -314,34 +295,21 @@ class BtcpayClient:
         self,
         method: str,
         path: str,
-        params: httpx.QueryParams | None = None,
+        params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> Any:
         if self._is_closed:  # a daemon that stops waits only so long for what nobody waits for any more
             raise BtcpayAway("the connection to BTCPay is closed", reached=False)
-        if self._http is None:
+        if not self._is_open:
             raise RuntimeError("the client is not open; use it in 'async with'")
-        try:
-            request = httpx.Request(
-                method,
-                self._parsed.get(path) or self._url + path,
-                params=params,
-                headers=self._headers if body is None else self._headers_of_json,
-                content=None if body is None else json.dumps(body).encode(),
-                extensions=self._bounds,
-            )
-            response = await self._http.handle_async_request(request)
-            try:
-                answer = await wire.read(response)
-            finally:
-                await response.aclose()
-        except wire.BROKEN as error:
-            raise wire.away(error) from error
-        if response.is_success:
-            if method == "DELETE" and not answer:  # nothing is said of what is gone
+        answer = await (self._wire or self.connect()).exchange(
+            method, path, params, None if body is None else json.dumps(body).encode()
+        )
+        if answer.is_success:
+            if method == "DELETE" and not answer.body:  # nothing is said of what is gone
                 return None
-            return answers.document(response.status_code, response.headers.get("content-type", ""), answer)
+            return answers.document(answer.status, answer.headers.get("content-type", ""), answer.body)
         # A proxy that echoes our request in its error page must not bring the key into a message.
         # Real keys have 40 characters; replacing a short one of a test would garble the words instead.
-        safe = answer.replace(self._key.encode(), b"***") if len(self._key) >= 16 else answer
-        raise answers.problem(response.status_code, response.headers, safe, self._clock())
+        safe = answer.body.replace(self._key.encode(), b"***") if len(self._key) >= 16 else answer.body
+        raise answers.problem(answer.status, answer.headers, safe, self._clock())

@@ -1,11 +1,11 @@
 """The newest document of every user, as the broker tells them and the file remembers.
 
 The greatest version of a user is kept, the rest dropped; the daemon raises versions above all that were
-ever published when its database was restored, so that rule needs no exception. An empty payload is sent for a
-user who was erased or lapsed long ago: whoever it names is unknown from then on. That a document is *absent* on the broker
-says nothing by itself, for a broker that crashed may have lost it; it is forgotten only after everything
-was read, as many documents were there as the watermark counts, and the watermark is not older than one seen
-before.
+ever published when its database was restored, so that rule needs no exception. An empty payload is sent for
+a user who was erased or lapsed long ago: whoever it names is unknown from then on. That a document is
+*absent* on the broker says nothing by itself, for a broker that crashed may have lost it; it is forgotten
+only after everything was read, as many documents were there as the watermark counts, and the watermark is
+not older than one seen before.
 """
 
 import asyncio
