@@ -345,4 +345,4 @@ def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
         currency = invoice.plan.price.currency
         detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"
         return _unused(invoice, Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount))
-    return Verdict(invoice)
+    return Verdict(invoice, closes=(CaseKind.NOT_FULFILLED,))

@@ -109,8 +109,15 @@ OBSERVATIONS = {
             [(CaseKind.OVERPAID, "1.50")],
             CLOSED_BY_SETTLING,
         ),
-        ("invalid", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], ()),
-        ("invalid, money unconfirmed", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], ()),
+        ("invalid", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], (CaseKind.NOT_FULFILLED,)),
+        (
+            "invalid, money unconfirmed",
+            Action.NOTHING,
+            Source.BTCPAY,
+            ("invoice.invalid",),
+            [],
+            (CaseKind.NOT_FULFILLED,),
+        ),
         (
             "invalid, money confirmed",
             Action.NOTHING,
@@ -119,7 +126,14 @@ OBSERVATIONS = {
             [(CaseKind.PAID_INVALID, "5.00")],
             (CaseKind.PARTIAL_PAYMENT, CaseKind.LATE_PAYMENT, CaseKind.NOT_FULFILLED),
         ),
-        ("invalid, marked", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], ()),
+        (
+            "invalid, marked",
+            Action.NOTHING,
+            Source.BTCPAY,
+            ("invoice.invalid",),
+            [],
+            (CaseKind.NOT_FULFILLED,),
+        ),
     ],
 )
 def test_first_sight_of_each_state(  # noqa: PLR0917  one column of the table each

@@ -17,8 +17,10 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.store import ledger
 from tests.demo.btcpay.conftest import HandClock
+from tests.domain.builders import WITH_PACK
 from tests.services.conftest import Shop
 from tests.services.test_credit import BY, credit
+from tests.services.test_packs import order
 
 
 @pytest.fixture
@@ -133,6 +135,20 @@ async def test_what_is_marked_but_cannot_take_effect_stays_credit_until_it_is_ma
     assert await credit(shop, user) == {"USD": Decimal(25)}
     await shop.act(invoice, "mark_invalid", "mark_settled")
     assert (await shop.front.invoice(invoice.id))["effect"] == "fulfilled"
+    assert await credit(shop, user) == {}
+
+
+async def test_a_pack_whose_mark_had_no_effect_is_no_case_once_it_is_marked_invalid(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.start(catalogue=WITH_PACK, credit=True)
+    await shop.buy(user)
+    pack = await order(shop, user)
+    await shop.wait(days=31)
+    await shop.act(pack, "mark_settled")
+    assert await shop.front.cases(user) == [("not_fulfilled", Decimal(0), True)]
+    await shop.act(pack, "mark_invalid")
+    assert await shop.front.cases(user) == [("not_fulfilled", Decimal(0), False)]
     assert await credit(shop, user) == {}
 
 
