@@ -133,7 +133,10 @@ def _invoice(
     )
     state = f"{invoice.id} is {invoice.status}/{invoice.additional_status}"
     found = []
-    if not mine and right.stands is not False and (at := books.refused.get(invoice.id)) is not None:
+    stands = sum(it_stands for _, it_stands in mine)
+    # A plan that was revoked comes back as it was; a pack is added to what is current then, or to nothing.
+    may_be_refused = not stands if booked.offer.fits else not mine
+    if may_be_refused and right.stands is not False and (at := books.refused.get(invoice.id)) is not None:
         # Credit that it counted on may be spent: where its reservation had ended, or some was paid before.
         may_be_spent = booked.credit_used > 0 or len(invoice.payments) > 1
         is_hopeless = (
@@ -148,7 +151,6 @@ def _invoice(
         right = Fate(right.stands, right.must - UNUSED, right.may)
     if books.orders[str(invoice.order_id)] != 1:
         found.append(f"{state} and {books.orders[str(invoice.order_id)]} times at BTCPay")
-    stands = sum(it_stands for _, it_stands in mine)
     if stands > 1 or (right.stands is not None and right.stands is not bool(stands)):
         found.append(f"{state}, its effects are {[what for what, _ in mine]}")
     opened = books.cases.get(invoice.id, set())
