@@ -9,6 +9,7 @@ from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals, RenewalOutlook
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.store import audit, events, ledger, listings, nodes, subscriptions, usage
 from kosmo_billing_daemon.store.audit import AuditEntry
@@ -30,6 +31,7 @@ class History:
     """
 
     document: EntitlementDocument
+    renewal: RenewalOutlook
     publication: ListedPublication | None
     purchases: tuple[Subscription, ...]
     nodes: tuple[Node, ...]
@@ -54,14 +56,17 @@ class Histories:
 
     pool: Pool
     clock: Clock
+    renewals: AutoRenewals
 
     async def load(self, user_id: UserId, limit: int) -> History:
         """Return what is known, an empty history included."""
         document = await Entitlements(pool=self.pool, clock=self.clock).show(user_id)
+        renewal = await self.renewals.show(user_id)
         today: date = self.clock().date()
         async with self.pool.connection() as connection:
             return History(
                 document=document,
+                renewal=renewal,
                 publication=await listings.load_publication(connection, user_id),
                 purchases=await subscriptions.load_history(connection, user_id, limit),
                 nodes=tuple(await nodes.load(connection, user_id)),

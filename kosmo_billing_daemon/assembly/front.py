@@ -5,13 +5,13 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from kosmo_billing_daemon.assembly.connections import read_catalogue
 from kosmo_billing_daemon.assembly.wakeups import Wakeups
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
@@ -49,6 +49,7 @@ class Front:
         btcpay: BtcpayClient,
         settlement: Settlement,
         links: RenewalLinks,
+        renewals: AutoRenewals,
         topics: Topics,
         clock: Clock,
         wakeups: Wakeups,
@@ -59,7 +60,7 @@ class Front:
             wakeups.hinted()
             return leads()
 
-        catalogue = read_catalogue(settings.plans_file)
+        catalogue = renewals.catalogue
         self.admission = Admission(own=OWN + settings.database.connections)
         self.streams = EntitlementStreams(
             pool=pool,
@@ -90,6 +91,7 @@ class Front:
             entitlements=Entitlements(pool=pool, clock=clock),
             whitelist=whitelist,
             links=links,
+            renewals=renewals,
             live=self.streams,
             catalogue=catalogue,
             clock=clock,

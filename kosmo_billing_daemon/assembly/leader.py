@@ -18,6 +18,7 @@ from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
 from kosmo_billing_daemon.runtime.loop import Loop
 from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from kosmo_billing_daemon.runtime.watchdog import Watched
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.hooks import HookSenders
@@ -29,6 +30,7 @@ from kosmo_billing_daemon.services.metering import Metering
 from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -48,12 +50,14 @@ class Leader:
         pool: Pool,
         settlement: Settlement,
         links: RenewalLinks,
+        renewals: AutoRenewals,
         topics: Topics,
         clock: Clock,
         watch: ClockWatch,
         wakeups: Wakeups,
     ) -> None:
-        self.publisher = Publisher(topics=topics, clock=clock)
+        topups = TopUps(links=links, catalogue=renewals.catalogue)
+        self.publisher = Publisher(topics=topics, clock=clock, topups=topups)
         self.metering = Metering(
             pool=pool,
             clock=clock,
@@ -78,6 +82,7 @@ class Leader:
             clock=clock,
             remind_hours=settings.remind_hours,
             links=links,
+            renewals=renewals,
             changed=wakeups.changed,
         )
         recounting = Recounting(pool=pool, clock=clock, changed=wakeups.changed)
@@ -104,7 +109,7 @@ class Leader:
         cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
         self.timers = (expiring, settling)
         self._loops = (settling, expiring, correcting, inquiring, cleaning)
-        self._hooks = HookSenders(pool=pool, clock=clock, client=HookClient())
+        self._hooks = HookSenders(pool=pool, clock=clock, client=HookClient(), topups=topups)
         wakeups.publish = self.publisher.wake
         wakeups.settle = settling.wake
         wakeups.inquire = inquiring.wake

@@ -5,9 +5,11 @@ from typing import assert_never
 from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.cli.rendering import duration, money, when
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
+from kosmo_billing_daemon.domain.auto_renewal import Obstacle
 from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
+from kosmo_billing_daemon.services.auto_renewal import RenewalOutlook
 from kosmo_billing_daemon.store.ledger import Entry
 
 
@@ -79,6 +81,29 @@ def purchase(row: Subscription) -> str:
                 f"converted: {own}, and the worth of the plan before it, at this plan's price:"
                 f" {duration(carried.time)} and {carried.messages} messages"
             )
+
+
+def renewal(outlook: RenewalOutlook) -> str:
+    """Say whether credit renews the plan at its end, and if not, why."""
+    if not outlook.auto:
+        return "does not renew from credit: the user did not choose it"
+    due = "" if outlook.quote is None else money(outlook.quote.due.amount, outlook.quote.plan.price.currency)
+    match outlook.obstacle:
+        case None:
+            return "renews from credit when the plan ends"
+        case Obstacle.NO_PLAN:
+            why = "there is no plan to renew"
+        case Obstacle.NOT_FOR_SALE:
+            why = "the plan is not for sale any more"
+        case Obstacle.PREPAID_CAP:
+            why = "it would be paid more than 400 days ahead"
+        case Obstacle.CREDIT_OFF:
+            why = "CREDIT is off"
+        case Obstacle.CREDIT_TOO_LOW:
+            why = f"the credit lacks {due} of the price"
+        case _:
+            assert_never(outlook.obstacle)
+    return f"chose renewal from credit, but as things stand it would not happen: {why}"
 
 
 def credit(history: History) -> str:

@@ -17,6 +17,7 @@ from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime import logs
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
 from kosmo_billing_daemon.store.migrations import pending
@@ -31,6 +32,7 @@ class OpenedServices:
     btcpay: BtcpayClient
     settlement: Settlement
     operations: AdminActions
+    renewals: AutoRenewals
 
     async def user(self, name: str) -> UserId:
         """Return the user whom a name on the command line means."""
@@ -64,7 +66,13 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             credit=loaded.credit is CreditMode.AUTO,
         )
         operations = AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
-        yield OpenedServices(pool=pool, btcpay=btcpay, settlement=settlement, operations=operations)
+        yield OpenedServices(
+            pool=pool,
+            btcpay=btcpay,
+            settlement=settlement,
+            operations=operations,
+            renewals=AutoRenewals(pool=pool, clock=utc_now, catalogue=catalogue, spends=settlement.credit),
+        )
 
 
 def by(reason: str) -> OperatorAction:

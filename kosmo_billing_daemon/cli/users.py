@@ -47,7 +47,8 @@ def show(
 
     async def work() -> History:
         async with opened(env_file) as at:
-            return await Histories(pool=at.pool, clock=utc_now).load(await at.user(user), limit)
+            histories = Histories(pool=at.pool, clock=utc_now, renewals=at.renewals)
+            return await histories.load(await at.user(user), limit)
 
     history = run(work())
     if as_json:
@@ -220,6 +221,11 @@ def _history_json(history: History) -> dict[str, Any]:
         "user_id": history.document.user_id,
         "explanation": explaining.standing(history),
         "entitlement": document,
+        "renewal": {
+            "auto": history.renewal.auto,
+            "obstacle": history.renewal.obstacle,
+            "explanation": explaining.renewal(history.renewal),
+        },
         "publication": history.publication,
         "purchases": [_purchase_json(row) for row in history.purchases],
         "nodes": history.nodes,
@@ -249,6 +255,7 @@ def _print_history(history: History) -> None:
     line(out, f"user {history.document.user_id}")
     for sentence in explaining.standing(history):
         line(out, f"  {sentence}")
+    line(out, f"  {explaining.renewal(history.renewal)}")
     if history.publication is not None:
         at = when(history.publication.changed_at)
         line(out, f"  document version {history.publication.version} of {at}")

@@ -41,7 +41,8 @@ class HookTexts:
             return None
         values = {name: _words(value) for name, value in facts.items()}
         values |= _derived(facts)
-        written = shortened(_FIELD.sub(lambda field: values.get(field[1], ""), text), self.most_bytes)
+        filled = _FIELD.sub(lambda field: values.get(field[1], ""), text).rstrip()
+        written = shortened(filled, self.most_bytes)
         if self.body is None:
             return written.encode()
         values["text"] = written

@@ -92,9 +92,13 @@ class Catalogue:
             )
         return plan
 
+    def find_pack(self, name: str) -> Plan | None:
+        """Return the pack of that name, if it is for sale."""
+        return next((pack for pack in self.packs if pack.plan_type == name), None)
+
     def require_pack(self, name: str) -> Plan:
         """Return the pack of that name; raises ``Invalid`` if it is not for sale."""
-        pack = next((pack for pack in self.packs if pack.plan_type == name), None)
+        pack = self.find_pack(name)
         if pack is None:
             names = ", ".join(pack.plan_type for pack in self.packs) or "none"
             raise Invalid(

@@ -27,6 +27,7 @@ from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.services.event_messages import message
+from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.store import outbox
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.leader_lock import TermPool
@@ -48,9 +49,10 @@ POLL = 30.0  # seconds; wake-ups are for speed, this is for truth
 class Publisher:
     """Publishes over one link at a time; ``run`` returns only by ``LinkLost`` or cancellation."""
 
-    def __init__(self, *, topics: Topics, clock: Clock) -> None:
+    def __init__(self, *, topics: Topics, clock: Clock, topups: TopUps) -> None:
         self.topics = topics
         self.clock = clock
+        self.topups = topups
         self.woken = asyncio.Event()
         self.republished = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
         self.throttle = LogThrottle()
@@ -185,7 +187,7 @@ class _Session:
             await self._send_document(one, entries, issued_at)
         now = self._loop.time()
         again = [event for at, event in self._refused_events.values() if at <= now]
-        for event in (*again, *found.events):
+        for event in (*again, *await self._publisher.topups.add(found.events)):
             self._refused_events.pop(event.id, None)
             await self._send_event(event)
         for one, entries in current[urgent:]:

@@ -22,5 +22,5 @@ def message(event: StoredEvent, database: UUID | str, data: str | None = None) -
         event_type=event.type,
         subject=None if event.user_id is None else str(event.user_id),
         time=event.occurred_at,
-        data=event.data if data is None else data,
+        data=event.full_data if data is None else data,
     )

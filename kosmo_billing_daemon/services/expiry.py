@@ -1,4 +1,4 @@
-"""Ends subscriptions when their time has come (R4, R5), and reminds their users beforehand.
+"""Ends subscriptions when their time has come (R4, R5) or renews them from credit (R15), and reminds before.
 
 A timer at the next deadline, not a poll; the edges need neither, since every document carries its end. A
 reminder is written in the transaction that notes it, so it is sent once whatever dies.
@@ -17,9 +17,10 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals, is_covered
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.services.links import RenewalLinks
-from kosmo_billing_daemon.store import invoices, subscriptions
+from kosmo_billing_daemon.store import auto_renewals, invoices, subscriptions
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
@@ -36,6 +37,7 @@ class Expiry:
     clock: Clock
     remind_hours: Sequence[int]
     links: RenewalLinks
+    renewals: AutoRenewals
     changed: Callable[[], None]
     _aside: Cooldown[UserId] = field(default_factory=Cooldown)
 
@@ -66,43 +68,71 @@ class Expiry:
         return passed
 
     async def _pass_deadlines(self, due: Sequence[UserId]) -> list[bool]:
-        """Return of each user whether there was a current subscription."""
+        """Return of each user whether there was a current subscription, or one was renewed."""
 
         async def work(connection: Connection) -> list[bool]:
             now = self.clock()
             current = await subscriptions.lock_current(connection, due)
             confirming = await invoices.load_processing(connection, due, now)
-            hours = await subscriptions.load_reminder_hours(connection, [row.id for row in current.values()])
+            upcoming = await auto_renewals.load_upcoming(connection, [row.id for row in current.values()])
+            ended = [user_id for user_id in due if user_id not in current]
+            lapsed = await auto_renewals.load_lapsed(connection, ended) if ended else {}
+            chosen = [row for row in current.values() if upcoming[row.id].renews]
+            quotes = await self.renewals.quote(connection, [*chosen, *lapsed.values()], now)
+            covered = {
+                user_id: (row, quotes[user_id])
+                for user_id, row in (current | lapsed).items()
+                if user_id in quotes and is_covered(row, quotes[user_id])
+            }
+            renewing = {user_id: covered[user_id] for user_id in lapsed if user_id in covered}
             changes: list[Change] = []
             new_events: list[Event] = []
             reminders: list[tuple[Subscription, Reminder]] = []
             for user_id, row in current.items():
                 outcome = advance((row,), now, holding=user_id in confirming)
+                if user_id in covered and outcome.happenings:
+                    renewing[user_id] = covered[user_id]
+                    continue
                 changes.append(Change((row,), outcome.history))
                 new_events += [
                     fulfilment.subscription_event(h, outcome.history, now) for h in outcome.happenings
                 ]
-                reminder = due_reminder(row, now, self.remind_hours, hours[row.id])
+                reminder = due_reminder(row, now, self.remind_hours, upcoming[row.id].reminder_hours)
                 if reminder is not None:
                     reminders.append((row, reminder))
-            next_hours = [(row.id, reminder.next_hours) for row, reminder in reminders]
-            new_events += await self._remind(connection, reminders, now)
+            said = [(row, each.hours_left) for row, each in reminders if each.hours_left is not None]
+            new_events += await self._remind(
+                connection, [one for one in said if one[0].user_id not in covered], now
+            )
+            announced = [
+                (row, hours_left)
+                for row, hours_left in said
+                if row.user_id in covered and not upcoming[row.id].is_announced
+            ]
+            new_events += [
+                fulfilment.renewing_event(row, covered[row.user_id][1], hours_left, now)
+                for row, hours_left in announced
+            ]
             await fulfilment.write(
                 connection,
                 changes,
                 new_events,
                 now,
-                beside=[subscriptions.remind_statement(next_hours)],
+                beside=[
+                    subscriptions.remind_statement([(row.id, each.next_hours) for row, each in reminders]),
+                    auto_renewals.announce_statement([(row.user_id, row.id) for row, _ in announced]),
+                    auto_renewals.forget_lapses_statement(due),
+                ],
             )
-            return [user_id in current for user_id in due]
+            await self.renewals.renew(connection, renewing, now)
+            return [user_id in current or user_id in renewing for user_id in due]
 
         return await self.pool.retrying(work, locking_users(due))
 
     async def _remind(
-        self, connection: Connection, reminders: Sequence[tuple[Subscription, Reminder]], now: datetime
+        self, connection: Connection, said: Sequence[tuple[Subscription, int]], now: datetime
     ) -> list[Event]:
-        """Return what is said of subscriptions that end soon."""
-        said = [(row, reminder.hours_left) for row, reminder in reminders if reminder.hours_left is not None]
+        """Return what is said of subscriptions that end in so many hours."""
         urls = await self.links.issue(connection, [row.user_id for row, _ in said])
         return [
             Event(

@@ -1,8 +1,9 @@
 """Fulfils what credit has paid, without BTCPay (R15); the caller holds the locks of the users."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from uuid import uuid4
 
 from kosmo_billing_daemon.domain.history import purchase
@@ -18,11 +19,21 @@ from kosmo_billing_daemon.store.postgres import Connection
 _EVENTS = ("invoice.created", "invoice.settled")
 
 
-async def fulfil(connection: Connection, paid: Sequence[Invoice], now: datetime) -> None:
-    """Write what new invoices buy that credit pays; that the rules allow it was found before."""
+async def fulfil(
+    connection: Connection,
+    paid: Sequence[Invoice],
+    now: datetime,
+    *,
+    renewing: Mapping[UserId, tuple[Subscription, datetime]] = MappingProxyType({}),
+) -> None:
+    """Write what new invoices buy that credit pays; that the rules allow it was found before.
+
+    ``renewing`` names subscriptions, running or lapsed, that are renewed, and as of when.
+    """
     users = {invoice.user_id for invoice in paid}
     found = await subscriptions.lock_current(connection, users)
     confirming = await invoices.load_processing(connection, users, now)
+    found |= {user_id: row for user_id, (row, _) in renewing.items()}
     before: dict[UserId, tuple[Subscription, ...]] = {
         user_id: (found[user_id],) if user_id in found else () for user_id in users
     }
@@ -37,7 +48,7 @@ async def fulfil(connection: Connection, paid: Sequence[Invoice], now: datetime)
             invoice_id=invoice.id,
             source=Source.CREDIT,
             plan=invoice.plan,
-            now=now,
+            now=renewing[invoice.user_id][1] if invoice.user_id in renewing else now,
             holding=invoice.user_id in confirming,
         )
         booked = of_invoice(replace(invoice, effect=Effect.NONE), invoice)

@@ -11,6 +11,7 @@ from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.invoices import Case, Invoice
 from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.metering import ends_shortage
+from kosmo_billing_daemon.domain.quoting import Quote
 from kosmo_billing_daemon.domain.subscriptions import Happening, Outcome, Subscription, current
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import events, ledger, subscriptions, top_ups
@@ -94,6 +95,17 @@ def subscription_event(happening: Happening, rows: Sequence[Subscription], now: 
         data=subscription_facts(row) | {"reason": happening.reason},
         occurred_at=now,
     )
+
+
+def renewing_event(row: Subscription, quoted: Quote, hours_left: int, now: datetime) -> Event:
+    """Tell that credit will renew a subscription at its end."""
+    price = quoted.plan.price
+    facts = subscription_facts(row) | {
+        "hours_left": hours_left,
+        "amount": str(price.amount),
+        "currency": price.currency,
+    }
+    return Event(type="subscription.renewing", user_id=row.user_id, data=facts, occurred_at=now)
 
 
 def quota_events(

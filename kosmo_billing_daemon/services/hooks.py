@@ -26,6 +26,7 @@ from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.loop import Loop
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.event_messages import event_id, message
+from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.store import events, hooks
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.events import Event, StoredEvent
@@ -59,7 +60,7 @@ def message_of(hook: Hook, database: UUID, event: StoredEvent) -> HookMessage | 
     if hook.texts is not None:
         texts = parse_texts(hook.texts)
         subject = None if event.user_id is None else str(event.user_id)
-        facts = {**loads(event.data.encode()), "type": event.type, "user_id": subject}
+        facts = {**loads(event.full_data.encode()), "type": event.type, "user_id": subject}
         text = texts.render(event.type, facts)
         headers = {**texts.headers, "Content-Type": texts.content_type}
         return None if text is None else HookMessage(number, text, headers)
@@ -78,8 +79,9 @@ async def send(client: HookClient, hook: Hook, sent: HookMessage, now: datetime)
 class HookSenders:
     """One worker for each hook that is on, for as long as this daemon leads."""
 
-    def __init__(self, *, pool: Pool, clock: Clock, client: HookClient) -> None:
+    def __init__(self, *, pool: Pool, clock: Clock, client: HookClient, topups: TopUps) -> None:
         self._pool = pool
+        self._topups = topups
         self._clock = clock
         self._client = client
         self._workers: dict[int, tuple[Loop, asyncio.Task[None]]] = {}
@@ -149,7 +151,7 @@ class HookSenders:
     async def _send_each(self, work: HookWork, answers: list[GivenAnswer]) -> HookAnswer | None:
         """Send until one fails, which is returned, or ``ROUND`` is over."""
         began = time.monotonic()
-        for event in work.waiting:
+        for event in await self._topups.add(work.waiting):
             try:
                 sent = message_of(work.hook, work.database, event)
                 if sent is None:

@@ -1,8 +1,11 @@
-"""Renewal links: one per user, that pays without a login.
+"""Renewal links: one per user, that pays without a login, for a plan or (with a query) for a pack.
+
+Whoever may renew for a user may as well buy a pack, so another token for each purpose would protect nothing,
+and a user has one link to revoke.
 
 A token has 128 bits and is computed, so a user is shown the same link each time although only its hash is
 kept: who reads the database alone can use none. Another secret gives other tokens, and links given out before
-stay valid until they are revoked.
+stay valid until they are revoked: a changed API key ends no link.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a renewal link shows and does: the plan, what buying it would do now, and how to pay.
+"""What a renewal link shows and does: the plan or pack, what buying it would do now, and how to pay.
 
 The rule it keeps: looking creates nothing, so previews of a link are harmless; paying goes the way of every
 other purchase.
@@ -37,19 +37,21 @@ JUST_PAID: Final = timedelta(minutes=15)
 """How long a page says that the payment arrived, before it offers the next."""
 
 _REMEMBERED: Final = 1000  # invoices whose payment methods are known, which do not change
+_LOOKED_AT: Final = 20  # of a user's newest invoices, among which is what the page is about
 _NEWEST: Final = (datetime(9999, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
 
 
 @record(kw_only=True)
 class RenewalView:
-    """What a link shows. Without ``plan`` its user has to choose one of ``plans``.
+    """What a link shows. ``plan`` may be a pack; without any its user has to choose one of ``plans``.
 
-    ``quote`` says what buying ``plan`` now would cost and make (R16).
+    ``quote`` says what buying ``plan`` now would cost and make (R16), ``packs`` fit the current plan.
     ``invoice`` is open, or has just been paid (``is_paid``); ``options`` are the ways to pay it.
     """
 
     document: EntitlementDocument
     plans: Sequence[Plan]
+    packs: Sequence[Plan]
     plan: Plan | None
     quote: Quote | None
     invoice: Invoice | None
@@ -79,26 +81,39 @@ class Renewals:
         """The origin of BTCPay's own pages."""
         return self.invoicing.btcpay.links.origin
 
-    async def view(self, user_id: UserId, plan_type: str | None, *, again: bool = False) -> RenewalView:
-        """Return what to show; raises ``NotFound`` for a plan that is not for sale.
+    async def view(
+        self, user_id: UserId, plan_type: str | None, pack: str | None = None, *, again: bool = False
+    ) -> RenewalView:
+        """Return what to show; raises ``NotFound`` for a plan or pack that is not for sale.
 
-        ``again`` offers the plan although it has just been paid.
+        ``again`` offers it although it has just been paid.
         """
         now = self.clock()
         document = await self.entitlements.show(user_id)
         async with self.pool.connection() as connection:
             newest = await subscriptions.load_history(connection, user_id, 1)
-            page = await invoices.load_page(connection, user_id, None, _NEWEST, 1)
-        invoice = page[0] if page else None
-        plan = self._plan(plan_type, newest)
-        if invoice is not None and (invoice.plan.is_pack or plan_type not in (None, invoice.plan.plan_type)):
-            invoice = None
+            page = await invoices.load_page(connection, user_id, None, _NEWEST, _LOOKED_AT)
+        plan = self._plan(plan_type, pack, newest)
+        name = plan_type if pack is None else pack
+        invoice = next(
+            (
+                one
+                for one in page
+                if one.plan.is_pack == (pack is not None) and name in (None, one.plan.plan_type)
+            ),
+            None,
+        )
         is_paid = not again and invoice is not None and _is_just_paid(invoice, document, now)
         if invoice is not None and not is_paid and not _is_open(invoice, now):
             invoice = None
         return RenewalView(
             document=document,
             plans=self.catalogue.plans,
+            packs=[
+                each
+                for each in self.catalogue.packs
+                if document.plan_type in each.fits and document.messages_limit is not None
+            ],
             plan=plan,
             quote=None if plan is None else await self.credit.quote(user_id, plan),
             invoice=invoice,
@@ -106,19 +121,25 @@ class Renewals:
             is_paid=is_paid,
         )
 
-    async def pay(self, user_id: UserId, plan_type: str | None, redirect_url: str | None) -> Invoice:
+    async def pay(
+        self, user_id: UserId, plan_type: str | None, pack: str | None, redirect_url: str | None
+    ) -> Invoice:
         """Open an invoice, or return the one that is open (R10); raises what ``Invoicing.open`` raises."""
         self.limit.take(user_id)
         async with self.pool.connection() as connection:
             newest = await subscriptions.load_history(connection, user_id, 1)
-        plan = self._plan(plan_type, newest)
+        plan = self._plan(plan_type, pack, newest)
         if plan is None:
             raise NotFound("no plan was chosen", code="unknown_plan")
-        invoice, _ = await self.invoicing.open(user_id, plan.plan_type, redirect_url)
-        return invoice
+        return (await self.invoicing.open_under(None, user_id, plan, redirect_url)).invoice
 
-    def _plan(self, plan_type: str | None, newest: Sequence[Subscription]) -> Plan | None:
-        """Return the plan that was asked for, or bought last as far as it is still for sale."""
+    def _plan(self, plan_type: str | None, pack: str | None, newest: Sequence[Subscription]) -> Plan | None:
+        """Return what was asked for, or the plan that was bought last as far as it is still for sale."""
+        if pack is not None:
+            found = self.catalogue.find_pack(pack)
+            if found is None or plan_type is not None:
+                raise NotFound("this pack is not for sale", code="unknown_pack")
+            return found
         if plan_type is not None:
             plan = self.catalogue.find(plan_type)
             if plan is None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -24,13 +25,24 @@ class Event:
 
 @record
 class StoredEvent:
-    """An event as it is kept; ``data`` is JSON."""
+    """An event as it is kept; ``data`` is JSON.
+
+    ``topup_url`` is added to what is said of a short quota when it is sent: no database knows it.
+    """
 
     id: int
     type: str
     user_id: UUID | None
     occurred_at: datetime
     data: str
+    topup_url: str | None = field(default=None, kw_only=True)
+
+    @property
+    def full_data(self) -> str:
+        """The data with what is added when it is sent."""
+        if self.topup_url is None:
+            return self.data
+        return f'{self.data.removesuffix("}")}, "topup_url": {json.dumps(self.topup_url)}}}'
 
 
 _APPEND = """

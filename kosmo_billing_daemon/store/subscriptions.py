@@ -11,7 +11,6 @@ from kosmo_billing_daemon.domain.subscriptions import (
     Source,
     Status,
     Subscription,
-    SubscriptionId,
     UserId,
     sole_lot,
 )
@@ -171,21 +170,24 @@ def save_statement(rows: Sequence[Subscription]) -> Statement | None:
 
 
 _DUE = """
-SELECT user_id FROM subscriptions WHERE next_deadline <= $1 AND user_id <> ALL ($3::uuid[])
-ORDER BY next_deadline LIMIT $2
+(SELECT user_id FROM subscriptions WHERE next_deadline <= $1 AND user_id <> ALL ($3::uuid[])
+ORDER BY next_deadline LIMIT $2)
+UNION (SELECT user_id FROM lapses WHERE user_id <> ALL ($3::uuid[]) LIMIT $2)
 """
 
 
 async def load_due(
     connection: Connection, now: datetime, limit: int, but: Sequence[UUID] = ()
 ) -> list[UserId]:
-    """Return users whose subscription reached a deadline: a reminder, an end, but for ``but``."""
+    """Return users whose subscription reached a deadline or has lapsed, but for ``but``."""
     return [UserId(row["user_id"]) for row in await connection.fetch(_DUE, now, limit, list(but))]
 
 
 _NEXT_DEADLINE = """
-SELECT next_deadline FROM subscriptions WHERE next_deadline IS NOT NULL AND user_id <> ALL ($1::uuid[])
-ORDER BY next_deadline LIMIT 1
+SELECT least(
+    (SELECT next_deadline FROM subscriptions WHERE next_deadline IS NOT NULL AND user_id <> ALL ($1::uuid[])
+    ORDER BY next_deadline LIMIT 1),
+    (SELECT min(at) FROM lapses WHERE user_id <> ALL ($1::uuid[])))
 """
 
 
@@ -193,14 +195,6 @@ async def load_next_deadline(connection: Connection, but: Sequence[UUID] = ()) -
     """Return when time next changes anything about a subscription, but for users in ``but``."""
     deadline: datetime | None = await connection.fetchval(_NEXT_DEADLINE, list(but))
     return deadline
-
-
-async def load_reminder_hours(connection: Connection, ids: Sequence[UUID]) -> dict[SubscriptionId, int]:
-    """Return how many hours before its end each subscription is next due for a reminder."""
-    rows = await connection.fetch(
-        "SELECT id, reminder_hours FROM subscriptions WHERE id = ANY ($1::uuid[])", list(ids)
-    )
-    return {row["id"]: row["reminder_hours"] for row in rows}
 
 
 _REMIND = """

@@ -10,6 +10,7 @@ from kosmo_billing_daemon.contract.paths import API, WEBHOOK
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
@@ -21,6 +22,7 @@ from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web import (
+    auto_renewal,
     buying,
     cors,
     credit,
@@ -49,6 +51,7 @@ OPERATIONS = (
     *credit.OPERATIONS,
     *invoices.OPERATIONS,
     *subscription.OPERATIONS,
+    *auto_renewal.OPERATIONS,
     *usage.OPERATIONS,
     *nodes.OPERATIONS,
     *webhooks.OPERATIONS,
@@ -69,6 +72,7 @@ def build_app(
     entitlements: Entitlements,
     whitelist: Whitelist,
     links: RenewalLinks,
+    renewals: AutoRenewals,
     live: EntitlementStreams,
     catalogue: Catalogue,
     clock: Clock,
@@ -98,6 +102,7 @@ def build_app(
     app[keys.ENTITLEMENTS] = entitlements
     app[keys.WHITELIST] = whitelist
     app[keys.LINKS] = links
+    app[keys.AUTO_RENEWALS] = renewals
     app[keys.LIVE] = live
     app[keys.CATALOGUE] = catalogue
     app[keys.CLOCK] = clock

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
@@ -21,6 +22,7 @@ CREDIT = web.AppKey("credit", CreditAccounts)
 INBOX = web.AppKey("inbox", Inbox)
 ENTITLEMENTS = web.AppKey("entitlements", Entitlements)
 LINKS = web.AppKey("links", RenewalLinks)
+AUTO_RENEWALS = web.AppKey("auto_renewals", AutoRenewals)
 WHITELIST = web.AppKey("whitelist", Whitelist)
 LIVE = web.AppKey("live", EntitlementStreams)
 CATALOGUE = web.AppKey("catalogue", Catalogue)

@@ -1,4 +1,4 @@
-"""``/r/{token}``: pay for a plan without a login, with a link that fits into one mesh text.
+"""``/r/{token}``: pay for a plan or a pack without a login, with a link that fits into one mesh text.
 
 The rule it keeps: GET and HEAD create nothing, so previews are harmless; a page is for its reader alone,
 names nobody, loads nothing from elsewhere, and tells no other site where it was.
@@ -65,8 +65,12 @@ def _told(error: Refused | Unavailable) -> tuple[HTTPStatus, str, str | None, bo
             return HTTPStatus.TOO_MANY_REQUESTS, "often", "often_text", True
         case NotFound(code="unknown_plan"):
             return HTTPStatus.NOT_FOUND, "unknown_plan", None, True
+        case NotFound(code="unknown_pack"):
+            return HTTPStatus.NOT_FOUND, "unknown_pack", None, True
         case NotFound():
             return HTTPStatus.NOT_FOUND, "gone", "gone_text", False
+        case Conflict(code="no_fitting_plan"):
+            return HTTPStatus.CONFLICT, "title_pack", "unfit", True
         case Conflict():
             return HTTPStatus.CONFLICT, "title", "capped", True
         case _:
@@ -89,7 +93,8 @@ def _html(
 @_page
 async def _show(request: web.Request) -> web.StreamResponse:
     user_id = await request.app[keys.LINKS].find(request.match_info["token"])
-    view = await request.app[RENEWALS].view(user_id, _plan(request), again="again" in request.query)
+    plan, pack = _wanted(request)
+    view = await request.app[RENEWALS].view(user_id, plan, pack, again="again" in request.query)
     page = Page(chosen_language(request.headers.get("Accept-Language", "")), RENEWAL)
     return _html(page.renewal(view, request.path), checkout=f" {request.app[RENEWALS].checkout}")
 
@@ -102,19 +107,21 @@ async def _pay(request: web.Request) -> web.StreamResponse:
     token = request.match_info["token"]
     user_id = await request.app[keys.LINKS].find(token)
     renewals = request.app[RENEWALS]
-    invoice = await renewals.pay(user_id, _plan(request), request.app[keys.LINKS].url(token))
+    plan, pack = _wanted(request)
+    query = "" if pack is None else f"?pack={pack}"  # one that is for sale: else nothing is paid
+    url = request.app[keys.LINKS].url(token)
+    invoice = await renewals.pay(user_id, plan, pack, None if url is None else f"{url}{query}")
     log.info(
         "invoice opened by a renewal link", extra=fields(user=user_id, invoice=invoice.btcpay_invoice_id)
     )
     shown_here = await renewals.payment_options(invoice) or invoice.checkout_url is None
-    where = request.path if shown_here else str(invoice.checkout_url)
+    where = f"{request.path}{query}" if shown_here else str(invoice.checkout_url)
     return web.Response(status=HTTPStatus.SEE_OTHER, headers={**_HEADERS, "Location": where})
 
 
-def _plan(request: web.Request) -> str | None:
-    if request.query.get("pack") is not None:
-        raise NotFound("this pack is not for sale", code="unknown_plan")
-    return parameter(request, "plan")
+def _wanted(request: web.Request) -> tuple[str | None, str | None]:
+    """Return the plan and the pack that the address names."""
+    return parameter(request, "plan"), parameter(request, "pack")
 
 
 async def _events(request: web.Request) -> web.StreamResponse:

@@ -96,13 +96,14 @@ class Page:
         elif view.plan is None:
             body = self._standing(view) + self._choice(view, path)
         else:
-            body = self._standing(view) + self._offer(view.plan, view, path)
+            body = self._standing(view) + self._offer(view.plan, view, path) + self._packs(view, path)
         waits = view.invoice is not None and not view.is_paid
         events = f"{path}/events?version={view.document.version}"
         head = f'<script type="module" src="{self.base}/renewal.js"></script>\n' if waits else ""
         if waits:
             head += f'<noscript><meta http-equiv="refresh" content="{REFRESH_SECONDS}"></noscript>\n'
-        return self._page(self.text("title"), body, head, f' data-events="{escape(events)}"' if waits else "")
+        title = self.text("title" if view.plan is None or not view.plan.is_pack else "title_pack")
+        return self._page(title, body, head, f' data-events="{escape(events)}"' if waits else "")
 
     def _page(self, title: str, body: str, head: str = "", attributes: str = "") -> str:
         return _PAGE.format(
@@ -122,7 +123,7 @@ class Page:
             else:
                 left = max(0, document.messages_limit - document.messages_used)
                 said += " " + self.text("left", left=str(left), limit=str(document.messages_limit))
-        elif document.status is Standing.NONE or view.plan is None:
+        elif document.status is Standing.NONE or view.plan is None or view.plan.is_pack:
             said = self.text("no_plan")
         else:
             said = self.text("had_plan", plan=view.plan.plan_type.capitalize())
@@ -137,25 +138,38 @@ class Page:
         head = f"<h2>{self._name(plan)}</h2>\n"
         quote = view.quote
         if quote is None or quote.subscription is None:
-            return f"<section>{head}<p>{self.text('capped')}</p></section>\n"
-        said, button = self._outcome(quote.subscription), "button"
+            why = self.text("unfit" if plan.is_pack else "capped")
+            return f"<section>{head}<p>{why}</p></section>\n"
+        said, button = self._outcome(plan, quote.subscription), "button"
         if quote.due.credit:
             said += self._credit(Price(quote.due.credit, plan.price.currency))
-            button = "button" if quote.due.amount else "button_credit"
+            if not quote.due.amount:
+                button = "button_credit_pack" if plan.is_pack else "button_credit"
             left = self.text("due", amount=self._price(Price(quote.due.amount, plan.price.currency)))
             said += f"<p>{left}</p>\n"
         return (
             f"<section>{head}{said}"
-            f'<form method="post" action="{escape(path)}?plan={escape(plan.plan_type)}">'
+            f'<form method="post" action="{escape(path)}?{_query(plan)}">'
             f"<button>{self.text(button)}</button></form></section>\n"
         )
 
-    def _outcome(self, outcome: Subscription) -> str:
+    def _packs(self, view: RenewalView, path: str) -> str:
+        """Offer the packs that fit the current plan, beside the plan itself."""
+        if not view.packs or (view.plan is not None and view.plan.is_pack):
+            return ""
+        ways = ((f"{path}?{_query(pack)}", self._name(pack)) for pack in view.packs)
+        packs = "".join(f'<li><a href="{escape(to)}">{name}</a></li>\n' for to, name in ways)
+        return f"<section><h2>{self.text('packs')}</h2>\n<ul>\n{packs}</ul></section>\n"
+
+    def _outcome(self, bought: Plan, outcome: Subscription) -> str:
+        end = self._time(outcome.valid_until)
+        left = max(0, (outcome.messages_limit or 0) - outcome.messages_used)
+        if bought.is_pack:
+            return f"<p>{self.text('outcome_pack', left=str(left), end=end)}</p>\n"
         plan = outcome.plan.plan_type.capitalize()
-        said = f"<p>{self.text('outcome_until', plan=plan, end=self._time(outcome.valid_until))}</p>\n"
+        said = f"<p>{self.text('outcome_until', plan=plan, end=end)}</p>\n"
         if outcome.messages_limit is None:
             return said + f"<p>{self.text('outcome_unlimited')}</p>\n"
-        left = max(0, outcome.messages_limit - outcome.messages_used)
         return said + f"<p>{self.text('outcome_messages', left=str(left))}</p>\n"
 
     def _credit(self, credit: Price) -> str:
@@ -169,7 +183,7 @@ class Page:
         if invoice.credit_used:
             said += self._credit(Price(invoice.credit_used, invoice.plan.price.currency))
         if view.quote is not None and view.quote.subscription is not None:
-            said += self._outcome(view.quote.subscription)
+            said += self._outcome(view.quote.plan, view.quote.subscription)
         if invoice.expires_at is not None:
             said += f"<p>{self.text('until', end=self._time(invoice.expires_at))}</p>\n"
         if view.options:
@@ -195,11 +209,16 @@ class Page:
         )
 
     def _paid(self, view: RenewalView, path: str) -> str:
-        again = f'<p><a href="{escape(path)}?again=1">{self.text("again")}</a></p>\n'
+        is_pack = view.plan is not None and view.plan.is_pack
+        query = f"{_query(view.plan)}&again=1" if is_pack and view.plan is not None else "again=1"
+        text = self.text("again_pack" if is_pack else "again")
+        again = f'<p><a href="{escape(path)}?{escape(query)}">{text}</a></p>\n'
         said = f"<h2>{self.text('paid')}</h2>\n{self._standing(view)}"
         return f'<section class="good" role="status">{said}</section>\n{again}'
 
     def _name(self, plan: Plan) -> str:
+        if plan.is_pack:
+            return self.text("offer_pack", messages=str(plan.quota), price=self._price(plan.price))
         return self.text("offer", plan=plan.plan_type.capitalize(), price=self._price(plan.price))
 
     def _time(self, at: datetime) -> str:
@@ -214,6 +233,10 @@ class Page:
             amount = amount.quantize(unit)
         written = f"{Decimal(amount):f}".replace(".", languages()[self.language]["decimal"])
         return f"{written} {price.currency}"
+
+
+def _query(plan: Plan) -> str:
+    return f"{'pack' if plan.is_pack else 'plan'}={plan.plan_type}"
 
 
 def _qr(content: str) -> str:

@@ -174,7 +174,8 @@ def test_every_reason_of_the_gate_is_explained() -> None:
 def test_events_of_rights_are_those_of_the_domain() -> None:
     types = SCHEMAS["SubscriptionEvent"]["properties"]["type"]["enum"]
     assert set(types) == {f"subscription.{event}" for event in subscriptions.SubscriptionEvent} | {
-        "subscription.expiring"
+        "subscription.expiring",
+        "subscription.renewing",
     }
 
 

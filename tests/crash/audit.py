@@ -200,9 +200,11 @@ async def _messages(
 async def _orders(
     world: World, connection: Connection, user_id: UUID, _expected: Expected
 ) -> AsyncGenerator[str, None]:
-    """BTCPay has each order once, whoever asked for it how often."""
+    """BTCPay has each order once, whoever asked for it how often; but none that credit paid whole."""
     rows = await connection.fetch(
-        "SELECT id FROM btcpay_invoices WHERE user_id = $1 AND status <> 'abandoned'", user_id
+        "SELECT i.id FROM btcpay_invoices AS i JOIN quotes AS q ON q.id = i.quote_id"
+        " WHERE user_id = $1 AND status <> 'abandoned' AND credit_used < q.amount",
+        user_id,
     )
     ours = {str(row["id"]) for row in rows}
     orders = Counter(str(invoice.metadata.get("orderId")) for invoice in world.simulator.invoices.values())

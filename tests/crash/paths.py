@@ -111,6 +111,20 @@ async def _reach_the_end(trial: Trial, _invoice_id: str) -> None:
     await trial.connection.execute(_END_SOON, trial.user_id, end)
 
 
+async def _with_credit(trial: Trial) -> str:
+    """Whoever has a plan, the credit for another, and chose renewal."""
+    invoice_id = await trial.bought()
+    await trial.connection.execute(
+        "INSERT INTO ledger (at, user_id, kind, amount, currency, who, reason)"
+        " VALUES (now(), $1, 'granted', 5, 'USD', 'tester', 'a gift')",
+        trial.user_id,
+    )
+    await trial.connection.execute(
+        "INSERT INTO auto_renewals (user_id, is_on, chosen_at) VALUES ($1, true, now())", trial.user_id
+    )
+    return invoice_id
+
+
 async def _marked_settled(trial: Trial) -> str:
     """What BTCPay settled by itself nobody can mark invalid there."""
     return await trial.bought("mark_settled")
@@ -153,6 +167,7 @@ RENEWED = Expected(
     },
     messages=7,
 )
+FROM_CREDIT = Expected(2, news={**RENEWED.news, "credit.spent": 1}, may=frozenset({"subscription.renewing"}))
 EXPIRED = Expected(
     1, "expired", {**BOUGHT, "subscription.expired": 1}, may=frozenset({"subscription.expiring"})
 )
@@ -163,6 +178,7 @@ PATHS = {
     "purchase": Path(_nothing, _buy, Expected(1, news=BOUGHT)),
     "settlement": Path(_used_and_ordered_again, _pay, RENEWED),
     "expiry": Path(Trial.bought, _reach_the_end, EXPIRED),
+    "renewal": Path(_with_credit, _reach_the_end, FROM_CREDIT),
     "revocation": Path(_marked_settled, _mark_invalid, REVOKED),
     "usage": Path(Trial.bought, _use, USED),
     "republication": Path(Trial.bought, _forget, Expected(1, news=BOUGHT), mends_everybody=True),

@@ -1,4 +1,4 @@
-"""The daemon is killed before and after every await, publication and acknowledgement of seven paths.
+"""The daemon is killed before and after every await, publication and acknowledgement of eight paths.
 
 Whatever it dies at, systemd starts it again, and in the end each settled invoice has activated once (R1),
 the periods conserve what was paid (R2), what was received is what was sold (R13), each message counted once,

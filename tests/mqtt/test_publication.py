@@ -1,5 +1,6 @@
 """From the outbox to the broker and back: nothing is skipped, published twice or held up by others."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,7 +10,7 @@ import pytest
 
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.postgres import Connection, Database
-from tests.support.intake import TOPICS, Half, intake
+from tests.support.intake import PUBLIC, TOPICS, Half, intake
 from tests.support.mosquitto import Mosquitto
 from tests.support.observer import Observer, observing, retained
 from tests.support.world import GRANT, until
@@ -165,3 +166,22 @@ async def test_what_was_deleted_by_hand_leaves_the_outbox(
     await connection.execute("DELETE FROM events")
     async with intake(database_url, broker.port):
         await until_empty(connection)
+
+
+@pytest.mark.usefixtures("half")
+async def test_a_crossed_threshold_is_told_with_a_link_to_more_messages(
+    connection: Connection, observer: Observer
+) -> None:
+    user_id = uuid4()
+    await granted(connection, user_id)
+    await connection.execute("UPDATE subscriptions SET messages_used = 45 WHERE user_id = $1", user_id)
+    await until(lambda: "quota.warning" in observer.events(user_id), "the warning")
+    (said,) = (
+        json.loads(message.payload)["data"]
+        for message in observer.messages
+        if message.topic == TOPICS.event("quota.warning")
+    )
+    assert (said["threshold"], said["topup_url"].startswith(f"{PUBLIC}/r/")) == (80, True)
+    assert said["topup_url"].endswith("?pack=extra_50")
+    stored = await connection.fetchval("SELECT data ? 'topup_url' FROM events WHERE type = 'quota.warning'")
+    assert stored is False, "whoever reads the database can use no link"

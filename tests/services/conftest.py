@@ -21,6 +21,7 @@ from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.expiry import Expiry
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
@@ -52,6 +53,7 @@ class Daemon:
     settlement: Settlement
     invoicing: Invoicing
     reconciliation: Reconciliation
+    renewals: AutoRenewals
     expiry: Expiry
     recounting: Recounting
     inbox: Inbox
@@ -167,6 +169,7 @@ class Shop:
             credit=credit,
         )
         links = RenewalLinks(pool=pool, clock=self.clock, key=b"key", public_url=PUBLIC)
+        renewals = AutoRenewals(pool=pool, clock=self.clock, catalogue=catalogue, spends=credit)
         self._front = Daemon(
             pool=pool,
             btcpay=btcpay,
@@ -175,11 +178,13 @@ class Shop:
                 pool=pool, btcpay=btcpay, settlement=settlement, catalogue=catalogue, clock=self.clock
             ),
             reconciliation=Reconciliation(pool=pool, settlement=settlement, clock=self.clock),
+            renewals=renewals,
             expiry=Expiry(
                 pool=pool,
                 clock=self.clock,
                 remind_hours=STEPS,
                 links=links,
+                renewals=renewals,
                 changed=lambda: changes.append(None),
             ),
             recounting=Recounting(pool=pool, clock=self.clock, changed=lambda: changes.append(None)),

@@ -8,6 +8,7 @@ import pytest
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
 from tests.services.conftest import Daemon, Shop, everything, reserve, until
+from tests.services.test_auto_renewal import FROM_CREDIT, give
 
 USERS = [UserId(UUID(int=number)) for number in range(1, 4)]
 BOUGHT = ["invoice.created", "invoice.settled", "subscription.activated"]
@@ -101,14 +102,24 @@ async def test_death_between_recording_and_settling_is_made_up_for(shop: Shop) -
 
 
 @pytest.mark.parametrize(
-    ("days", "event", "status"),
-    [(28, "subscription.expiring", "active"), (31, "subscription.expired", "expired")],
+    ("days", "event", "statuses"),
+    [
+        (28, "subscription.expiring", ["active"]),
+        (28, "subscription.renewing", ["active"]),
+        (30, "subscription.renewed", ["replaced", "active"]),
+        (31, "subscription.expired", ["expired"]),
+    ],
 )
-async def test_expiry_that_died_or_runs_twice_ends_and_reminds_once(
-    shop: Shop, days: int, event: str, status: str
+async def test_expiry_that_died_or_runs_twice_ends_reminds_and_renews_once(
+    shop: Shop, days: int, event: str, statuses: list[str]
 ) -> None:
+    renews = event in {"subscription.renewing", "subscription.renewed"}
+    await shop.start(credit=renews)
     await paid(shop)
     await shop.front.settle()
+    for user in USERS if renews else ():
+        await give(shop, user, "5.00")
+        await shop.front.renewals.choose(user, auto=True)
     shop.clock.move(days=days)
     await shop.front.execute(STALL)
     await shop.front.execute(STALL_AT.format(event="UPDATE", table="subscriptions", moment="DEFERRED"))
@@ -120,11 +131,12 @@ async def test_expiry_that_died_or_runs_twice_ends_and_reminds_once(
             await dying
         await holder.execute("SELECT pg_advisory_unlock(42)")
     await shop.front.execute("DROP TRIGGER stalled ON subscriptions")
-    restarted = await shop.start()
+    restarted = await shop.start(credit=renews)
     await asyncio.gather(restarted.expire(), shop.front.expire())
+    around = FROM_CREDIT if event == "subscription.renewed" else [event]
     for user in USERS:
-        assert await restarted.news(user) == [*BOUGHT, event]
-        assert await restarted.statuses(user) == [status]
+        assert await restarted.news(user) == [*BOUGHT, *around]
+        assert await restarted.statuses(user) == statuses
 
 
 @pytest.mark.parametrize("answered", [True, False])

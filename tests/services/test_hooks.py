@@ -20,16 +20,20 @@ from kosmo_billing_daemon.errors import Conflict, Invalid
 from kosmo_billing_daemon.hooks.client import HookClient
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.hooks import HookSenders
+from kosmo_billing_daemon.services.links import RenewalLinks
+from kosmo_billing_daemon.services.topups import MOST_CHARACTERS, TopUps
 from kosmo_billing_daemon.store import events
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.hooks import ANSWERS_KEPT, Hook
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.demo.btcpay.conftest import HandClock
+from tests.domain.builders import WITH_PACK
 from tests.support.endpoint import Endpoint, answer, endpoint, hang
 from tests.support.world import until
 
 BY = OperatorAction("tester", "a test")
+PUBLIC = "https://billing.kosmoconnect.example.o"  # a host of 30 letters
 EVERYTHING = ("subscription.*", "quota.*", "invoice.*", "hook.*")
 
 
@@ -47,7 +51,10 @@ class Desk:
         return HookActions(pool=self.pool, clock=self.clock)
 
     def lead(self, within: float = 10.0) -> None:
-        senders = HookSenders(pool=self.pool, clock=self.clock, client=HookClient(within=within))
+        links = RenewalLinks(pool=self.pool, clock=self.clock, key=b"key", public_url=PUBLIC)
+        topups = TopUps(links=links, catalogue=WITH_PACK)
+        client = HookClient(within=within)
+        senders = HookSenders(pool=self.pool, clock=self.clock, client=client, topups=topups)
         self.senders.append((senders, asyncio.create_task(senders.run())))
 
     async def resign(self) -> None:
@@ -70,10 +77,10 @@ class Desk:
         self.wake()
         return hook
 
-    async def happen(self, count: int = 1, event_type: str = "quota.warning") -> None:
+    async def happen(self, count: int = 1, event_type: str = "quota.warning", **facts: Any) -> None:
         """Write events as the daemon does, in one transaction."""
         happened = [
-            Event(type=event_type, user_id=uuid4(), data={"place": place}, occurred_at=self.clock())
+            Event(type=event_type, user_id=uuid4(), data={"place": place} | facts, occurred_at=self.clock())
             for place in range(count)
         ]
         async with self.pool.transaction() as connection:
@@ -310,3 +317,22 @@ async def test_a_hook_is_added_once_and_for_events_that_exist(desk: Desk) -> Non
     ):
         with pytest.raises(Invalid):
             await desk.actions.add("https://example.org/", patterns, texts=texts, allow_private=False, by=BY)
+
+
+async def test_a_short_quota_comes_with_a_link_to_a_pack_that_fits(desk: Desk) -> None:
+    texts = '[texts]\n"quota.exhausted" = "All {messages_limit} messages are used. {topup_url}"'
+    bot, service = await desk.endpoint(), await desk.endpoint()
+    await desk.add(bot, texts=texts)
+    await desk.add(service)
+    desk.lead()
+    for plan_type in ("wanderer", "sanctuary"):
+        await desk.happen(event_type="quota.exhausted", plan_type=plan_type, messages_limit=50)
+    await desk.until_drained()
+    (said, plain), (told, bare) = ([each.body.decode() for each in one.received] for one in (bot, service))
+    url = said.removeprefix("All 50 messages are used. ")
+    assert url.startswith(f"{PUBLIC}/r/")
+    assert url.endswith("?pack=extra_50")
+    assert len(url) <= MOST_CHARACTERS
+    assert json.loads(told)["data"]["topup_url"] == url
+    assert plain == "All 50 messages are used."
+    assert "topup_url" not in json.loads(bare)["data"]

@@ -19,12 +19,16 @@ from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.services.leasing import Leasing
+from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.metering import Metering
+from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.store import leader_lock
 from kosmo_billing_daemon.store.postgres import Connection, Database, Pool
+from tests.domain.builders import WITH_PACK
 from tests.support.processes import eventually
 
 TOPICS = Topics()
+PUBLIC = "https://billing.kosmoconnect.example"
 CLIENT_ID = "billing"
 
 
@@ -84,7 +88,9 @@ async def intake(
 ) -> AsyncIterator[Half]:
     """Speak for the length of the block, which begins when it is connected and subscribed."""
     async with Pool(Database(url=database_url, connect_timeout=2.0)) as pool:
-        publisher = Publisher(topics=TOPICS, clock=clock)
+        links = RenewalLinks(pool=pool, clock=clock, key=b"key", public_url=PUBLIC)
+        topups = TopUps(links=links, catalogue=WITH_PACK)
+        publisher = Publisher(topics=TOPICS, clock=clock, topups=topups)
         metering = Metering(pool=pool, clock=clock, changed=publisher.wake)
         usage = UsageIntake(metering=metering, topics=TOPICS)
         conversation = BrokerSession(

@@ -24,6 +24,7 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.inbox import Inbox
 from kosmo_billing_daemon.services.invoicing import Invoicing
@@ -226,6 +227,7 @@ class Starter:
             entitlements=Entitlements(pool=pool, clock=document_clock),
             whitelist=Whitelist(pool=pool, clock=clock, changed=live.wake, new_per_day=new_nodes_per_day),
             links=RenewalLinks(pool=pool, clock=clock, key=b"key", public_url=http.get("public_url")),
+            renewals=AutoRenewals(pool=pool, clock=clock, catalogue=catalogue, spends=settlement.credit),
             live=live,
             catalogue=catalogue,
             clock=clock,

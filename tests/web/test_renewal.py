@@ -15,6 +15,7 @@ import pytest
 import kosmo_billing_daemon.web
 from kosmo_billing_daemon.store import links
 from kosmo_billing_daemon.web.renewal_page import chosen_language
+from tests.domain.builders import WITH_PACK
 from tests.web.conftest import Service, Starter
 
 PUBLIC = "https://billing.kosmoconnect.examp"  # a host of 26 letters
@@ -180,13 +181,48 @@ async def test_revoked_and_invented_links_look_alike(shop: Service, user: UUID) 
 
 async def test_what_is_not_for_sale_is_said_so(shop: Service, user: UUID) -> None:
     path = await link(shop, user)
-    for query in ("?plan=nothing", "?pack=extra", "?plan=<script>"):
+    for query in ("?plan=nothing", "?pack=extra", "?plan=<script>", "?plan=wanderer&pack=wanderer"):
         page = await shop.ask("GET", path + query)
         assert page.status == 404
-        assert "This plan is not for sale" in read(page)
+        assert f"{'These messages are' if 'pack' in query else 'This plan is'} not for sale" in read(page)
         assert b"<script>" not in page.raw
         assert (await shop.ask("POST", path + query)).status == 404
     assert await count(shop) == 0
+
+
+async def test_a_link_sells_a_pack_once_and_says_what_it_gives(start: Starter, user: UUID) -> None:
+    shop = await start(public_url=PUBLIC, catalogue=WITH_PACK)
+    path = await link(shop, user)
+    pack = f"{path}?pack=extra_50"
+    unfit = await shop.ask("GET", pack)
+    assert (unfit.status, "You have no plan now to which these" in read(unfit)) == (200, True)
+    assert (await shop.ask("POST", pack)).status == 409
+    await shop.subscribe(user, "wanderer")
+    before = await count(shop)
+    offered = read(await shop.ask("GET", f"{path}?again=1"))
+    assert "More messages for your present plan 50 more messages: 4.00 USD" in offered
+    await shop.rows("UPDATE subscriptions SET messages_used = 50 RETURNING id")
+    page = await shop.ask("GET", pack)
+    assert "50 more messages: 4.00 USD If you pay now, you have 50 messages until" in read(page)
+    assert 'method="post" action="' + pack[1:] in page.raw.decode()
+    assert await count(shop) == before
+    answers = [await shop.ask("POST", pack, allow_redirects=False) for _ in range(3)]
+    assert {(each.status, each.headers["Location"]) for each in answers} == {(303, pack[1:])}
+    assert await count(shop) == before + 1
+    await shop.ask("POST", f"{path}?plan=wanderer", allow_redirects=False)
+    waiting = await shop.ask("GET", pack)  # though the plan's invoice is newer
+    assert "Pay 4.00 USD" in read(waiting)
+    assert "Pay 5.00 USD" in read(await shop.ask("GET", path))
+    _, (invoice,), _ = await shop.rows("SELECT btcpay_invoice_id FROM btcpay_invoices ORDER BY created_at")
+    await shop.simulator.act(invoice, "pay", None, "BTC-LN")
+    await shop.hook({"deliveryId": invoice, "type": "InvoiceSettled", "invoiceId": invoice})
+    await shop.reconciliation.run_once()
+    green = await shop.ask("GET", pack)
+    assert 'class="good" role="status"' in green.raw.decode()
+    assert "50 of 100 messages are left" in read(green)
+    assert "?pack=extra_50&amp;again=1" in green.raw.decode()
+    german = await shop.ask("GET", f"{pack}&again=1", headers={"Accept-Language": "de"})
+    assert "50 Nachrichten mehr: 4,00 USD Wenn du jetzt bezahlst, hast du 100 Nachrichten bis" in read(german)
 
 
 async def test_the_page_speaks_the_readers_language(shop: Service, user: UUID) -> None:

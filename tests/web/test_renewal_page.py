@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright, expect
 
+from tests.domain.builders import WITH_PACK
 from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.support.node import node_modules
 from tests.web.conftest import Service, Starter
@@ -92,7 +93,7 @@ async def test_from_the_link_to_the_green_page_on_a_small_phone(  # noqa: PLR091
     way: tuple[str, Literal["light", "dark"], bool],
 ) -> None:
     language, scheme, scripts = way
-    shop = await start(public_url=PUBLIC)
+    shop = await start(public_url=PUBLIC, catalogue=WITH_PACK)
     await shop.subscribe(user, "wanderer")
     context = await browser.new_context(
         viewport={"width": 320, "height": 640},
@@ -116,6 +117,9 @@ async def test_from_the_link_to_the_green_page_on_a_small_phone(  # noqa: PLR091
     await expect(page.locator(".good")).to_be_visible(timeout=10_000)
     assert asyncio.get_running_loop().time() - began < 15
     await reader.look("green", tmp_path, looking)
+    await page.goto(f"{await url(shop, user)}?pack=extra_50")
+    await expect(page.get_by_role("button")).to_be_visible()
+    await reader.look("pack", tmp_path, looking)
     await page.goto(f"{shop.url}/r/{'A' * 22}")
     await reader.look("gone", tmp_path, looking)
     assert reader.asked == {urlsplit(shop.url).netloc}

@@ -156,6 +156,9 @@ export interface NodeRequest {
   label?: string | null;
 }
 
+/** Why a plan would not be renewed, as things stand. */
+export type Obstacle = "no_plan" | "not_for_sale" | "credit_too_low" | "prepaid_cap" | "credit_off";
+
 /** One pack for sale: messages more for the current plan, and no time. */
 export interface PackDocument {
   /** Its name, for POST /invoices and POST /quotes */
@@ -289,6 +292,26 @@ export interface RefundDocument {
 /** Why a purchase takes no effect; its money becomes credit. */
 export type Refusal = "prepaid_cap" | "no_fitting_plan" | "credit_spent";
 
+/** The user's choice, and what it would do at the end of the present plan. */
+export interface RenewalDocument {
+  auto: boolean;
+  /** Why the plan would not be renewed as things stand; null: it is, if auto is true */
+  obstacle: Obstacle | null;
+  /** The present plan; null without one */
+  plan_type: string | null;
+  /** When the present plan ends */
+  renews_at: string | null;
+  /** What it costs now; null if it is not for sale */
+  price: PriceDocument | null;
+  /** What the credit lacks of the price */
+  amount_missing: number | null;
+}
+
+/** The user's choice. */
+export interface RenewalRequest {
+  auto: boolean;
+}
+
 /** Which part of R2 produced the dates of a purchase. */
 export type Rule = "fresh" | "added" | "converted";
 
@@ -378,6 +401,7 @@ export type ProblemCode =
   | "btcpay_garbled"
   | "btcpay_mismatch"
   | "btcpay_refused"
+  | "credit_off"
   | "database_conflict"
   | "database_unavailable"
   | "expectation_failed"

@@ -174,11 +174,19 @@ export interface SubscriptionFacts {
   /** Why it happened. */
   reason?: string;
   /**
-   * subscription.expiring: how long it lasts, rounded up to whole hours. Sent once at each of the
-   * operator's steps (168, 72 and 24 hours by default); of steps that were missed only the latest,
-   * late.
+   * subscription.expiring and subscription.renewing: how long it lasts, rounded up to whole hours.
+   * subscription.expiring is sent once at each of the operator's steps (168, 72 and 24 hours by
+   * default); of steps that were missed only the latest, late. While the user's credit will renew the
+   * plan, subscription.renewing takes its place, once.
    */
   hours_left?: number;
+  /**
+   * subscription.renewing: what will be taken from the user's credit when the plan ends, if it still
+   * covers the price of that moment.
+   */
+  amount?: string;
+  /** subscription.renewing: of the amount. */
+  currency?: string;
   /**
    * subscription.expiring: a page that pays for this user without a login, for nobody else's eyes. Null
    * unless the operator gives out links.
@@ -192,6 +200,11 @@ export interface QuotaFacts {
   subscription_id: string;
   /** The plan. */
   plan_type: string;
+  /**
+   * quota.warning and quota.exhausted: a page that sells the user more messages without a login, for
+   * nobody else's eyes. Missing unless a pack fits the plan and the operator gives out links.
+   */
+  topup_url?: string;
   /** Percent; of quota.warning and quota.exhausted. */
   threshold?: 80 | 100;
   /** Of quota.topped_up: our id of the pack's invoice. */
@@ -255,7 +268,7 @@ export interface SubscriptionEvent {
   id: string;
   source: "kosmo-billing";
   /** The same as in the topic. */
-  type: "subscription.activated" | "subscription.renewed" | "subscription.changed" | "subscription.expiring" | "subscription.expired" | "subscription.revoked";
+  type: "subscription.activated" | "subscription.renewed" | "subscription.changed" | "subscription.expiring" | "subscription.renewing" | "subscription.expired" | "subscription.revoked";
   /** The user. */
   subject: string;
   /** When it happened. */

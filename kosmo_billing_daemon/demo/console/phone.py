@@ -30,7 +30,7 @@ body = '{"user": {user_id}, "text": {text}}'
 [texts]
 "subscription.expiring" = "Your {plan} plan ends in {time_left}. Renew: {renew_url}"
 "subscription.expired" = "Your {plan} plan has ended. You still receive messages."
-"quota.exhausted" = "All {messages_limit} messages of your {plan} plan are used."
+"quota.exhausted" = "All {messages_limit} messages of your {plan} plan are used. {topup_url}"
 """
 
 

@@ -1,7 +1,7 @@
 -- Tables, constraints and triggers. The invariants of R1 and R12 live here.
 --
 -- Quotes, invoices, subscriptions, lookups, deliveries and cases; events; entitlements and their versions; usage; operators;
--- hooks; what a transaction begins with.
+-- hooks; renewal; what a transaction begins with.
 
 -- A quote's id follows from its content, so whoever writes it down knows it, and the same content is one row. The
 -- daemon computes the same (Plan.quote_id).
@@ -826,6 +826,36 @@ CREATE TABLE console_sessions (
     CONSTRAINT console_sessions_name_somebody CHECK (btrim(who) <> '')
 );
 
+-- Who chose to have the plan renewed from credit when it ends (R15), and which renewal was announced last.
+
+CREATE TABLE auto_renewals (
+    user_id   uuid PRIMARY KEY,
+    is_on     boolean NOT NULL,
+    chosen_at timestamptz NOT NULL,
+    announced uuid  -- the subscription: each renewal is announced once, also if it was switched off meanwhile
+);
+
+-- Those of them whose subscription has run out, whoever noticed: a settlement, an operator's command, the timer. It is
+-- renewed, or found not to be, by the timer.
+CREATE TABLE lapses (
+    user_id uuid PRIMARY KEY,
+    at      timestamptz NOT NULL
+);
+
+CREATE FUNCTION queue_lapse() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO lapses (user_id, at)
+    SELECT user_id, NEW.valid_until FROM auto_renewals WHERE user_id = NEW.user_id AND is_on
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+
+-- What an operator turned into credit is not to be bought again with it.
+CREATE TRIGGER subscriptions_lapsed AFTER UPDATE ON subscriptions FOR EACH ROW
+    WHEN (OLD.status IN ('active', 'grace') AND NEW.status = 'expired' AND NEW.cashed_at IS NULL)
+    EXECUTE FUNCTION queue_lapse();
+
 -- What a transaction of ours begins with, so that it is one round trip together with BEGIN.
 
 -- Serialises changes of users' purchases until the transaction ends. In order, so that two batches cannot
@@ -856,7 +886,7 @@ BEGIN
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
                 'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'inquiries', 'attention_cases',
                 'events', 'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers',
-                'renewal_links', 'console_logins', 'console_sessions')
+                'renewal_links', 'console_logins', 'console_sessions', 'auto_renewals', 'lapses')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     LOOP
