@@ -5,24 +5,27 @@ only when BTCPay said no, or when nobody can claim it any more. After anything e
 same command completes it.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.btcpay import refunds as at_btcpay
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayDenied, BtcpayRefused
+from kosmo_billing_daemon.btcpay.refunds import ClaimState
 from kosmo_billing_daemon.domain.currencies import rounded_down, smallest_unit
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import Price
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import refunds as booking
-from kosmo_billing_daemon.store import invoices, ledger, listings, refunds
-from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
-from kosmo_billing_daemon.store.refunds import Refund
+from kosmo_billing_daemon.store import attention, audit, invoices, ledger, listings, refunds
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+from kosmo_billing_daemon.store.refunds import Receipt, Refund
 
 TRIES_APART = timedelta(minutes=1)
 """How long one try may take; BTCPay knows no idempotency, so a second one must not run beside it."""
@@ -36,39 +39,103 @@ class Refunding:
     btcpay: BtcpayClient
     clock: Clock
 
-    async def refund(self, name: str, amount: Decimal | None, by: OperatorAction) -> Refund:
+    async def refund(
+        self, name: str, amount: Decimal | None, by: OperatorAction, *, another: bool = False
+    ) -> Refund:
         """Refund what an invoice brought in, as far as the user's credit goes; a repeat returns the same.
 
-        Raises ``Conflict`` where there is no such credit, ``Invalid`` for a sum that cannot be paid out.
+        Money for an unknown order is refunded whole, and its case is closed. ``another`` orders one more
+        after BTCPay has paid the last. Raises ``Conflict`` where there is no such credit, ``Invalid`` for a
+        sum that cannot be paid out.
         """
-        found = await self._find(name)
+        one = await self._receipt(name)
+        (made,) = await self._refund(one.user_id, [one], amount, by, another=another)
+        return made
 
-        async def order(connection: Connection) -> tuple[Refund, bool]:
-            known = await refunds.find_open(connection, found.id)
-            if known is not None:
-                if amount not in (None, known.total.amount):
-                    sum_ = f"{known.total.amount:f} {known.total.currency}"
-                    raise Conflict(f"a refund of {sum_} is open; cancel it first", code="refund_open")
-                return known, False
+    async def refund_user(
+        self, user_id: UserId, amount: Decimal | None, by: OperatorAction, *, another: bool = False
+    ) -> list[Refund]:
+        """Refund a user's credit by the invoices that brought money in, the newest first."""
+        async with self.pool.connection() as connection:
+            receipts = await refunds.load_receipts(connection, user_id)
+        return await self._refund(user_id, receipts, amount, by, another=another)
+
+    async def _refund(
+        self,
+        user_id: UserId | None,
+        receipts: Sequence[Receipt],
+        amount: Decimal | None,
+        by: OperatorAction,
+        *,
+        another: bool,
+    ) -> list[Refund]:
+        names = [one.btcpay_invoice_id for one in receipts]
+        if another:
+            await self._note_paid(names)
+
+        async def order(connection: Connection) -> tuple[list[Refund], bool]:
+            known = await refunds.load_ordered(connection, names)
+            standing = [one for one in known if one.paid_at is None] or ([] if another else known[:1])
+            if standing:
+                _require_same(standing, amount)
+                return standing, False
             now = self.clock()
-            total = await self._total(connection, found, amount)
-            await refunds.append(connection, found.user_id, found.id, total, now)
-            await booking.book(connection, found, total, now, who=by.who, reason=by.reason)
-            made = await refunds.find_open(connection, found.id)
-            if made is None:
-                raise NotFound("the refund vanished")
-            return made, True
+            if user_id is None:
+                await self._order_unknown(connection, receipts, amount, by, now)
+            else:
+                for one, total in await self._shares(connection, user_id, names, amount):
+                    await refunds.append(connection, one, total, now)
+                    await booking.book(connection, user_id, one, total, now, who=by.who, reason=by.reason)
+            made = await refunds.load_ordered(connection, names)
+            return [one for one in made if one.paid_at is None], True
 
-        refund, is_new = await self.pool.retrying(order, locking_owners([found.id]))
-        return (
-            refund if refund.pull_payment_id is not None else await self._complete(refund, by, is_new=is_new)
-        )
+        found, is_new = await self.pool.retrying(order, locking_users([] if user_id is None else [user_id]))
+        return [
+            one if one.pull_payment_id is not None else await self._complete(one, by, is_new=is_new)
+            for one in found
+        ]
+
+    async def _note_paid(self, names: Sequence[str]) -> None:
+        """Find out which refunds are over: BTCPay has completed payouts of the whole sum."""
+        async with self.pool.connection() as connection:
+            known = await refunds.load_ordered(connection, names)
+        for one in known:
+            if one.paid_at is not None or one.pull_payment_id is None:
+                continue
+            claims = await at_btcpay.fetch_claims(self.btcpay, one.pull_payment_id)
+            paid = sum((c.amount for c in claims if c.state is ClaimState.COMPLETED), Decimal(0))
+            if paid >= one.total.amount:
+                async with self.pool.connection() as connection:
+                    await refunds.note_paid(connection, one.id, self.clock())
+
+    async def _order_unknown(
+        self,
+        connection: Connection,
+        receipts: Sequence[Receipt],
+        amount: Decimal | None,
+        by: OperatorAction,
+        now: datetime,
+    ) -> None:
+        """Order the refund of an unknown order, which is in no ledger, and close its case."""
+        (one,) = receipts
+        case = await attention.lock_unknown_order(connection, one.btcpay_invoice_id)
+        if case is None or case[1] <= 0:
+            raise Conflict("the case of this order was decided before", code="closed_before")
+        number, left = case
+        total = Price(left, one.left.currency)
+        if amount not in (None, left):
+            raise Conflict(f"all of it is refunded: {left:f} {total.currency}", code="refund_whole")
+        await refunds.append(connection, one, total, now)
+        await attention.decide(connection, number, f"refunded by {by.who}: {by.reason}", now)
+        about = f"invoice {one.btcpay_invoice_id}, {left:f} {total.currency}"
+        await audit.append(connection, by.entry("invoice.refund", None, about, now))
 
     async def cancel(self, name: str, by: OperatorAction) -> Refund:
         """Take back a refund that nobody has claimed; the credit is the user's again."""
-        found = await self._find(name)
+        one = await self._receipt(name)
         async with self.pool.connection() as connection:
-            refund = await refunds.find_open(connection, found.id)
+            known = await refunds.load_ordered(connection, [one.btcpay_invoice_id])
+        refund = next((each for each in known if each.paid_at is None), None)
         if refund is None:
             raise NotFound(f"invoice {name} has no refund that is open")
         if refund.pull_payment_id is None:
@@ -121,12 +188,18 @@ class Refunding:
     async def _give_back(self, refund: Refund, by: OperatorAction) -> None:
         async def work(connection: Connection) -> None:
             now = self.clock()
-            found = (await invoices.load(connection, [refund.invoice_id]))[refund.invoice_id]
-            if await refunds.cancel(connection, refund.id, now):
-                back = Price(-refund.total.amount, refund.total.currency)
-                await booking.book(connection, found, back, now, who=by.who, reason=by.reason)
+            if not await refunds.cancel(connection, refund.id, now):
+                return
+            if refund.user_id is None:
+                await attention.reopen_unknown_order(
+                    connection, refund.btcpay_invoice_id, refund.total.amount
+                )
+                return
+            back = Price(-refund.total.amount, refund.total.currency)
+            await booking.book(connection, refund.user_id, refund, back, now, who=by.who, reason=by.reason)
 
-        await self.pool.retrying(work, locking_owners([refund.invoice_id]))
+        users = [] if refund.user_id is None else [refund.user_id]
+        await self.pool.retrying(work, locking_users(users))
 
     async def _find(self, name: str) -> Invoice:
         async with self.pool.connection() as connection:
@@ -137,22 +210,80 @@ class Refunding:
             raise Conflict("BTCPay received nothing for this invoice", code="not_attached")
         return found
 
-    async def _total(self, connection: Connection, found: Invoice, amount: Decimal | None) -> Price:
-        currency = found.plan.price.currency
-        key = (found.user_id, currency)
-        balances = await ledger.load_balances(connection, [found.user_id])
-        reserved = await invoices.load_reserved_credit(connection, [found.user_id])
-        credit = balances.get(key, Decimal(0)) - reserved.get(key, Decimal(0))
-        most = rounded_down(min(credit, found.received), currency)
-        if most <= 0:
+    async def _receipt(self, name: str) -> Receipt:
+        """Return what came in on an invoice, which may be one of an order that is not known here."""
+        async with self.pool.connection() as connection:
+            found = await listings.find_invoice(connection, name)
+            if found is not None and found.btcpay_invoice_id is None:
+                raise Conflict("BTCPay received nothing for this invoice", code="not_attached")
+            its_id = name if found is None else found.btcpay_invoice_id or ""
+            one = await refunds.load_receipt(connection, its_id)
+        if one is None:
+            raise NotFound(f"there is no invoice {name!r}")
+        return one
+
+    async def _shares(
+        self, connection: Connection, user_id: UserId, names: Sequence[str], amount: Decimal | None
+    ) -> list[tuple[Receipt, Price]]:
+        """Share a sum, or all free credit, among the invoices that brought it in."""
+        known = await refunds.load_receipts(connection, user_id)
+        receipts = [one for one in known if one.btcpay_invoice_id in names]
+        balances = await ledger.load_balances(connection, [user_id])
+        reserved = await invoices.load_reserved_credit(connection, [user_id])
+        free = {
+            currency: total - reserved.get((user_id, currency), Decimal(0))
+            for (_, currency), total in balances.items()
+        }
+        most = {
+            currency: rounded_down(
+                min(
+                    free[currency],
+                    sum((one.left.amount for one in receipts if one.left.currency == currency), Decimal(0)),
+                ),
+                currency,
+            )
+            for currency in {one.left.currency for one in receipts} & free.keys()
+        }
+        most = {currency: total for currency, total in most.items() if total > 0}
+        if not most:
+            credit = " and ".join(f"{total:f} {currency}" for currency, total in sorted(free.items())) or "0"
             raise Conflict(
-                f"nothing can be refunded: the user's credit is {credit:f} {currency}, and what this invoice"
-                f" brought in is {found.received:f}",
+                f"nothing can be refunded: the user's free credit is {credit}, and no invoice brought in more"
+                " than was refunded",
                 code="no_credit",
             )
-        wanted = most if amount is None else amount
-        if wanted <= 0 or wanted % smallest_unit(currency):
-            raise Invalid(f"an amount in steps of {smallest_unit(currency):f} {currency}", field="amount")
-        if wanted > most:
-            raise Conflict(f"at most {most:f} {currency} can be refunded", code="no_credit")
-        return Price(wanted, currency)
+        if amount is not None:
+            most = _limited(most, amount)
+        shares: list[tuple[Receipt, Price]] = []
+        for one in receipts:
+            currency = one.left.currency
+            part = min(rounded_down(one.left.amount, currency), most.get(currency, Decimal(0)))
+            if part > 0:
+                shares.append((one, Price(part, currency)))
+                most[currency] -= part
+        return shares
+
+
+def _limited(most: Mapping[str, Decimal], amount: Decimal) -> dict[str, Decimal]:
+    """Take a sum instead of all that can be refunded."""
+    if len(most) > 1:
+        raise Invalid("the user has credit in several currencies: name an invoice", field="amount")
+    ((currency, total),) = most.items()
+    if amount <= 0 or amount % smallest_unit(currency):
+        raise Invalid(f"an amount in steps of {smallest_unit(currency):f} {currency}", field="amount")
+    if amount > total:
+        raise Conflict(f"at most {total:f} {currency} can be refunded", code="no_credit")
+    return {currency: amount}
+
+
+def _require_same(standing: Sequence[Refund], amount: Decimal | None) -> None:
+    """Refuse another sum than the one that is being refunded, or was."""
+    total = sum((one.total.amount for one in standing), Decimal(0))
+    if amount in (None, total):
+        return
+    sum_ = f"{total:f} {standing[0].total.currency}"
+    if standing[0].paid_at is not None:
+        raise Conflict(f"a refund of {sum_} was paid; add --another for one more", code="refund_paid")
+    raise Conflict(
+        f"a refund of {sum_} is open; cancel it first, or add --another once it is paid", code="refund_open"
+    )

@@ -2,6 +2,7 @@
 
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -10,35 +11,54 @@ from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import Name
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import console, line, money, print_json
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.refunds import Refund
 
 
 def make(
-    invoice: Name,
     reason: Reason,
-    amount: Annotated[
-        str | None, typer.Option(help="How much; otherwise all the credit that the invoice brought in.")
+    invoice: Annotated[
+        str | None, typer.Argument(metavar="INVOICE", help="BTCPay's id of the invoice, or the order id.")
     ] = None,
+    *,
+    user: Annotated[
+        UUID | None, typer.Option("--user", metavar="USER", help="Refund this user's credit instead.")
+    ] = None,
+    amount: Annotated[str | None, typer.Option(help="How much; otherwise all there is.")] = None,
+    another: Annotated[
+        bool, typer.Option("--another", help="One more, after BTCPay has paid the last.")
+    ] = False,
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Refund credit that an invoice brought in; the customer claims it by a link. A repeat shows it again."""
+    """Refund credit by the invoice that brought it in; the customer claims it by a link.
 
-    async def work() -> Refund:
+    A repeat shows the same link. Money for an unknown order is refunded by its invoice; that closes its case.
+    """
+    if (invoice is None) == (user is None):
+        raise typer.BadParameter("name an invoice or --user, one of both")
+
+    async def work() -> list[Refund]:
         async with opened(env_file) as at:
             refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-            return await refunding.refund(invoice, _amount(amount), by(reason))
+            if user is not None:
+                return await refunding.refund_user(UserId(user), _amount(amount), by(reason), another=another)
+            return [await refunding.refund(invoice or "", _amount(amount), by(reason), another=another)]
 
     made = run(work())
     if as_json:
-        print_json(_json(made))
+        print_json(_json(made[0]) if user is None else [*map(_json, made)])
         return
-    line(
-        console(), f"{money(made.total.amount, made.total.currency)} can be claimed by user {made.user_id} at"
-    )
-    line(console(), str(made.link))
+    for one in made:
+        whom = "whoever paid it" if one.user_id is None else f"user {one.user_id}"
+        total = money(one.total.amount, one.total.currency)
+        if one.paid_at is not None:
+            line(console(), f"{total} of invoice {one.btcpay_invoice_id} were paid to {whom} by")
+        else:
+            line(console(), f"{total} of invoice {one.btcpay_invoice_id} can be claimed by {whom} at")
+        line(console(), str(one.link))
 
 
 def record(
@@ -77,7 +97,8 @@ def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: Env
         print_json(_json(taken) | {"cancelled": True})
         return
     total = money(taken.total.amount, taken.total.currency)
-    line(console(), f"the refund is cancelled: {total} are credit of user {taken.user_id} again")
+    whose = "need attention" if taken.user_id is None else f"are credit of user {taken.user_id}"
+    line(console(), f"the refund is cancelled: {total} {whose} again")
 
 
 def _amount(given: str | None) -> Decimal | None:
@@ -95,11 +116,12 @@ def _amount(given: str | None) -> Decimal | None:
 def _json(refund: Refund) -> dict[str, object]:
     return {
         "refund": refund.id,
-        "user_id": str(refund.user_id),
+        "user_id": None if refund.user_id is None else str(refund.user_id),
         "invoice_id": refund.btcpay_invoice_id,
         "amount": f"{refund.total.amount:f}",
         "currency": refund.total.currency,
         "link": refund.link,
+        "paid": refund.paid_at is not None,
     }
 
 

@@ -152,7 +152,11 @@ def ways_out(case: ListedCase) -> list[tuple[str, str]]:
         give = command("attention", "give", number, "--user", "USER", "--reason", "TICKET")
         return [
             (f"give {money(case.undecided, case.currency)} to the user who paid it, as credit", give),
-            ("after refunding it in BTCPay", close),
+            (
+                "refund it; the command prints a link by which it is claimed",
+                command("refund", "make", case.btcpay_invoice_id or "", "--reason", "TICKET"),
+            ),
+            ("after refunding it in BTCPay's own pages", close),
         ]
     if case.kind in _SETTLED_BY_INVOICE:
         settle = command("invoices", "settle", invoice_name(invoice), "--reason", "TICKET")

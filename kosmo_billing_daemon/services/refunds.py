@@ -6,25 +6,33 @@ from kosmo_billing_daemon.btcpay.refunds import PullPayment
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.plans import Price
+from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.store import audit, refunds
 from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
-from kosmo_billing_daemon.store.refunds import Refund
+from kosmo_billing_daemon.store.refunds import Receipt, Refund
 
 
 async def book(
-    connection: Connection, found: Invoice, total: Price, now: datetime, *, who: str, reason: str
+    connection: Connection,
+    user_id: UserId,
+    of: Receipt | Refund,
+    total: Price,
+    now: datetime,
+    *,
+    who: str,
+    reason: str,
 ) -> None:
-    """Book a refund of an invoice, or with a negative sum that one was cancelled; the user is locked."""
+    """Book a refund to a user, or with a negative sum that one was cancelled; the user is locked."""
     posting = Posting(
-        user_id=found.user_id,
+        user_id=user_id,
         kind=EntryKind.REFUNDED,
         amount=-total.amount,
         currency=total.currency,
-        invoice_id=found.id,
+        invoice_id=of.invoice_id,
         who=who,
         reason=reason,
     )
@@ -34,8 +42,8 @@ async def book(
         at=now,
         who=who,
         action="invoice.refund" if total.amount > 0 else "invoice.refund_cancel",
-        user_id=found.user_id,
-        subject=f"invoice {found.btcpay_invoice_id}, {abs(total.amount):f} {total.currency}",
+        user_id=user_id,
+        subject=f"invoice {of.btcpay_invoice_id}, {abs(total.amount):f} {total.currency}",
         reason=reason,
     )
     await audit.append(connection, entry)
@@ -61,10 +69,16 @@ async def book_made(
         known = await refunds.load_booked(connection, [made.id])
         is_new = made.id not in known
         if is_new:
-            await refunds.record_made(
-                connection, found, made.total, now, pull_payment_id=made.id, link=made.link
+            of = Receipt(
+                btcpay_invoice_id=found.btcpay_invoice_id or "",
+                invoice_id=found.id,
+                user_id=found.user_id,
+                left=made.total,
             )
-            await book(connection, found, made.total, now, who=who, reason=reason)
+            await refunds.record_made(
+                connection, of, made.total, now, pull_payment_id=made.id, link=made.link
+            )
+            await book(connection, found.user_id, of, made.total, now, who=who, reason=reason)
             known = await refunds.load_booked(connection, [made.id])
         return known[made.id], is_new
 

@@ -100,6 +100,29 @@ async def decide(
     await connection.execute(_DECIDE, number, now, resolution, user_id)
 
 
+_LOCK_UNKNOWN = """
+SELECT id, amount - decided AS undecided FROM attention_cases
+WHERE btcpay_invoice_id = $1 AND kind = 'unknown_order' AND closed_at IS NULL FOR UPDATE
+"""
+
+
+async def lock_unknown_order(connection: Connection, btcpay_invoice_id: str) -> tuple[int, Decimal] | None:
+    """Return and lock the open case of an unknown order, with what is not decided about yet."""
+    row = await connection.fetchrow(_LOCK_UNKNOWN, btcpay_invoice_id)
+    return None if row is None else (row["id"], row["undecided"])
+
+
+_REOPEN_UNKNOWN = """
+UPDATE attention_cases SET closed_at = NULL, resolution = NULL, decided = decided - $2
+WHERE btcpay_invoice_id = $1 AND kind = 'unknown_order'
+"""
+
+
+async def reopen_unknown_order(connection: Connection, btcpay_invoice_id: str, amount: Decimal) -> None:
+    """List an unknown order again of which so much is not refunded after all."""
+    await connection.execute(_REOPEN_UNKNOWN, btcpay_invoice_id, amount)
+
+
 _DECIDED = """
 SELECT btcpay_invoice_id, decided FROM attention_cases WHERE btcpay_invoice_id = ANY ($1::text[])
 """

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
@@ -14,17 +13,21 @@ from kosmo_billing_daemon.store.postgres import Connection
 
 @record(kw_only=True)
 class Refund:
-    """One refund; without ``pull_payment_id`` it is not known yet whether BTCPay made it."""
+    """One refund; without ``pull_payment_id`` it is not known yet whether BTCPay made it.
+
+    Without ``user_id`` it is of an order that is not in this database.
+    """
 
     id: int
-    user_id: UserId
-    invoice_id: InvoiceId
+    user_id: UserId | None
+    invoice_id: InvoiceId | None
     btcpay_invoice_id: str
     total: Price
     pull_payment_id: str | None
     link: str | None
     ordered_at: datetime
     cancelled_at: datetime | None
+    paid_at: datetime | None
 
     @property
     def name(self) -> str:
@@ -33,9 +36,9 @@ class Refund:
 
 
 _SELECT = """
-SELECT r.id, r.user_id, r.invoice_id, i.btcpay_invoice_id, r.amount, r.currency, r.pull_payment_id, r.link,
-    r.ordered_at, r.cancelled_at
-FROM refunds AS r JOIN btcpay_invoices AS i ON i.id = r.invoice_id
+SELECT r.id, r.user_id, r.invoice_id, r.btcpay_invoice_id, r.amount, r.currency, r.pull_payment_id, r.link,
+    r.ordered_at, r.cancelled_at, r.paid_at
+FROM refunds AS r
 """
 
 
@@ -45,12 +48,73 @@ def _refund(row: Any) -> Refund:
     return Refund(total=total, **values)
 
 
-async def find_open(connection: Connection, invoice_id: UUID) -> Refund | None:
-    """Return the refund of an invoice that we ordered and did not cancel, if there is one."""
-    row = await connection.fetchrow(
-        f"{_SELECT} WHERE r.invoice_id = $1 AND r.cancelled_at IS NULL AND NOT r.is_recorded", invoice_id
+@record(kw_only=True)
+class Receipt:
+    """Money that came in on one invoice at BTCPay; ``left`` is what no refund names yet.
+
+    Without ``user_id`` nobody knows whose it is.
+    """
+
+    btcpay_invoice_id: str
+    invoice_id: InvoiceId | None
+    user_id: UserId | None
+    left: Price
+
+
+# What an operator gave to a user as credit counts as what was decided about it.
+_RECEIPTS = """
+SELECT r.btcpay_invoice_id, r.invoice_id, r.user_id, r.currency, r.amount - coalesce((
+        SELECT sum(f.amount) FROM refunds AS f
+        WHERE f.btcpay_invoice_id = r.btcpay_invoice_id AND f.cancelled_at IS NULL AND (
+            f.user_id IS NOT NULL OR r.user_id IS NOT NULL)
+    ), 0) AS amount
+FROM (
+    SELECT i.btcpay_invoice_id, i.id AS invoice_id, i.user_id, q.currency, i.received AS amount,
+        i.created_at AS at
+    FROM btcpay_invoices AS i JOIN quotes AS q ON q.id = i.quote_id
+    WHERE i.btcpay_invoice_id IS NOT NULL AND {invoices}
+    UNION ALL
+    SELECT btcpay_invoice_id, NULL, user_id, currency,
+        CASE WHEN user_id IS NULL THEN amount - decided ELSE decided END, opened_at
+    FROM attention_cases WHERE kind = 'unknown_order' AND btcpay_invoice_id IS NOT NULL AND {cases}
+) AS r
+ORDER BY r.at DESC, r.btcpay_invoice_id
+"""
+_OF_USER = _RECEIPTS.format(invoices="i.user_id = $1", cases="user_id = $1")
+_OF_INVOICE = _RECEIPTS.format(
+    invoices="i.id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1)",
+    cases="btcpay_invoice_id = $1",
+)
+
+
+def _receipt(row: Any) -> Receipt:
+    return Receipt(
+        btcpay_invoice_id=row["btcpay_invoice_id"],
+        invoice_id=row["invoice_id"],
+        user_id=row["user_id"],
+        left=Price(row["amount"], row["currency"]),
     )
-    return None if row is None else _refund(row)
+
+
+async def load_receipts(connection: Connection, user_id: UUID) -> list[Receipt]:
+    """Return what a user paid, the newest first."""
+    return [_receipt(row) for row in await connection.fetch(_OF_USER, user_id)]
+
+
+async def load_receipt(connection: Connection, btcpay_invoice_id: str) -> Receipt | None:
+    """Return what came in on one invoice at BTCPay, also for an order that is not known here."""
+    row = await connection.fetchrow(_OF_INVOICE, btcpay_invoice_id)
+    return None if row is None else _receipt(row)
+
+
+async def load_ordered(connection: Connection, btcpay_invoices: Sequence[str]) -> list[Refund]:
+    """Return the refunds of these invoices that we ordered and did not cancel, the newest first."""
+    rows = await connection.fetch(
+        f"{_SELECT} WHERE r.btcpay_invoice_id = ANY ($1::text[]) AND r.cancelled_at IS NULL"
+        " AND NOT r.is_recorded",
+        list(btcpay_invoices),
+    )
+    return sorted((_refund(row) for row in rows), key=lambda one: -one.id)
 
 
 async def load_booked(connection: Connection, pull_payments: Sequence[str]) -> dict[str, Refund]:
@@ -63,17 +127,26 @@ async def load_booked(connection: Connection, pull_payments: Sequence[str]) -> d
 
 _RECORD = """
 INSERT INTO refunds (
-    user_id, invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link, is_recorded)
-VALUES ($1, $2, $3, $4, $5, $5, $6, $7, true)
+    user_id, invoice_id, btcpay_invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link,
+    is_recorded)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, true)
 """
 
 
 async def record_made(
-    connection: Connection, invoice: Invoice, total: Price, at: datetime, *, pull_payment_id: str, link: str
+    connection: Connection, of: Receipt, total: Price, at: datetime, *, pull_payment_id: str, link: str
 ) -> None:
     """Write down a refund that was made in BTCPay's own pages."""
     await connection.execute(
-        _RECORD, invoice.user_id, invoice.id, total.amount, total.currency, at, pull_payment_id, link
+        _RECORD,
+        of.user_id,
+        of.invoice_id,
+        of.btcpay_invoice_id,
+        total.amount,
+        total.currency,
+        at,
+        pull_payment_id,
+        link,
     )
 
 
@@ -84,14 +157,23 @@ async def load_of_user(connection: Connection, user_id: UUID) -> list[Refund]:
 
 
 _APPEND = """
-INSERT INTO refunds (user_id, invoice_id, amount, currency, ordered_at, tried_at)
-VALUES ($1, $2, $3, $4, $5, $5)
+INSERT INTO refunds (user_id, invoice_id, btcpay_invoice_id, amount, currency, ordered_at, tried_at)
+VALUES ($1, $2, $3, $4, $5, $6, $6)
 """
 
 
-async def append(connection: Connection, user_id: UUID, invoice_id: UUID, total: Price, at: datetime) -> None:
+async def append(connection: Connection, of: Receipt, total: Price, at: datetime) -> None:
     """Write an order down, before BTCPay is asked."""
-    await connection.execute(_APPEND, user_id, invoice_id, total.amount, total.currency, at)
+    await connection.execute(
+        _APPEND, of.user_id, of.invoice_id, of.btcpay_invoice_id, total.amount, total.currency, at
+    )
+
+
+async def note_paid(connection: Connection, refund_id: int, at: datetime) -> None:
+    """Note that BTCPay has paid all of it, so that another of the same invoice may be ordered."""
+    await connection.execute(
+        "UPDATE refunds SET paid_at = $2 WHERE id = $1 AND cancelled_at IS NULL", refund_id, at
+    )
 
 
 _CLAIM_TRY = """

@@ -37,7 +37,7 @@ async def test_an_operator_refunds_an_excess_and_takes_it_back(
     made = await cli("refund", "make", name, "--reason", "ticket 7")
     assert made.code == 0, made
     (pull_payment,) = shop.simulator.pull_payments.values()
-    assert f"2.00 USD can be claimed by user {user} at" in made.out
+    assert f"2.00 USD of invoice {name} can be claimed by user {user} at" in made.out
     assert f"{shop.simulator.url}/pull-payments/{pull_payment.id}" in made.out
     again = (await cli("refund", "make", name, "--reason", "ticket 7", "--json")).json
     assert (again["link"], again["amount"]) == (
@@ -47,6 +47,10 @@ async def test_an_operator_refunds_an_excess_and_takes_it_back(
     refused = await cli("refund", "make", name, "--amount", "lots", "--reason", "ticket 7")
     assert refused.code != 0
     assert "an amount such as 4.10 is needed" in refused.err
+    (of_user,) = (await cli("refund", "make", "--user", str(user), "--reason", "ticket 7", "--json")).json
+    assert of_user == again
+    both = await cli("refund", "make", name, "--user", str(user), "--reason", "ticket 7")
+    assert (both.code, "one of both" in both.err) == (2, True)
     cancelled = await cli("refund", "cancel", name, "--reason", "a mistake")
     assert cancelled.code == 0, cancelled
     assert pull_payment.archived

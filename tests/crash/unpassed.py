@@ -42,6 +42,8 @@ UNPASSED = {
     "store.auto_renewals.load_lapsed": READS,
     "store.attention.decide": BY_HAND,
     "store.attention.load_decided": READS,
+    "store.attention.lock_unknown_order": BY_HAND,
+    "store.attention.reopen_unknown_order": BY_HAND,
     "store.attention.open_unknown_order": "one statement; the inquiry stays due until it is committed",
     "store.invoices.adjust": BY_HAND,
     "store.invoices.load_created": READS,

@@ -3,17 +3,21 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.books import compare
+from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, KosmoError, NotFound, Unavailable
 from tests.demo.btcpay.conftest import HandClock
 from tests.services.conftest import KEY, Shop
+from tests.services.test_credit import paid_partly
+from tests.services.test_inquiries import PAID, inquire, lost
 
 BY = OperatorAction("eva", "ticket 7")
 
@@ -77,6 +81,74 @@ async def test_a_claimed_refund_is_not_cancelled(shop: Shop, user: UserId) -> No
         await refunding(shop).cancel(name, BY)
     assert refused.value.code == "refund_claimed"
     assert await credit(shop, user) == 0
+
+
+async def test_another_refund_of_an_invoice_follows_when_the_last_is_paid(shop: Shop, user: UserId) -> None:
+    name = await overpaid(shop, user)
+    first = await refunding(shop).refund(name, Decimal("0.50"), BY)
+    payout = shop.simulator.claim(first.pull_payment_id or "")
+    for amount, another, code in (
+        (None, False, None),
+        (Decimal(1), False, "refund_open"),
+        (None, True, None),
+    ):
+        if code is None:
+            assert await refunding(shop).refund(name, amount, BY, another=another) == first
+        else:
+            with pytest.raises(Conflict) as refused:
+                await refunding(shop).refund(name, amount, BY, another=another)
+            assert refused.value.code == code
+    shop.simulator.pay_out(payout)
+    second = await refunding(shop).refund(name, Decimal("0.70"), BY, another=True)
+    assert (second.id != first.id, await credit(shop, user)) == (True, Decimal("0.80"))
+    assert await refunding(shop).refund(name, None, BY) == second
+    await refunding(shop).cancel(name, BY)
+    paid = await refunding(shop).refund(name, None, BY)  # a repeat pays nothing out by itself
+    assert (paid.id, paid.paid_at, await credit(shop, user)) == (first.id, shop.clock(), Decimal("1.50"))
+
+
+async def test_a_users_credit_is_refunded_by_all_invoices_that_brought_it_in(
+    shop: Shop, user: UserId
+) -> None:
+    names = []
+    for _ in range(2):
+        names.append(await overpaid(shop, user))
+        shop.clock.move(minutes=1)
+    assert await credit(shop, user) == Decimal(4)
+    made = await refunding(shop).refund_user(user, None, BY)
+    assert [(one.btcpay_invoice_id, one.total.amount) for one in made] == [(names[1], Decimal(4))]
+    assert await refunding(shop).refund_user(user, None, BY) == made
+    await refunding(shop).cancel(names[1], BY)
+    await paid_partly(shop, user, "4.00")
+    await paid_partly(shop, user, "3.00")
+    made = await refunding(shop).refund_user(user, Decimal("10.50"), BY)
+    assert [one.total.amount for one in made] == [Decimal("3.50"), Decimal(4), Decimal(3)]
+    assert await credit(shop, user) == Decimal("0.50")
+    with pytest.raises(Conflict) as refused:
+        await refunding(shop).refund_user(UserId(uuid4()), None, BY)
+    assert refused.value.code == "no_credit"
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_money_for_an_unknown_order_is_refunded_once_by_its_invoice(
+    shop: Shop, user: UserId, given: bool
+) -> None:
+    name = await lost(shop, *PAID)
+    await inquire(shop)
+    (case,) = await shop.front.rows("SELECT id FROM attention_cases WHERE kind = 'unknown_order'")
+    if given:
+        await CaseActions(pool=shop.front.pool, clock=shop.clock).give(case["id"], user, BY)
+    made = await refunding(shop).refund(name, None, BY)
+    assert (made.total.amount, made.user_id) == (Decimal(5), user if given else None)
+    assert await refunding(shop).refund(name, None, BY) == made
+    assert len(shop.simulator.pull_payments) == 1
+    cases = "SELECT closed_at IS NULL AS is_open, decided FROM attention_cases WHERE kind = 'unknown_order'"
+    assert [tuple(row) for row in await shop.front.rows(cases)] == [(False, Decimal(5))]
+    await refunding(shop).cancel(name, BY)
+    expected = (False, Decimal(5)) if given else (True, Decimal(0))
+    assert [tuple(row) for row in await shop.front.rows(cases)] == [expected]
+    again = await refunding(shop).refund(name, None, BY)
+    assert again.id != made.id
 
 
 async def test_what_the_user_does_not_have_is_not_refunded(shop: Shop, user: UserId) -> None:

@@ -70,9 +70,13 @@ SELECT 'lost ' || number, '', now() + interval '1 ms' * number FROM bought WHERE
 INSERT INTO ledger (at, user_id, kind, amount, currency, invoice_id)
 SELECT at, user_id, kind, amount, 'USD', id
 FROM bought, (VALUES ('received', 12), ('sold', -12)) AS e (kind, amount) WHERE is_paid;
-INSERT INTO refunds (user_id, invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link)
-SELECT user_id, id, 1, 'USD', at, at, 'pull payment ' || number, 'https://pay.example'
+INSERT INTO refunds (
+    user_id, invoice_id, btcpay_invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link)
+SELECT user_id, id, 'refunded ' || number, 1, 'USD', at, at, 'pull payment ' || number, 'https://pay.example'
 FROM bought WHERE number % 50 = 0;
+INSERT INTO auto_renewals (user_id, is_on, chosen_at)
+SELECT user_id, number % 4 = 0, now() FROM people WHERE number % 2 = 0;
+INSERT INTO lapses SELECT user_id, now() FROM people WHERE number % 400 = 0;
 INSERT INTO recounts SELECT user_id FROM people WHERE number % 100 = 0;
 INSERT INTO idempotency_keys (
     user_id, key, fingerprint, invoice_id, is_new, reply_status, reply_body, created_at)

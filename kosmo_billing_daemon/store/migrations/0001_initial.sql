@@ -204,11 +204,13 @@ END $$;
 CREATE TRIGGER ledger_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- Refunds that operators ordered. The credit is taken with the order; BTCPay's pull payment is attached later.
+-- Refunds that operators ordered. The credit is taken with the order; BTCPay's pull payment is attached later. Of an
+-- unknown order there is no credit: its case is closed with the order.
 CREATE TABLE refunds (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    user_id         uuid NOT NULL,
-    invoice_id      uuid NOT NULL REFERENCES btcpay_invoices (id),
+    user_id         uuid,
+    invoice_id      uuid REFERENCES btcpay_invoices (id),
+    btcpay_invoice_id text COLLATE "C" NOT NULL,  -- which received the money
     amount          numeric NOT NULL,
     currency        text NOT NULL,
     pull_payment_id text,
@@ -217,14 +219,17 @@ CREATE TABLE refunds (
     tried_at        timestamptz NOT NULL,  -- when BTCPay was last asked for it
     is_recorded     boolean NOT NULL DEFAULT false,  -- made in BTCPay's own pages
     cancelled_at    timestamptz,
+    paid_at         timestamptz,  -- when BTCPay was seen to have paid all of it
+    CONSTRAINT refunds_of_somebody CHECK (user_id IS NOT NULL OR invoice_id IS NULL),
     CONSTRAINT refunds_amount_is_positive CHECK (amount > 0),
     CONSTRAINT refunds_link_is_whole CHECK ((pull_payment_id IS NULL) = (link IS NULL)),
     CONSTRAINT refunds_booked_once UNIQUE (pull_payment_id)
 );
 -- At most one open refund of ours per invoice, so that repeating an order finds it.
-CREATE UNIQUE INDEX refunds_one_open_per_invoice ON refunds (invoice_id)
-    WHERE cancelled_at IS NULL AND NOT is_recorded;
+CREATE UNIQUE INDEX refunds_one_open_per_invoice ON refunds (btcpay_invoice_id)
+    WHERE cancelled_at IS NULL AND paid_at IS NULL AND NOT is_recorded;
 CREATE INDEX refunds_by_user ON refunds (user_id, id);
+CREATE INDEX refunds_by_invoice ON refunds (btcpay_invoice_id);
 
 -- The queue of lookups: which invoices are asked for at BTCPay, and when. Rows are inserted and deleted. A webhook adds
 -- one that is due at once; an open invoice has one at next_check_at. There is no reference to the invoice, which is never
