@@ -25,6 +25,10 @@ _BESIDE_A_FULFILMENT: Final = (CaseKind.OVERPAID, CaseKind.PAID_TWICE)
 """Closing any other case of an invoice decides that its money gives no rights."""
 
 
+_IN_NO_LEDGER: Final = (CaseKind.UNKNOWN_ORDER, CaseKind.PAID_TWICE)
+"""Cases about money on invoices at BTCPay that are none of ours."""
+
+
 @record(kw_only=True)
 class CaseActions:
     """Carries out what operators decide about cases."""
@@ -59,14 +63,20 @@ class CaseActions:
         return await self.pool.retrying(work, locking_users(users))
 
     async def give(self, number: int, user_id: UserId, by: OperatorAction) -> ListedCase:
-        """Book the money of an unknown order as received from a user, whose credit it is from now on."""
+        """Book the money of an unknown order, or of an order's second invoice, as received from a user.
+
+        It is the user's credit from now on.
+        """
 
         async def work(connection: Connection) -> ListedCase:
             case = await _lock_open(connection, number)
-            if case.kind is not CaseKind.UNKNOWN_ORDER:
+            if case.kind not in _IN_NO_LEDGER:
                 raise Conflict(
-                    f"case {number} ({case.kind}) is about a user's own money", code="not_an_unknown_order"
+                    f"case {number} ({case.kind}) is about money that is in the ledger already",
+                    code="in_the_ledger",
                 )
+            if case.user_id not in (None, user_id):
+                raise Conflict(f"case {number} is about money of user {case.user_id}", code="not_theirs")
             now = self.clock()
             posting = Posting(
                 user_id=user_id,
@@ -74,7 +84,7 @@ class CaseActions:
                 amount=case.undecided,
                 currency=case.currency,
                 who=by.who,
-                reason=f"{by.reason} (BTCPay invoice {case.btcpay_invoice_id})",
+                reason=f"{by.reason} ({_money_of(case)})",
             )
             told = fulfilment.credit_event(posting, case.kind, now)
             await fulfilment.write(connection, [], [told], now, postings=[posting])
@@ -123,6 +133,12 @@ async def _lock_open(connection: Connection, number: int) -> ListedCase:
     if case.closed_at is not None:
         raise Conflict(f"case {number} is closed: {case.resolution}", code="closed_before")
     return case
+
+
+def _money_of(case: ListedCase) -> str:
+    if case.kind is CaseKind.UNKNOWN_ORDER:
+        return f"BTCPay invoice {case.btcpay_invoice_id}"
+    return case.detail
 
 
 def _subject(case: ListedCase) -> str:

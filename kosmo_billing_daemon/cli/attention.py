@@ -107,7 +107,7 @@ def give(
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Give the money of an unknown order to a user, as credit; the case is closed with it."""
+    """Give the money of an unknown or twice paid order to a user, as credit; that closes the case."""
 
     async def work() -> tuple[ListedCase, UserId]:
         async with opened(env_file) as at:

@@ -169,7 +169,12 @@ def ways_out(case: ListedCase) -> list[tuple[str, str]]:
         grant = command(
             "user", "grant", str(invoice.user_id), invoice.plan.plan_type, "--reason", "paid twice: TICKET"
         )
-        ways.insert(0, ("give the plan a second time (and close the case)", grant))
+        give = command("attention", "give", number, "--user", str(invoice.user_id), "--reason", "TICKET")
+        ways = [
+            ("give the plan a second time (and close the case)", grant),
+            (f"make {money(case.undecided, case.currency)} the user's credit, which can be refunded", give),
+            *ways,
+        ]
     return ways
 
 

@@ -88,7 +88,7 @@ async def open_unknown_order(
 
 _DECIDE = """
 UPDATE attention_cases SET closed_at = $2, resolution = $3, user_id = coalesce($4, user_id),
-    decided = CASE kind WHEN 'unknown_order' THEN amount ELSE decided END
+    decided = CASE WHEN kind IN ('unknown_order', 'paid_twice') THEN amount ELSE decided END
 WHERE id = $1
 """
 

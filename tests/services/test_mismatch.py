@@ -2,17 +2,22 @@
 
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import pytest
 
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.demo.btcpay import SimulatedStore
 from kosmo_billing_daemon.demo.btcpay.invoices import CURRENCIES
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Conflict
 from tests.services.conftest import KEY, STORE, Shop, nothing_more
+from tests.services.test_opening import create_at_btcpay
 
 CREATED, SETTLED, ATTENTION = "invoice.created", "invoice.settled", "invoice.needs_attention"
 ACTIVATED = "subscription.activated"
@@ -126,3 +131,28 @@ async def test_mismatch_that_is_mended_at_btcpay_is_fulfilled(shop: Shop, user: 
     await shop.front.settle()
     assert (await shop.front.news(user))[-1] == ACTIVATED
     assert await shop.front.statuses(user) == ["active"]
+
+
+async def test_money_on_second_invoices_of_one_order_is_one_case_that_an_operator_turns_into_credit(
+    shop: Shop, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice)
+    strays = [await create_at_btcpay(shop, invoice.id) for _ in range(2)]
+    for stray in strays:
+        await shop.simulator.act(stray, "pay", None, "BTC-LN")
+    await shop.told()
+    ((kind, amount, is_open),) = await shop.front.cases(user)
+    assert (kind, is_open, str(amount)) == ("paid_twice", True, "10.00")
+    assert await shop.front.statuses(user) == ["active"]
+    news = await shop.front.news(user)
+    assert news[:3] == [CREATED, SETTLED, ACTIVATED]
+    assert set(news[3:]) == {ATTENTION}
+    (row,) = await shop.front.rows("SELECT id FROM attention_cases")
+    acting, by = CaseActions(pool=shop.front.pool, clock=shop.clock), OperatorAction("eva", "ticket 7")
+    with pytest.raises(Conflict):
+        await acting.give(row["id"], UserId(uuid4()), by)
+    await acting.give(row["id"], user, by)
+    (credit,) = await shop.front.rows("SELECT sum(amount) FROM ledger WHERE user_id = $1", user)
+    assert str(credit["sum"]) == "10.00"
+    assert await shop.front.cases(user) == [("paid_twice", Decimal(10), False)]

@@ -301,21 +301,6 @@ async def test_caller_who_leaves_does_not_stop_the_creation(shop: Shop, user: Us
     assert len(shop.simulator.invoices) == 1
 
 
-async def test_money_on_second_invoices_of_one_order_is_listed_in_one_case(shop: Shop, user: UserId) -> None:
-    invoice = await shop.open(user)
-    await shop.lightning(invoice)
-    strays = [await create_at_btcpay(shop, invoice.id) for _ in range(2)]
-    for stray in strays:
-        await shop.simulator.act(stray, "pay", None, "BTC-LN")
-    await shop.told()
-    ((kind, amount, is_open),) = await shop.front.cases(user)
-    assert (kind, is_open, str(amount)) == ("paid_twice", True, "10.00")
-    assert await shop.front.statuses(user) == ["active"]
-    news = await shop.front.news(user)
-    assert news[:3] == [CREATED, SETTLED, ACTIVATED]
-    assert set(news[3:]) == {"invoice.needs_attention"}
-
-
 async def test_two_creations_for_one_order_attach_one(shop: Shop, user: UserId) -> None:
     reserved = await reserve(shop, user)
     created = {await create_at_btcpay(shop, reserved) for _ in range(2)}
