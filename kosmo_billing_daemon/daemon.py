@@ -10,7 +10,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, links_of, read_catalogue
+from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, links_of, renewals_of
 from kosmo_billing_daemon.assembly.console import ConsoleServer
 from kosmo_billing_daemon.assembly.front import Front
 from kosmo_billing_daemon.assembly.leader import Leader
@@ -23,7 +23,6 @@ from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch, utc_now
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from kosmo_billing_daemon.runtime.watchdog import Watched, keep_alive
-from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.schema import SchemaUpgrade
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
@@ -62,12 +61,7 @@ class Daemon:
             trust_body=settings.webhook.trust is WebhookTrust.BODY,
             credit=settings.credit is CreditMode.AUTO,
         )
-        renewals = AutoRenewals(
-            pool=pool,
-            clock=clock,
-            catalogue=read_catalogue(settings.plans_file),
-            spends=settlement.credit,
-        )
+        renewals = renewals_of(settings, pool, clock)
         self._schema = SchemaUpgrade(database)
         self._leadership = Leadership(database, wakeups.notified)
         self._leader = Leader(

@@ -10,8 +10,9 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, parse_catalog
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.link import Broker, Protocol
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.links import RenewalLinks
-from kosmo_billing_daemon.settings import Mqtt, Settings
+from kosmo_billing_daemon.settings import CreditMode, Mqtt, Settings
 from kosmo_billing_daemon.store.postgres import Database, Pool
 
 
@@ -63,6 +64,16 @@ def links_of(settings: Settings, pool: Pool, clock: Clock = utc_now) -> RenewalL
         clock=clock,
         key=hmac.digest(secret, b"kosmo-billing renewal links", "sha256"),
         public_url=settings.http.public_url,
+    )
+
+
+def renewals_of(settings: Settings, pool: Pool, clock: Clock = utc_now) -> AutoRenewals:
+    """Return renewal from credit, by the catalogue; raises ``Misconfigured`` with every problem in it."""
+    return AutoRenewals(
+        pool=pool,
+        clock=clock,
+        catalogue=read_catalogue(settings.plans_file),
+        spends=settings.credit is CreditMode.AUTO,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from kosmo_billing_daemon import settings
 from kosmo_billing_daemon.admin import finding
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
-from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, read_catalogue
+from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, read_catalogue, renewals_of
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.cli.frame import caller
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -71,7 +71,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             btcpay=btcpay,
             settlement=settlement,
             operations=operations,
-            renewals=AutoRenewals(pool=pool, clock=utc_now, catalogue=catalogue, spends=settlement.credit),
+            renewals=renewals_of(loaded, pool),
         )
 
 

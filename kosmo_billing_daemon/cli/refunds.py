@@ -2,16 +2,14 @@
 
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from kosmo_billing_daemon.admin.refunding import Refunding
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import Name
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import console, line, money, print_json
-from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.refunds import Refund
@@ -24,7 +22,7 @@ def make(
     ] = None,
     *,
     user: Annotated[
-        UUID | None, typer.Option("--user", metavar="USER", help="Refund this user's credit instead.")
+        str | None, typer.Option("--user", metavar="USER", help=f"Whose credit instead. {NAMES_A_USER}")
     ] = None,
     amount: Annotated[str | None, typer.Option(help="How much; otherwise all there is.")] = None,
     another: Annotated[
@@ -44,7 +42,9 @@ def make(
         async with opened(env_file) as at:
             refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
             if user is not None:
-                return await refunding.refund_user(UserId(user), _amount(amount), by(reason), another=another)
+                return await refunding.refund_user(
+                    await at.user(user), _amount(amount), by(reason), another=another
+                )
             return [await refunding.refund(invoice or "", _amount(amount), by(reason), another=another)]
 
     made = run(work())

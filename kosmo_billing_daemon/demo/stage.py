@@ -38,6 +38,7 @@ GATEWAY = "demo-gateway"
 CONSOLE = "demo-console"
 READY_WITHIN = 30.0  # seconds; on two cores it takes about two
 HOST = "127.0.0.1"
+PLANS = Path(__file__).parent / "plans.toml"
 _DEMO_LASTS = timedelta(days=1)  # of the link to the operator's console
 
 
@@ -102,6 +103,7 @@ class DemoStage:
                     "MQTT_PORT": str(mqtt.port),
                     "MQTT_PROTOCOL": broker.protocol,
                     "HOST": HOST,
+                    "PLANS_FILE": str(PLANS),
                     "ADMIN_LISTEN": f"{HOST}:0",
                     "PUBLIC_URL": f"http://{HOST}:{listening.getsockname()[1]}",
                 }

@@ -50,9 +50,7 @@ class Publisher:
     """Publishes over one link at a time; ``run`` returns only by ``LinkLost`` or cancellation."""
 
     def __init__(self, *, topics: Topics, clock: Clock, topups: TopUps) -> None:
-        self.topics = topics
-        self.clock = clock
-        self.topups = topups
+        self.topics, self.clock, self.topups = topics, clock, topups
         self.woken = asyncio.Event()
         self.republished = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
         self.throttle = LogThrottle()

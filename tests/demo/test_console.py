@@ -99,10 +99,15 @@ async def test_the_message_after_the_last_is_refused_with_the_reason(visit: Visi
     await expect(visit.page.locator("#quota-state")).to_contain_text("Used up", timeout=SOON)
     await expect(visit.page.locator("#meter")).to_have_attribute("aria-valuenow", "50")
     await expect(visit.page.locator("#usage-sum")).to_contain_text("50 messages of Ben")
-    await visit.buy("wanderer")
+    text = visit.page.locator("#phone li", has_text="All 50 messages of your Wanderer plan are used.")
+    await expect(text.get_by_role("link")).to_have_attribute("href", re.compile("[?]pack=extra_50$"))
+    pack = visit.page.locator("#plans .packs li")
+    await expect(pack.locator(".quote")).to_contain_text("Now: $4.00 for a limit of 100 messages until")
+    await visit.buy("50 messages")
     await visit.button("⚡ Pay with Lightning").click()
-    await expect(visit.page.locator("#quota-words")).to_have_text("0 of 50 used, 50 left", timeout=SOON)
+    await expect(visit.page.locator("#quota-words")).to_have_text("50 of 100 used, 50 left", timeout=SOON)
     assert await visit.send() == "✓ Passed, 49 left"
+    await expect(visit.page.locator("#money")).to_contain_text("$4.00 paid for a purchase")
     await visit.page.get_by_text("Race of two gateways").click()
     await visit.page.locator("#race button").click()
     line = visit.page.locator("#race [role=status]")
@@ -232,6 +237,7 @@ async def test_everything_that_takes_the_keyboard_has_a_name_and_is_reached(visi
         "rights",
         "sending",
         "nodes",
+        "money",
         "phone",
         "faults",
         "stream",

@@ -30,11 +30,11 @@ const TOLD = {
   Processing: "The payment was seen and waits for confirmations. Nothing is active yet.",
   "Processing/PaidOver": "More than the price was paid. The payment waits for confirmations.",
   Settled: "Paid: this is final.",
-  "Settled/PaidOver": "Paid. The plan starts once; the operator sees what was paid too much.",
+  "Settled/PaidOver": "Paid. The plan starts once; what was paid too much is credit.",
   "Settled/Marked": "The operator settled it manually; that counts too.",
   "Settled/PaidLate": "Paid late, within 72 hours: it counts.",
   "Expired/None": "Expired without payment. A full payment within 72 hours still counts.",
-  "Expired/PaidPartial": "Expired with part of the price paid. Nothing is activated; the operator sees the case.",
+  "Expired/PaidPartial": "Expired with part of the price paid. Nothing is activated; once it is confirmed the money is credit.",
   "Expired/PaidLate": "Paid in full after the expiry. It counts as soon as it is confirmed.",
   Invalid: "Invalid: what it had activated is revoked.",
 };
@@ -65,19 +65,26 @@ export function start() {
 async function resume(user) {
   const page = await list(user);
   const known = sessionStorage.getItem(`checkout ${user.name}`);
-  const invoice = page?.items.find((one) => one.invoice_id === known) ?? page?.items.find((one) => PAYABLE.includes(one.status));
+  const invoice = page?.items.find((one) => one.invoice_id === known) ?? page?.items.find((one) => one.invoice_id && PAYABLE.includes(one.status));
   if (invoice && !shown && isCurrent(user)) {
     open(user, invoice, false);
   }
 }
 
+const nameOf = (invoice) => invoice.plan_type ?? `the pack ${invoice.pack}`;
+
 function open(user, invoice, asked) {
+  if (!invoice.invoice_id) {
+    announce(`Your credit has paid for ${nameOf(invoice)}`); // BTCPay was not asked
+    list(user);
+    return;
+  }
   sessionStorage.setItem(`checkout ${user.name}`, invoice.invoice_id);
   shown = { user, invoice, theirs: null, purchase: null, acted: null, took: null };
   till.hidden = false;
   $(".empty", card).hidden = true;
   problem.textContent = "";
-  say($(".amount", card), `${money(invoice.amount, invoice.currency)} for ${invoice.plan_type}`);
+  say($(".amount", card), `${money(invoice.amount_due, invoice.currency)} for ${nameOf(invoice)}`);
   badge($("#btcpay-status"), "…", "plain");
   $("#checkout-page").href = `${session.btcpay}/i/${encodeURIComponent(invoice.invoice_id)}`;
   steps();
@@ -85,7 +92,7 @@ function open(user, invoice, asked) {
   fulfilled();
   if (asked) {
     list(user);
-    announce(`Invoice over ${money(invoice.amount, invoice.currency)} opened`);
+    announce(`Invoice over ${money(invoice.amount_due, invoice.currency)} opened`);
     $("#checkout-title").focus({ preventScroll: true });
     card.scrollIntoView({ block: "nearest" });
   }
@@ -199,12 +206,12 @@ async function list(user) {
 }
 
 function row(user, invoice) {
-  const name = `${invoice.plan_type} of ${timeOfDay(invoice.created_at)}`;
+  const name = `${nameOf(invoice)} of ${timeOfDay(invoice.created_at)}`;
   const id = invoice.invoice_id;
   return h(
     "li",
     {},
-    h("span", {}, h("strong", {}, invoice.plan_type), ` ${money(invoice.amount, invoice.currency)}, ${timeOfDay(invoice.created_at)}: `, h("em", {}, standing(invoice.status, invoice.payment))),
+    h("span", {}, h("strong", {}, nameOf(invoice)), ` ${money(invoice.amount, invoice.currency)}, ${timeOfDay(invoice.created_at)}: `, h("em", {}, standing(invoice.status, invoice.payment))),
     id && h("span", { class: "row" },
       h("button", { type: "button", class: "quiet small", "data-key": `open ${id}`, "aria-label": `Open the checkout of ${name}`, onclick: () => open(user, invoice, true) }, "Open"),
       PAYABLE.includes(invoice.status) && h("button", { type: "button", class: "quiet small", "data-key": `ask ${id}`, "aria-label": `Check with BTCPay: ${name}`, onclick: () => ask(user, id) }, "Ask BTCPay"),

@@ -4,6 +4,7 @@ import { call } from "./calls.js";
 import * as checkout from "./checkout.js";
 import { $, h } from "./dom.js";
 import * as faults from "./faults.js";
+import * as money from "./money.js";
 import * as nodes from "./nodes.js";
 import * as phone from "./phone.js";
 import * as plans from "./plans.js";
@@ -43,7 +44,7 @@ async function begin() {
       h("label", {}, h("input", { type: "radio", name: "user", value: user.name, onchange: () => choose(user) }), h("span", {}, user.name)),
     ),
   );
-  for (const card of [checkout, rights, sending, race, nodes, usage, phone, stream]) {
+  for (const card of [checkout, rights, sending, race, nodes, usage, money, phone, stream]) {
     card.start();
   }
   const shown = Promise.all([plans.start(), faults.start()]);

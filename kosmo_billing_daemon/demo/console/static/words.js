@@ -47,6 +47,30 @@ export const STANDINGS = {
   none: ["○ no plan", "plain"],
 };
 
+/** Why a purchase is refused, by the contract's word. */
+export const REFUSALS = {
+  prepaid_cap: "Not now: the plan would last more than 400 days.",
+  no_fitting_plan: "Not now: there is no current plan that it fits.",
+};
+
+/** Why credit would not renew the plan. */
+export const OBSTACLES = {
+  no_plan: "There is no plan to renew.",
+  not_for_sale: "The plan is not for sale any more.",
+  credit_too_low: "The credit does not cover it",
+  prepaid_cap: "The plan would last more than 400 days.",
+  credit_off: "Plans cannot be paid from credit here.",
+};
+
+/** What an entry of the ledger says, and what it says when it takes an earlier one back. */
+export const ENTRIES = {
+  received: ["came in", "did not come in after all"],
+  granted: ["was granted", "is not granted any more"],
+  sold: ["paid for a purchase", "came back from a purchase"],
+  refunded: ["was refunded", "came back: the refund was cancelled"],
+  written_off: ["was settled outside", "came back: it is not settled outside"],
+};
+
 /** Why the gate refuses, by the contract's word. */
 export const REASONS = {
   ok: "the gate let it pass",
