@@ -5,7 +5,8 @@ KosmoError
 │   ├── NotFound       there is no such thing, or not for this user (404)
 │   ├── Conflict       it contradicts the present state (409)
 │   ├── Invalid        a value is wrong: where, and what would be right (422)
-│   └── Forbidden      not allowed to ask (403)
+│   ├── Forbidden      not allowed to ask (403)
+│   └── Erased         the user's data was erased a short time ago (410)
 ├── Unavailable        something we need is away; wait and try again (HTTP 503)
 │   └── Locked         somebody else holds these rows; whatever does not need them goes on
 └── Misconfigured      the operator must act; carries every problem found at once (exit 78)
@@ -60,6 +61,12 @@ class Forbidden(Refused):
     """The caller may not ask this."""
 
     code = "forbidden"
+
+
+class Erased(Refused):
+    """The user's data was erased a short time ago: nothing is written about that user."""
+
+    code = "user_erased"
 
 
 class Unavailable(KosmoError):

@@ -27,6 +27,7 @@ from kosmo_billing_daemon.cli.rendering import (
     table,
     when,
 )
+from kosmo_billing_daemon.cli.subjects import erase, export
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
 from kosmo_billing_daemon.errors import Invalid
@@ -304,5 +305,5 @@ app = typer.Typer(
     help="Users: who there is, one's whole history, and what may be changed.", no_args_is_help=True
 )
 app.command("list")(list_)
-for action in (show, grant, revoke, reinstate, nodes, link):
+for action in (show, grant, revoke, reinstate, nodes, link, export, erase):
     app.command()(action)

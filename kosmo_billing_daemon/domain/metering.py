@@ -19,6 +19,9 @@ ACCEPTED_LATE = timedelta(days=7)
 TOO_OLD = "too_old"
 """Why an event is rejected that comes later; part of the contract."""
 
+USER_ERASED = "user_erased"
+"""Why an event is rejected whose user was erased a short time ago; part of the contract."""
+
 
 class UsageDecision(StrEnum):
     """How a message was counted."""

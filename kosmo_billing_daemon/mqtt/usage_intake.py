@@ -188,7 +188,8 @@ class UsageSession:
 
     def _note(self, report: Quarantined) -> None:
         if self._intake.throttle.allows("malformed"):
-            log.warning("a usage report of %r was quarantined: %s", report.reporter, report.reason)
+            why = "too much; see kosmo-billing usage cases" if report.is_too_much else report.reason
+            log.warning("a usage report of %r was quarantined: %s", report.reporter, why)
 
     async def _keep_counting(self, group: asyncio.TaskGroup) -> None:
         backoff = Backoff(0.05, 2.0)

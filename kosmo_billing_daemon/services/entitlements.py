@@ -8,9 +8,10 @@ from datetime import datetime
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
 from kosmo_billing_daemon.domain.entitlements import entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Erased
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import entitlements
+from kosmo_billing_daemon.store import entitlements, erasures
 from kosmo_billing_daemon.store.entitlements import Versioned
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -48,8 +49,13 @@ class Entitlements:
     clock: Clock
 
     async def show(self, user_id: UserId) -> EntitlementDocument:
-        """Return the user's document; who never bought anything has one too, of version 0."""
+        """Return the user's document; who never bought anything has one too, of version 0.
+
+        Raises ``Erased`` for a user whose data was erased a short time ago.
+        """
         async with self.pool.connection() as connection:
             known = await entitlements.load_of_users(connection, [user_id])
+            if not known and await erasures.load_erased(connection, [user_id]):
+                raise Erased("the data of this user was erased")
         versioned = known.get(user_id) or Versioned(NEVER_SEEN, entitlement(user_id, None, ()))
         return document(versioned, self.clock())

@@ -12,6 +12,7 @@ from datetime import datetime
 from kosmo_billing_daemon.domain.history import advance
 from kosmo_billing_daemon.domain.reminders import Reminder, due_reminder
 from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
+from kosmo_billing_daemon.errors import Erased
 from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
@@ -58,10 +59,10 @@ class Expiry:
             return 0
         passed = 0
         for user_id, result in zip(due, await write_each(due, self._pass_deadlines), strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, Exception) and not isinstance(result, Erased):  # which left nothing to do
                 self._aside.put(user_id, result, self.clock())
                 self._aside.tell(log, "subscription set aside", result, fields(user=user_id))
-            else:
+            elif not isinstance(result, Exception):
                 passed += result
         if passed:
             self.changed()

@@ -14,6 +14,7 @@ from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer, LeaseRefus
 from kosmo_billing_daemon.domain import leases as rules
 from kosmo_billing_daemon.domain.leases import Lease, Quota
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Erased
 from kosmo_billing_daemon.runtime.batcher import write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
@@ -41,8 +42,11 @@ class Leasing:
         Raises ``Unavailable`` when nothing was committed.
         """
         results = await write_each(asked, self._answer)
-        for (reporter, _), result in zip(asked, results, strict=True):
-            if isinstance(result, Exception):
+        for place, ((reporter, request), result) in enumerate(zip(asked, results, strict=True)):
+            if isinstance(result, Erased):
+                about = LeaseAnswer(request_id=request.request_id, user_id=request.user_id, at=self.clock())
+                results[place] = replace(about, reason=LeaseRefusal.NO_SUBSCRIPTION)
+            elif isinstance(result, Exception):
                 log.warning("lease request was not answered: %s", result, extra=fields(reporter=reporter))
         return [result if isinstance(result, LeaseAnswer) else None for result in results]
 

@@ -6,16 +6,18 @@ later. The others are counted as if it had not been there, and none of them wait
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.payloads import Rejection, UsageAck
 from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
-from kosmo_billing_daemon.domain.metering import TOO_OLD, counts_as_sent
+from kosmo_billing_daemon.domain.metering import TOO_OLD, USER_ERASED, counts_as_sent
 from kosmo_billing_daemon.errors import Locked, Unavailable
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
 from kosmo_billing_daemon.runtime.batcher import write_each
@@ -23,7 +25,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.ceilings import Ceilings
-from kosmo_billing_daemon.store import usage
+from kosmo_billing_daemon.store import erasures, usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.usage import Quarantined, UsageRows
 
@@ -33,6 +35,7 @@ MOST_BYTES = 1 << 20  # of a report; those of 500 events have about 90,000
 KEPT_BYTES = 4096  # of a report that could not be read
 REPORTER_LENGTH = 128
 MOST_PARKED_AT_ONCE = 200
+_IDS: Final = re.compile(rb"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
 
 @record
@@ -161,8 +164,13 @@ class Metering:
                 broken = _quarantined(report.reporter, "could not be counted", report.payload)
                 await self._count((), [broken], parked)
         if locked:
-            rows = [(report.reporter, report.columns.report_id, report.payload) for report in locked]
-            async with self.pool.connection() as connection:
+            async with self.pool.transaction(erasures.COUNTING) as connection:
+                named = {UUID(user) for report in locked for user in report.columns.user_id}
+                erased = sorted(await erasures.load_erased(connection, named))
+                rows = [
+                    (each.reporter, each.columns.report_id, erasures.redacted(each.payload, erased))
+                    for each in locked
+                ]
                 await usage.park(connection, rows, self.clock())
         return [result if isinstance(result, UsageAck) else None for result in results]
 
@@ -177,9 +185,12 @@ class Metering:
             accepted = [0] * len(reports)
             if any(map(len, read)):
                 batch = _joined(read, [report.reporter for report in reports])
-                await usage.lock_counters(connection, set(batch.user_id))
-                accepted = await usage.count(connection, batch, now)
-            await usage.append_quarantine(connection, quarantined, now)
+                if erased := await usage.lock_counters(connection, set(batch.user_id)):
+                    read = [_without(columns, erased) for columns in read]
+                    batch = _joined(read, [report.reporter for report in reports])
+                if batch.user_id:
+                    accepted = await usage.count(connection, batch, now)
+            await usage.append_quarantine(connection, await _redacted(connection, quarantined), now)
             if parked:
                 await usage.unpark(connection, parked)
             return [
@@ -193,7 +204,7 @@ class Metering:
                 for columns, counted in zip(read, accepted, strict=True)
             ]
 
-        answers = await self.pool.retrying(work)
+        answers = await self.pool.retrying(work, erasures.COUNTING)
         self._note(answers)
         return answers
 
@@ -226,6 +237,36 @@ def _in_time(columns: UsageColumns, now: datetime) -> UsageColumns:
         else:
             kept.append((*row[:4], sent_at, row[5]))
     return UsageColumns.of(columns.report_id, kept, rejected)
+
+
+def _without(columns: UsageColumns, erased: Container[str]) -> UsageColumns:
+    """Reject messages of users who were erased: their ids must not be kept."""
+    rows = list(columns.rows())
+    rejected = [Rejection(row[1], USER_ERASED) for row in rows if row[0] in erased]
+    if not rejected:
+        return columns
+    kept = [row for row in rows if row[0] not in erased]
+    return UsageColumns.of(columns.report_id, kept, [*columns.rejected, *rejected])
+
+
+async def _redacted(connection: Connection, quarantined: Sequence[Quarantined]) -> Sequence[Quarantined]:
+    """Take the ids of erased users out of what is put into quarantine."""
+    named = {
+        UUID(found.decode())
+        for report in quarantined
+        for found in _IDS.findall(report.payload + b" " + report.reason.encode())
+    }
+    erased = sorted(await erasures.load_erased(connection, named)) if named else []
+    if not erased:
+        return quarantined
+    return [
+        replace(
+            report,
+            payload=erasures.redacted(report.payload, erased),
+            reason=erasures.redacted(report.reason.encode(), erased).decode(),
+        )
+        for report in quarantined
+    ]
 
 
 def _joined(read: Sequence[UsageColumns], reporters: Sequence[str]) -> UsageRows:

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from kosmo_billing_daemon.domain.history import recount
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Erased
 from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
@@ -47,7 +48,7 @@ class Recounting:
         if not due:
             return 0
         for user_id, result in zip(due, await write_each(due, self._recount), strict=True):
-            if isinstance(result, Exception):
+            if isinstance(result, Exception) and not isinstance(result, Erased):  # which left nothing to do
                 self._aside.put(user_id, result, self.clock())
                 self._aside.tell(log, "late usage set aside", result, fields(user=user_id))
         self.changed()

@@ -222,6 +222,10 @@ class EntitlementStreams:
             watched = self._users.get(versioned.entitlement.user_id)
             if watched is None:
                 continue
+            if versioned.version < 0:  # erased, or lapsed long ago: its readers ask again
+                for watcher in watched.watchers:
+                    watcher.close()
+                continue
             watched.version = max(watched.version, versioned.version)
             shown = document(versioned, now)
             for watcher in watched.watchers:

@@ -84,14 +84,19 @@ async def load_of_users(connection: Connection, users: Sequence[UUID]) -> dict[U
 
 _RISEN = f"""
 WITH due AS MATERIALIZED (
-    SELECT e.user_id, e.version FROM unnest($1::uuid[], $2::bigint[]) AS known (user_id, version)
-    JOIN entitlements AS e ON e.user_id = known.user_id AND e.version > known.version)
+    SELECT known.user_id, coalesce(e.version, -1) AS version
+    FROM unnest($1::uuid[], $2::bigint[]) AS known (user_id, version)
+        LEFT JOIN entitlements AS e ON e.user_id = known.user_id
+    WHERE coalesce(e.version > known.version, known.version > 0))
 SELECT {CONTENT} {FROM_DUE}
 """
 
 
 async def load_risen(connection: Connection, known: Mapping[UserId, int]) -> list[Versioned]:
-    """Return the documents of those users whose version is greater than the one known."""
+    """Return the documents of those users whose version is greater than the one known.
+
+    Users who had a document and have none any more are there with a version of -1.
+    """
     rows = await connection.fetch(_RISEN, list(known), list(known.values()))
     return [versioned(row) for row in await learn(connection, rows)]
 

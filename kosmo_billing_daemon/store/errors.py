@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import asyncpg
 
-from kosmo_billing_daemon.errors import Locked, Unavailable
+from kosmo_billing_daemon.errors import Erased, Locked, Unavailable
 from kosmo_billing_daemon.store.opening import NoServer
 from kosmo_billing_daemon.store.session_settings import POOLER, POOLER_ADVICE
 
@@ -90,8 +90,14 @@ _STATEMENT_OF_ANOTHER = (asyncpg.DuplicatePreparedStatementError, asyncpg.Invali
 """Prepared in another session than ours: several clients share this one."""
 
 
-def translate(error: BaseException) -> Unavailable | None:
+USER_ERASED = "KB410"
+"""What ``lock_users`` raises for a user who was erased."""
+
+
+def translate(error: BaseException) -> Unavailable | Erased | None:
     """Return what the driver's error means to us, if it is not the statement that is wrong."""
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == USER_ERASED:
+        return Erased("the data of this user was erased")
     if isinstance(error, asyncpg.LockNotAvailableError):
         return Locked("another session of the database holds a lock on what must be written")
     if isinstance(error, _LOST):

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from kosmo_billing_daemon.errors import Locked, Unavailable
+from kosmo_billing_daemon.errors import Erased, Locked, Unavailable
 from kosmo_billing_daemon.runtime.batcher import hurries
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import locks, session_settings
@@ -169,7 +169,7 @@ class Pool:
         """Borrow a connection for single statements; raises ``DatabaseAway`` after ``wait`` seconds."""
         return _Lent(self, self._sessions, wait)
 
-    def understand(self, error: BaseException | None) -> Unavailable | None:
+    def understand(self, error: BaseException | None) -> Unavailable | Erased | None:
         """Return what a driver's error means to us, and remember if the server would not write."""
         ours = None if error is None else translate(error)
         if ours is not None and isinstance(error, REFUSED):
@@ -287,7 +287,8 @@ def locking_users(users: Iterable[UUID]) -> str:
 
     Locks are taken in order, so that two batches cannot deadlock. Advisory, because a user without a row
     must be lockable too, and because row locks on ``entitlements`` are taken after those on
-    ``subscriptions`` by every other writer's trigger.
+    ``subscriptions`` by every other writer's trigger. The transaction fails with ``Erased`` where the data of
+    one of them was erased.
     """
     return f"SELECT lock_users({_literal(users)})"
 

@@ -61,17 +61,22 @@ class CountedEvent:
 
 
 _LOCK = """
-SELECT FROM subscriptions WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
-ORDER BY user_id FOR UPDATE
+WITH locked AS MATERIALIZED (
+    SELECT FROM subscriptions WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
+    ORDER BY user_id FOR UPDATE)
+SELECT u.user_id FROM unnest($1::uuid[]) AS u (user_id), LATERAL (
+    SELECT FROM erased_users WHERE fingerprint = user_fingerprint(u.user_id) OFFSET 0) AS e
+WHERE (SELECT count(*) FROM locked) >= 0 AND (SELECT true FROM erased_users LIMIT 1)
 """
 
 
-async def lock_counters(connection: Connection, users: Iterable[str]) -> None:
+async def lock_counters(connection: Connection, users: Iterable[str]) -> set[str]:
     """Lock the current subscription of each user, in the order of every other writer.
 
-    Before ``count`` and apart from it: what a purchase changed while we waited must be seen there.
+    Before ``count`` and apart from it: what a purchase changed while we waited must be seen there. Returns
+    those users who were erased, of whom nothing may be counted.
     """
-    await connection.execute(_LOCK, list(users))
+    return {str(row["user_id"]) for row in await connection.fetch(_LOCK, list(users))}
 
 
 # One statement: its parts see one moment, and nothing of a message comes to Python again. Sorted by

@@ -81,6 +81,7 @@ class Operation:
 BUG = {500: {"internal_error": "A bug; the daemon's log has the details"}}
 UNKNOWN = {
     401: {"unauthenticated": "Authentication required: missing or invalid credentials"},
+    410: {"user_erased": "The operator erased this user's data less than 30 days ago"},
     421: {"unknown_host": "With AUTH_MODE=header: the name in Host is not listed in ALLOWED_HOSTS"},
 }
 AWAY = {

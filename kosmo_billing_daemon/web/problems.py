@@ -16,7 +16,7 @@ from aiohttp import web
 from pydantic import Field
 
 from kosmo_billing_daemon.btcpay.errors import BtcpayRefused
-from kosmo_billing_daemon.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
+from kosmo_billing_daemon.errors import Conflict, Erased, Forbidden, Invalid, NotFound, Refused, Unavailable
 from kosmo_billing_daemon.runtime.backoff import LogBudget, LogThrottle
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.rate_limit import TooMany
@@ -92,6 +92,7 @@ _STATUSES: tuple[tuple[type[Refused], HTTPStatus], ...] = (
     (Conflict, HTTPStatus.CONFLICT),
     (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
     (Forbidden, HTTPStatus.FORBIDDEN),
+    (Erased, HTTPStatus.GONE),
     (TooMany, HTTPStatus.TOO_MANY_REQUESTS),
 )
 

@@ -21,6 +21,12 @@ from tests.support.shop import fill
 
 GROWING = frozenset(objects("TABLE")) - {"installation", "kosmo_billing_migrations", "hooks"}
 
+SMALL_OR_UNINDEXED = (
+    "hook_answers", "hook_deliveries", "leases", "outbox", "parked_reports", "reporter_cases", "top_ups",
+    "usage_quarantine", "webhook_deliveries",
+)  # fmt: skip
+ERASED = "an operator exports or erases one user; an index would cost every row"
+
 # What may read all of a table, and why: words that only this statement has, and the table.
 WHOLE = {
     ("SELECT count(*) AS documents FROM entitlements", "entitlements"): "an operator has all repeated",
@@ -61,6 +67,17 @@ WHOLE = {
     ("FROM held FULL JOIN lately", "parked_reports"): "bounded: no more than 10,000 are parked",
     ("FROM held FULL JOIN lately", "reporter_cases"): "as many as there are gateways",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
+    ("DELETE FROM hook_answers WHERE event_id IN", "hook_answers"): "bounded: a hundred of each hook",
+    ("DELETE FROM erased_users WHERE fingerprint IN", "erased_users"): "those of thirty days",
+    ("WHERE $1 = ANY (users)", "outbox"): "a queue; an operator erases one user",
+    ("DELETE FROM webhook_deliveries AS d USING", "webhook_deliveries"): ERASED,
+    ("DELETE FROM leases WHERE user_id", "leases"): ERASED,
+    ("UPDATE audit_log SET subject = regexp_replace", "audit_log"): ERASED,
+    ("UPDATE attention_cases SET detail = regexp_replace", "attention_cases"): ERASED,
+    ("UPDATE reporter_cases SET detail = regexp_replace", "reporter_cases"): ERASED,
+    ("UPDATE usage_quarantine SET reason", "usage_quarantine"): ERASED,
+    ("UPDATE parked_reports SET payload", "parked_reports"): ERASED,
+    **{(") AS held", table): ERASED for table in SMALL_OR_UNINDEXED},
 }
 
 # Indexes without which no statement reads a whole table, and what they are for: they must be there.
@@ -86,6 +103,8 @@ NAMED = {
     "hooks_pkey": "a few rows",
     "hooks_one_per_url": "a few rows",
     "kosmo_billing_migrations_pkey": "each is applied once",
+    "pseudonyms_pkey": "whether a document is published is asked at each change",
+    "erased_users_pkey": "whether a user was erased is asked at each change",
 }
 
 # Above a part of a table that holds only what waits, or is open: all of that is read for each of a few.

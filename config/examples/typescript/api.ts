@@ -436,4 +436,5 @@ export type ProblemCode =
   | "unknown_pack"
   | "unknown_plan"
   | "unsupported_encoding"
-  | "unsupported_media_type";
+  | "unsupported_media_type"
+  | "user_erased";

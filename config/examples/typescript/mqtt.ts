@@ -126,7 +126,10 @@ export interface UsageReport {
 export interface Rejection {
   /** As reported. */
   message_id: string;
-  /** too_old, or which field is wrong and what would be right. Sending it again changes nothing. */
+  /**
+   * too_old; user_erased (the operator erased the user's data); or which field is wrong and what would
+   * be right. Sending it again changes nothing.
+   */
   reason: string;
 }
 

@@ -201,8 +201,40 @@ BEGIN
         USING ERRCODE = 'integrity_constraint_violation';
 END $$;
 
-CREATE TRIGGER ledger_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
+CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR TRUNCATE ON ledger
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Random ids under which the money of erased users is kept. Nothing says whose they were, nor when they were given.
+CREATE TABLE pseudonyms (user_id uuid PRIMARY KEY);
+
+-- The one change of an entry: whose it is, when its user is erased (erase_from_ledger), and with it what an operator
+-- wrote about the user. Columns are compared as they are written, so new ones are covered, and no amount changes its
+-- decimals.
+CREATE FUNCTION refuse_change_of_entry() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    IF NEW.user_id::text = current_setting('kosmo_billing.pseudonym', true)
+        AND EXISTS (SELECT FROM pseudonyms WHERE user_id = NEW.user_id)
+        AND NOT EXISTS (SELECT FROM pseudonyms WHERE user_id = OLD.user_id)
+        AND (to_jsonb(NEW) - '{user_id,reason}'::text[])::text = (to_jsonb(OLD) - '{user_id,reason}'::text[])::text
+        AND NEW.reason IS NOT DISTINCT FROM (CASE WHEN OLD.reason IS NOT NULL THEN 'erased' END)
+    THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'rows of ledger are never changed; reverse them with another'
+        USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+
+CREATE TRIGGER ledger_entries_stay BEFORE UPDATE ON ledger FOR EACH ROW EXECUTE FUNCTION refuse_change_of_entry();
+
+CREATE FUNCTION erase_from_ledger(gone uuid, pseudonym uuid) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('kosmo_billing.pseudonym', pseudonym::text, true);
+    UPDATE ledger SET user_id = pseudonym, reason = CASE WHEN reason IS NOT NULL THEN 'erased' END
+    WHERE user_id = gone;
+    PERFORM set_config('kosmo_billing.pseudonym', '', true);
+END $$;
 
 -- Refunds that operators ordered. The credit is taken with the order; BTCPay's pull payment is attached later. Of an
 -- unknown order there is no credit: its case is closed with the order.
@@ -447,6 +479,12 @@ CREATE FUNCTION raise_versions(users uuid[], urgent boolean[]) RETURNS void LANG
 SET search_path FROM CURRENT AS $$
 DECLARE rights uuid[]; used uuid[];
 BEGIN
+    IF EXISTS (SELECT FROM pseudonyms AS p WHERE p.user_id = ANY (users)) THEN
+        -- Whose money they have was erased, and had a document by which they could be recognised.
+        SELECT array_agg(u.user_id ORDER BY u.place), array_agg(u.urgent ORDER BY u.place) INTO users, urgent
+        FROM unnest(users, urgent) WITH ORDINALITY AS u (user_id, urgent, place)
+        WHERE NOT EXISTS (SELECT FROM pseudonyms AS p WHERE p.user_id = u.user_id);
+    END IF;
     IF users IS NULL THEN
         RETURN;
     END IF;
@@ -861,22 +899,70 @@ CREATE TRIGGER subscriptions_lapsed AFTER UPDATE ON subscriptions FOR EACH ROW
     WHEN (OLD.status IN ('active', 'grace') AND NEW.status = 'expired' AND NEW.cashed_at IS NULL)
     EXECUTE FUNCTION queue_lapse();
 
+-- Erased users are known by a fingerprint, for as long as something late may still name them (store/erasures.py). Other
+-- installations have other fingerprints of the same user; the day alone is kept, so that none leads to a pseudonym.
+
+CREATE TABLE erased_users (
+    fingerprint bytea PRIMARY KEY,
+    erased_on   date NOT NULL
+);
+
+CREATE FUNCTION user_fingerprint(user_id uuid) RETURNS bytea LANGUAGE sql STABLE
+RETURN (SELECT sha256(uuid_send(database_id) || uuid_send(user_id)) FROM installation);
+
+CREATE FUNCTION any_erased(users uuid[]) RETURNS boolean LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM erased_users) AND EXISTS (
+        SELECT FROM unnest(users) AS u (user_id), LATERAL (
+            SELECT FROM erased_users WHERE fingerprint = user_fingerprint(u.user_id) OFFSET 0) AS e);
+END $$;
+
 -- What a transaction of ours begins with, so that it is one round trip together with BEGIN.
 
 -- Serialises changes of users' purchases until the transaction ends. In order, so that two batches cannot
 -- deadlock; a class of their own, or a user whose hash met the leader's would wait for as long as it leads.
-CREATE FUNCTION lock_users(users uuid[]) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION hold_users(users uuid[]) RETURNS void LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(1802465134, key)
     FROM (SELECT DISTINCT hashtext(user_id::text) AS key FROM unnest(users) AS u (user_id) ORDER BY key) AS ordered;
 END $$;
 
-CREATE FUNCTION lock_owners(invoices uuid[]) RETURNS void LANGUAGE plpgsql
+-- Refused for users who were erased: what is written about them would be kept.
+CREATE FUNCTION lock_users(users uuid[]) RETURNS void LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 BEGIN
-    PERFORM lock_users(ARRAY(SELECT user_id FROM btcpay_invoices WHERE id = ANY (invoices)));
+    PERFORM hold_users(users);
+    IF any_erased(users) THEN
+        RAISE EXCEPTION 'the data of this user was erased' USING ERRCODE = 'KB410';
+    END IF;
 END $$;
+
+-- An owner who was erased while we waited has left the invoice to a pseudonym: the transaction is tried again.
+CREATE FUNCTION lock_owners(invoices uuid[]) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE owners uuid[] := ARRAY(SELECT user_id FROM btcpay_invoices WHERE id = ANY (invoices));
+BEGIN
+    PERFORM hold_users(owners);
+    IF any_erased(owners) THEN
+        RAISE EXCEPTION 'the owner of an invoice was erased meanwhile' USING ERRCODE = 'serialization_failure';
+    END IF;
+END $$;
+
+-- Links are shown without a lock, and are made valid by that.
+CREATE FUNCTION skip_erased_user() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM hold_users(ARRAY[NEW.user_id]);
+    IF any_erased(ARRAY[NEW.user_id]) THEN
+        RETURN NULL;
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER renewal_links_of_no_erased_user BEFORE INSERT ON renewal_links
+    FOR EACH ROW EXECUTE FUNCTION skip_erased_user();
 
 -- 'infinity' and years beyond 9999 are no times to our language and have no form in a document: one row of them, by
 -- whatever hand, would end every daemon that reads it. Usage messages are written by us alone, and are too many to

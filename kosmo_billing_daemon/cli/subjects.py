@@ -1,0 +1,176 @@
+"""``user export`` and ``user erase``: what a person may ask for about their own data."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from kosmo_billing_daemon.admin.subjects import DataSubjects, ErasurePreview
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, own_path, run
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened
+from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, table
+from kosmo_billing_daemon.contract.encoding import rfc3339
+from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.errors import Conflict, Unavailable
+from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.services.entitlements import Entitlements
+from kosmo_billing_daemon.store.subjects import HELD
+
+FORMAT = "kosmo-billing user export 1"
+CLEARED_WITHIN = 15.0  # seconds; a daemon that publishes needs less than one
+LOOK_EVERY = 0.1  # seconds
+
+
+class NotCleared(Unavailable):
+    """The user is erased, and gateways do not know it yet."""
+
+    code = "nobody_publishes"
+
+
+def export(
+    user: User,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", callback=own_path, help="A new file, for you alone; else standard output."),
+    ] = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Write everything that is known about one user as JSON: each table with what it is, and its rows."""
+
+    async def work() -> None:
+        async with opened(env_file) as at:
+            user_id = await at.user(user)
+            document = await Entitlements(pool=at.pool, clock=utc_now).show(user_id)
+            async with contextlib.aclosing(_subjects(at).export(user_id)) as rows:
+                first = await anext(rows)  # before a file is made for a user of whom nothing is known
+                head = {
+                    "format": FORMAT,
+                    "user_id": str(user_id),
+                    "exported_at": rfc3339(utc_now()),
+                    "about": {name: held.about for name, held in HELD.items()},
+                    "entitlement": json.loads(document.encode()),
+                }
+                if output is None or str(output) == "-":
+                    await _write(sys.stdout, head, first, rows)
+                else:
+                    await _write_new(output, head, first, rows)
+
+    run(work())
+
+
+Rows = AsyncIterator[tuple[str, str]]
+
+
+async def _write_new(path: Path, head: dict[str, object], first: tuple[str, str], rows: Rows) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        try:
+            await _write(file, head, first, rows)
+        except BaseException:
+            os.unlink(path)  # noqa: PTH108 - half an export is none, and nobody else waits for us
+            raise
+
+
+async def _write(file: TextIO, head: dict[str, object], first: tuple[str, str], rows: Rows) -> None:
+    """Write row by row, so that a user with a million messages needs no more memory than another."""
+    file.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "tables": {')
+    names = iter(HELD)
+    current: str | None = None
+
+    def begin(until: str | None) -> None:
+        nonlocal current
+        for name in names:
+            file.write("" if current is None else "],")
+            file.write(f'\n  "{name}": [')
+            current = name
+            if name == until:
+                break
+
+    def add(name: str, row: str) -> None:
+        separator = "," if name == current else ""
+        if name != current:
+            begin(name)
+        file.write(f"{separator}\n   {row}")
+
+    add(*first)
+    async for name, row in rows:
+        add(name, row)
+    begin(None)
+    file.write("]\n }\n}\n")
+    file.flush()
+
+
+def erase(
+    user: User,
+    *,
+    reason: Reason,
+    forfeit: Annotated[
+        bool, typer.Option("--forfeit", help="Also what the user still has: a plan, credit, an open invoice.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Erase one user: everything but money, which stays in the books under a random id. Nothing undoes it."""
+
+    async def work() -> dict[str, int]:
+        action = by(reason)
+        async with opened(env_file) as at:
+            subject, user_id = _subjects(at), await at.user(user)
+            preview = await subject.preview(user_id)
+            _show(preview, forfeit=forfeit)
+            if preview.open_refunds:
+                raise Conflict("nothing was erased: a refund is open", code="refund_open")
+            if preview.forfeits and not forfeit:
+                raise Conflict("nothing was erased; with --forfeit the user gives this up", code="has_rights")
+            if not yes and not _confirmed():
+                raise Conflict("nothing was erased; add --yes", code="not_confirmed")
+            rows = await subject.erase(user_id, action, forfeit=forfeit)
+            await _wait_until_cleared(subject, user_id)
+            return dict(rows)
+
+    rows = run(work())
+    if as_json:
+        print_json({"erased": {name: number for name, number in rows.items() if not HELD[name].is_kept}})
+    else:
+        line(console(), "erased; gateways have forgotten the user. BTCPay Server keeps its own records")
+
+
+def _confirmed() -> bool:
+    return sys.stdin.isatty() and typer.confirm("Erase this user for ever?", err=True)
+
+
+def _show(preview: ErasurePreview, *, forfeit: bool) -> None:
+    """Show what would be done, beside what the command prints in the end."""
+    out = aside()
+    rows = [
+        (name, str(number), "money kept under a pseudonym" if HELD[name].is_kept else "deleted")
+        for name, number in preview.rows.items()
+        if number
+    ]
+    table(out, ("TABLE", "ROWS", "WHAT BECOMES OF THEM"), rows)
+    for sentence in preview.open_refunds:
+        line(out, f"  refused: {sentence}")
+    for sentence in preview.forfeits:
+        line(out, f"  {'given up' if forfeit else 'refused'}: {sentence}")
+
+
+async def _wait_until_cleared(subject: DataSubjects, user_id: UserId) -> None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CLEARED_WITHIN
+    while not await subject.is_cleared(user_id):
+        if loop.time() > until:
+            raise NotCleared(
+                "the user is erased, but gateways still know the user: no daemon has published it for"
+                f" {CLEARED_WITHIN:.0f} s. The next one that reaches the broker does"
+            )
+        await asyncio.sleep(LOOK_EVERY)
+
+
+def _subjects(at: OpenedServices) -> DataSubjects:
+    return DataSubjects(pool=at.pool, btcpay=at.btcpay, clock=utc_now)

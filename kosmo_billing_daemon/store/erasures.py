@@ -1,0 +1,181 @@
+"""Erasing a user: what is about the user goes, what is about money stays under a random id.
+
+The rule it keeps: nothing that stays leads from the user to the pseudonym or back, and no amount changes.
+What the ledger allows for this is written in its trigger.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from uuid import UUID
+
+from kosmo_billing_daemon.store.combining import Statement
+from kosmo_billing_daemon.store.postgres import Connection
+
+KEPT = "erased"
+"""What stands where somebody had written about the user."""
+
+COUNTING = "SELECT pg_advisory_xact_lock_shared(1802465135)"
+"""Usage is counted without its users' locks, so no user is erased meanwhile."""
+
+PATIENCE = "5s"  # other transactions of a user take milliseconds
+
+
+def erasing(user_id: UUID) -> str:
+    """Return the statement that a transaction begins with in which this user is erased."""
+    return f"SET LOCAL lock_timeout = '{PATIENCE}'; SELECT hold_users('{{{user_id}}}')"
+
+
+_BEGIN = """
+WITH pseudonym AS (INSERT INTO pseudonyms VALUES ($2))
+INSERT INTO erased_users (fingerprint, erased_on) VALUES (user_fingerprint($1::uuid), $3)
+ON CONFLICT (fingerprint) DO UPDATE SET erased_on = EXCLUDED.erased_on
+"""
+_HOOK_DELIVERIES = """
+DELETE FROM hook_deliveries WHERE event_id IN (SELECT id FROM events WHERE user_id = $1)
+"""
+_HOOK_ANSWERS = """
+DELETE FROM hook_answers WHERE event_id IN (SELECT id FROM events WHERE user_id = $1) OR answer ~* $2
+"""
+_DELIVERIES = """
+DELETE FROM webhook_deliveries AS d USING btcpay_invoices AS i
+WHERE i.user_id = $1 AND (d.btcpay_invoice_id = i.btcpay_invoice_id OR d.order_id = i.id::text)
+"""
+# Nothing is given any more for what is paid later, or is settled again (R8): that money is listed, or credit.
+_INVOICES = """
+UPDATE btcpay_invoices SET user_id = $2, redirect_url = NULL,
+    effect = CASE WHEN effect IN ('none', 'revoked') THEN 'declined' ELSE effect END
+WHERE user_id = $1
+"""
+_SUBSCRIPTIONS = """
+UPDATE subscriptions SET user_id = $2, reason = CASE WHEN reason IS NOT NULL THEN $4 END,
+    status = CASE WHEN status IN ('active', 'grace') THEN 'expired' ELSE status END,
+    ended_at = CASE WHEN status IN ('active', 'grace') THEN greatest($3, valid_from) ELSE ended_at END
+WHERE user_id = $1
+"""
+_REFUNDS = "UPDATE refunds SET user_id = $2 WHERE user_id = $1"
+_CASES = """
+UPDATE attention_cases SET user_id = $2, detail = $3,
+    resolution = CASE WHEN resolution IS NOT NULL THEN $3 END
+WHERE user_id = $1
+"""
+_RECOUNTS = "UPDATE recounts SET user_id = $2 WHERE user_id = $1"
+_AUDIT = """
+UPDATE audit_log SET user_id = $2, subject = $3, reason = $3 WHERE user_id = $1
+"""
+# What operators wrote about the user beside somebody else's or nobody's name.
+_MENTIONS = {
+    "audit_log": """
+UPDATE audit_log SET subject = regexp_replace(subject, $1, $2, 'gi'),
+    reason = regexp_replace(reason, $1, $2, 'gi')
+WHERE subject || ' ' || reason ~* $1
+""",
+    "attention_cases": """
+UPDATE attention_cases SET detail = regexp_replace(detail, $1, $2, 'gi'),
+    resolution = regexp_replace(resolution, $1, $2, 'gi')
+WHERE detail || ' ' || coalesce(resolution, '') ~* $1
+""",
+    "reporter_cases": """
+UPDATE reporter_cases SET detail = regexp_replace(detail, $1, $2, 'gi') WHERE detail ~* $1
+""",
+    "usage_quarantine": """
+UPDATE usage_quarantine SET reason = regexp_replace(reason, $1, $2, 'gi'),
+    payload = decode(regexp_replace(encode(payload, 'escape'), $1, $2, 'gi'), 'escape')
+WHERE encode(payload, 'escape') || reason ~* $1
+""",
+    "parked_reports": """
+UPDATE parked_reports SET payload = decode(regexp_replace(encode(payload, 'escape'), $1, $2, 'gi'), 'escape')
+WHERE encode(payload, 'escape') ~* $1
+""",
+}
+# The publisher clears the document of whoever is queued and has none.
+_DOCUMENT = """
+WITH queued AS (SELECT queue_users('rights', ARRAY[user_id]) FROM entitlements WHERE user_id = $1)
+SELECT pg_notify('kosmo_billing', 'entitlements') FROM queued
+"""
+
+
+def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]:
+    """Erase a user, whose lock is held, by these statements one after another.
+
+    Usage waits from the middle on: what counting never touches comes before, however long it takes.
+    """
+    named = str(user_id)
+    return [
+        Statement(_BEGIN, [user_id, pseudonym, now.date()]),
+        Statement(_HOOK_DELIVERIES, [user_id]),
+        Statement(_HOOK_ANSWERS, [user_id, named]),
+        Statement(_DELIVERIES, [user_id]),
+        Statement(_INVOICES, [user_id, pseudonym]),
+        Statement("SELECT erase_from_ledger($1, $2)", [user_id, pseudonym]),
+        Statement(_REFUNDS, [user_id, pseudonym]),
+        Statement(_CASES, [user_id, pseudonym, KEPT]),
+        Statement(_AUDIT, [user_id, pseudonym, KEPT]),
+        Statement(_MENTIONS["audit_log"], [named, KEPT]),
+        Statement(_MENTIONS["attention_cases"], [named, KEPT]),
+        Statement("DELETE FROM auto_renewals WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM lapses WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM idempotency_keys WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM renewal_links WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM node_additions WHERE user_id = $1", [user_id]),
+        Statement("SELECT pg_advisory_xact_lock(1802465135)", []),
+        Statement(_SUBSCRIPTIONS, [user_id, pseudonym, now, KEPT]),
+        Statement(_RECOUNTS, [user_id, pseudonym]),
+        Statement(_MENTIONS["reporter_cases"], [named, KEPT]),
+        Statement(_MENTIONS["usage_quarantine"], [named, KEPT]),
+        Statement(_MENTIONS["parked_reports"], [named, KEPT]),
+        Statement("DELETE FROM leases WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM whitelisted_nodes WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM usage_events WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM usage_days WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM events WHERE user_id = $1", [user_id]),
+        Statement(_DOCUMENT, [user_id]),
+        Statement("DELETE FROM entitlements WHERE user_id = $1", [user_id]),
+    ]
+
+
+_IS_PSEUDONYM = "SELECT EXISTS (SELECT FROM pseudonyms WHERE user_id = $1)"
+
+
+async def is_pseudonym(connection: Connection, user_id: UUID) -> bool:
+    """Say whether this id stands for somebody who was erased."""
+    found: bool = await connection.fetchval(_IS_PSEUDONYM, user_id)
+    return found
+
+
+_ERASED = """
+SELECT u.user_id FROM unnest($1::uuid[]) AS u (user_id), LATERAL (
+    SELECT FROM erased_users WHERE fingerprint = user_fingerprint(u.user_id) OFFSET 0) AS e
+"""
+
+
+async def load_erased(connection: Connection, users: Iterable[UUID]) -> set[UUID]:
+    """Return those of these users who were erased."""
+    return {row["user_id"] for row in await connection.fetch(_ERASED, list(users))}
+
+
+_IS_QUEUED = "SELECT EXISTS (SELECT FROM outbox WHERE $1 = ANY (users))"
+
+
+async def is_queued(connection: Connection, user_id: UUID) -> bool:
+    """Say whether the user's document still waits to be cleared."""
+    found: bool = await connection.fetchval(_IS_QUEUED, user_id)
+    return found
+
+
+_FORGET = """
+DELETE FROM erased_users WHERE fingerprint IN (
+    SELECT fingerprint FROM erased_users WHERE erased_on < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+"""
+
+
+async def forget(connection: Connection, before: date, limit: int) -> int:
+    """Forget who was erased before that day; returns how many."""
+    return int((await connection.execute(_FORGET, before, limit)).rpartition(" ")[2])
+
+
+def redacted(text: bytes, users: Sequence[UUID]) -> bytes:
+    """Write a text without the ids of these users."""
+    for user_id in users:
+        for form in (str(user_id), str(user_id).upper()):
+            text = text.replace(form.encode(), KEPT.encode())
+    return text

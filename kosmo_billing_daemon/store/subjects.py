@@ -1,0 +1,186 @@
+"""What this database holds of one user, table by table: what an export shows, and what an erasure finds.
+
+The rule it keeps: every table is in ``HELD`` or in ``HOLDS_NOBODY``, which a test compares with the schema.
+So whoever adds a table decides here what becomes of it.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Final
+from uuid import UUID
+
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.postgres import Connection
+
+PREFETCHED = 500  # rows that an export has in memory at once
+
+
+@record
+class HeldRows:
+    """Rows about a user: what they are, and the query that finds them in order; ``$1`` is the user.
+
+    Of rows that are ``is_kept`` an erasure keeps the money, under a pseudonym; the others it deletes.
+    """
+
+    about: str
+    rows: str
+    is_kept: bool = False
+
+
+_INVOICES = "SELECT id FROM btcpay_invoices WHERE user_id = $1"
+_EVENTS = "SELECT id FROM events WHERE user_id = $1"
+
+HELD: Final = {
+    "btcpay_invoices": HeldRows(
+        "Invoices: what was asked for and paid",
+        "SELECT * FROM btcpay_invoices WHERE user_id = $1 ORDER BY created_at, id",
+        is_kept=True,
+    ),
+    "subscriptions": HeldRows(
+        "What was bought or granted, and how much of it was used",
+        "SELECT s.*, q.plan_type, q.amount AS price, q.currency FROM subscriptions AS s"
+        " JOIN quotes AS q ON q.id = s.quote_id WHERE s.user_id = $1 ORDER BY s.number",
+        is_kept=True,
+    ),
+    "top_ups": HeldRows(
+        "Packs of messages, and which subscription they were added to",
+        f"SELECT * FROM top_ups WHERE invoice_id IN ({_INVOICES}) ORDER BY at, invoice_id",
+        is_kept=True,
+    ),
+    "ledger": HeldRows(
+        "Every movement of money; the sum is the credit",
+        "SELECT * FROM ledger WHERE user_id = $1 ORDER BY id",
+        is_kept=True,
+    ),
+    "refunds": HeldRows(
+        "Refunds that were ordered", "SELECT * FROM refunds WHERE user_id = $1 ORDER BY id", is_kept=True
+    ),
+    "auto_renewals": HeldRows(
+        "Whether plans are renewed from credit", "SELECT * FROM auto_renewals WHERE user_id = $1"
+    ),
+    "lapses": HeldRows(
+        "A plan that has run out and waits to be renewed", "SELECT * FROM lapses WHERE user_id = $1"
+    ),
+    "attention_cases": HeldRows(
+        "Payments that an operator had to decide about",
+        "SELECT * FROM attention_cases WHERE user_id = $1 ORDER BY id",
+        is_kept=True,
+    ),
+    "audit_log": HeldRows(
+        "What operators did about the user, and why",
+        "SELECT * FROM audit_log WHERE user_id = $1 ORDER BY id",
+        is_kept=True,
+    ),
+    "recounts": HeldRows(
+        "Whether what was carried over waits to be counted again",
+        "SELECT * FROM recounts WHERE user_id = $1",
+        is_kept=True,
+    ),
+    "entitlements": HeldRows(
+        "The version of the document that gateways have of the user",
+        "SELECT * FROM entitlements WHERE user_id = $1",
+    ),
+    "outbox": HeldRows(
+        "What waits to be published to gateways about the user",
+        "SELECT kind, id, queued_at FROM outbox WHERE $1 = ANY (users) ORDER BY id",
+    ),
+    "events": HeldRows(
+        "What was told to other programs about the user",
+        "SELECT * FROM events WHERE user_id = $1 ORDER BY id",
+    ),
+    "hook_deliveries": HeldRows(
+        "Events that wait to be sent to the operator's endpoints",
+        f"SELECT * FROM hook_deliveries WHERE event_id IN ({_EVENTS}) ORDER BY hook_id, event_id",
+    ),
+    "hook_answers": HeldRows(
+        "What those endpoints answered",
+        f"SELECT * FROM hook_answers WHERE event_id IN ({_EVENTS}) ORDER BY hook_id, id",
+    ),
+    "whitelisted_nodes": HeldRows(
+        "The nodes that the user listed, with labels",
+        "SELECT * FROM whitelisted_nodes WHERE user_id = $1 ORDER BY added_at, node_id",
+    ),
+    "node_additions": HeldRows(
+        "Which nodes were listed as new in about the last day",
+        "SELECT * FROM node_additions WHERE user_id = $1 ORDER BY added_at, node_id",
+    ),
+    "usage_events": HeldRows(
+        "Single messages: when, by which gateway and to which node; never what was said",
+        "SELECT * FROM usage_events WHERE user_id = $1 ORDER BY sent_at, message_id",
+    ),
+    "usage_days": HeldRows(
+        "Messages per day (UTC)", "SELECT * FROM usage_days WHERE user_id = $1 ORDER BY day"
+    ),
+    "leases": HeldRows(
+        "Messages of the quota that were set apart for gateways",
+        "SELECT * FROM leases WHERE user_id = $1 ORDER BY granted_at, id",
+    ),
+    "idempotency_keys": HeldRows(
+        "Keys of purchase requests, for a day",
+        "SELECT key, invoice_id, is_new, reply_status, created_at FROM idempotency_keys WHERE user_id = $1"
+        " ORDER BY created_at, key",
+    ),
+    "renewal_links": HeldRows(
+        "Renewal links; the link itself is not kept",
+        "SELECT generation, issued_at, revoked_at FROM renewal_links WHERE user_id = $1 ORDER BY issued_at",
+    ),
+    "webhook_deliveries": HeldRows(
+        "What BTCPay Server reported about the user's invoices",
+        "SELECT d.* FROM btcpay_invoices AS i JOIN webhook_deliveries AS d"
+        " ON d.btcpay_invoice_id = i.btcpay_invoice_id OR d.order_id = i.id::text"
+        " WHERE i.user_id = $1 ORDER BY d.received_at, d.delivery_id",
+    ),
+    "usage_quarantine": HeldRows(
+        "Reports of gateways that name the user and could not be read; they may name others too",
+        "SELECT id, reporter, received_at FROM usage_quarantine"
+        " WHERE encode(payload, 'escape') || reason ~* $1::text ORDER BY id",
+    ),
+    "parked_reports": HeldRows(
+        "Reports of gateways that name the user and wait to be counted; they may name others too",
+        "SELECT id, reporter, parked_at FROM parked_reports"
+        " WHERE encode(payload, 'escape') ~* $1::text ORDER BY id",
+    ),
+    "reporter_cases": HeldRows(
+        "Gateways that reported too much of the user",
+        "SELECT id, reporter, opened_at FROM reporter_cases WHERE detail ~* $1::text ORDER BY id",
+    ),
+}
+
+HOLDS_NOBODY: Final = {
+    "quotes": "plans and prices as they were sold",
+    "attachments": "which invoice of BTCPay is which of ours",
+    "lookups": "which invoices are asked for at BTCPay, and when",
+    "inquiries": "what else BTCPay is asked about",
+    "installation": "one row",
+    "lease_files": "files of gateways",
+    "hooks": "endpoints of operators",
+    "console_logins": "operators",
+    "console_sessions": "operators",
+    "pseudonyms": "random ids, and nothing that they belong to",
+    "erased_users": "fingerprints, from which no id follows",
+    "kosmo_billing_migrations": "which migrations were applied",
+}
+"""Tables without any user, and what is in them."""
+
+_COUNTS: Final = " UNION ALL ".join(
+    f"SELECT '{name}' AS name, count(*) AS number FROM ({held.rows}) AS held" for name, held in HELD.items()
+)
+
+
+async def count(connection: Connection, user_id: UUID) -> dict[str, int]:
+    """Count the rows about a user by table."""
+    return {row["name"]: row["number"] for row in await connection.fetch(_COUNTS, user_id)}
+
+
+_EXPORT: Final = " UNION ALL ".join(
+    f"SELECT '{name}' AS name, to_jsonb(held)::text AS row FROM ({held.rows}) AS held"
+    for name, held in HELD.items()
+)
+
+
+async def stream(connection: Connection, user_id: UUID) -> AsyncIterator[tuple[str, str]]:
+    """Give every row about a user as its table and JSON, in the order of ``HELD``, as of one moment.
+
+    Within a transaction.
+    """
+    async for row in connection.cursor(_EXPORT, user_id, prefetch=PREFETCHED):
+        yield row["name"], row["row"]
