@@ -87,12 +87,7 @@ class Leader:
         )
         recounting = Recounting(pool=pool, clock=clock, changed=wakeups.changed)
         inquiries = Inquiries(pool=pool, btcpay=settlement.btcpay, store_id=settlement.store_id, clock=clock)
-        housekeeping = Housekeeping(
-            pool=pool,
-            clock=clock,
-            keep_deliveries=settings.retention.deliveries,
-            keep_usage=settings.retention.usage,
-        )
+        housekeeping = Housekeeping(pool=pool, clock=clock, retention=settings.retention)
         settling = Loop(
             "settlement",
             self._reconciliation.run_once,

@@ -84,7 +84,7 @@ class Inquiries:
             return
         detail = (
             f"BTCPay received {received:f} {seen.currency} for order {order_id}, which this database does not"
-            " know: a failover or an old backup may have lost it"
+            " know: a failover or an old backup lost it, or it was forgotten unpaid (INVOICE_RETENTION_DAYS)"
         )
         async with self.pool.transaction() as connection:
             if await invoices.load(connection, [order_id]):

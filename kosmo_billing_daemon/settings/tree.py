@@ -248,9 +248,33 @@ class Retention:
     """Days to keep the log of webhook deliveries, at least 4."""
     # Reports are accepted 7 days late; a message forgotten earlier could be counted twice.
     usage: Annotated[timedelta, Env("USAGE_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
-        timedelta(days=400)
+        timedelta(days=90)
     )
     """Days to keep single counted messages, at least 8."""
+    usage_days: Annotated[
+        timedelta, Env("DAILY_USAGE_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))
+    ] = timedelta(days=400)
+    """Days to keep how many messages each user sent on each day, at least 8."""
+    events: Annotated[timedelta, Env("EVENT_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
+        timedelta(days=400)
+    )
+    """Days to keep events, at least 8."""
+    # An invoice younger than 30 days may be open; late payments count for 72 h.
+    invoices: Annotated[
+        timedelta, Env("INVOICE_RETENTION_DAYS", number(30, 36500, "days", timedelta(days=1)))
+    ] = timedelta(days=90)
+    """Days to keep expired and abandoned invoices on which no money was seen, at least 30. All others are
+    kept for ever."""
+    # Reports are accepted 7 days late, and change the document of a lapsed user too.
+    documents: Annotated[
+        timedelta, Env("DOCUMENT_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))
+    ] = timedelta(days=180)
+    """Days after the end of a user's last plan until the retained document is cleared, at least 8."""
+    links: Annotated[timedelta, Env("LINK_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
+        timedelta(days=400)
+    )
+    """Days after the end of a user's last plan until the renewal link is forgotten, at least 8. The user gets
+    the same one when it is shown again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

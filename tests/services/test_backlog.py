@@ -7,6 +7,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.services.backlog import read_backlog
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.housekeeping import Housekeeping
+from kosmo_billing_daemon.settings import Retention
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.services.conftest import Shop
 
@@ -30,7 +31,9 @@ async def test_database_that_is_away_is_told_and_not_raised(shop: Shop) -> None:
 
 
 async def test_deliveries_are_forgotten_when_they_are_old(shop: Shop, user: UserId) -> None:
-    housekeeping = Housekeeping(pool=shop.front.pool, clock=shop.clock, keep_deliveries=timedelta(days=7))
+    housekeeping = Housekeeping(
+        pool=shop.front.pool, clock=shop.clock, retention=Retention(deliveries=timedelta(days=7))
+    )
     await shop.open(user)
     shop.simulator.set_faults(webhooks={"hold": True})  # that the invoice expired comes when it comes
     shop.clock.move(days=8)

@@ -17,6 +17,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.housekeeping import Housekeeping
 from kosmo_billing_daemon.services.metering import Metering, Report
+from kosmo_billing_daemon.settings import Retention
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.store.usage import Quarantined
 from tests.services.conftest import Daemon, Shop
@@ -174,7 +175,8 @@ def test_a_reporter_needs_a_name_that_can_be_shown(metering: Metering, reporter:
 async def test_usage_is_forgotten_no_sooner_than_it_is_accepted(pool: Pool, metering: Metering) -> None:
     user = uuid4()
     await count(metering, [event(user, "a", NOW - timedelta(days=6.9))])
-    house = Housekeeping(pool=pool, clock=lambda: NOW + 7 * DAY, keep_deliveries=DAY, keep_usage=timedelta(0))
+    keep = Retention(deliveries=DAY, usage=timedelta(0), usage_days=8 * DAY)
+    house = Housekeeping(pool=pool, clock=lambda: NOW + 7 * DAY, retention=keep)
     assert await house.run_once() == 1  # the sum of the day it was sent
     assert (await count(metering, [event(user, "a", NOW - timedelta(days=6.9))])).duplicates == 1
     house = replace(house, clock=lambda: NOW + 9 * DAY)

@@ -32,7 +32,7 @@ def test_four_variables_are_enough_and_the_rest_has_defaults() -> None:
     assert settings.http.jwt is None
     assert settings.plans_file is None
     assert settings.remind_hours == (168, 72, 24)
-    assert (settings.retention.deliveries.days, settings.retention.usage.days) == (60, 400)
+    assert (settings.retention.deliveries.days, settings.retention.usage.days) == (60, 90)
     assert settings.instance
 
 
@@ -74,12 +74,17 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("PUBLIC_URL", "https://Billing.example.org/", "http.public_url", "https://billing.example.org"),
     ("REMIND_HOURS", "off", "remind_hours", ()),
     ("DELIVERY_RETENTION_DAYS", "30", "retention.deliveries", timedelta(days=30)),
-    ("USAGE_RETENTION_DAYS", "90", "retention.usage", timedelta(days=90)),
     ("ADMIN_LISTEN", "/run/x.sock", "admin_listen", AdminAddress(path="/run/x.sock")),
     ("ADMIN_LISTEN", "[::1]:8005", "admin_listen", AdminAddress(host="::1", port=8005)),
     ("ADMIN_LISTEN", "LOCALHOST:0", "admin_listen", AdminAddress(host="localhost", port=0)),
     ("ADMIN_LISTEN", "", "admin_listen", None),
     ("ADMIN_LISTEN", " off ", "admin_listen", None),
+    ("USAGE_RETENTION_DAYS", "80", "retention.usage", timedelta(days=80)),
+    ("DAILY_USAGE_RETENTION_DAYS", "90", "retention.usage_days", timedelta(days=90)),
+    ("EVENT_RETENTION_DAYS", "91", "retention.events", timedelta(days=91)),
+    ("INVOICE_RETENTION_DAYS", "92", "retention.invoices", timedelta(days=92)),
+    ("DOCUMENT_RETENTION_DAYS", "93", "retention.documents", timedelta(days=93)),
+    ("LINK_RETENTION_DAYS", "94", "retention.links", timedelta(days=94)),
     ("LOG_FORMAT", "json", "log_format", Format.JSON),
     ("LOG_LEVEL", "DEBUG", "log_level", Level.DEBUG),
     ("INSTANCE_NAME", "billing-2", "instance", "billing-2"),

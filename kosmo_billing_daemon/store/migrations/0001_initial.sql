@@ -93,7 +93,7 @@ CREATE TABLE subscriptions (
     number               bigint GENERATED ALWAYS AS IDENTITY,
     user_id              uuid NOT NULL,
     quote_id             uuid NOT NULL REFERENCES quotes (id),
-    invoice_id           uuid,  -- never deleted, so no reference, which would lock it for each purchase
+    invoice_id           uuid,  -- fulfilled ones are never deleted; a reference would lock it for each purchase
     source               text NOT NULL,
     status               text NOT NULL,
     valid_from           timestamptz NOT NULL,
@@ -181,7 +181,7 @@ CREATE TABLE ledger (
     kind       text NOT NULL,
     amount     numeric NOT NULL,  -- what it does to the user's credit
     currency   text NOT NULL,
-    invoice_id uuid,    -- no foreign key: it would cost a check per entry, and invoices are never deleted
+    invoice_id uuid,    -- no foreign key: it would cost a check per entry, and invoices with money are never deleted
     purchase   uuid,    -- whose sale is taken back in part, where no invoice is
     reverses   bigint REFERENCES ledger (id),
     who        text,
@@ -241,7 +241,7 @@ END $$;
 CREATE TABLE refunds (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id         uuid,
-    invoice_id      uuid REFERENCES btcpay_invoices (id),
+    invoice_id      uuid,  -- one with money, which is never deleted
     btcpay_invoice_id text COLLATE "C" NOT NULL,  -- which received the money
     amount          numeric NOT NULL,
     currency        text NOT NULL,
@@ -264,8 +264,8 @@ CREATE INDEX refunds_by_user ON refunds (user_id, id);
 CREATE INDEX refunds_by_invoice ON refunds (btcpay_invoice_id);
 
 -- The queue of lookups: which invoices are asked for at BTCPay, and when. Rows are inserted and deleted. A webhook adds
--- one that is due at once; an open invoice has one at next_check_at. There is no reference to the invoice, which is never
--- deleted: it would lock the invoice's row for each webhook.
+-- one that is due at once; an open invoice has one at next_check_at. There is no reference to the invoice: it would lock
+-- the invoice's row for each webhook. Housekeeping removes rows of invoices that it has removed.
 CREATE TABLE lookups (
     due_at         timestamptz NOT NULL,
     invoice_id     uuid NOT NULL,
@@ -763,7 +763,7 @@ CREATE TABLE idempotency_keys (
     user_id      uuid NOT NULL,
     key          text COLLATE "C" NOT NULL,
     fingerprint  bytea NOT NULL,
-    invoice_id   uuid NOT NULL REFERENCES btcpay_invoices (id),
+    invoice_id   uuid NOT NULL,  -- no reference: each removal of an invoice would look through the keys
     is_new       boolean NOT NULL,
     reply_status smallint,
     reply_body   bytea,
