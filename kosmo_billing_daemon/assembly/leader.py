@@ -21,6 +21,9 @@ from kosmo_billing_daemon.runtime.watchdog import Watched
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.ceilings import Ceilings
 from kosmo_billing_daemon.services.expiry import Expiry
+from kosmo_billing_daemon.services.figures import EVERY as FIGURES_EVERY
+from kosmo_billing_daemon.services.figures import PAGE as FIGURES_PAGE
+from kosmo_billing_daemon.services.figures import Figures
 from kosmo_billing_daemon.services.hooks import HookSenders
 from kosmo_billing_daemon.services.housekeeping import EVERY, Housekeeping
 from kosmo_billing_daemon.services.inquiries import Inquiries
@@ -101,9 +104,11 @@ class Leader:
             "recounting", recounting.run_once, clock=clock, next_due=recounting.next_due, gather=GATHERED
         )
         inquiring = Loop("inquiries", inquiries.run_once, clock=clock, gather=INQUIRED_WITHIN)
+        figures = Figures(pool=pool)
+        summing = Loop("figures", figures.run_once, clock=clock, poll=FIGURES_EVERY, batch=FIGURES_PAGE)
         cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)
         self.timers = (expiring, settling)
-        self._loops = (settling, expiring, correcting, inquiring, cleaning)
+        self._loops = (settling, expiring, correcting, inquiring, summing, cleaning)
         self._hooks = HookSenders(pool=pool, clock=clock, client=HookClient(), topups=topups)
         wakeups.publish = self.publisher.wake
         wakeups.settle = settling.wake

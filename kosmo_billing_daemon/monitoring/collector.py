@@ -5,6 +5,7 @@ And watches what no part notices by itself: how late the event loop is, and that
 
 import asyncio
 from dataclasses import field
+from typing import Final
 
 from aiohttp import web
 
@@ -18,11 +19,20 @@ from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
 from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.backlog import ANSWER_WITHIN, read_backlog
+from kosmo_billing_daemon.store import figures
 from kosmo_billing_daemon.store.outbox import OutboxEvent
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.queue_sizes import load_waiting
 from kosmo_billing_daemon.web.metrics import install
 from kosmo_billing_daemon.web.server.admission import Admission
+
+FIGURES: Final = {
+    "active": "active_subscriptions",
+    "settled": "settled_amount",
+    "credit": "credit",
+    "invoices": "invoices_total",
+}
+"""Sums that the leader keeps in the database -> the metrics that show them."""
 
 
 @record(kw_only=True)
@@ -101,6 +111,7 @@ class MetricsCollector:
         now = self.clock()
         async with self.pool.connection(wait=ANSWER_WITHIN) as connection:
             waiting = await load_waiting(connection, now)
+            business = await figures.load(connection)
         backlog = await read_backlog(self.pool, self.clock)
         late = 0.0 if waiting.earliest_deadline is None else (now - waiting.earliest_deadline).total_seconds()
         reading.values |= {
@@ -110,6 +121,8 @@ class MetricsCollector:
             "expiry_lateness_seconds": max(0.0, late),
             "usage_lag_seconds": waiting.usage_lag or 0.0,
         }
+        for name, sums in business.items():
+            reading.labelled[FIGURES[name]] = {label: float(value) for label, value in sums.items()}
         reading.labelled |= {
             "oldest_waiting_seconds": {
                 "delivery": backlog.deliveries,

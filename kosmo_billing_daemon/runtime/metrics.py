@@ -35,6 +35,9 @@ GAUGES: Final[Mapping[str, tuple[str, str | None]]] = {
     "usage_lag_seconds": ("between sending and counting, the worst of the newest 500 messages", None),
     "attention_cases": ("open cases: payments and gateways that need attention", None),
     "unknown_orders": ("open cases: paid orders that are not in the database", None),
+    "active_subscriptions": ("current subscriptions, by plan; at most two minutes old", "plan"),
+    "settled_amount": ("money that BTCPay confirmed, less what turned invalid, by currency", "currency"),
+    "credit": ("credit of all users, less what they owe, by currency", "currency"),
     "hooks": ("endpoints of operators, by their state", "state"),
     "http_connections": ("connections that clients hold", None),
     "descriptors": ("file descriptors: how many are open, and how many may be at most", "what"),
@@ -48,6 +51,7 @@ COUNTERS: Final[Mapping[str, tuple[str, str | None]]] = {
     "btcpay_errors_total": ("calls to BTCPay without a usable answer, denied or refused", None),
     "http_displaced_total": ("idle connections closed because too many were held", None),
     "clock_steps_total": ("how often the system clock was set, by more than a second", None),
+    "invoices_total": ("invoices created, settled and expired, by what became of them", "outcome"),
     "usage_total": ("usage since the start, by what became of it", "outcome"),
 }
 """Counted by the parts themselves, and read at each scrape."""

@@ -77,7 +77,7 @@ async def links(connection: Connection, after: Any, before: datetime, limit: int
     return _page(await connection.fetch(_LINKS, after, before, limit))
 
 
-# Each invoice is looked up by itself (OFFSET 0). A planned poll, an operator's case, a key, anything in
+# Each invoice is looked up by itself (OFFSET 0). A planned poll, an operator's case, anything in
 # the books, or a settlement under way keeps it. What an erased user left open is declined.
 _INVOICES = """
 WITH page AS MATERIALIZED (
@@ -92,7 +92,6 @@ WITH page AS MATERIALIZED (
         AND (SELECT true FROM refunds WHERE user_id = i.user_id AND invoice_id = i.id LIMIT 1) IS NULL
         AND (SELECT true FROM attention_cases WHERE invoice_id = i.id LIMIT 1) IS NULL
         AND (SELECT true FROM subscriptions WHERE invoice_id = i.id LIMIT 1) IS NULL
-        AND (SELECT true FROM idempotency_keys WHERE user_id = i.user_id AND invoice_id = i.id LIMIT 1) IS NULL
 ), free AS MATERIALIZED (
     SELECT id FROM old WHERE pg_try_advisory_xact_lock(1802465134, hashtext(user_id::text))
 ), removed AS (

@@ -155,6 +155,7 @@ HOLDS_NOBODY: Final = {
     "hooks": "endpoints of operators",
     "console_logins": "operators",
     "console_sessions": "operators",
+    "figures": "sums for metrics",
     "pseudonyms": "random ids, and nothing that they belong to",
     "erased_users": "fingerprints, from which no id follows",
     "kosmo_billing_migrations": "which migrations were applied",

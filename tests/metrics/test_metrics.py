@@ -13,6 +13,8 @@ import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kosmo_billing_daemon.services.figures import Figures
+from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.support.daemon import DaemonProcess
 from tests.support.mosquitto import Mosquitto
 from tests.support.world import World, until, world_around
@@ -54,7 +56,13 @@ async def test_alerts_and_dashboard_ask_only_for_what_is_exported(world: World) 
     await world.until_published(await world.buy(daemon))
     async with world.http.post(f"{daemon.webhook_url}", data=b"{}") as refused:
         assert refused.status == 403
+    async with Pool(Database(url=world.database_url)) as pool:
+        await Figures(pool=pool).run_once()  # as the leader does once a minute
     samples = await scrape(world, daemon)
+    assert value(samples, "active_subscriptions", {"plan": "wanderer"}) == 1
+    assert value(samples, "settled_amount", {"currency": "USD"}) == 5
+    assert value(samples, "credit", {"currency": "USD"}) == 0
+    assert value(samples, "invoices_total", {"outcome": "settled"}) == 1
     exported = {name for name, _ in samples}
     for file in (RULES, DASHBOARD):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]

@@ -899,6 +899,16 @@ CREATE TRIGGER subscriptions_lapsed AFTER UPDATE ON subscriptions FOR EACH ROW
     WHEN (OLD.status IN ('active', 'grace') AND NEW.status = 'expired' AND NEW.cashed_at IS NULL)
     EXECUTE FUNCTION queue_lapse();
 
+-- Sums of the business for metrics, and up to which id of each table they go (name 'position'): see store/figures.py.
+
+CREATE TABLE figures (
+    name  text COLLATE "C" NOT NULL,
+    label text COLLATE "C" NOT NULL,
+    value numeric NOT NULL,
+    PRIMARY KEY (name, label)
+);
+INSERT INTO figures VALUES ('position', 'ledger', 0), ('position', 'events', 0);
+
 -- Erased users are known by a fingerprint, for as long as something late may still name them (store/erasures.py). Other
 -- installations have other fingerprints of the same user; the day alone is kept, so that none leads to a pseudonym.
 
