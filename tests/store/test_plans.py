@@ -68,6 +68,10 @@ WHOLE = {
     ("FROM held FULL JOIN lately", "reporter_cases"): "as many as there are gateways",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
     ("DELETE FROM hook_answers WHERE event_id IN", "hook_answers"): "bounded: a hundred of each hook",
+    (
+        "WITH counted AS MATERIALIZED ( SELECT quote_id",
+        "subscriptions",
+    ): "counts the current ones each minute",
     ("DELETE FROM lookups AS l WHERE (SELECT", "lookups"): "a queue: what is open, once an hour",
     ("DELETE FROM erased_users WHERE fingerprint IN", "erased_users"): "those of thirty days",
     ("WHERE $1 = ANY (users)", "outbox"): "a queue; an operator erases one user",
