@@ -76,10 +76,10 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         _require_loopback_name(request)
         if not request.path.startswith(STATIC):
             request[OPERATOR] = await _find_operator(request)
-            if request.method not in SAFE:
-                await _require_own_form(request)
             if request[OPERATOR] is None and request.path != LOGIN:
                 return render(request, "login.html", status=HTTPStatus.UNAUTHORIZED, token="")
+            if request.method not in SAFE:
+                await _require_own_form(request)
         return await handler(request)
     except Refused as error:
         return _problem(request, status_of(error), error.message, error)

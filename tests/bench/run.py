@@ -29,6 +29,7 @@ ALL = (
     "expiry",
     "gate",
     "leases",
+    "console",
     "growth",
     "footprint",
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kosmo_billing_daemon.errors import Invalid
 from tests.console.conftest import ConsoleShop, Visitor
 
 PAGE = "/admin/"
@@ -86,12 +87,11 @@ async def test_logging_out_ends_the_session_for_whoever_has_its_cookie(
     assert (await alice.get(PAGE)).status == 401
 
 
-@pytest.mark.parametrize("minutes", [29, 30])
-async def test_a_session_ends_after_half_an_hour_without_a_request(
-    shop: ConsoleShop, alice: Visitor, minutes: int
-) -> None:
-    shop.clock.ahead = timedelta(minutes=minutes)
-    assert (await alice.get(PAGE)).status == (200 if minutes < 30 else 401)
+async def test_a_session_ends_after_half_an_hour_without_a_request(shop: ConsoleShop, alice: Visitor) -> None:
+    shop.clock.ahead = timedelta(minutes=29)
+    assert (await alice.get(PAGE)).status == 200
+    shop.clock.ahead += timedelta(minutes=30)
+    assert (await alice.get(PAGE)).status == 401
 
 
 async def test_a_session_ends_after_eight_hours_however_busy(shop: ConsoleShop, alice: Visitor) -> None:
@@ -104,39 +104,34 @@ async def test_a_session_ends_after_eight_hours_however_busy(shop: ConsoleShop, 
     assert await shop.value("SELECT count(*) FROM console_sessions") == 0
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
-async def test_without_a_session_every_method_leads_to_the_login(shop: ConsoleShop, method: str) -> None:
+async def test_without_a_session_every_method_leads_to_the_login(shop: ConsoleShop) -> None:
     visitor = await shop.visitor()
-    for path in (PAGE, "/admin/logout", "/admin/nothing", "/nothing"):
-        shown = await visitor.ask(
-            method, path, headers={"Origin": shop.url}, data={} if method == "POST" else None
-        )
-        expected = {415} if method in ("PUT", "PATCH", "DELETE") else {401}
-        assert shown.status in expected, path
-        assert "Overview" not in shown.text
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        for path in (PAGE, "/admin/users", "/admin/users.csv", "/admin/logout", "/admin/nothing", "/nothing"):
+            shown = await visitor.ask(method, path, headers={"Origin": shop.url})
+            assert shown.status == 401, (method, path)
+            assert method == "HEAD" or "You are not logged in" in shown.text
+            assert "Overview" not in shown.text
 
 
-SESSION_HEADERS: list[tuple[str, dict[str, str], int]] = [
-    ("own form", {}, 303),
-    ("by a browser that says so", {"Sec-Fetch-Site": "same-origin"}, 303),
-    ("another site", {"Origin": "https://evil.example"}, 403),
-    ("another port of this host", {"Origin": "http://127.0.0.1:1"}, 403),
-    ("a sandboxed frame", {"Origin": "null"}, 403),
-    ("cross-site", {"Sec-Fetch-Site": "cross-site"}, 403),
-    ("same-site only", {"Sec-Fetch-Site": "same-site"}, 403),
-    ("typed in", {"Sec-Fetch-Site": "none"}, 403),
-]
+FOREIGN: dict[str, dict[str, str]] = {
+    "another site": {"Origin": "https://evil.example"},
+    "another port of this host": {"Origin": "http://127.0.0.1:1"},
+    "a sandboxed frame": {"Origin": "null"},
+    "cross-site": {"Sec-Fetch-Site": "cross-site"},
+    "same-site only": {"Sec-Fetch-Site": "same-site"},
+    "typed in": {"Sec-Fetch-Site": "none"},
+}
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"), [row[1:] for row in SESSION_HEADERS], ids=[r[0] for r in SESSION_HEADERS]
-)
-async def test_only_forms_of_our_own_pages_do_anything(
-    shop: ConsoleShop, alice: Visitor, headers: dict[str, str], status: int
-) -> None:
-    csrf = (await alice.get(PAGE)).csrf
-    assert (await alice.post("/admin/logout", {"csrf": csrf}, **headers)).status == status
-    assert await shop.value("SELECT count(*) FROM console_sessions") == (0 if status == 303 else 1)
+async def test_only_forms_of_our_own_pages_do_anything(shop: ConsoleShop, alice: Visitor) -> None:
+    form = {"csrf": (await alice.get(PAGE)).csrf}
+    for whose, headers in FOREIGN.items():
+        assert (await alice.post("/admin/logout", form, **headers)).status == 403, whose
+    assert await shop.value("SELECT count(*) FROM console_sessions") == 1
+    own = {"Sec-Fetch-Site": "same-origin"}
+    assert (await alice.post("/admin/logout", form, **own)).status == 303
+    assert await shop.value("SELECT count(*) FROM console_sessions") == 0
 
 
 async def test_a_form_needs_the_token_of_this_session(shop: ConsoleShop, alice: Visitor) -> None:
@@ -159,26 +154,23 @@ async def test_a_form_needs_the_token_of_this_session(shop: ConsoleShop, alice: 
     assert (await alice.get(PAGE)).status == 200
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("127.0.0.1:8005", 200),
-        ("localhost", 200),
-        ("[::1]:9", 200),
-        ("desk.localhost:8005", 200),
-        ("evil.example", 403),
-        ("evil.example:8005", 403),
-        ("billing", 403),
-        ("10.0.0.1", 403),
-        ("127.0.0.1.evil.example", 403),
-        ("127.0.0.1@evil.example", 403),
-        ("", 403),
-    ],
-)
-async def test_the_console_answers_to_names_of_this_machine_alone(
-    alice: Visitor, host: str, status: int
-) -> None:
-    assert (await alice.get(PAGE, Host=host)).status == status
+HOSTS = {
+    "127.0.0.1:8005": 200,
+    "localhost": 200,
+    "[::1]:9": 200,
+    "desk.localhost:8005": 200,
+    "evil.example": 403,
+    "evil.example:8005": 403,
+    "billing": 403,
+    "10.0.0.1": 403,
+    "127.0.0.1.evil.example": 403,
+    "127.0.0.1@evil.example": 403,
+    "": 403,
+}
+
+
+async def test_the_console_answers_to_names_of_this_machine_alone(alice: Visitor) -> None:
+    assert {host: (await alice.get(PAGE, Host=host)).status for host in HOSTS} == HOSTS
 
 
 async def test_every_answer_forbids_framing_storing_and_foreign_parts(
@@ -227,10 +219,10 @@ async def test_a_login_token_is_shown_escaped(shop: ConsoleShop) -> None:
     assert "<script>" not in shown.text
 
 
-@pytest.mark.parametrize("name", ["", "   ", "a\nb", "a" * 65])
-async def test_an_operator_has_a_name(shop: ConsoleShop, name: str) -> None:
-    with pytest.raises(Exception, match="an operator's name is one line"):
-        await shop.access.invite(name)
+async def test_an_operator_has_a_name(shop: ConsoleShop) -> None:
+    for name in ("", "   ", "a\nb", "a" * 65):
+        with pytest.raises(Invalid, match="an operator's name is one line"):
+            await shop.access.invite(name)
 
 
 async def test_a_large_or_strange_body_is_refused(shop: ConsoleShop, alice: Visitor) -> None:

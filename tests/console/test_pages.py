@@ -7,7 +7,6 @@ from datetime import date, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,13 +169,11 @@ async def test_one_hit_leads_to_the_user_by_any_name(shop: ConsoleShop, alice: V
     assert "<img" not in several.text
 
 
-@pytest.mark.parametrize(
-    "name", ["nobody", str(uuid4()), "%", "!zzzzzzzz", "x" * 1000, "%00", "%F0%9F%92%A9"]
-)
-async def test_a_name_of_nobody_finds_nothing(alice: Visitor, name: str) -> None:
-    shown = await alice.get(f"/admin/search?q={name.replace('%', '%25') if name == '%' else name}")
-    assert shown.status == 200
-    assert "Nothing is known under this name." in shown.text or "Type an id above." in shown.text
+async def test_a_name_of_nobody_finds_nothing(alice: Visitor) -> None:
+    for name in ("nobody", str(uuid4()), "%25", "!zzzzzzzz", "x" * 1000, "%F0%9F%92%A9", "a%00b"):
+        shown = await alice.get(f"/admin/search?q={name}")
+        assert shown.status == 200
+        assert "Nothing is known under this name." in shown.text
 
 
 DAY = date(2026, 3, 1)

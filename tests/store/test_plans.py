@@ -65,7 +65,6 @@ WHOLE = {
     ): "all current ones are counted, from an index alone",
     ("FROM held FULL JOIN lately", "leases"): "what is outstanding is summed up, from the index of that",
     ("FROM held FULL JOIN lately", "parked_reports"): "bounded: no more than 10,000 are parked",
-    ("FROM held FULL JOIN lately", "reporter_cases"): "as many as there are gateways",
     ("INSERT INTO parked_reports", "parked_reports"): "bounded: no more than 10,000 are parked",
     ("DELETE FROM hook_answers WHERE event_id IN", "hook_answers"): "bounded: a hundred of each hook",
     (
