@@ -1,14 +1,15 @@
 """How the shop does, on one screen: money, subscriptions, what waits, and the gateways."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.backlog import Backlog, read_backlog
-from kosmo_billing_daemon.store import dashboard, listings, queue_sizes
-from kosmo_billing_daemon.store.dashboard import CurrentOfPlan, GatewayActivity, TakingsOfDay
+from kosmo_billing_daemon.store import dashboard, figures, listings, queue_sizes
+from kosmo_billing_daemon.store.dashboard import CurrentOfPlan, GatewayActivity
+from kosmo_billing_daemon.store.figures import TakingsOfDay
 from kosmo_billing_daemon.store.listings import ListedCase
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.queue_sizes import QueueSizes
@@ -38,13 +39,12 @@ async def load(pool: Pool, clock: Clock) -> Dashboard:
     """Read everything the first page shows."""
     now = clock()
     since = now.date() - timedelta(days=DAYS - 1)
-    begins = datetime.combine(since, time(), UTC)
     backlog = await read_backlog(pool, clock)
     async with pool.connection() as connection:
         return Dashboard(
             now=now,
             since=since,
-            takings=await dashboard.load_takings(connection, begins, now + timedelta(days=1)),
+            takings=await figures.load_takings(connection, since),
             current=await dashboard.load_current(connection, now + timedelta(days=ENDING_DAYS)),
             waiting=await queue_sizes.load_waiting(connection, now),
             backlog=backlog,

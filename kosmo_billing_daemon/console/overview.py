@@ -11,7 +11,10 @@ from kosmo_billing_daemon.console.charts import StackedBars, stacked
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.rendering import money, render, url
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.dashboard import TakingsOfDay
+from kosmo_billing_daemon.store.figures import TakingsOfDay
+
+NO_PLAN = "other"
+"""What money is called that came in without an invoice of ours."""
 
 
 @record(kw_only=True)
@@ -55,7 +58,7 @@ def _takings(found: dashboard.Dashboard) -> list[Takings]:
 
 
 def _in_one(found: dashboard.Dashboard, currency: str, rows: Sequence[TakingsOfDay]) -> Takings:
-    amounts = {(row.day, row.plan_type): row.amount for row in rows}
+    amounts = {(row.day, row.plan_type or NO_PLAN): row.amount for row in rows}
     chart = stacked(found.since, dashboard.DAYS, amounts, currency)
     days = sorted({row.day for row in rows}, reverse=True)
     return Takings(

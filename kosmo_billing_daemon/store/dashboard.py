@@ -1,42 +1,12 @@
-"""What an operator sees first: money by day, subscriptions by plan, and what gateways hold and let pass."""
+"""What an operator sees first: subscriptions by plan, and what gateways hold and let pass."""
 
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import datetime
 
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
 MOST_EVENTS = 50_000
 """Usage events read to see what gateways let pass lately."""
-
-
-@record(kw_only=True)
-class TakingsOfDay:
-    """What came in on one day (UTC) for one plan or pack, reversals taken off."""
-
-    day: date
-    plan_type: str
-    currency: str
-    amount: Decimal
-    payments: int
-
-
-_TAKINGS = """
-SELECT l.day, q.plan_type, l.currency, sum(l.amount) AS amount, sum(l.payments)::bigint AS payments
-FROM (
-    SELECT (l.at AT TIME ZONE 'UTC')::date AS day, i.quote_id, l.currency, sum(l.amount) AS amount,
-        count(*) FILTER (WHERE l.amount > 0) AS payments
-    FROM ledger AS l JOIN btcpay_invoices AS i ON i.id = l.invoice_id
-    WHERE l.kind = 'received' AND l.at >= $1 AND l.at < $2
-    GROUP BY 1, 2, 3
-) AS l JOIN quotes AS q ON q.id = l.quote_id
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-"""
-
-
-async def load_takings(connection: Connection, since: datetime, until: datetime) -> list[TakingsOfDay]:
-    """Return what came in by day, plan and currency; days without money are left out."""
-    return [TakingsOfDay(**row) for row in await connection.fetch(_TAKINGS, since, until)]
 
 
 @record(kw_only=True)

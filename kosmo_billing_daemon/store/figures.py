@@ -1,10 +1,12 @@
-"""Sums of the business for metrics: what was appended is added, so no scrape reads a table that grows.
+"""Sums of the business for metrics and the console: what was appended is added; no table that grows is read.
 
 The ledger and the events are read once each, in the order of their ids. An id is drawn before its commit, so
 reading goes up to an id only when every transaction has ended that may have drawn a smaller one.
 """
 
+from datetime import date
 from decimal import Decimal
+from typing import Final
 
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
@@ -52,16 +54,30 @@ WITH new AS MATERIALIZED (
 ), saved AS (
     INSERT INTO figures AS f (name, label, value) {sums}
     ON CONFLICT (name, label) DO UPDATE SET value = f.value + EXCLUDED.value
-), moved AS (
+){more}, moved AS (
     UPDATE figures SET value = greatest(value, CASE
         WHEN (SELECT count(*) FROM new) < $2 THEN $1 ELSE (SELECT max(id) FROM new) END)
     WHERE name = 'position' AND label = '{table}'
 )
 SELECT count(*) FROM new
 """
+_TAKEN = """
+SELECT (l.at AT TIME ZONE 'UTC')::date AS day, coalesce(p.plan_type, '') AS plan_type, l.currency,
+    sum(l.amount) AS amount, count(*) FILTER (WHERE l.amount > 0) AS payments
+FROM {entries} AS l LEFT JOIN LATERAL (
+    SELECT plan_type FROM quotes
+    WHERE id = (SELECT quote_id FROM btcpay_invoices WHERE id = l.invoice_id) OFFSET 0
+) AS p ON true
+WHERE l.kind = 'received' GROUP BY 1, 2, 3
+"""
 _ADD_ENTRIES = _ADD.format(
     table="ledger",
-    rows="SELECT id, kind, currency, amount FROM ledger",
+    rows="SELECT id, kind, currency, amount, at, invoice_id FROM ledger",
+    more=f""", taken AS (
+    INSERT INTO takings AS t (day, plan_type, currency, amount, payments) {_TAKEN.format(entries="new")}
+    ON CONFLICT (day, plan_type, currency) DO UPDATE
+        SET amount = t.amount + EXCLUDED.amount, payments = t.payments + EXCLUDED.payments
+)""",
     sums="""
     SELECT 'credit', currency, sum(amount) FROM new GROUP BY currency
     UNION ALL SELECT 'settled', currency, sum(amount) FROM new WHERE kind = 'received' GROUP BY currency""",
@@ -69,6 +85,7 @@ _ADD_ENTRIES = _ADD.format(
 _ADD_EVENTS = _ADD.format(
     table="events",
     rows="SELECT id, type FROM events",
+    more="",
     sums="""
     SELECT 'invoices', split_part(type, '.', 2), count(*) FROM new
     WHERE type IN ('invoice.created', 'invoice.settled', 'invoice.expired') GROUP BY type""",
@@ -113,3 +130,33 @@ async def load(connection: Connection) -> dict[str, dict[str, Decimal]]:
     for row in await connection.fetch("SELECT name, label, value FROM figures WHERE name <> 'position'"):
         found.setdefault(row["name"], {})[row["label"]] = row["value"]
     return found
+
+
+@record(kw_only=True)
+class TakingsOfDay:
+    """What came in on one day (UTC) for one plan or pack, reversals taken off; no plan without an invoice."""
+
+    day: date
+    plan_type: str
+    currency: str
+    amount: Decimal
+    payments: int
+
+
+# What was not added yet is read from the ledger itself: the entries of a minute.
+_TAKINGS = f"""
+WITH late AS MATERIALIZED (
+    SELECT kind, currency, amount, at, invoice_id FROM ledger
+    WHERE id > (SELECT value FROM figures WHERE name = 'position' AND label = 'ledger')::bigint
+    ORDER BY id LIMIT $2
+)
+SELECT day, plan_type, currency, sum(amount) AS amount, sum(payments)::bigint AS payments
+FROM (SELECT * FROM takings WHERE day >= $1 UNION ALL {_TAKEN.format(entries="late")}) AS t
+WHERE day >= $1 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
+MOST_LATE: Final = 50_000
+
+
+async def load_takings(connection: Connection, since: date) -> list[TakingsOfDay]:
+    """Return what came in by day, plan and currency; days without money are left out."""
+    return [TakingsOfDay(**row) for row in await connection.fetch(_TAKINGS, since, MOST_LATE)]

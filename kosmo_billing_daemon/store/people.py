@@ -23,11 +23,7 @@ class Wanted:
     exhausted: bool = False
 
 
-_OF_CURRENT = """
-($3::uuid[] IS NULL OR s.quote_id = ANY ($3))
-AND s.valid_until <= $4
-AND (NOT $5::boolean OR s.messages_used >= s.messages_limit)
-"""
+_OF_CURRENT = "($3::uuid[] IS NULL OR s.quote_id = ANY ($3)) AND s.valid_until <= $4"
 _CURRENT = "s.status IN ('active', 'grace')"
 
 _BY_USER = """
@@ -56,7 +52,7 @@ async def load_lapsed(connection: Connection, after: UUID, limit: int) -> list[U
 
 _BY_END = f"""
 SELECT s.user_id, s.valid_until FROM subscriptions AS s
-WHERE {_CURRENT} AND (s.valid_until, s.user_id) > ($6::timestamptz, $1) AND {_OF_CURRENT}
+WHERE {_CURRENT} AND (s.valid_until, s.user_id) > ($5::timestamptz, $1) AND {_OF_CURRENT}
 ORDER BY s.valid_until, s.user_id LIMIT $2
 """
 
@@ -72,7 +68,8 @@ async def load_by_end(
 
 _EXHAUSTED = f"""
 SELECT s.user_id FROM subscriptions AS s
-WHERE {_CURRENT} AND s.threshold_announced = 100 AND s.user_id > $1 AND {_OF_CURRENT}
+WHERE {_CURRENT} AND s.threshold_announced = 100 AND s.messages_used >= s.messages_limit
+    AND s.user_id > $1 AND {_OF_CURRENT}
 ORDER BY s.user_id LIMIT $2
 """
 
@@ -87,6 +84,7 @@ _OF_CASES = f"""
 SELECT DISTINCT c.user_id FROM attention_cases AS c
     LEFT JOIN subscriptions AS s ON s.user_id = c.user_id AND {_CURRENT}
 WHERE c.closed_at IS NULL AND c.user_id > $1 AND (s.user_id IS NULL OR {_OF_CURRENT})
+    AND (NOT $5::boolean OR s.messages_used >= s.messages_limit)
     AND ($6::boolean IS NULL OR (s.user_id IS NOT NULL) = $6)
 ORDER BY c.user_id LIMIT $2
 """
@@ -96,13 +94,13 @@ async def load_with_cases(
     connection: Connection, wanted: Wanted, after: UUID, limit: int, *, has_plan: bool | None
 ) -> list[UserId]:
     """Return users of open cases, in the order of their ids; on request only those with or without a plan."""
-    rows = await connection.fetch(_OF_CASES, after, limit, *_given(wanted), has_plan)
+    rows = await connection.fetch(_OF_CASES, after, limit, *_given(wanted), wanted.exhausted, has_plan)
     return [row["user_id"] for row in rows]
 
 
 def _given(wanted: Wanted) -> tuple[object, ...]:
     quotes = None if wanted.quotes is None else list(wanted.quotes)
-    return quotes, wanted.ends_before, wanted.exhausted
+    return quotes, wanted.ends_before
 
 
 @record(kw_only=True)

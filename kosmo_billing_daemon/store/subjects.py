@@ -156,6 +156,7 @@ HOLDS_NOBODY: Final = {
     "console_logins": "operators",
     "console_sessions": "operators",
     "figures": "sums for metrics",
+    "takings": "sums by day",
     "pseudonyms": "random ids, and nothing that they belong to",
     "erased_users": "fingerprints, from which no id follows",
     "kosmo_billing_migrations": "which migrations were applied",

@@ -23,6 +23,12 @@ async def shown(shop: Shop) -> dict[str, dict[str, Decimal]]:
         return await figures.load(connection)
 
 
+async def taken(shop: Shop) -> set[tuple[str, str, int]]:
+    async with shop.front.pool.connection() as connection:
+        found = await figures.load_takings(connection, shop.clock().date())
+    return {(each.plan_type, str(each.amount), each.payments) for each in found}
+
+
 async def test_what_was_sold_settled_and_left_is_summed_once(shop: Shop, user: UserId) -> None:
     await shop.buy(user)
     await shop.buy(user, "guardian")  # which replaces the first
@@ -35,10 +41,13 @@ async def test_what_was_sold_settled_and_left_is_summed_once(shop: Shop, user: U
             "credit": {"USD": 0},
             "invoices": {"created": 4, "settled": 3},
         }
+    assert await taken(shop) == {("wanderer", "10.00", 2), ("guardian", "12.00", 1)}
+    await shop.buy(UserId(uuid4()))  # not added yet, and in the takings all the same
+    assert await taken(shop) == {("wanderer", "15.00", 3), ("guardian", "12.00", 1)}
     await shop.wait(days=80)
     after = await shown(shop)
     assert after["active"] == {"wanderer": 0, "guardian": 0}
-    assert after["invoices"] == {"created": 4, "settled": 3, "expired": 1}
+    assert after["invoices"] == {"created": 5, "settled": 4, "expired": 1}
 
 
 async def test_an_entry_that_is_committed_late_is_not_passed_over(shop: Shop, database_url: str) -> None:

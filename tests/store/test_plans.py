@@ -60,6 +60,10 @@ WHOLE = {
     ("DELETE FROM console_sessions", "console_sessions"): "a few operators; old ones go at each new login",
     ("DELETE FROM console_sessions", "console_logins"): "the same",
     (
+        "SELECT s.user_id, s.valid_until FROM subscriptions AS s",
+        "subscriptions",
+    ): "an operator lists all current ones, from an index alone; one by the end would cost every purchase",
+    (
         "SELECT quote_id, count(*) AS users",
         "subscriptions",
     ): "all current ones are counted, from an index alone",
