@@ -21,7 +21,12 @@ from kosmo_billing_daemon.web.rendering import json_response
 
 KEPT: Final = 20
 
-EVENTS: Final = ("subscription.expiring", "subscription.expired", "quota.exhausted")
+EVENTS: Final = (
+    "subscription.expiring",
+    "subscription.renewing",
+    "subscription.expired",
+    "quota.exhausted",
+)
 TEXTS: Final = """
 most_bytes = 200
 content_type = "application/json"
@@ -29,6 +34,7 @@ body = '{"user": {user_id}, "text": {text}}'
 
 [texts]
 "subscription.expiring" = "Your {plan} plan ends in {time_left}. Renew: {renew_url}"
+"subscription.renewing" = "Your credit renews your {plan} plan in {time_left} for {amount} {currency}."
 "subscription.expired" = "Your {plan} plan has ended. You still receive messages."
 "quota.exhausted" = "All {messages_limit} messages of your {plan} plan are used. {topup_url}"
 """

@@ -14,7 +14,7 @@ let shown = 0;
 export function start() {
   on("user", (user) => show(user));
   on("passed", ({ topic, payload }) => {
-    if (/^events\/(subscription\.(expiring|expired)|quota\.exhausted)$/.test(topic) && nameOf(payload?.subject) === session.user?.name) {
+    if (/^events\/(subscription\.(expiring|renewing|expired)|quota\.exhausted)$/.test(topic) && nameOf(payload?.subject) === session.user?.name) {
       show(session.user, TRIES);
     }
   });
