@@ -119,7 +119,8 @@ def entry(one: Entry) -> str:
     is_reversal = (one.amount < 0) == (one.kind.sign > 0)
     match one.kind:
         case EntryKind.RECEIVED:
-            what = "not counted as received any more" if is_reversal else "received by BTCPay"
+            for_ = "" if one.bought is None else f" for {one.bought}"
+            what = "not counted as received any more" if is_reversal else f"received by BTCPay{for_}"
             if one.order_id is None:
                 what = "received by BTCPay for an order that was lost"
         case EntryKind.GRANTED:
@@ -128,11 +129,11 @@ def entry(one: Entry) -> str:
                 why = "since the invoice was settled manually"
             what = "not granted any more" if is_reversal else f"granted, {why}"
         case EntryKind.SOLD:
-            what = "paid for a plan or a pack"
+            what = f"paid for {one.bought or 'a plan or a pack'}"
             if is_reversal and one.order_id is None:
                 what = "came back: the rest of a plan was not used and not taken over by another"
             elif is_reversal:
-                what = "came back: the plan was taken back"
+                what = f"came back: {one.bought or 'the plan'} was taken back"
         case EntryKind.REFUNDED:
             what = "came back: the refund was cancelled" if is_reversal else "refunded"
         case EntryKind.WRITTEN_OFF:

@@ -67,7 +67,7 @@ async def load_balances(connection: Connection, users: Iterable[UUID]) -> dict[t
 
 @record(kw_only=True)
 class Entry:
-    """One row of the ledger, as it is listed."""
+    """One row of the ledger, as it is listed; ``bought`` is the plan or pack of its invoice."""
 
     id: int
     at: datetime
@@ -77,6 +77,7 @@ class Entry:
     currency: str
     order_id: UUID | None
     invoice_id: str | None
+    bought: str | None
     reverses: int | None
     who: str | None
     reason: str | None
@@ -88,7 +89,8 @@ def _entry(row: Any) -> Entry:
 
 _LISTED = """
 SELECT l.id, l.at, l.user_id, l.kind, l.amount, l.currency, l.invoice_id AS order_id,
-    i.btcpay_invoice_id AS invoice_id, l.reverses, l.who, l.reason
+    i.btcpay_invoice_id AS invoice_id, (SELECT plan_type FROM quotes WHERE id = i.quote_id) AS bought,
+    l.reverses, l.who, l.reason
 FROM ledger AS l LEFT JOIN btcpay_invoices AS i ON i.id = l.invoice_id
 """
 

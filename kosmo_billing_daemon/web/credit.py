@@ -81,6 +81,7 @@ class EntryDocument:
     amount: Annotated[Amount, Field(description="What it did to the credit")]
     currency: Currency
     invoice_id: str | None
+    bought: Annotated[str | None, Field(description="The plan or pack that it is about, where there is one")]
     is_reversal: Annotated[bool, Field(description="It takes back an earlier entry")]
 
 
@@ -162,6 +163,7 @@ def _shown(account: CreditAccount) -> CreditDocument:
                 amount=each.amount,
                 currency=each.currency,
                 invoice_id=each.invoice_id,
+                bought=each.bought,
                 is_reversal=each.reverses is not None,
             )
             for each in account.entries
@@ -234,6 +236,7 @@ OPERATIONS = (
                             amount=Decimal("4.10"),
                             currency="USD",
                             invoice_id=documents.EXAMPLE_INVOICE,
+                            bought="guardian",
                             is_reversal=False,
                         ),
                     ),

@@ -61,8 +61,8 @@ async def test_user_show_tells_the_story_of_a_customers_money(
     await cli("refund", "make", name, "--amount", "1.50", "--reason", "ticket 7")
     shown = (await cli("user", "show", str(user))).out
     assert "credit: 0.50 USD" in shown
-    assert f"7.00 USD received by BTCPay (invoice {name})" in shown
-    assert f"5.00 USD paid for a plan or a pack (invoice {name})" in shown
+    assert f"7.00 USD received by BTCPay for wanderer (invoice {name})" in shown
+    assert f"5.00 USD paid for wanderer (invoice {name})" in shown
     assert f"1.50 USD refunded (invoice {name}), by " in shown
     assert "ticket 7" in shown
     told = (await cli("user", "show", str(user), "--json")).json

@@ -107,7 +107,7 @@ async def test_the_message_after_the_last_is_refused_with_the_reason(visit: Visi
     await visit.button("⚡ Pay with Lightning").click()
     await expect(visit.page.locator("#quota-words")).to_have_text("50 of 100 used, 50 left", timeout=SOON)
     assert await visit.send() == "✓ Passed, 49 left"
-    await expect(visit.page.locator("#money")).to_contain_text("$4.00 paid for a purchase")
+    await expect(visit.page.locator("#money")).to_contain_text("$4.00 paid for extra_50")
     await visit.page.get_by_text("Race of two gateways").click()
     await visit.page.locator("#race button").click()
     line = visit.page.locator("#race [role=status]")

@@ -57,6 +57,8 @@ export interface EntryDocument {
   /** ISO 4217 */
   currency: string;
   invoice_id: string | null;
+  /** The plan or pack that it is about, where there is one */
+  bought: string | null;
   /** It takes back an earlier entry */
   is_reversal: boolean;
 }

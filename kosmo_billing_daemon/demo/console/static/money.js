@@ -49,8 +49,8 @@ function showRenewal(renewal) {
   say($("#renewal"), renewal.obstacle ? OBSTACLES[renewal.obstacle] + missing : would);
 }
 
-function entry({ at, kind, amount, currency, is_reversal: isReversal }) {
-  const words = ENTRIES[kind]?.[Number(isReversal)] ?? kind;
+function entry({ at, kind, amount, currency, bought, is_reversal: isReversal }) {
+  const words = (ENTRIES[kind]?.[Number(isReversal)] ?? kind).replace(/(for|from)$/, `$1 ${bought ?? "a purchase"}`);
   return h("li", {}, h("time", {}, timeOfDay(at)), h("span", {}, `${money(Math.abs(amount), currency)} ${words}`));
 }
 

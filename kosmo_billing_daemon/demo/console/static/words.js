@@ -64,9 +64,9 @@ export const OBSTACLES = {
 
 /** What an entry of the ledger says, and what it says when it takes an earlier one back. */
 export const ENTRIES = {
-  received: ["came in", "did not come in after all"],
+  received: ["came in for", "did not come in after all for"],
   granted: ["was granted", "is not granted any more"],
-  sold: ["paid for a purchase", "came back from a purchase"],
+  sold: ["paid for", "came back from"],
   refunded: ["was refunded", "came back: the refund was cancelled"],
   written_off: ["was settled outside", "came back: it is not settled outside"],
 };
