@@ -70,6 +70,7 @@ class Expiry:
 
     async def _pass_deadlines(self, due: Sequence[UserId]) -> list[bool]:
         """Return of each user whether there was a current subscription, or one was renewed."""
+        renewed: list[UserId] = []
 
         async def work(connection: Connection) -> list[bool]:
             now = self.clock()
@@ -126,9 +127,13 @@ class Expiry:
                 ],
             )
             await self.renewals.renew(connection, renewing, now)
+            renewed[:] = renewing
             return [user_id in current or user_id in renewing for user_id in due]
 
-        return await self.pool.retrying(work, locking_users(due))
+        done = await self.pool.retrying(work, locking_users(due))
+        for user_id in renewed:
+            log.info("subscription renewed from credit", extra=fields(user=user_id))
+        return done
 
     async def _remind(
         self, connection: Connection, said: Sequence[tuple[Subscription, int]], now: datetime
