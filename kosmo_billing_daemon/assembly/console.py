@@ -84,10 +84,10 @@ class ConsoleServer:
                 log.info("%s; set ADMIN_LISTEN to have one", told)
                 yield ""
                 return
-            runner, port = await serve(
+            runner, _ = await serve(
                 self._app, host="", port=0, sockets=listening, admission=Admission(most=MOST_CONNECTIONS)
             )
-            address = str(self._address) if not port else f"{self._address.host or '127.0.0.1'}:{port}"
+            address = _address_of(listening[0])
             log.info("console at %s", address)
             try:
                 yield address
@@ -105,6 +105,13 @@ def _listening(address: AdminAddress) -> Iterator[socket.socket]:
     with socket.create_server((address.host, address.port), family=family) as made:
         made.setblocking(False)
         yield made
+
+
+def _address_of(listening: socket.socket) -> str:
+    name = listening.getsockname()
+    return str(
+        AdminAddress(host=name[0], port=name[1]) if isinstance(name, tuple) else AdminAddress(path=name)
+    )
 
 
 def require_local(inherited: socket.socket) -> None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from kosmo_billing_daemon.console.desk import DESK, operator_of
+from kosmo_billing_daemon.console.desk import DESK, OPERATOR, operator_of
 from kosmo_billing_daemon.console.rendering import COOKIE, redirect, render, set_cookie, static_file, url
 from kosmo_billing_daemon.contract.paths import ADMIN
 
@@ -21,9 +21,11 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def enter(request: web.Request) -> web.Response:
-    """Spend the link; raises ``NotFound`` and ``TooMany``."""
-    form = await request.post()
-    operator = await request.app[DESK].access.log_in(str(form.get("token", "")))
+    """Spend the link, and end the session that the browser had; raises ``NotFound`` and ``TooMany``."""
+    form, access, before = await request.post(), request.app[DESK].access, request[OPERATOR]
+    operator = await access.log_in(str(form.get("token", "")))
+    if before is not None:
+        await access.log_out(before)
     response = redirect(request, "/")
     set_cookie(request, response, COOKIE, operator.token)
     return response

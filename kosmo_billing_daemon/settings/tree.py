@@ -292,8 +292,8 @@ class Settings:
         AdminAddress | None, Env("ADMIN_LISTEN", admin_address, "/run/kosmo-billing/admin.sock")
     ] = DEFAULT
     """Where the operators' console listens: the path of a Unix socket, or 127.0.0.1:PORT. Never reachable
-    from outside; `kosmo-billing console` opens it. Ignored when systemd passes a socket. Empty: no
-    console."""
+    from outside. `kosmo-billing console` opens it there, so let a socket that systemd holds for it agree.
+    Empty: no console."""
     plans_file: Annotated[Path | None, Env("PLANS_FILE", read.file, "/etc/kosmo-billing/plans.toml")] = None
     """The catalogue. Unset: the built-in one, equal to the plans.toml shipped beside this file."""
     credit: Annotated[CreditMode, Env("CREDIT", choice(CreditMode))] = CreditMode.AUTO

@@ -71,6 +71,7 @@ async def test_a_session_is_new_at_each_login(shop: ConsoleShop) -> None:
     first = visitor.cookie
     await visitor.post("/admin/login", {"token": await shop.access.invite("alice")})
     assert visitor.cookie != first
+    assert await shop.value("SELECT count(*) FROM console_sessions") == 1
     other = await shop.visitor()
     assert (await other.ask("GET", PAGE, headers=planted)).status == 401
 

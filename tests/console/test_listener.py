@@ -218,7 +218,7 @@ async def test_with_a_port_the_command_prints_the_link_and_ends(database_url: st
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     given = own(database_url, Path(), ADMIN_LISTEN=address)
-    code, out, _ = await _console(given)
+    code, out, _ = await _console(given | {"KOSMO_BILLING_CALLER": "dave"}, "--as", "Alice")
     assert code == 0
     assert f"http://{address}/admin/login?token=" in out
-    assert "recorded as " in out
+    assert "recorded as Alice (dave)" in out, "under sudo nobody takes another one's name"
