@@ -54,6 +54,21 @@ async def visitor(request: pytest.FixtureRequest) -> AsyncIterator[Visitor]:
         yield Visitor(stage, http, str(uuid4()))
 
 
+async def enter_console(visitor: Visitor) -> str:
+    """Log in by the link that the demo prints, and return the page that lists users."""
+    address = visitor.stage.urls["operator"]
+    page, _, token = address.partition("?token=")
+    base = page.removesuffix("/login")
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar, headers={"Origin": base.removesuffix("/admin")}) as http:
+        async with http.get(address) as shown:
+            assert (shown.status, "Log in" in await shown.text()) == (200, True)
+        async with http.post(page, data={"token": token}) as entered:
+            assert (entered.status, "Overview" in await entered.text()) == (200, True)
+        async with http.get(f"{base}/users?state=active") as listed:
+            return await listed.text()
+
+
 async def test_a_plan_is_bought_used_up_and_bought_again(visitor: Visitor) -> None:
     assert (await visitor.send())["reason"] == "unknown_user"
     await visitor.pay(await visitor.order("wanderer"))
@@ -70,5 +85,6 @@ async def test_a_plan_is_bought_used_up_and_bought_again(visitor: Visitor) -> No
         return await visitor.used() == 50
 
     await until(is_counted, "every message counted")
+    assert visitor.user_id in await enter_console(visitor)
     await visitor.pay(await visitor.order("wanderer"))
     await until(passes, "the second plan at the gateway")
