@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Annotated, Final
@@ -71,7 +72,7 @@ def _tell(link: str, who: str, port: str) -> None:
     connection = os.environ.get("SSH_CONNECTION", "").split()
     if connection or caller() is not None:  # sudo drops the variable
         account = caller() or os.environ.get("USER", "you")
-        server = connection[2] if len(connection) == 4 else "THIS-SERVER"
+        server = connection[2] if len(connection) == 4 else socket.gethostname()
         typer.echo(
             f"\nFrom another machine, first run there:\n\n  ssh -L {port}:{_HOST}:{port} {account}@{server}"
         )

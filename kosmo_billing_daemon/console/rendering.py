@@ -62,13 +62,19 @@ def when(at: datetime | None) -> str:
 
 
 def span(length: timedelta | float | None) -> str:
-    """Write a duration in its two greatest units."""
+    """Write a duration in its greatest unit and the next smaller one."""
     if length is None:
         return NOTHING
     seconds = int(length.total_seconds() if isinstance(length, timedelta) else length)
     sign, seconds = ("-" if seconds < 0 else ""), abs(seconds)
-    parts = ((seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"))
-    shown = [f"{number} {unit}" for number, unit in (*parts, (seconds % 60, "s")) if number][:2]
+    parts = (
+        (seconds // 86400, "d"),
+        (seconds // 3600 % 24, "h"),
+        (seconds // 60 % 60, "min"),
+        (seconds % 60, "s"),
+    )
+    first = next((place for place, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    shown = [f"{number} {unit}" for number, unit in parts[first : first + 2] if number]
     return sign + (" ".join(shown) or "0 s")
 
 

@@ -47,9 +47,12 @@ def own(database_url: str, socket_path: Path, **more: str) -> dict[str, str]:
     return {**settings(database_url), "PORT": "0", "ADMIN_LISTEN": str(socket_path), **more}
 
 
-async def test_each_listener_serves_its_own_pages_only(database_url: str, directory: Path) -> None:
+async def test_the_command_leads_to_pages_that_the_public_port_does_not_have(
+    database_url: str, directory: Path
+) -> None:
     path = directory / "admin.sock"
-    async with DaemonProcess(directory, own(database_url, path)) as daemon:
+    given = own(database_url, path, SSH_CONNECTION="10.0.0.9 5 10.0.0.1 22", USER="carol")
+    async with DaemonProcess(directory, given) as daemon:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         status, page = await ask(path)
         assert (status, "You are not logged in" in page) == (401, True)
@@ -68,8 +71,36 @@ async def test_each_listener_serves_its_own_pages_only(database_url: str, direct
                 async with http.get(f"{daemon.url}{target}") as response:
                     assert response.status == 404, target
                     assert "You are not logged in" not in await response.text()
+        process = await asyncio.create_subprocess_exec(
+            *command("console", "--as", "Alice from support", "--port", "0"),
+            env=environment(**given, PYTHONUNBUFFERED="1"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        printed = ""
+        async with asyncio.timeout(ENDED_WITHIN):
+            while "Ctrl-C" not in printed:
+                printed += (await process.stdout.readline()).decode()
+        found = re.search(r"(http://127\.0\.0\.1:(\d+))(/admin/login)\?token=([\w-]{43})", printed)
+        assert found is not None, printed
+        url, port, page, token = found.groups()
+        assert f"ssh -L {port}:127.0.0.1:{port} carol@10.0.0.1" in printed
+        assert "recorded as Alice from support" in printed
+        jar = aiohttp.CookieJar(unsafe=True)
+        async with aiohttp.ClientSession(cookie_jar=jar) as http:
+            async with http.post(url + page, data={"token": token}, headers={"Origin": url}) as entered:
+                assert entered.status == 200
+                assert "Alice from support" in await entered.text()
+            process.send_signal(signal.SIGINT)
+            _, err = await asyncio.wait_for(process.communicate(), ENDED_WITHIN)
+        assert (process.returncode, err) == (0, b"")
         assert await daemon.stop() == 0
-        assert not path.exists()
+        assert not path.is_socket()
+    code, _, err_text = await _console(given)
+    assert code == 69
+    assert re.search(r"cannot be reached: [A-Za-z ]+; is the daemon running", err_text)
 
 
 def serving(admin_listen: str | None) -> AbstractAsyncContextManager[str]:
@@ -176,42 +207,6 @@ async def _console(given: dict[str, str], *arguments: str) -> tuple[int | None, 
     )
     out, err = await asyncio.wait_for(process.communicate(), ENDED_WITHIN)
     return process.returncode, out.decode(), err.decode()
-
-
-async def test_the_command_opens_a_port_and_prints_a_link_that_lets_in(
-    database_url: str, directory: Path
-) -> None:
-    path = directory / "admin.sock"
-    given = own(database_url, path, SSH_CONNECTION="10.0.0.9 5 10.0.0.1 22", USER="carol")
-    async with DaemonProcess(directory, given):
-        process = await asyncio.create_subprocess_exec(
-            *command("console", "--as", "Alice from support", "--port", "0"),
-            env=environment(**given, PYTHONUNBUFFERED="1"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        printed = ""
-        async with asyncio.timeout(ENDED_WITHIN):
-            while "Ctrl-C" not in printed:
-                printed += (await process.stdout.readline()).decode()
-        found = re.search(r"(http://127\.0\.0\.1:(\d+))(/admin/login)\?token=([\w-]{43})", printed)
-        assert found is not None, printed
-        url, port, page, token = found.groups()
-        assert f"ssh -L {port}:127.0.0.1:{port} carol@10.0.0.1" in printed
-        assert "recorded as Alice from support" in printed
-        jar = aiohttp.CookieJar(unsafe=True)
-        async with aiohttp.ClientSession(cookie_jar=jar) as http:
-            async with http.post(url + page, data={"token": token}, headers={"Origin": url}) as entered:
-                assert entered.status == 200
-                assert "Alice from support" in await entered.text()
-            process.send_signal(signal.SIGINT)
-            _, err = await asyncio.wait_for(process.communicate(), ENDED_WITHIN)
-        assert (process.returncode, err) == (0, b"")
-    code, _, err_text = await _console(given)
-    assert code == 69
-    assert re.search(r"cannot be reached: [A-Za-z ]+; is the daemon running", err_text)
 
 
 async def test_with_a_port_the_command_prints_the_link_and_ends(database_url: str) -> None:
