@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.admin.cases import CaseActions
+from kosmo_billing_daemon.admin.explaining import money
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.hooks import off_json, print_off
 from kosmo_billing_daemon.cli.opened import by, opened
@@ -13,7 +14,6 @@ from kosmo_billing_daemon.cli.rendering import (
     case_json,
     console,
     line,
-    money,
     print_case,
     print_json,
     print_set_aside,

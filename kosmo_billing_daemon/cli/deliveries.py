@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
-from kosmo_billing_daemon.cli.rendering import console, print_json, table, when
+from kosmo_billing_daemon.cli.rendering import console, print_json, table
 from kosmo_billing_daemon.store import deliveries
 from kosmo_billing_daemon.store.deliveries import LoggedDelivery
 

@@ -10,10 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.hooks import HookActions
 from kosmo_billing_daemon.cli.frame import EX_FAILED, AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import by, opened
-from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table, when
+from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.hooks.client import HookAnswer
 from kosmo_billing_daemon.runtime.clock import utc_now

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.listing import find
 from kosmo_billing_daemon.cli.opened import by, opened
@@ -19,7 +20,6 @@ from kosmo_billing_daemon.cli.rendering import (
     print_case,
     print_json,
     table,
-    when,
 )
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.errors import NotFound

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
+from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.opened import by, opened
-from kosmo_billing_daemon.cli.rendering import console, line, print_json, table, when
+from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import leases

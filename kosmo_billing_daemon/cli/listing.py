@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from kosmo_billing_daemon.admin import finding, listing, spreadsheets
+from kosmo_billing_daemon.admin.explaining import quota, when
 from kosmo_billing_daemon.admin.finding import FoundByName
 from kosmo_billing_daemon.admin.listing import HasPlan, ListedUser, UserFilter, UserPage
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
@@ -20,9 +21,7 @@ from kosmo_billing_daemon.cli.rendering import (
     line,
     print_case,
     print_json,
-    quota,
     table,
-    when,
 )
 from kosmo_billing_daemon.errors import Invalid, NotFound
 from kosmo_billing_daemon.runtime.clock import utc_now

@@ -9,6 +9,7 @@ from pathlib import Path
 from kosmo_billing_daemon import settings
 from kosmo_billing_daemon.admin import finding
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
+from kosmo_billing_daemon.admin.extending import Extending
 from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, read_catalogue, renewals_of
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.cli.frame import caller
@@ -33,6 +34,7 @@ class OpenedServices:
     settlement: Settlement
     operations: AdminActions
     renewals: AutoRenewals
+    extending: Extending
 
     async def user(self, name: str) -> UserId:
         """Return the user whom a name on the command line means."""
@@ -66,12 +68,14 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             credit=loaded.credit is CreditMode.AUTO,
         )
         operations = AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
+        extending = Extending(pool=pool, clock=utc_now, remind_hours=loaded.remind_hours)
         yield OpenedServices(
             pool=pool,
             btcpay=btcpay,
             settlement=settlement,
             operations=operations,
             renewals=renewals_of(loaded, pool),
+            extending=extending,
         )
 
 

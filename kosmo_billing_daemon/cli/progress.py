@@ -21,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from kosmo_billing_daemon.cli.rendering import aside, duration, line
+from kosmo_billing_daemon.admin.explaining import duration
+from kosmo_billing_daemon.cli.rendering import aside, line
 
 LINE_EVERY = 5.0
 """Seconds between lines where no bar can be drawn; what is done sooner prints none."""

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from kosmo_billing_daemon.admin.explaining import money
 from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import Name
 from kosmo_billing_daemon.cli.opened import by, opened
-from kosmo_billing_daemon.cli.rendering import console, line, money, print_json
+from kosmo_billing_daemon.cli.rendering import console, line, print_json
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.refunds import Refund

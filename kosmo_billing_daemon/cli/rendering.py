@@ -18,8 +18,11 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from kosmo_billing_daemon.admin import explaining
+from kosmo_billing_daemon.admin.explaining import money, when
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
+from kosmo_billing_daemon.domain.subscriptions import Subscription
 from kosmo_billing_daemon.store.listings import ListedCase
 from kosmo_billing_daemon.store.lookups import SetAside
 
@@ -63,32 +66,6 @@ def plain(value: Any) -> Any:
             return [plain(item) for item in value]
         case _:
             return value
-
-
-def when(at: datetime | None) -> str:
-    """Write a time, to the second, in UTC."""
-    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
-
-
-def duration(span: timedelta) -> str:
-    """Write a duration in its two greatest units."""
-    seconds = int(span.total_seconds())
-    parts = (
-        (seconds // 86400, "d"),
-        (seconds // 3600 % 24, "h"),
-        (seconds // 60 % 60, "min"),
-        (seconds % 60, "s"),
-    )
-    named = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(named[:2]) or "0 s"
-
-
-def money(amount: Decimal | None, currency: str) -> str:
-    return "-" if amount is None else f"{amount} {currency}"
-
-
-def quota(used: int, limit: int | None) -> str:
-    return f"{used} of {'unlimited' if limit is None else limit}"
 
 
 def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -300,4 +277,25 @@ def invoice_json(invoice: Invoice) -> dict[str, Any]:
         "expires_at": invoice.expires_at,
         "settled_at": invoice.settled_at,
         "checkout_url": invoice.checkout_url,
+    }
+
+
+def purchase_json(row: Subscription) -> dict[str, Any]:
+    """Describe a purchase under the names that the API has for it."""
+    told: dict[str, Any] = plain(row)
+    names = ("status", "valid_from", "valid_until", "grace_until", "ended_at", "revoked_at")
+    return {
+        "subscription_id": row.id,
+        "order_id": row.invoice_id,
+        "source": row.source,
+        "plan_type": row.plan.plan_type,
+        "price": {"amount": row.plan.price.amount, "currency": row.plan.price.currency},
+        **{name: told[name] for name in (*names, "messages_limit", "messages_used")},
+        "carried": {
+            "rule": row.carried.rule,
+            "from_subscription_id": row.carried.from_id,
+            "seconds": int(row.carried.time.total_seconds()),
+            "messages": row.carried.messages,
+        },
+        "explanation": explaining.purchase(row),
     }

@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.opened import by, opened
-from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table, when
+from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters

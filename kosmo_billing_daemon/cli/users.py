@@ -5,10 +5,12 @@ from uuid import UUID
 
 import typer
 
+from kosmo_billing_daemon.admin import explaining
+from kosmo_billing_daemon.admin.explaining import quota, when
 from kosmo_billing_daemon.admin.links import LinkActions
 from kosmo_billing_daemon.admin.overview import Histories, History
 from kosmo_billing_daemon.assembly.connections import links_of
-from kosmo_billing_daemon.cli import explaining
+from kosmo_billing_daemon.cli.extending import extend
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, run
 from kosmo_billing_daemon.cli.listing import list_
 from kosmo_billing_daemon.cli.opened import by, load, opened
@@ -23,9 +25,8 @@ from kosmo_billing_daemon.cli.rendering import (
     plain,
     print_case,
     print_json,
-    quota,
+    purchase_json,
     table,
-    when,
 )
 from kosmo_billing_daemon.cli.subjects import erase, export
 from kosmo_billing_daemon.contract.encoding import rfc3339
@@ -184,7 +185,7 @@ def nodes(
 
 def _tell(row: Subscription, done: str, *, as_json: bool) -> None:
     if as_json:
-        print_json(_purchase_json(row))
+        print_json(purchase_json(row))
         return
     out = console()
     line(
@@ -193,27 +194,6 @@ def _tell(row: Subscription, done: str, *, as_json: bool) -> None:
         f" subscription {row.id}",
     )
     line(out, f"  {explaining.purchase(row)}")
-
-
-def _purchase_json(row: Subscription) -> dict[str, Any]:
-    """Describe a purchase under the names that the API has for it."""
-    told: dict[str, Any] = plain(row)
-    names = ("status", "valid_from", "valid_until", "grace_until", "ended_at", "revoked_at")
-    return {
-        "subscription_id": row.id,
-        "order_id": row.invoice_id,
-        "source": row.source,
-        "plan_type": row.plan.plan_type,
-        "price": {"amount": row.plan.price.amount, "currency": row.plan.price.currency},
-        **{name: told[name] for name in (*names, "messages_limit", "messages_used")},
-        "carried": {
-            "rule": row.carried.rule,
-            "from_subscription_id": row.carried.from_id,
-            "seconds": int(row.carried.time.total_seconds()),
-            "messages": row.carried.messages,
-        },
-        "explanation": explaining.purchase(row),
-    }
 
 
 def _history_json(history: History) -> dict[str, Any]:
@@ -228,7 +208,7 @@ def _history_json(history: History) -> dict[str, Any]:
             "explanation": explaining.renewal(history.renewal),
         },
         "publication": history.publication,
-        "purchases": [_purchase_json(row) for row in history.purchases],
+        "purchases": [purchase_json(row) for row in history.purchases],
         "nodes": history.nodes,
         "days": history.days,
         "messages": history.messages,
@@ -305,5 +285,5 @@ app = typer.Typer(
     help="Users: who there is, one's whole history, and what may be changed.", no_args_is_help=True
 )
 app.command("list")(list_)
-for action in (show, grant, revoke, reinstate, nodes, link, export, erase):
+for action in (show, grant, revoke, reinstate, extend, nodes, link, export, erase):
     app.command()(action)

@@ -101,7 +101,11 @@ def _place(row: Subscription) -> int:
 
 
 def own_packs(row: Subscription) -> tuple[Lot, ...]:
-    return row.lots[_place(row) + 1 :]
+    return tuple(lot for lot in row.lots[_place(row) + 1 :] if lot.period is None)
+
+
+def own_extensions(row: Subscription) -> tuple[Lot, ...]:
+    return tuple(lot for lot in row.lots[_place(row) + 1 :] if lot.period is not None)
 
 
 def with_stack(row: Subscription, stack: tuple[Lot, ...], carried: Carried) -> Subscription:

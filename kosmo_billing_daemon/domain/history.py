@@ -9,7 +9,7 @@ period; and a message that is reported late takes back what was carried in its p
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -167,6 +167,35 @@ def withdraw_pack(
             rows[index] = replace(row, lots=tuple(lot for lot in row.lots if lot.purchase != pack_id))
             return _folded_again(due, rows, now, reason=reason, holding=holding, first=index)
     return due
+
+
+def extend(
+    history: Sequence[Subscription],
+    extension_id: UUID,
+    time: timedelta,
+    now: datetime,
+    *,
+    reason: str,
+    holding: bool = False,
+) -> Outcome:
+    """Lengthen the current subscription by time that an operator gives; it adds no messages.
+
+    Nothing that was paid is worth less or more for it. R11's cap, which is about paying, does not refuse it.
+    Without a current subscription nothing changes, nor by a repeat.
+    """
+    due = _due(history, now)
+    standing = advance(due.history, now, holding=holding)
+    happenings = (*due.happenings, *standing.happenings)
+    row = current(standing.history)
+    if row is None or any(lot.purchase == extension_id for lot in row.lots):
+        return Outcome(standing.history, happenings)
+    given = lots.extension(
+        extension_id, time, row.plan.price.currency, is_unlimited=row.messages_limit is None
+    )
+    longer = with_stack(row, (*row.lots, given), row.carried)
+    rows = tuple(longer if each is row else each for each in standing.history)
+    extended = advance(rows, now, holding=holding)  # what was in grace is active again
+    return Outcome(extended.history, (*happenings, Happening(SubscriptionEvent.CHANGED, row.id, reason)))
 
 
 def recount(history: Sequence[Subscription], now: datetime, *, holding: bool = False) -> Outcome:

@@ -13,6 +13,8 @@ its two shares left.
   cap (R11).
 - A grant was paid with nothing. It is added to the same plan, and converts into nothing.
 - A pack adds messages and no time: a lot without a period, which lasts as long as those around it.
+- Time that an operator gives is a lot without messages, and was paid with nothing. It comes last, so no lot
+  is worth less or more for it until the end that was paid for.
 
 Worth is kept to a trillionth of the currency, messages to a billionth, both rounded down; time is rounded up
 to the microsecond. So what is lost or gained by rounding never comes near a message or a second.
@@ -89,6 +91,19 @@ def pack(purchase: UUID, messages: int, paid: Price) -> Lot:
     whole = Decimal(messages)
     return Lot(
         purchase=purchase, paid=paid, period=None, messages=whole, time_left=_NO_TIME, messages_left=whole
+    )
+
+
+def extension(purchase: UUID, time: timedelta, currency: str, *, is_unlimited: bool) -> Lot:
+    """Return the lot of time that an operator gives."""
+    none = None if is_unlimited else Decimal(0)
+    return Lot(
+        purchase=purchase,
+        paid=Price(Decimal(0), currency),
+        period=time,
+        messages=none,
+        time_left=time,
+        messages_left=none,
     )
 
 

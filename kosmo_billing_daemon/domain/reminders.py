@@ -33,5 +33,10 @@ def due_reminder(row: Subscription, now: datetime, steps: Sequence[int], next_ho
     )
     return Reminder(
         hours_left=math.ceil(left / HOUR) if is_reached else None,
-        next_hours=max((step for step in open_steps if step * HOUR < left), default=0),
+        next_hours=next_step(left, open_steps),
     )
+
+
+def next_step(left: timedelta, steps: Sequence[int]) -> int:
+    """Return the first step that is still to come when so much time is left; 0 where none is."""
+    return max((step for step in steps if step * HOUR < left), default=0)

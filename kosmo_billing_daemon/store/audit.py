@@ -4,12 +4,13 @@ from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.postgres import Connection
 
 
 @record(kw_only=True)
 class AuditEntry:
-    """One by."""
+    """One thing that an operator did."""
 
     at: datetime
     who: str
@@ -19,22 +20,23 @@ class AuditEntry:
     reason: str
 
 
-_APPEND = """
-INSERT INTO audit_log (at, who, action, user_id, subject, reason) VALUES ($1, $2, $3, $4, $5, $6)
-"""
+COLUMNS = Columns(
+    ("at", "timestamptz", "at"),
+    ("who", "text", "who"),
+    ("action", "text", "action"),
+    ("user_id", "uuid", "user_id"),
+    ("subject", "text", "subject"),
+    ("reason", "text", "reason"),
+)
+_APPEND = COLUMNS.insert("audit_log")
 
 
-async def append(connection: Connection, entry: AuditEntry) -> None:
-    """Write a by down."""
-    await connection.execute(
-        _APPEND, entry.at, entry.who, entry.action, entry.user_id, entry.subject, entry.reason
-    )
+async def append(connection: Connection, *entries: AuditEntry) -> None:
+    """Write down what was done."""
+    await connection.execute(_APPEND, *COLUMNS.values(entries))
 
 
-_OF_USER = """
-SELECT at, who, action, user_id, subject, reason FROM audit_log
-WHERE user_id = $1 ORDER BY id DESC LIMIT $2
-"""
+_OF_USER = f"SELECT {COLUMNS} FROM audit_log WHERE user_id = $1 ORDER BY id DESC LIMIT $2"
 
 
 async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[AuditEntry]:

@@ -40,6 +40,11 @@ WHOLE = {
         "SELECT DISTINCT c.user_id FROM attention_cases",
         "attention_cases",
     ): "an operator's queue: all are open",
+    (
+        "max(s.valid_until) AS last_end",
+        "subscriptions",
+    ): "an operator extends everybody",
+    ("FROM extensions AS e WHERE all_at > $1", "extensions"): "as many as there were outages",
     ("SELECT id, plan_type FROM quotes", "quotes"): "as many as prices there ever were",
     ("SELECT DISTINCT invoice_id FROM lookups", "lookups"): "an operator has everything open looked up",
     ("WHERE ($1::uuid IS NULL OR user_id = $1)", "btcpay_invoices"): "an operator lists everybody's newest",

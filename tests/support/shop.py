@@ -77,6 +77,11 @@ FROM bought WHERE number % 50 = 0;
 INSERT INTO auto_renewals (user_id, is_on, chosen_at)
 SELECT user_id, number % 4 = 0, now() FROM people WHERE number % 2 = 0;
 INSERT INTO lapses SELECT user_id, now() FROM people WHERE number % 400 = 0;
+INSERT INTO extensions (id, days, reason, begun_at, all_at)
+SELECT md5('extension ' || n)::uuid, n, 'outage', now() - interval '1 day' * n, now() - interval '1 day' * n
+FROM generate_series(1, 100) AS n;
+INSERT INTO extended_users (extension_id, user_id, subscription_id, at)
+SELECT md5('extension ' || number % 3 + 1)::uuid, user_id, user_id, now() FROM people;
 INSERT INTO recounts SELECT user_id FROM people WHERE number % 100 = 0;
 INSERT INTO idempotency_keys (
     user_id, key, fingerprint, invoice_id, is_new, reply_status, reply_body, created_at)

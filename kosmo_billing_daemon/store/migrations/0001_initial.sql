@@ -157,6 +157,26 @@ CREATE TABLE top_ups (
 -- R1: an invoice raises one limit, until it is taken back.
 CREATE UNIQUE INDEX top_ups_one_per_invoice ON top_ups (invoice_id) WHERE revoked_at IS NULL;
 
+-- Time that operators gave, such as after an outage: so many days for a reason. Who got it is written with it, so that
+-- a run that was cut off continues and nobody gets it twice.
+CREATE TABLE extensions (
+    id       uuid PRIMARY KEY,
+    days     integer NOT NULL,
+    reason   text NOT NULL,
+    begun_at timestamptz NOT NULL,
+    all_at   timestamptz,  -- who had a plan then is meant, where everybody is
+    CONSTRAINT extensions_days_are_positive CHECK (days > 0),
+    CONSTRAINT extensions_one_per_reason UNIQUE (reason, days)
+);
+
+CREATE TABLE extended_users (
+    extension_id    uuid NOT NULL REFERENCES extensions (id),
+    user_id         uuid NOT NULL,
+    subscription_id uuid NOT NULL,
+    at              timestamptz NOT NULL,
+    CONSTRAINT extended_users_once PRIMARY KEY (extension_id, user_id)
+);
+
 -- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
 CREATE TABLE recounts (user_id uuid PRIMARY KEY);
 

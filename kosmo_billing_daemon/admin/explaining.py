@@ -1,16 +1,46 @@
-"""Why a user may or may not send right now, and why each purchase has the dates it has, in sentences."""
+"""Why a user may or may not send right now, and why each purchase has the dates it has, in sentences.
 
+The command line and the console say the same in the same words.
+"""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import assert_never
 
 from kosmo_billing_daemon.admin.overview import History
-from kosmo_billing_daemon.cli.rendering import duration, money, when
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument, QuotaState, Scope, Standing
 from kosmo_billing_daemon.domain.auto_renewal import Obstacle
-from kosmo_billing_daemon.domain.folding import own_packs
+from kosmo_billing_daemon.domain.folding import own_extensions, own_packs
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
 from kosmo_billing_daemon.services.auto_renewal import RenewalOutlook
 from kosmo_billing_daemon.store.ledger import Entry
+
+
+def when(at: datetime | None) -> str:
+    """Write a time, to the second, in UTC."""
+    return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
+
+
+def duration(span: timedelta) -> str:
+    """Write a duration in its two greatest units."""
+    seconds = int(span.total_seconds())
+    parts = (
+        (seconds // 86400, "d"),
+        (seconds // 3600 % 24, "h"),
+        (seconds // 60 % 60, "min"),
+        (seconds % 60, "s"),
+    )
+    named = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(named[:2]) or "0 s"
+
+
+def money(amount: Decimal | None, currency: str) -> str:
+    return "-" if amount is None else f"{amount} {currency}"
+
+
+def quota(used: int, limit: int | None) -> str:
+    return f"{used} of {'unlimited' if limit is None else limit}"
 
 
 def standing(history: History) -> list[str]:
@@ -68,6 +98,8 @@ def purchase(row: Subscription) -> str:
     own = f"{period} and {'unlimited' if row.plan.quota is None else row.plan.quota} messages of its own"
     if packs := sum(lot.messages or 0 for lot in own_packs(row)):
         own += f" and {packs} of packs"
+    if given := sum((lot.time_left for lot in own_extensions(row)), timedelta(0)):
+        own += f", {duration(given)} given by an operator"
     match carried.rule:
         case Rule.FRESH:
             return f"new period: {own}; nothing was left to take over"
