@@ -85,7 +85,8 @@ def _current(document: EntitlementDocument) -> list[str]:
     if document.scope is Scope.WHITELIST:
         count = len(document.allowed_nodes)
         said.append(
-            f"only to the {count} nodes on the list; others are refused (node_not_allowed)"
+            f"only to {'the node' if count == 1 else f'the {count} nodes'} on the list; others are refused"
+            " (node_not_allowed)"
             if count
             else "to no node: the list is empty, so every message is refused (node_not_allowed)"
         )

@@ -60,6 +60,21 @@ class Refunding:
             receipts = await refunds.load_receipts(connection, user_id)
         return await self._refund(user_id, receipts, amount, by, another=another)
 
+    async def order(
+        self, user_id: UserId, name: str | None, amount: Decimal | None, by: OperatorAction, *, another: bool
+    ) -> list[Refund]:
+        """Do what a refund of a user's credit begins with, before BTCPay is asked: all that a preview needs.
+
+        Without ``name`` of an invoice it is about all of them.
+        """
+        if name is None:
+            async with self.pool.connection() as connection:
+                receipts = await refunds.load_receipts(connection, user_id)
+        else:
+            receipts = [await self._receipt(name)]
+        found, _ = await self._order(user_id, receipts, amount, by, another=another)
+        return found
+
     async def _refund(
         self,
         user_id: UserId | None,
@@ -69,6 +84,22 @@ class Refunding:
         *,
         another: bool,
     ) -> list[Refund]:
+        found, is_new = await self._order(user_id, receipts, amount, by, another=another)
+        return [
+            one if one.pull_payment_id is not None else await self._complete(one, by, is_new=is_new)
+            for one in found
+        ]
+
+    async def _order(
+        self,
+        user_id: UserId | None,
+        receipts: Sequence[Receipt],
+        amount: Decimal | None,
+        by: OperatorAction,
+        *,
+        another: bool,
+    ) -> tuple[list[Refund], bool]:
+        """Take the credit, or find what was ordered before; returns the refunds, and whether they are new."""
         names = [one.btcpay_invoice_id for one in receipts]
         if another:
             await self._note_paid(names)
@@ -89,11 +120,7 @@ class Refunding:
             made = await refunds.load_ordered(connection, names)
             return [one for one in made if one.paid_at is None], True
 
-        found, is_new = await self.pool.retrying(order, locking_users([] if user_id is None else [user_id]))
-        return [
-            one if one.pull_payment_id is not None else await self._complete(one, by, is_new=is_new)
-            for one in found
-        ]
+        return await self.pool.retrying(order, locking_users([] if user_id is None else [user_id]))
 
     async def _note_paid(self, names: Sequence[str]) -> None:
         """Find out which refunds are over: BTCPay has completed payouts of the whole sum."""

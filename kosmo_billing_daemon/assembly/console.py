@@ -9,7 +9,8 @@ from pathlib import Path
 
 from kosmo_billing_daemon.admin.access import ConsoleAccess
 from kosmo_billing_daemon.admin.actions import AdminActions
-from kosmo_billing_daemon.assembly.connections import read_catalogue
+from kosmo_billing_daemon.admin.extending import Extending
+from kosmo_billing_daemon.assembly.connections import renewals_of
 from kosmo_billing_daemon.assembly.front import CannotListen
 from kosmo_billing_daemon.console.app import build_console
 from kosmo_billing_daemon.console.desk import Desk
@@ -47,13 +48,17 @@ class ConsoleServer:
         readiness: Callable[[], Awaitable[Readiness]],
     ) -> None:
         self._address = settings.admin_listen
-        catalogue = read_catalogue(settings.plans_file)
+        renewals = renewals_of(settings, pool, clock)
         self._app = build_console(
             Desk(
                 pool=pool,
                 clock=clock,
                 access=ConsoleAccess(pool=pool, clock=clock),
-                operations=AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=clock),
+                operations=AdminActions(
+                    pool=pool, settlement=settlement, catalogue=renewals.catalogue, clock=clock
+                ),
+                extending=Extending(pool=pool, clock=clock, remind_hours=settings.remind_hours),
+                renewals=renewals,
                 settlement=settlement,
                 links=links,
                 readiness=readiness,

@@ -4,14 +4,30 @@ from collections import OrderedDict
 
 from aiohttp import web
 
-from kosmo_billing_daemon.console import forms, guard, login, overview, search, users
+from kosmo_billing_daemon.console import (
+    forms,
+    guard,
+    login,
+    overview,
+    plan_actions,
+    reach_actions,
+    refund_actions,
+    search,
+    user,
+    users,
+)
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.web.server import draining
+
+ACTIONS = (*plan_actions.FORMS, *reach_actions.FORMS, *refund_actions.FORMS)
+"""What an operator can do about one user."""
 
 ROUTES = (
     *login.ROUTES,
     *overview.ROUTES,
     *users.ROUTES,
+    *user.ROUTES,
+    *(route for form in ACTIONS for route in form.routes()),
     *search.ROUTES,
 )
 """Every page; a new one is a file with its ``ROUTES`` and one line here."""

@@ -6,8 +6,10 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin.access import ConsoleAccess, Operator
 from kosmo_billing_daemon.admin.actions import AdminActions
+from kosmo_billing_daemon.admin.extending import Extending
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store.postgres import Pool
@@ -22,6 +24,8 @@ class Desk:
     clock: Clock
     access: ConsoleAccess
     operations: AdminActions
+    extending: Extending
+    renewals: AutoRenewals
     settlement: Settlement
     links: RenewalLinks
     readiness: Callable[[], Awaitable[Readiness]]

@@ -282,6 +282,36 @@ class _Transaction(_Lent):
             raise RuntimeError("a statement of the transaction failed and nobody was told")
 
 
+class Rehearsal(Pool):
+    """The same database, on which every transaction is undone at its end: it shows what an action would do.
+
+    ``look`` sees the end of the last transaction before that. Single statements are carried out as ever.
+    """
+
+    def __init__(self, pool: Pool, look: Callable[[Connection], Awaitable[None]]) -> None:
+        super().__init__(pool.database)
+        self._sessions = pool._sessions  # noqa: SLF001 - of the same class
+        self.look = look
+
+    def transaction(self, first: str = "") -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection within a transaction that will be undone."""
+        return _Undone(self, self._sessions, first)
+
+
+class _Undone(_Transaction):
+    """A transaction that is looked at, and undone."""
+
+    __slots__ = ("_look",)
+
+    def __init__(self, pool: Rehearsal, sessions: Sessions, first: str) -> None:
+        super().__init__(pool, sessions, first)
+        self._look = pool.look
+
+    async def _commit(self) -> None:
+        await self._look(self._session)
+        await self._session.execute("ROLLBACK")
+
+
 def locking_users(users: Iterable[UUID]) -> str:
     """Return the statement that serialises changes of users' purchases until the transaction ends.
 

@@ -16,6 +16,7 @@ from playwright.async_api import Browser, async_playwright
 
 from kosmo_billing_daemon.admin.access import ConsoleAccess
 from kosmo_billing_daemon.admin.actions import AdminActions
+from kosmo_billing_daemon.admin.extending import Extending
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.console.app import build_console
 from kosmo_billing_daemon.console.desk import Desk
@@ -23,6 +24,7 @@ from kosmo_billing_daemon.console.forms import OperatorForm
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store.postgres import Database, Pool
@@ -177,6 +179,8 @@ class ConsoleStarter:
             clock=clock,
             access=ConsoleAccess(pool=pool, clock=clock),
             operations=operations,
+            extending=Extending(pool=pool, clock=clock, remind_hours=(168, 72, 24)),
+            renewals=AutoRenewals(pool=pool, clock=clock, catalogue=BUILT_IN, spends=True),
             settlement=settlement,
             links=RenewalLinks(pool=pool, clock=clock, key=b"key", public_url="https://b.example"),
             readiness=readiness,

@@ -22,7 +22,7 @@ PAGES = {
     "refused": "/admin/users?ending=x",
     "search": "/admin/search?q=nobody",
     "missing": "/admin/nothing",
-    "form": f"/admin/users/{USER}/grant",
+    "form": f"/admin/try/{USER}/grant",
 }
 
 
@@ -109,7 +109,7 @@ async def test_an_action_is_carried_out_without_scripts(shop: ConsoleShop, brows
     context = await browser.new_context(java_script_enabled=False)
     page = await context.new_page()
     await enter(page, shop)
-    await page.goto(f"{shop.url}/admin/users/{USER}/grant")
+    await page.goto(f"{shop.url}/admin/try/{USER}/grant")
     await page.get_by_label("Plan").select_option("guardian")
     await page.get_by_label("Reason").fill("ticket 8")
     await page.get_by_role("button", name="Preview").click()

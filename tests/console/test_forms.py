@@ -39,7 +39,7 @@ async def _run(request: web.Request, given: Values, by: OperatorAction) -> str:
 
 
 GRANT = OperatorForm(
-    path="/users/{user_id}/grant",
+    path="/try/{user_id}/grant",
     title="Grant a plan",
     verb="Grant the plan",
     fields=_fields,
@@ -57,7 +57,7 @@ async def shop(start_console: ConsoleStarter) -> ConsoleShop:
 
 @pytest.fixture
 def path() -> str:
-    return f"/admin/users/{uuid4()}/grant"
+    return f"/admin/try/{uuid4()}/grant"
 
 
 async def granted(shop: ConsoleShop) -> int:
@@ -92,8 +92,8 @@ async def test_what_was_typed_stays_and_is_escaped_at_each_step(alice: Visitor, 
 
 
 WRONG: dict[str, dict[str, str]] = {
-    "a reason is needed": {"reason": ""},
-    "a reason is one line of at most 500 characters": {"reason": "x" * 501},
+    "A reason is needed": {"reason": ""},
+    "A reason is one line of at most 500 characters": {"reason": "x" * 501},
     "Plan is missing": {"plan": ""},
     "Plan: choose one of the list": {"plan": "sanctuary"},
 }
@@ -135,7 +135,7 @@ async def test_what_is_confirmed_is_what_was_previewed_here(
     preview = await alice.send(path, TYPED)
     bob = await shop.operator("bob")
     csrf_of_bob = (await bob.get(path)).csrf
-    other = f"/admin/users/{uuid4()}/grant"
+    other = f"/admin/try/{uuid4()}/grant"
     attempts = [
         await alice.post(path, {**preview.hidden, "plan": "wanderer"}),
         await alice.post(path, {**preview.hidden, "reason": "another"}),

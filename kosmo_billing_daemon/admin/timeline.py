@@ -1,0 +1,171 @@
+"""One user's life as it happened: what was bought, used, paid, decided and said, newest first."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from kosmo_billing_daemon.admin import explaining
+from kosmo_billing_daemon.admin.overview import History
+from kosmo_billing_daemon.domain.subscriptions import Status
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.events import Event
+from kosmo_billing_daemon.store.refunds import Refund
+
+
+class Topic(StrEnum):
+    """What a moment is about."""
+
+    PLAN = "plan"
+    MONEY = "money"
+    USAGE = "usage"
+    REMINDER = "reminder"
+    NODE = "node"
+    CASE = "case"
+    OPERATOR = "operator"
+
+
+@record(kw_only=True)
+class Moment:
+    """One thing that happened. ``title`` says what, ``text`` why or how."""
+
+    at: datetime
+    topic: Topic
+    title: str
+    text: str = ""
+    is_bad: bool = False
+
+
+def timeline(history: History, refunds: tuple[Refund, ...] = ()) -> list[Moment]:
+    """Return what happened to a user, newest first."""
+    found = [*_plans(history), *_money(history, refunds), *_said(history), *_rest(history)]
+    return sorted(found, key=lambda moment: moment.at, reverse=True)
+
+
+def _plans(history: History) -> Iterator[Moment]:
+    for row in history.purchases:
+        until = explaining.when(row.valid_until)
+        yield Moment(
+            at=row.valid_from,
+            topic=Topic.PLAN,
+            title=f"{row.plan.plan_type} until {until}: {explaining.origin(row)}",
+            text=explaining.purchase(row),
+        )
+        if row.ended_at is None:
+            continue
+        told = {Status.REPLACED: "went over into the next purchase", Status.REVOKED: "was revoked"}
+        how = "was ended, and what was left of it became credit" if row.cashed_at else "ended"
+        yield Moment(
+            at=row.ended_at,
+            topic=Topic.PLAN,
+            title=f"{row.plan.plan_type} {told.get(row.status, how)}",
+            text=f"{explaining.quota(row.messages_used, row.messages_limit)} messages were used",
+            is_bad=row.status is Status.REVOKED,
+        )
+
+
+def _money(history: History, refunds: tuple[Refund, ...]) -> Iterator[Moment]:
+    for entry in history.entries:
+        yield Moment(at=entry.at, topic=Topic.MONEY, title=explaining.entry(entry))
+    for invoice in history.invoices:
+        price = explaining.money(invoice.plan.price.amount, invoice.plan.price.currency)
+        yield Moment(
+            at=invoice.created_at,
+            topic=Topic.MONEY,
+            title=f"invoice over {price} for {invoice.plan.plan_type} opened",
+            text=f"{invoice.btcpay_invoice_id or 'not at BTCPay'}, now {invoice.status}, order {invoice.id}",
+        )
+    for refund in refunds:
+        total = explaining.money(refund.total.amount, refund.total.currency)
+        state = "not made yet" if refund.link is None else f"can be claimed at {refund.link}"
+        if refund.cancelled_at is not None or refund.paid_at is not None:
+            state = "cancelled" if refund.paid_at is None else "paid"
+        yield Moment(
+            at=refund.ordered_at,
+            topic=Topic.MONEY,
+            title=f"refund of {total} ordered",
+            text=f"invoice {refund.btcpay_invoice_id}: {state}",
+        )
+
+
+_USAGE = {
+    "quota.warning": "80 % of the messages are used",
+    "quota.exhausted": "all messages are used: gateways refuse from here on",
+    "quota.reset": "the messages are enough again",
+    "quota.topped_up": "a pack raised the limit",
+}
+
+
+def _said(history: History) -> Iterator[Moment]:
+    """Give what only events tell; purchases and money are told by their rows."""
+    for event in history.events:
+        data = event.data
+        if event.type in _USAGE:
+            used = f"{explaining.quota(_number(data, 'messages_used'), _limit(data))} messages"
+            is_bad = event.type == "quota.exhausted"
+            yield _moment(event, Topic.USAGE, _USAGE[event.type], used, is_bad=is_bad)
+        elif event.type == "subscription.expiring":
+            text = f"the plan ends {data.get('valid_until')}"
+            yield _moment(event, Topic.REMINDER, f"reminded with {data.get('hours_left')} hours left", text)
+        elif event.type == "subscription.changed" and data.get("reason") == "late_usage":
+            text = "so less was left to carry over"
+            yield _moment(event, Topic.PLAN, "messages of an earlier plan were reported late", text)
+
+
+def _moment(event: Event, topic: Topic, title: str, text: str, *, is_bad: bool = False) -> Moment:
+    return Moment(at=event.occurred_at, topic=topic, title=title, text=text, is_bad=is_bad)
+
+
+def _number(data: Any, name: str) -> int:
+    value = data.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _limit(data: Any) -> int | None:
+    value = data.get("messages_limit")
+    return value if isinstance(value, int) else None
+
+
+_DONE = {
+    "user.grant": "granted a plan",
+    "user.extend": "extended the plan",
+    "user.revoke": "revoked a purchase",
+    "user.reinstate": "reinstated a purchase",
+    "user.cash": "ended the plan for credit",
+    "user.nodes": "changed the nodes",
+    "user.link.revoke": "revoked the renewal link",
+    "usage.void": "took messages back",
+    "leases.free": "took leases back",
+    "invoice.settle": "settled an invoice",
+    "attention.close": "closed a case",
+    "attention.give": "gave the money of an unknown order",
+}
+
+
+def _rest(history: History) -> Iterator[Moment]:
+    for node in history.nodes:
+        label = f" as {node.label}" if node.label else ""
+        yield Moment(at=node.added_at, topic=Topic.NODE, title=f"node {node.node_id} listed{label}")
+    for case in history.cases:
+        kind = case.kind.replace("_", " ")
+        yield Moment(
+            at=case.opened_at,
+            topic=Topic.CASE,
+            title=f"case {case.number} opened: {kind}",
+            text=case.detail,
+            is_bad=case.closed_at is None,
+        )
+        if case.closed_at is not None:
+            yield Moment(
+                at=case.closed_at,
+                topic=Topic.CASE,
+                title=f"case {case.number} closed: {kind}",
+                text=case.resolution or "",
+            )
+    for action in history.actions:
+        yield Moment(
+            at=action.at,
+            topic=Topic.OPERATOR,
+            title=f"{action.who} {_DONE.get(action.action, action.action)}: {action.reason}",
+            text=action.subject,
+        )
