@@ -69,6 +69,9 @@ UPDATE audit_log SET subject = regexp_replace(subject, $1, $2, 'gi'),
     reason = regexp_replace(reason, $1, $2, 'gi')
 WHERE subject || ' ' || reason ~* $1
 """,
+    "extensions": """
+UPDATE extensions SET reason = $2 || ' ' || id WHERE reason ~* $1
+""",
     "attention_cases": """
 UPDATE attention_cases SET detail = regexp_replace(detail, $1, $2, 'gi'),
     resolution = regexp_replace(resolution, $1, $2, 'gi')
@@ -114,6 +117,8 @@ def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]
         Statement(_MENTIONS["attention_cases"], [named, KEPT]),
         Statement("DELETE FROM auto_renewals WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM lapses WHERE user_id = $1", [user_id]),
+        Statement("DELETE FROM extended_users WHERE user_id = $1", [user_id]),
+        Statement(_MENTIONS["extensions"], [named, KEPT]),
         Statement("DELETE FROM idempotency_keys WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM renewal_links WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM node_additions WHERE user_id = $1", [user_id]),

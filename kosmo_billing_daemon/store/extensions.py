@@ -52,7 +52,7 @@ async def begin(
     return Extension(**row)
 
 
-_EXTENDED = "SELECT user_id, at FROM extended_users WHERE extension_id = $1 AND user_id = ANY ($2::uuid[])"
+_EXTENDED = "SELECT user_id, at FROM extended_users WHERE user_id = ANY ($2::uuid[]) AND extension_id = $1"
 
 
 async def load_extended(
@@ -86,7 +86,7 @@ s.status IN ('active', 'grace')
 AND (s.valid_from <= $1 OR (
     SELECT true FROM subscriptions AS b
     WHERE b.user_id = s.user_id AND b.valid_from <= $1 AND b.ended_at > $1 LIMIT 1))
-AND NOT EXISTS (SELECT FROM extended_users AS u WHERE u.extension_id = $2 AND u.user_id = s.user_id)
+AND NOT EXISTS (SELECT FROM extended_users AS u WHERE u.user_id = s.user_id AND u.extension_id = $2)
 """
 
 _LEFT = f"""

@@ -46,6 +46,15 @@ HELD: Final = {
         f"SELECT * FROM top_ups WHERE invoice_id IN ({_INVOICES}) ORDER BY at, invoice_id",
         is_kept=True,
     ),
+    "extended_users": HeldRows(
+        "Days that operators gave, such as after an outage",
+        "SELECT e.days, e.reason, u.at FROM extended_users AS u JOIN extensions AS e ON e.id = u.extension_id"
+        " WHERE u.user_id = $1 ORDER BY u.at",
+    ),
+    "extensions": HeldRows(
+        "Such days, where the reason names the user",
+        "SELECT days, begun_at FROM extensions WHERE reason ~* $1::text ORDER BY begun_at",
+    ),
     "ledger": HeldRows(
         "Every movement of money; the sum is the credit",
         "SELECT * FROM ledger WHERE user_id = $1 ORDER BY id",

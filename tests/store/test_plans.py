@@ -22,6 +22,7 @@ from tests.support.shop import fill
 GROWING = frozenset(objects("TABLE")) - {"installation", "figures", "kosmo_billing_migrations", "hooks"}
 
 SMALL_OR_UNINDEXED = (
+    "extensions",
     "hook_answers", "hook_deliveries", "leases", "outbox", "parked_reports", "reporter_cases", "top_ups",
     "usage_quarantine", "webhook_deliveries",
 )  # fmt: skip
@@ -45,6 +46,11 @@ WHOLE = {
         "subscriptions",
     ): "an operator extends everybody",
     ("FROM extensions AS e WHERE all_at > $1", "extensions"): "as many as there were outages",
+    ("UPDATE extensions SET reason", "extensions"): ERASED,
+    (
+        "FROM extended_users AS u WHERE u.extension_id = e.id",
+        "extended_users",
+    ): "an operator extends everybody",
     ("SELECT id, plan_type FROM quotes", "quotes"): "as many as prices there ever were",
     ("SELECT DISTINCT invoice_id FROM lookups", "lookups"): "an operator has everything open looked up",
     ("WHERE ($1::uuid IS NULL OR user_id = $1)", "btcpay_invoices"): "an operator lists everybody's newest",

@@ -174,7 +174,7 @@ CREATE TABLE extended_users (
     user_id         uuid NOT NULL,
     subscription_id uuid NOT NULL,
     at              timestamptz NOT NULL,
-    CONSTRAINT extended_users_once PRIMARY KEY (extension_id, user_id)
+    CONSTRAINT extended_users_once PRIMARY KEY (user_id, extension_id)
 );
 
 -- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
