@@ -46,14 +46,17 @@ async def compare(
     orders = {order for each in seen if (order := _order(each)) is not None}
     async with pool.connection() as connection:
         known = await invoices.load(connection, orders)
+        # Those that v0.1 opened have an order id of v0.1 there.
+        attached = await invoices.load_attached(connection, [each.btcpay_invoice_id for each in seen])
         ours = await invoices.load_created(connection, first, before)
         unbooked = await ledger.load_unbooked(connection)
         decided = await attention.load_decided(connection, [each.btcpay_invoice_id for each in seen])
     for each in seen:
         order = _order(each)
-        if order is not None:
+        invoice = attached.get(each.btcpay_invoice_id) or (order and known.get(InvoiceId(order)))
+        if order is not None or invoice is not None:
             elsewhere = decided.get(each.btcpay_invoice_id, Decimal(0))
-            found += await _compare(btcpay, each, known.get(InvoiceId(order)), elsewhere)
+            found += await _compare(btcpay, each, invoice or None, elsewhere)
     found += await _refunds(pool, btcpay, seen)
     there = {each.btcpay_invoice_id for each in seen}
     found += [

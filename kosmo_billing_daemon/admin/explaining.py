@@ -188,3 +188,5 @@ def origin(row: Subscription) -> str:
             return "granted by an operator"
         case Source.CREDIT:
             return f"paid {money(row.plan.price.amount, row.plan.price.currency)} from credit"
+        case Source.ADOPTED:
+            return "moved in from KosmoConnect v0.1"

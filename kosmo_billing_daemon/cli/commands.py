@@ -15,6 +15,7 @@ _FOUND = {
     "demo": "playing:demo",
     "serve": "serving:serve",
     "migrate": "serving:migrate",
+    "adopt": "adopting:app",
     "check": "checking:check",
     "webhook": "webhooks:app",
     "hook": "hooks:app",

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from uuid import UUID, uuid5
 
 from kosmo_billing_daemon.domain.currencies import smallest_unit
 from kosmo_billing_daemon.domain.plans import Plan, Price
@@ -151,3 +152,17 @@ def reserves_credit(invoice: Invoice) -> bool:
         InvoiceStatus.NEW,
         InvoiceStatus.PROCESSING,
     )
+
+
+ADOPTED = UUID("b6a3d6c4-0d5b-5e0a-8a4e-7c1f0e2d9b55")
+"""Namespace of invoices that v0.1 opened. Their id is the UUIDv5 of BTCPay's in it, ours are random."""
+
+
+def adopted_id(btcpay_invoice_id: str) -> InvoiceId:
+    """Return our id of an invoice that v0.1 opened."""
+    return InvoiceId(uuid5(ADOPTED, btcpay_invoice_id))
+
+
+def is_adopted(invoice: Invoice) -> bool:
+    """Say whether v0.1 opened the invoice, which its id alone tells."""
+    return invoice.btcpay_invoice_id is not None and invoice.id == adopted_id(invoice.btcpay_invoice_id)

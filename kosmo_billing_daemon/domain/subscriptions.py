@@ -41,6 +41,7 @@ class Source(StrEnum):
     MANUAL = "manual"
     GRANT = "grant"
     CREDIT = "credit"
+    ADOPTED = "adopted"
 
 
 class Rule(StrEnum):

@@ -21,6 +21,7 @@ from kosmo_billing_daemon.domain.invoices import (
     InvoiceStatus,
     Observation,
     Payment,
+    is_adopted,
 )
 from kosmo_billing_daemon.domain.subscriptions import Refusal, Source
 from kosmo_billing_daemon.runtime.records import record
@@ -227,11 +228,11 @@ def _effects(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _mismatches(invoice: Invoice, seen: Observation, store_id: str) -> list[str]:
-    """R9: what the fetched invoice must carry, and does not."""
+    """R9: what the fetched invoice must carry, and does not. What v0.1 opened has an order id of v0.1."""
     wrong = []
     if seen.store_id != store_id:
         wrong.append(f"store is {seen.store_id}, ours is {store_id}")
-    if seen.order_id != str(invoice.id):
+    if seen.order_id != str(invoice.id) and not is_adopted(invoice):
         wrong.append(f"order id is {seen.order_id}, quoted for {invoice.id}")
     quoted = invoice.asked
     if (seen.amount, seen.currency) != (quoted.amount, quoted.currency):

@@ -154,6 +154,8 @@ def _change(rows: tuple[Subscription, ...], verdict: Verdict, now: datetime, *, 
         return periods.withdraw_pack(rows, invoice.id, now, reason="invoice_invalid", holding=holding)
     if invoice.plan.is_pack and action is Action.REINSTATE:
         action = Action.FULFIL  # it is added to what is current now
+    if action is Action.REINSTATE and all(row.invoice_id != invoice.id for row in rows):
+        action = Action.FULFIL  # moved in, and nobody knows which row of v0.1 it paid for
     match action:
         case Action.FULFIL:
             return periods.purchase(

@@ -131,6 +131,18 @@ async def load(connection: Connection, ids: Iterable[UUID]) -> dict[InvoiceId, I
     return {each.id: each for each in found}
 
 
+_ATTACHED = f"""
+SELECT {COLUMNS} FROM btcpay_invoices
+WHERE id IN (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = ANY ($1::text[]))
+"""
+
+
+async def load_attached(connection: Connection, btcpay_ids: Iterable[str]) -> dict[str, Invoice]:
+    """Return the invoices that have these ids at BTCPay."""
+    found = await fetched(connection, await connection.fetch(_ATTACHED, list(btcpay_ids)))
+    return {each.btcpay_invoice_id: each for each in found if each.btcpay_invoice_id is not None}
+
+
 _CREATED = (
     f"SELECT {COLUMNS} FROM btcpay_invoices WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at"
 )

@@ -10,8 +10,8 @@ from kosmo_billing_daemon import __version__
 from tests.cli.conftest import Cli
 
 NAMES = (
-    "demo", "serve", "migrate", "check", "webhook", "hook", "user", "invoices", "deliveries", "attention",
-    "usage", "leases", "refund", "ledger", "console", "reconcile",
+    "demo", "serve", "migrate", "adopt", "check", "webhook", "hook", "user", "invoices", "deliveries",
+    "attention", "usage", "leases", "refund", "ledger", "console", "reconcile",
     "republish", "watch", "version",
 )  # fmt: skip
 

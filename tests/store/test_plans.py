@@ -97,6 +97,15 @@ WHOLE = {
     ("UPDATE usage_quarantine SET reason", "usage_quarantine"): ERASED,
     ("UPDATE parked_reports SET payload", "parked_reports"): ERASED,
     **{(") AS held", table): ERASED for table in SMALL_OR_UNINDEXED},
+    **{
+        ("SELECT NOT EXISTS (SELECT FROM subscriptions)", table): "asked once, when v0.1 moves in"
+        for table in ("subscriptions", "btcpay_invoices", "whitelisted_nodes", "entitlements")
+    },
+    **{
+        ("SELECT 'a message of user '", table): "asked when an operator undoes the move of v0.1"
+        for table in GROWING
+    },
+    ("FROM adoptions ORDER BY id LIMIT 1", "adoptions"): "one row",
 }
 
 # Indexes without which no statement reads a whole table, and what they are for: they must be there.
@@ -120,6 +129,10 @@ NAMED = {
     "reporter_cases_pkey": "two are two",
     "installation_pkey": "one row",
     "hooks_pkey": "a few rows",
+    "adoptions_pkey": "one row",
+    "adopted_users_pkey": "a user has one old id",
+    "adopted_users_id_is_one_user": "an old id is one user",
+    "adopted_rows_by_id": "the views ask for the old row of each of ours",
     "hooks_one_per_url": "a few rows",
     "kosmo_billing_migrations_pkey": "each is applied once",
     "figures_pkey": "each sum is there once",

@@ -1,17 +1,20 @@
 """PostgreSQL as an operator should know it: version, rights, schema, clock, and what waits in it."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 from kosmo_billing_daemon.admin.checks import Finding
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services.backlog import TOO_OLD, read_backlog
-from kosmo_billing_daemon.store import inspection, leader_lock, migrations
+from kosmo_billing_daemon.store import adoptions, inspection, leader_lock, migrations
+from kosmo_billing_daemon.store.adoptions import CountedTwice
 from kosmo_billing_daemon.store.errors import DatabaseAway, DatabaseUnfit
 from kosmo_billing_daemon.store.postgres import Pool
 
 PART = "database"
 OLDEST_VERSION = 140000  # functions with a SQL body and their dependencies
+COUNTED_WITHIN = timedelta(days=1)
 CLOCKS_DIFFER = 2.0  # seconds; periods begin by our clock and are compared in SQL with it, never the server's
 
 
@@ -71,6 +74,22 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
         yield Finding(PART, True, f"the schema is up to date ({newest:04}), role {server.role} may use it")
         async for finding in _backlog(pool, clock, told=server.is_standby or server.is_read_only):
             yield finding
+        async with pool.connection() as connection:
+            twice = await adoptions.load_counted_twice(connection, clock() - COUNTED_WITHIN)
+        for one in twice:
+            yield _counted_twice(one)
+
+
+def _counted_twice(one: CountedTwice) -> Finding:
+    fact = (
+        f"role {one.role} counts by SQL what {one.reporter} reports over MQTT too: messages of {one.users}"
+        f" user{'s' if one.users > 1 else ''} counted twice in the last day"
+    )
+    advice = (
+        "let the gateway do one of both; what was too much:"
+        f" kosmo-billing usage void --reporter 'sql:{one.role}' --since TIME --reason TICKET"
+    )
+    return Finding(PART, False, fact, advice)
 
 
 def _version(server: inspection.DatabaseServer) -> Finding:

@@ -122,8 +122,10 @@ CREATE TABLE subscriptions (
     threshold_announced  smallint NOT NULL DEFAULT 0,
     -- R1: one effect per invoice, for ever.
     CONSTRAINT subscriptions_one_per_invoice UNIQUE (invoice_id),
-    CONSTRAINT subscriptions_source_is_known CHECK (source IN ('btcpay', 'manual', 'grant', 'credit')),
-    CONSTRAINT subscriptions_paid_or_granted CHECK (invoice_id IS NOT NULL OR source = 'grant'),
+    CONSTRAINT subscriptions_source_is_known CHECK (
+        source IN ('btcpay', 'manual', 'grant', 'credit', 'adopted')),
+    CONSTRAINT subscriptions_paid_or_granted CHECK (
+        invoice_id IS NOT NULL OR source IN ('grant', 'adopted')),
     CONSTRAINT subscriptions_status_is_known CHECK (
         status IN ('active', 'grace', 'replaced', 'expired', 'revoked')),
     CONSTRAINT subscriptions_period_is_forward CHECK (valid_until > valid_from),
@@ -914,6 +916,116 @@ END $$;
 CREATE TRIGGER subscriptions_lapsed AFTER UPDATE ON subscriptions FOR EACH ROW
     WHEN (OLD.status IN ('active', 'grace') AND NEW.status = 'expired' AND NEW.cashed_at IS NULL)
     EXECUTE FUNCTION queue_lapse();
+-- Moved in from KosmoConnect v0.1 (kosmo-billing adopt): what was done, whom old ids mean, and the old rows, from which
+-- the views for an old gateway (schema kosmo_compat) take what we do not keep.
+
+CREATE TABLE adoptions (
+    id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at         timestamptz NOT NULL,
+    who        text NOT NULL,
+    map        text NOT NULL,   -- adopt.toml, as it was used
+    counts     jsonb NOT NULL,
+    moved      jsonb NOT NULL,  -- the old tables: from which schema, and their names
+    last_entry bigint NOT NULL, -- of the ledger, when it was done
+    last_audit bigint NOT NULL
+);
+
+-- Only where old ids are no UUIDs.
+CREATE TABLE adopted_users (
+    user_id uuid PRIMARY KEY,
+    old_id  text COLLATE "C" NOT NULL,
+    CONSTRAINT adopted_users_id_is_one_user UNIQUE (old_id)
+);
+
+CREATE TABLE adopted_rows (
+    part          text NOT NULL,
+    id            uuid,              -- of our row, where there is one
+    is_history    boolean NOT NULL,  -- shown as it was
+    messages_used bigint,            -- when it was moved in
+    old           jsonb NOT NULL,
+    CONSTRAINT adopted_rows_part_is_known CHECK (part IN ('subscriptions', 'invoices'))
+);
+CREATE UNIQUE INDEX adopted_rows_by_id ON adopted_rows (id) WHERE id IS NOT NULL;
+
+-- What an old gateway writes to its subscriptions. Messages that it adds are counted as usage of the current subscription;
+-- columns that only it knows are kept; what has ended is left alone; everything else is refused. It writes with our rights,
+-- so nothing in it is dynamic. Arguments: the columns of user, use, status and end; the values of status that are active;
+-- the kind of the end and its time zone; the columns that are ours.
+CREATE FUNCTION write_for_old_gateway() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT AS $$
+DECLARE
+    was jsonb; said jsonb; changed text[]; ours text[]; of_user text; whose uuid; ends timestamptz; current record;
+    added numeric; moment timestamptz := clock_timestamp();
+BEGIN
+    IF TG_OP <> 'UPDATE' THEN
+        RAISE EXCEPTION 'kosmo-billing: no % on %: purchases make and end subscriptions', TG_OP, TG_TABLE_NAME
+            USING HINT = 'buy through the REST API, or use: kosmo-billing user grant, kosmo-billing user revoke';
+    END IF;
+    was := to_jsonb(OLD);
+    said := to_jsonb(NEW);
+    SELECT coalesce(array_agg(n.key), '{}') INTO changed
+    FROM jsonb_each(said) AS n WHERE n.value IS DISTINCT FROM was -> n.key;
+    ends := CASE TG_ARGV[5]
+        WHEN 'zoned' THEN (was ->> TG_ARGV[3])::timestamptz
+        WHEN 'text' THEN (was ->> TG_ARGV[3])::timestamptz
+        WHEN 'naive' THEN (was ->> TG_ARGV[3])::timestamp AT TIME ZONE TG_ARGV[6]
+        WHEN 'date' THEN (was ->> TG_ARGV[3])::timestamp AT TIME ZONE TG_ARGV[6]
+        ELSE to_timestamp((was ->> TG_ARGV[3])::float8
+            / CASE WHEN (was ->> TG_ARGV[3])::float8 >= 1e11 THEN 1000 ELSE 1 END) END;
+    IF ends IS NULL OR ends <= moment
+        OR TG_ARGV[2] <> '' AND NOT TG_ARGV[4]::jsonb ? lower(btrim(was ->> TG_ARGV[2]))
+    THEN
+        RETURN NULL;
+    END IF;
+    SELECT array_agg(name) INTO ours
+    FROM jsonb_array_elements_text(TG_ARGV[7]::jsonb) AS name WHERE name = ANY (changed);
+    IF ours IS NOT NULL THEN
+        RAISE EXCEPTION 'kosmo-billing: % of % cannot be written here', array_to_string(ours, ', '), TG_TABLE_NAME
+            USING HINT = 'only messages are counted here; use: kosmo-billing user grant, kosmo-billing user revoke';
+    END IF;
+    of_user := was ->> TG_ARGV[0];
+    SELECT user_id INTO whose FROM adopted_users WHERE old_id = of_user;
+    IF whose IS NULL AND of_user ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
+        whose := of_user::uuid;
+    END IF;
+    SELECT id, messages_used, messages_limit INTO current FROM subscriptions
+    WHERE user_id = whose AND status IN ('active', 'grace') FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF TG_ARGV[1] = ANY (changed) THEN
+        added := (said ->> TG_ARGV[1])::numeric - coalesce((was ->> TG_ARGV[1])::numeric, 0);
+        IF added IS NULL OR added < 0 OR added <> trunc(added) OR added > 2147483647 THEN
+            RAISE EXCEPTION 'kosmo-billing: % of % is only counted up', TG_ARGV[1], TG_TABLE_NAME
+                USING HINT = 'a purchase begins a new count; see: kosmo-billing usage';
+        END IF;
+        IF added > 0 THEN
+            INSERT INTO usage_events (
+                user_id, message_id, subscription_id, reporter, count, over_limit, sent_at, received_at)
+            VALUES (whose, 'sql-' || gen_random_uuid(), current.id, 'sql:' || session_user, added,
+                coalesce(current.messages_used >= current.messages_limit, false), moment, moment);
+            INSERT INTO usage_days AS d (user_id, day, messages)
+            VALUES (whose, (moment AT TIME ZONE 'UTC')::date, added)
+            ON CONFLICT (user_id, day) DO UPDATE SET messages = d.messages + EXCLUDED.messages;
+            UPDATE subscriptions SET messages_used = messages_used + added::bigint WHERE id = current.id
+            RETURNING messages_used INTO current.messages_used;
+            NEW := jsonb_populate_record(NEW, jsonb_build_object(TG_ARGV[1], current.messages_used));
+        END IF;
+    END IF;
+    IF changed <> ARRAY[TG_ARGV[1]] AND changed <> '{}' THEN
+        INSERT INTO adopted_rows AS a (part, id, is_history, old)
+        SELECT 'subscriptions', current.id, false, jsonb_object_agg(key, value)
+        FROM jsonb_each(said) WHERE key = ANY (changed) AND key <> TG_ARGV[1]
+        ON CONFLICT (id) WHERE id IS NOT NULL DO UPDATE SET old = a.old || EXCLUDED.old;
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION refuse_old_write() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'kosmo-billing: no % on %: it can only be read', TG_OP, TG_TABLE_NAME
+        USING HINT = 'use the REST API of kosmo-billing';
+END $$;
 
 -- Sums of the business for metrics, and up to which id of each table they go (name 'position'): see store/figures.py.
 
@@ -1013,7 +1125,7 @@ BEGIN
         WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND c.relname IN (
                 'subscriptions', 'btcpay_invoices', 'lookups', 'webhook_deliveries', 'inquiries', 'attention_cases',
                 'events', 'whitelisted_nodes', 'entitlements', 'outbox', 'audit_log', 'parked_reports', 'hooks', 'hook_answers',
-                'renewal_links', 'console_logins', 'console_sessions', 'auto_renewals', 'lapses')
+                'renewal_links', 'console_logins', 'console_sessions', 'auto_renewals', 'lapses', 'adoptions')
             AND c.relkind = 'r' AND a.atttypid = 'timestamptz'::regtype AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     LOOP
@@ -1021,6 +1133,22 @@ BEGIN
             'ALTER TABLE %1$I ADD CONSTRAINT %3$I'
             ' CHECK (%2$I >= ''1900-01-01 00:00+00'' AND %2$I < ''9999-12-01 00:00+00'')',
             one.of_table, one.name, one.of_table || '_' || one.name || '_is_a_time');
+    END LOOP;
+END
+$$;
+
+-- Temporary tables of a session come last: by default they come first, and one of our names would be taken for ours, also
+-- where we write for a session of somebody else.
+DO $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT p.oid::regprocedure AS name FROM pg_proc AS p
+        WHERE p.pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+            AND p.proconfig && ARRAY['search_path=' || current_setting('search_path')]
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', one.name, current_schema());
     END LOOP;
 END
 $$;

@@ -94,6 +94,20 @@ async def migrate(
             )
 
 
+async def migrate_within(connection: Connection, schema: str) -> tuple[str, ...]:
+    """Do the same within the caller's transaction, which undoes it if it fails."""
+    await connection.execute(
+        "SELECT pg_advisory_xact_lock($1, hashtext($2))", LOCK, f"migrations of {schema}"
+    )
+    return await _migrate(connection, schema)
+
+
+async def is_migrated(connection: Connection, schema: str) -> bool:
+    """Say whether our tables stand in a schema."""
+    with translated():
+        return await _applied(connection, schema) is not None
+
+
 async def pending(connection: Connection, schema: str = "public") -> tuple[str, ...]:
     """Return the names of migrations not yet applied, changing nothing.
 
@@ -189,8 +203,8 @@ async def _refuse_foreign_tables(connection: Connection, schema: str) -> None:
     )
     if rows:
         names = ", ".join(row["relname"] for row in rows)
-        problem = (
-            f"schema {schema} already has {names}, not made by kosmo-billing; nothing was changed."
-            " Move them away or set DATABASE_SCHEMA to a schema of its own"
-        )
-        raise Misconfigured([problem])
+        problem = f"schema {schema} already has {names}, not made by kosmo-billing; nothing was changed."
+        if any(row["relname"] == "subscriptions" for row in rows):
+            problem += " If they are those of KosmoConnect v0.1, move in: kosmo-billing adopt plan. Else move"
+            raise Misconfigured([f"{problem} them away or set DATABASE_SCHEMA to a schema of its own"])
+        raise Misconfigured([f"{problem} Move them away or set DATABASE_SCHEMA to a schema of its own"])
