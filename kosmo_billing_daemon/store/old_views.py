@@ -154,8 +154,8 @@ def _view(
         expression = kept
         if field == "user_id":
             expression = _user(column)
-            old.append(f"(b.old ->> {literal(column.name)})::{column.type} AS {name}")
-            text_ids.append(f"(s.user_id::text)::{column.type} AS {name}")
+            old.append(f"{_old_user(column, 'b.')} AS {name}")
+            text_ids.append(f"{_new_user(column)} AS {name}")
         else:
             if field in _CHANGING:
                 expression = written[field](column)
@@ -187,6 +187,20 @@ def _field(of: TableMap, column: OldColumn) -> str | None:
 
 def _kind_of_user(of: TableMap) -> Kind | None:
     return of.kind("user_id")
+
+
+def _compared(column: OldColumn, expression: str) -> str:
+    """Write a user's id in its old type; texts are compared as bytes, in the views as in the indexes."""
+    collation = ' COLLATE "C"' if column.kind is Kind.TEXT and not column.labels else ""
+    return f"(({expression})::{column.type}{collation})"
+
+
+def _old_user(column: OldColumn, of: str = "") -> str:
+    return _compared(column, f"{of}old ->> {literal(column.name)}")
+
+
+def _new_user(column: OldColumn) -> str:
+    return _compared(column, "user_id::text")
 
 
 def _user(column: OldColumn) -> str:
@@ -275,10 +289,10 @@ def _indexes(made: AdoptionMap) -> list[str]:
         user = None if of is None else of.column("user_id")
         if user is None or user.type.partition("(")[0] not in (*_INDEXED, "character varying"):
             continue
-        old = f"(old ->> {literal(user.name)})::{user.type}"
-        found.append(f"CREATE INDEX ON adopted_rows (({old})) WHERE part = '{part}' AND is_history")
+        where = f"WHERE part = '{part}' AND is_history"
+        found.append(f"CREATE INDEX ON adopted_rows ({_old_user(user)}) {where}")
         if user.kind is not Kind.UUID:
-            found.append(f"CREATE INDEX ON adopted_users ((old_id::{user.type}))")
+            found.append(f"CREATE INDEX ON adopted_users ({_compared(user, 'old_id')})")
         if user.kind is Kind.TEXT:
-            found.append(f"CREATE INDEX ON {_TABLES[part]} (((user_id::text)::{user.type}))")
+            found.append(f"CREATE INDEX ON {_TABLES[part]} ({_new_user(user)})")
     return found

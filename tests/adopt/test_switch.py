@@ -31,7 +31,7 @@ async def test_invoice_paid_during_the_switch_activates_once_and_renewal_adds_to
         invoices = {user: await _opened(world, old, user) for user in (during, after)}
         await world.pay(invoices[during])  # v0.1 is stopped: nobody hears of it
         settings = settings_for(database_url=old.url, broker=broker, btcpay_url=world.simulator.url)
-        printed = await _command(settings, "adopt", "run", "--json")
+        printed = await run_command(settings, "adopt", "run", "--json")
         assert printed["counts"]["open invoices"] == 2
 
         daemon = await world.daemon()
@@ -55,7 +55,7 @@ async def test_invoice_paid_during_the_switch_activates_once_and_renewal_adds_to
         assert row["valid_until"] - end == timedelta(days=30)
 
         await _count_twice(old, world, broker, owner, gateway)
-    printed = await _command(settings, "adopt", "undo", code=1)
+    printed = await run_command(settings, "adopt", "undo", code=1)
     assert "cannot be undone" in printed["error"]
     assert "subscription of user" in printed["error"] or "money of user" in printed["error"]
 
@@ -100,6 +100,7 @@ async def _count_twice(old: Old, world: World, broker: Mosquitto, user: UUID, ga
     try:
         changed = "UPDATE subscriptions SET messages_used = messages_used + 1 WHERE user_id = $1"
         await theirs.execute(changed, user)
+        await world.until_published(user, 2.0, messages_used=1)
         assert await _complaints(old) == []
         async with connect(Broker(host=broker.host, port=broker.port, client_id="old-gateway")) as link:
             sent = payload([event(user, "m1", utc_now())])
@@ -117,7 +118,7 @@ async def _complaints(old: Old) -> list[str]:
         return [finding.fact async for finding in database.inspect(pool, utc_now) if finding.ok is False]
 
 
-async def _command(settings: dict[str, str], *words: str, code: int = 0) -> dict[str, Any]:
+async def run_command(settings: dict[str, str], *words: str, code: int = 0) -> dict[str, Any]:
     """Run a command of ours; what it says on standard error is under ``error``."""
     process = await asyncio.create_subprocess_exec(
         *command(*words),
