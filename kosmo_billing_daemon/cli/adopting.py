@@ -240,8 +240,8 @@ def _show_end(out: Console, planned: AdoptionPlan) -> None:
             line(out, f"    {lack.statement};  -- {lack.fact}")
     if planned.survey.counts.get("unreadable that matter"):
         line(out, "rows that matter cannot be read; write the map, correct it, and plan again:")
-        line(out, "    kosmo-billing adopt plan --write-map adopt.toml")
-        line(out, "    kosmo-billing adopt plan --map adopt.toml")
+        line(out, "    kosmo-billing adopt plan --write-map - > adopt.toml")
+        line(out, "    kosmo-billing adopt plan --map - < adopt.toml")
     elif not planned.lacking:
         line(out, "nothing was written; when v0.1 is stopped and backed up:")
         line(out, "    kosmo-billing adopt run")
