@@ -196,6 +196,8 @@ SELECT what, at FROM (
     SELECT 'nodes were taken off whitelists', NULL FROM done
     WHERE nodes <> (SELECT count(*) FROM whitelisted_nodes)
     UNION ALL
+    SELECT 'user ' || user_id || ' chose whether to renew', chosen_at FROM auto_renewals
+    UNION ALL
     SELECT 'messages were leased to ' || reporter, granted_at FROM leases
     UNION ALL
     SELECT 'a hook to ' || url || ' was added', added_at FROM hooks

@@ -21,6 +21,7 @@ EFFECTS = {
     " SELECT gen_random_uuid(), gen_random_uuid(), id, 'reserved', now() FROM quotes LIMIT 1",
     "node !01020304 was listed": "INSERT INTO whitelisted_nodes"
     " VALUES (gen_random_uuid(), '!01020304', NULL, now())",
+    "chose whether to renew": "INSERT INTO auto_renewals VALUES (gen_random_uuid(), true, now())",
 }
 
 
@@ -53,7 +54,7 @@ async def test_what_happened_since_forbids_going_back_and_is_named(old: Old) -> 
 
 async def _take_back(old: Old) -> None:
     await old.execute(
-        "DELETE FROM usage_events; DELETE FROM whitelisted_nodes;"
+        "DELETE FROM usage_events; DELETE FROM whitelisted_nodes; DELETE FROM auto_renewals;"
         " DELETE FROM audit_log WHERE action <> 'adopt';"
         " DELETE FROM btcpay_invoices WHERE status = 'reserved';"
         " UPDATE subscriptions AS s SET messages_used = a.messages_used FROM adopted_rows AS a"

@@ -1,7 +1,7 @@
 -- Tables, constraints and triggers. The invariants of R1 and R12 live here.
 --
 -- Quotes, invoices, subscriptions, lookups, deliveries and cases; events; entitlements and their versions; usage; operators;
--- hooks; renewal; what a transaction begins with.
+-- hooks; renewal; moving in; what a transaction begins with.
 
 -- A quote's id follows from its content, so whoever writes it down knows it, and the same content is one row. The
 -- daemon computes the same (Plan.quote_id).
@@ -916,6 +916,7 @@ END $$;
 CREATE TRIGGER subscriptions_lapsed AFTER UPDATE ON subscriptions FOR EACH ROW
     WHEN (OLD.status IN ('active', 'grace') AND NEW.status = 'expired' AND NEW.cashed_at IS NULL)
     EXECUTE FUNCTION queue_lapse();
+
 -- Moved in from KosmoConnect v0.1 (kosmo-billing adopt): what was done, whom old ids mean, and the old rows, from which
 -- the views for an old gateway (schema kosmo_compat) take what we do not keep.
 

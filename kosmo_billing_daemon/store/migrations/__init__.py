@@ -99,7 +99,7 @@ async def migrate_within(connection: Connection, schema: str) -> tuple[str, ...]
     await connection.execute(
         "SELECT pg_advisory_xact_lock($1, hashtext($2))", LOCK, f"migrations of {schema}"
     )
-    return await _migrate(connection, schema)
+    return await _migrate(connection, schema, lambda _: None)
 
 
 async def is_migrated(connection: Connection, schema: str) -> bool:
