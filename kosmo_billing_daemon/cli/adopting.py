@@ -1,5 +1,6 @@
 """``adopt``: move in from KosmoConnect v0.1, whose tables stand in the same database."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from kosmo_billing_daemon.domain.adoption.reading import USERS
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.adoption import AdoptionPlan, MovingIn
+from kosmo_billing_daemon.store.old_tables import quoted
 from kosmo_billing_daemon.store.old_views import COMPAT, MOVED
 
 app = typer.Typer(
@@ -90,8 +92,9 @@ def run_(
                 progress=_teller(work),
             )
         )
+    path = ", ".join(dict.fromkeys([COMPAT, *(_sql_name(schema) for schema, _ in done.moved), "public"]))
     steps = [
-        f"ALTER ROLE {role} SET search_path = {COMPAT}, public"
+        f"ALTER ROLE {role} SET search_path = {path}"
         for role in done.roles or ['"the role of the old gateway"']
     ]
     if as_json:
@@ -122,6 +125,11 @@ def undo(as_json: AsJson = False, env_file: EnvFile = None) -> None:
         return
     for schema, name in moved:
         line(console(), f"{schema}.{name} is back; our tables are gone")
+
+
+def _sql_name(name: str) -> str:
+    """Write a name as SQL, in quotes only where it needs them."""
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else quoted(name)
 
 
 def _teller(work: LongWork) -> Callable[[int, int], None]:

@@ -15,7 +15,6 @@ from kosmo_billing_daemon.domain.adoption.mapping import (
     corrected,
     table_names,
     unknown_plans,
-    written,
 )
 from kosmo_billing_daemon.domain.adoption.old_tables import OLD_NAMES, Part
 from kosmo_billing_daemon.domain.plans import Catalogue
@@ -154,7 +153,7 @@ class MovingIn:
             )
             await audit.append(connection, entry)
             done = Adoption(at=now, who=self.who, counts=survey.counts, moved=moved)
-            await adoptions.append_adoption(connection, done, written(made))
+            await adoptions.append_adoption(connection, done, made)
             return Adopted(counts=survey.counts, moved=moved, roles=roles)
 
     async def undo(self) -> Sequence[Name]:

@@ -6,12 +6,13 @@ from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.adoption.deciding import AdoptedUser, is_followed
+from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, written
 from kosmo_billing_daemon.domain.adoption.old_tables import Part
 from kosmo_billing_daemon.domain.ledger import Posting
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import invoices, ledger, quotes, subscriptions
-from kosmo_billing_daemon.store.combining import combine
+from kosmo_billing_daemon.store.combining import Statement, combine
 from kosmo_billing_daemon.store.old_moves import Name
 from kosmo_billing_daemon.store.old_tables import quoted
 from kosmo_billing_daemon.store.postgres import Connection
@@ -140,16 +141,26 @@ class Adoption:
 
 
 _APPEND = """
-INSERT INTO adoptions (at, who, map, counts, moved, last_entry, last_audit)
-SELECT $1, $2, $3, $4, $5, (SELECT coalesce(max(id), 0) FROM ledger), (
+INSERT INTO adoptions (at, who, map, counts, moved, users_in, last_entry, last_audit)
+SELECT $1, $2, $3, $4, $5, $6, (SELECT coalesce(max(id), 0) FROM ledger), (
     SELECT coalesce(max(id), 0) FROM audit_log)
 """
 
 
-async def append_adoption(connection: Connection, done: Adoption, made: str) -> None:
+async def append_adoption(connection: Connection, done: Adoption, made: AdoptionMap) -> None:
     """Note what was done, and by which map."""
+    users_in = [
+        {"part": part, "name": of.table.name, "of_user": of.columns["user_id"]}
+        for part, of in made.parts.items()
+    ]
     await connection.execute(
-        _APPEND, done.at, done.who, made, json.dumps(done.counts), json.dumps(done.moved)
+        _APPEND,
+        done.at,
+        done.who,
+        written(made),
+        json.dumps(done.counts),
+        json.dumps(done.moved),
+        json.dumps(users_in),
     )
 
 
@@ -213,6 +224,11 @@ async def load_first_effect(connection: Connection) -> tuple[str, datetime | Non
     """Return the first thing that happened since, which the old tables know nothing of."""
     row = await connection.fetchrow(_EFFECTS)
     return None if row is None else (row["what"], row["at"])
+
+
+def forget_statement(user_id: UUID) -> Statement:
+    """Delete what v0.1 had of a user, before its rows of ours go or get a pseudonym."""
+    return Statement("SELECT forget_old_user($1)", [user_id])
 
 
 _COUNTED_TWICE = """

@@ -121,3 +121,16 @@ async def test_one_user_is_found_without_reading_all(variant: Any, old: Old) -> 
         assert f"Seq Scan on {table}" not in plan, plan
     found = [line for line in plan.splitlines() if "Index Cond" in line and f"= {user}" in line]
     assert len(found) == {"plain": 2, "numbered": 2, "texts": 3}[variant.name], plan
+
+
+async def test_rows_that_could_not_be_read_do_not_keep_a_user_from_counting(old: Old) -> None:
+    made = customers(10, utc_now())
+    await TEXTS.write(old.connection, made)
+    one = made[0]
+    await old.execute(
+        "INSERT INTO subscriptions VALUES ($1, 'Guardian', 'ACTIVE', '', 'soon')", TEXTS.user(one)
+    )
+    await old.run(leave_unreadable=True)
+    await old.execute("SET search_path = kosmo_compat, public")
+    assert len(await old.fetch("SELECT * FROM subscriptions WHERE user_id = $1", TEXTS.user(one))) == 2
+    assert await old.execute(TEXTS.increment, TEXTS.user(one)) == "UPDATE 1"

@@ -7,9 +7,11 @@ import pytest
 from kosmo_billing_daemon.errors import Conflict, NotFound
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import leader_lock
-from kosmo_billing_daemon.store.postgres import Database
+from kosmo_billing_daemon.store.adoptions import forget_statement
+from kosmo_billing_daemon.store.combining import combine
+from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.adopt.conftest import Old
-from tests.adopt.variants import ENUMS, HOSTILE, PLAIN, Variant, customers
+from tests.adopt.variants import ENUMS, HOSTILE, NUMBERED, PLAIN, TEXTS, Variant, customers
 
 EFFECTS = {
     "a message of user": "INSERT INTO usage_events (user_id, message_id, reporter, count, over_limit,"
@@ -83,3 +85,28 @@ async def test_a_daemon_that_runs_must_be_stopped_first(old: Old) -> None:
         await old.undo()
     await leader.close()
     await old.undo()
+
+
+@pytest.mark.parametrize("variant", [NUMBERED, TEXTS, HOSTILE], ids=lambda variant: variant.name)
+async def test_a_user_who_is_erased_is_in_no_old_table_either(variant: Variant, old: Old) -> None:
+    """What our own tables have of the user is erased by whoever calls this."""
+    made = customers(10, utc_now())
+    await variant.write(old.connection, made)
+    await old.run(variant.map)
+    one = made[1]  # with an invoice
+    async with Pool(Database(url=old.url)) as pool, pool.transaction() as connection:
+        await combine(connection, [forget_statement(variant.uuid(one))])
+    for table in ("adopted_rows", "adopted_users", *await _moved(old)):
+        rows = await old.fetch(f"SELECT t::text AS said FROM {table} AS t")  # noqa: S608  names of the catalogue
+        assert rows, table
+        assert not [row for row in rows if str(variant.user(one)) in row["said"]], table
+
+
+async def _moved(old: Old) -> list[str]:
+    return [
+        row["name"]
+        for row in await old.fetch(
+            "SELECT c.oid::regclass::text AS name FROM pg_class AS c"
+            " WHERE relnamespace = 'kosmo_v01'::regnamespace AND relkind = 'r' AND relname <> 'nodes'"
+        )
+    ]

@@ -147,7 +147,7 @@ NUMBERED = Variant(
             plan varchar(20) NOT NULL, price double precision NOT NULL, status varchar(20) NOT NULL,
             checkout_link text, created_at timestamp NOT NULL)
     """,
-    user=lambda one: 1000 - one.number if one.number < 1000 else one.number,
+    user=lambda one: 770_000_000 - one.number,
     subscription=lambda one, user: (
         user, one.plan.upper(), one.is_active, _naive(one.start), _naive(one.end), one.used, one.limit,
     ),

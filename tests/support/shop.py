@@ -124,8 +124,8 @@ INSERT INTO pseudonyms SELECT md5('pseudonym ' || number)::uuid FROM people;
 INSERT INTO erased_users SELECT sha256(user_id::text::bytea), now()::date - number % 40 FROM people;
 INSERT INTO adopted_users SELECT user_id, number FROM people;
 INSERT INTO adopted_rows SELECT 'invoices', id, false, 0, jsonb_build_object('id', number) FROM bought;
-INSERT INTO adoptions (at, who, map, counts, moved, last_entry, last_audit)
-SELECT now(), 'operator', 'map', '{{}}', '[]', 0, 0 FROM generate_series(1, 10);
+INSERT INTO adoptions (at, who, map, counts, moved, users_in, last_entry, last_audit)
+SELECT now(), 'operator', 'map', '{{}}', '[]', '[]', 0, 0 FROM generate_series(1, 10);
 SET session_replication_role = DEFAULT;
 DROP TABLE people, bought;
 ANALYZE;

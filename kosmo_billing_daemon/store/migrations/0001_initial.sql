@@ -927,6 +927,7 @@ CREATE TABLE adoptions (
     map        text NOT NULL,   -- adopt.toml, as it was used
     counts     jsonb NOT NULL,
     moved      jsonb NOT NULL,  -- the old tables: from which schema, and their names
+    users_in   jsonb NOT NULL,  -- where users' ids stand in them: part, name of the table, name of the column
     last_entry bigint NOT NULL, -- of the ledger, when it was done
     last_audit bigint NOT NULL
 );
@@ -966,13 +967,17 @@ BEGIN
     said := to_jsonb(NEW);
     SELECT coalesce(array_agg(n.key), '{}') INTO changed
     FROM jsonb_each(said) AS n WHERE n.value IS DISTINCT FROM was -> n.key;
-    ends := CASE TG_ARGV[5]
-        WHEN 'zoned' THEN (was ->> TG_ARGV[3])::timestamptz
-        WHEN 'text' THEN (was ->> TG_ARGV[3])::timestamptz
-        WHEN 'naive' THEN (was ->> TG_ARGV[3])::timestamp AT TIME ZONE TG_ARGV[6]
-        WHEN 'date' THEN (was ->> TG_ARGV[3])::timestamp AT TIME ZONE TG_ARGV[6]
-        ELSE to_timestamp((was ->> TG_ARGV[3])::float8
-            / CASE WHEN (was ->> TG_ARGV[3])::float8 >= 1e11 THEN 1000 ELSE 1 END) END;
+    BEGIN
+        ends := CASE TG_ARGV[5]
+            WHEN 'zoned' THEN (was ->> TG_ARGV[3])::timestamptz
+            WHEN 'text' THEN (was ->> TG_ARGV[3])::timestamptz
+            WHEN 'naive' THEN (was ->> TG_ARGV[3])::timestamp AT TIME ZONE TG_ARGV[6]
+            WHEN 'date' THEN (was ->> TG_ARGV[3])::timestamp AT TIME ZONE TG_ARGV[6]
+            ELSE to_timestamp((was ->> TG_ARGV[3])::float8
+                / CASE WHEN (was ->> TG_ARGV[3])::float8 >= 1e11 THEN 1000 ELSE 1 END) END;
+    EXCEPTION WHEN data_exception THEN
+        ends := NULL;  -- a row of v0.1 that could not be read is none of ours
+    END;
     IF ends IS NULL OR ends <= moment
         OR TG_ARGV[2] <> '' AND NOT TG_ARGV[4]::jsonb ? lower(btrim(was ->> TG_ARGV[2]))
     THEN
@@ -1020,6 +1025,26 @@ BEGIN
         ON CONFLICT (id) WHERE id IS NOT NULL DO UPDATE SET old = a.old || EXCLUDED.old;
     END IF;
     RETURN NEW;
+END $$;
+
+-- For whoever erases a user: what v0.1 had of the user goes too, in the old tables as in the rows that we keep of them.
+CREATE FUNCTION forget_old_user(whose uuid) RETURNS void LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+DECLARE
+    names text[] := ARRAY(SELECT old_id FROM adopted_users WHERE user_id = whose) || whose::text; one record;
+BEGIN
+    FOR one IN
+        SELECT t.* FROM adoptions, jsonb_to_recordset(users_in) AS t (part text, name text, of_user text)
+    LOOP
+        DELETE FROM adopted_rows
+        WHERE part = one.part AND (old ->> one.of_user = ANY (names) OR lower(old ->> one.of_user) = whose::text);
+        EXECUTE format('DELETE FROM kosmo_v01.%1$I WHERE %2$I::text = ANY ($1) OR lower(%2$I::text) = $2',
+            one.name, one.of_user) USING names, whose::text;
+    END LOOP;
+    DELETE FROM adopted_rows WHERE id IN (
+        SELECT id FROM subscriptions WHERE user_id = whose UNION ALL
+        SELECT id FROM btcpay_invoices WHERE user_id = whose);
+    DELETE FROM adopted_users WHERE user_id = whose;
 END $$;
 
 CREATE FUNCTION refuse_old_write() RETURNS trigger LANGUAGE plpgsql AS $$
