@@ -165,7 +165,7 @@ async def test_strict_gates_killed_with_daemon_and_broker_count_commits_alone_an
             kills[victim] += 1
             if victim == "daemon":
                 daemon.kill()
-                await daemon.start()
+                await daemon.start(60.0)
             elif victim == "broker":
                 world.broker.kill()
                 await world.broker.start()

@@ -58,8 +58,9 @@ Message = tuple[str, str]
 def told(folder: Path, names: Iterable[str]) -> dict[str, set[Message]]:
     """What gateways wrote down: user and message id of what was held, released, committed."""
     found: dict[str, set[Message]] = {"held": set(), "released": set(), "committed": set()}
-    for name in names:
-        for line in (folder / f"{name}.log").read_text().splitlines():
+    logs = (folder / f"{name}.log" for name in names)
+    for log in (log for log in logs if log.exists()):
+        for line in log.read_text().splitlines():
             if len(words := line.split()) == 3:
                 found[words[0]].add((words[1], words[2]))
     return found

@@ -53,10 +53,8 @@ async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str
         users = [row["user_id"] for row in await connection.fetch("SELECT user_id FROM entitlements")]
         if users and not await retained_is_the_database(town.world, connection, users):
             yield "what is retained is not the database"
-    for house in town.houses:
-        status, told = await town.world.ready(house.daemon)
-        if status != 200 or told["status"] != "ready":
-            yield f"{house.daemon.name} is not ready: {told}"
+    async for problem in town.problems():
+        yield problem
 
 
 def _of_person(town: Town, books: Books, person: Person) -> list[str]:

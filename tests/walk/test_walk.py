@@ -1,5 +1,8 @@
 """Nobody loses or wins anything, whatever happens to the parts, in any order.
 
+People buy plans and packs, pay in every way, and spend credit. The operator grants, ends plans for credit,
+decides cases, refunds here and in BTCPay's pages, and restarts the daemons with another catalogue.
+
 ``KOSMO_WALK_SECONDS=1200 KOSMO_WALK_SEED=7 python -m pytest -p no:xdist -q -s -m soak tests/walk`` walks for
 long; it prints one line of JSON at its end. Without a seed a fresh one is taken and printed.
 

@@ -1,8 +1,7 @@
 """An installation of which every part can be taken away: daemons, and a proxy before each neighbour."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -12,7 +11,7 @@ from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.support.houses import House, build_house, move_in
 from tests.support.mosquitto import Mosquitto
 from tests.support.postgres import SETTINGS
-from tests.support.world import World, world_around
+from tests.support.world import World, until, world_around
 from tests.walk.catalogue import Assortment
 
 STARTS_WITHIN = 60.0  # seconds; walks share their machine with one another
@@ -59,7 +58,18 @@ class Town:
             await house.daemon.start(STARTS_WITHIN)
 
     async def until_ready(self) -> None:
-        await asyncio.gather(*(self.world.until_ready(house.daemon, 60) for house in self.houses))
+        async def ready() -> bool:
+            return not [problem async for problem in self.problems()]
+
+        await until(ready, lambda: self.world.logs, 60)
+
+    async def problems(self) -> AsyncGenerator[str, None]:
+        """Yield which daemon is not ready, and why; slow commits are the machine's, which walks share."""
+        for house in self.houses:
+            status, told = await self.world.ready(house.daemon)
+            wrong = {name: one for name, one in told["checks"].items() if not one["ok"] and name != "commits"}
+            if status != 200 or wrong:
+                yield f"{house.daemon.name} is not ready: {status}, {wrong}"
 
 
 @contextlib.asynccontextmanager
