@@ -148,8 +148,7 @@ async def is_pseudonym(connection: Connection, user_id: UUID) -> bool:
 
 
 _ERASED = """
-SELECT u.user_id FROM unnest($1::uuid[]) AS u (user_id), LATERAL (
-    SELECT FROM erased_users WHERE fingerprint = user_fingerprint(u.user_id) OFFSET 0) AS e
+SELECT user_id FROM erased_among($1) AS e (user_id)
 """
 
 

@@ -64,9 +64,7 @@ _LOCK = """
 WITH locked AS MATERIALIZED (
     SELECT FROM subscriptions WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
     ORDER BY user_id FOR UPDATE)
-SELECT u.user_id FROM unnest($1::uuid[]) AS u (user_id), LATERAL (
-    SELECT FROM erased_users WHERE fingerprint = user_fingerprint(u.user_id) OFFSET 0) AS e
-WHERE (SELECT count(*) FROM locked) >= 0 AND (SELECT true FROM erased_users LIMIT 1)
+SELECT user_id FROM erased_among($1) AS e (user_id) WHERE (SELECT count(*) FROM locked) >= 0
 """
 
 

@@ -95,7 +95,7 @@ UNPASSED = {
     "store.deliveries.load_of_invoice": READS,
     "store.deliveries.remove": CLEANS,
     "store.entitlements.load_risen": READS,
-    "store.entitlements.load_published": READS,
+    "store.entitlements.load_published: ": READS,
     "store.events.load_of_user": READS,
     "store.idempotency.remove": CLEANS,
     "store.invoices.abandon": AFTER_A_FAILURE,
