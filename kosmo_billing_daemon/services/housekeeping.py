@@ -90,5 +90,5 @@ class Housekeeping:
                 + await self._additions.step(connection, now - WINDOW)
                 + await self._invoices.step(connection, now - keep.invoices)
             )
-            await pruning.lookups(connection)
+            await pruning.lookups(connection, now)
             return removed

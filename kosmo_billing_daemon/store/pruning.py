@@ -137,13 +137,13 @@ def _page(rows: Any) -> PrunedPage:
 
 _LOOKUPS: Final = """
 DELETE FROM lookups AS l
-WHERE (SELECT true FROM btcpay_invoices WHERE id = l.invoice_id LIMIT 1) IS NULL
+WHERE due_at <= $1 AND (SELECT true FROM btcpay_invoices WHERE id = l.invoice_id LIMIT 1) IS NULL
 """
 
 
-async def lookups(connection: Connection) -> None:
-    """Take lookups of invoices that are gone out of the queue: a webhook may have come at that moment."""
-    await connection.execute(_LOOKUPS)
+async def lookups(connection: Connection, now: datetime) -> None:
+    """Take lookups that are due out of the queue if their invoice is gone: a webhook may come meanwhile."""
+    await connection.execute(_LOOKUPS, now)
 
 
 # Ids rise with time but for the last moments. What the broker has not acknowledged is kept.

@@ -86,7 +86,6 @@ WHOLE = {
         "WITH counted AS MATERIALIZED ( SELECT quote_id",
         "subscriptions",
     ): "counts the current ones each minute",
-    ("DELETE FROM lookups AS l WHERE (SELECT", "lookups"): "a queue: what is open, once an hour",
     ("DELETE FROM erased_users WHERE fingerprint IN", "erased_users"): "those of thirty days",
     ("WHERE $1 = ANY (users)", "outbox"): "a queue; an operator erases one user",
     ("DELETE FROM webhook_deliveries AS d USING", "webhook_deliveries"): ERASED,
