@@ -129,7 +129,7 @@ class HookSenders:
         if work is None or not (work.waiting or work.gone) or self._rests(work.hook):
             return 0
         now = self._clock()
-        answers = [GivenAnswer(number, now, True, "the event is gone") for number in work.gone]
+        answers = [GivenAnswer(number, now, True, hooks.GONE) for number in work.gone]
         try:
             failure = await self._send_each(work, answers)
         except asyncio.CancelledError:

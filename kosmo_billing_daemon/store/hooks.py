@@ -10,6 +10,7 @@ from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.events import StoredEvent
 from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
 
+GONE = "the event is gone"
 ANSWERS_KEPT = 100  # of each hook
 WAITING_SHOWN = 100_000  # events at most are counted
 
@@ -139,9 +140,11 @@ class GivenAnswer:
     answer: str
 
 
-_NOTE = """
+# The answer may repeat what was sent, and its user may have been erased meanwhile.
+_NOTE = f"""
 INSERT INTO hook_answers (hook_id, event_id, at, accepted, answer)
-SELECT h.id, row.event_id, row.at, row.accepted, row.answer
+SELECT h.id, row.event_id, row.at, row.accepted,
+    CASE WHEN (SELECT true FROM events WHERE id = row.event_id LIMIT 1) THEN row.answer ELSE '{GONE}' END
 FROM hooks AS h, unnest($2::bigint[], $3::timestamptz[], $4::boolean[], $5::text[])
     WITH ORDINALITY AS row (event_id, at, accepted, answer, place)
 WHERE h.id = $1 ORDER BY place
