@@ -103,6 +103,15 @@ class ConsoleAccess:
                     await console.save_seen(connection, hashed, now)
         return Operator(session.who, token)
 
+    async def lasts(self, operator: Operator) -> bool:
+        """Say whether a session goes on; asking does not keep it from ending."""
+        now = self._clock()
+        async with self._pool.connection() as connection:
+            session = await console.load_session(
+                connection, _hash(operator.token), now - SESSION_LASTS, now - IDLE_LASTS
+            )
+        return session is not None
+
     async def log_out(self, operator: Operator) -> None:
         """End a session at once."""
         async with self._pool.transaction() as connection:

@@ -5,6 +5,7 @@ The rule it keeps: what a case was about is in the ledger afterwards, or an oper
 
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
@@ -116,18 +117,28 @@ class CaseActions:
     ) -> None:
         """Book that the operator has settled outside what an invoice brought in and did not buy (R13).
 
-        What became credit because it bought nothing stays the user's.
+        What became credit because it bought nothing stays the user's, and what was refunded is gone.
         """
-        unused = books.unused(invoice)
-        if unused > 0 and invoice.effect is not Effect.CREDITED:
+        unused = await self._left(connection, invoice)
+        if unused > 0:
             after = replace(invoice, adjusted=invoice.adjusted - unused)
             await invoices.adjust(connection, invoice.id, after.adjusted)
             postings = books.of_invoice(invoice, after, who=by.who, reason=by.reason)
             await combine(connection, ledger.append_statements(postings, now))
 
+    async def _left(self, connection: Connection, invoice: Invoice) -> Decimal:
+        """Return what an invoice brought in and neither bought, nor became credit, nor was refunded."""
+        if invoice.effect is Effect.CREDITED:
+            return Decimal(0)
+        refunded = await ledger.load_refunded(connection, invoice.user_id, invoice.id)
+        return books.unused(invoice) - refunded
+
 
 async def _lock_open(connection: Connection, number: int) -> ListedCase:
-    case = await listings.lock_case(connection, number)
+    return _require_open(await listings.lock_case(connection, number), number)
+
+
+def _require_open(case: ListedCase | None, number: int) -> ListedCase:
     if case is None:
         raise NotFound(f"there is no case {number}")
     if case.closed_at is not None:

@@ -149,6 +149,12 @@ def entry(one: Entry) -> str:
     """Say what an entry of the ledger tells, so that it can be read aloud."""
     sum_ = money(abs(one.amount), one.currency)
     invoice = "" if one.invoice_id is None else f" (invoice {one.invoice_id})"
+    told = "" if one.who is None else f", by {one.who}: {one.reason}"
+    return f"{sum_} {booked(one)}{invoice}{told}"
+
+
+def booked(one: Entry) -> str:
+    """Say what happened to the money of an entry."""
     is_reversal = (one.amount < 0) == (one.kind.sign > 0)
     match one.kind:
         case EntryKind.RECEIVED:
@@ -173,8 +179,7 @@ def entry(one: Entry) -> str:
             what = "came back: it is not settled outside" if is_reversal else "settled outside"
         case _:
             assert_never(one.kind)
-    told = "" if one.who is None else f", by {one.who}: {one.reason}"
-    return f"{sum_} {what}{invoice}{told}"
+    return what
 
 
 def origin(row: Subscription) -> str:

@@ -17,7 +17,7 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.hooks import message_of, send
 from kosmo_billing_daemon.store import audit, hooks
 from kosmo_billing_daemon.store.events import StoredEvent
-from kosmo_billing_daemon.store.hooks import Hook, ListedHook
+from kosmo_billing_daemon.store.hooks import GivenAnswer, Hook, ListedHook
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 
 
@@ -32,11 +32,7 @@ class HookActions:
         self, url: str, patterns: Sequence[str], *, texts: str | None, allow_private: bool, by: OperatorAction
     ) -> Hook:
         """Add a hook with a secret of its own; raises ``Invalid`` and ``Conflict``."""
-        require_usable(url, allow_private=allow_private)
-        _require_known(patterns)
-        if texts is not None:
-            for event_type in parse_texts(texts).texts:
-                _require_wanted(event_type, patterns)
+        _require_addable(url, patterns, texts=texts, allow_private=allow_private)
         async with self.pool.transaction() as connection:
             now = self.clock()
             hook_id = await hooks.add(
@@ -58,6 +54,30 @@ class HookActions:
         async with self.pool.connection() as connection:
             return await hooks.load_all(connection)
 
+    async def load(self, hook_id: int) -> "HookWithAnswers":
+        """Return one hook with its last answers; raises ``NotFound``."""
+        async with self.pool.connection() as connection:
+            listed = next((one for one in await hooks.load_all(connection) if one.hook.id == hook_id), None)
+            if listed is None:
+                raise NotFound(f"there is no hook {hook_id}")
+            return HookWithAnswers(listed, await hooks.load_answers(connection, hook_id, hooks.ANSWERS_KEPT))
+
+    async def preview_add(
+        self, url: str, patterns: Sequence[str], *, texts: str | None, allow_private: bool
+    ) -> tuple[str, ...]:
+        """Return the events that ``add`` would send; raises what it would raise."""
+        _require_addable(url, patterns, texts=texts, allow_private=allow_private)
+        async with self.pool.connection() as connection:
+            if any(one.hook.url == url for one in await hooks.load_all(connection)):
+                raise Conflict("there is a hook for this URL; remove it first", code="hook_exists")
+        return tuple(name for name in event_types() if any(_matches(pattern, name) for pattern in patterns))
+
+    async def preview_replay(self, hook_id: int, since: datetime | None) -> tuple[datetime, int]:
+        """Return since when ``replay`` would send again, and how many events; raises what it would raise."""
+        async with self.pool.connection() as connection:
+            since = _since(await _found(connection, hook_id), since)
+            return since, await hooks.count_since(connection, hook_id, since)
+
     async def test(self, hook_id: int) -> HookAnswer:
         """Send an event of no meaning from this process, and return the answer."""
         async with self.pool.connection() as connection:
@@ -75,12 +95,7 @@ class HookActions:
         Returns how many events that adds to those that wait.
         """
         async with self.pool.transaction() as connection:
-            hook = await _found(connection, hook_id)
-            since = since or hook.off_since
-            if since is None:
-                raise Conflict(
-                    "this hook is on: since when are events to be sent again? (--since)", code="on"
-                )
+            since = _since(await _found(connection, hook_id), since)
             added = await hooks.replay(connection, hook_id, since)
             await hooks.switch_on(connection, hook_id)
             await self._note(connection, "hook.replay", hook_id, by, self.clock())
@@ -98,6 +113,35 @@ class HookActions:
     ) -> None:
         await audit.append(connection, by.entry(action, None, f"hook {hook_id}", now))
         await hooks.notify(connection)
+
+
+@record
+class HookWithAnswers:
+    """One hook, and what its endpoint said last, newest first."""
+
+    listed: ListedHook
+    answers: list[GivenAnswer]
+
+
+def _since(hook: Hook, since: datetime | None) -> datetime:
+    since = since or hook.off_since
+    if since is None:
+        raise Conflict("this hook is on: since when are events to be sent again? (--since)", code="on")
+    return since
+
+
+def _require_addable(url: str, patterns: Sequence[str], *, texts: str | None, allow_private: bool) -> None:
+    require_usable(url, allow_private=allow_private)
+    _require_known(patterns)
+    if texts is not None:
+        for event_type in parse_texts(texts).texts:
+            _require_wanted(event_type, patterns)
+
+
+def without_query(url: str) -> str:
+    """Return a URL as it may be shown: a query may hold the token of whoever receives."""
+    address, mark, _ = url.partition("?")
+    return f"{address}?…" if mark else address
 
 
 async def _found(connection: Connection, hook_id: int) -> Hook:

@@ -8,7 +8,7 @@ same command completes it.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.btcpay import refunds as at_btcpay
@@ -51,6 +51,26 @@ class Refunding:
         one = await self._receipt(name)
         (made,) = await self._refund(one.user_id, [one], amount, by, another=another)
         return made
+
+    async def preview(
+        self, name: str, amount: Decimal | None, *, another: bool = False
+    ) -> tuple[Receipt, Price]:
+        """Say what ``refund`` would give back, and of which invoice; raises as it does."""
+        one = await self._receipt(name)
+        names = [one.btcpay_invoice_id]
+        if another:
+            await self._note_paid(names)
+        async with self.pool.connection() as connection:
+            standing = _standing(await refunds.load_ordered(connection, names), another=another)
+            if standing:
+                _require_same(standing, amount)
+                return one, standing[0].total
+            if one.user_id is None:
+                if one.left.amount <= 0:
+                    raise Conflict("the case of this order was decided before", code="closed_before")
+                return one, one.left
+            ((_, total),) = await self._shares(connection, one.user_id, names, amount)
+        return one, total
 
     async def refund_user(
         self, user_id: UserId, amount: Decimal | None, by: OperatorAction, *, another: bool = False
@@ -105,8 +125,7 @@ class Refunding:
             await self._note_paid(names)
 
         async def order(connection: Connection) -> tuple[list[Refund], bool]:
-            known = await refunds.load_ordered(connection, names)
-            standing = [one for one in known if one.paid_at is None] or ([] if another else known[:1])
+            standing = _standing(await refunds.load_ordered(connection, names), another=another)
             if standing:
                 _require_same(standing, amount)
                 return standing, False
@@ -303,6 +322,11 @@ def _limited(most: Mapping[str, Decimal], amount: Decimal) -> dict[str, Decimal]
     return {currency: amount}
 
 
+def _standing(known: Sequence[Refund], *, another: bool) -> list[Refund]:
+    """Return the refunds that a repeat means: the open ones, or else the last that was paid."""
+    return [one for one in known if one.paid_at is None] or ([] if another else list(known[:1]))
+
+
 def _require_same(standing: Sequence[Refund], amount: Decimal | None) -> None:
     """Refuse another sum than the one that is being refunded, or was."""
     total = sum((one.total.amount for one in standing), Decimal(0))
@@ -314,3 +338,14 @@ def _require_same(standing: Sequence[Refund], amount: Decimal | None) -> None:
     raise Conflict(
         f"a refund of {sum_} is open; cancel it first, or add --another once it is paid", code="refund_open"
     )
+
+
+def read_amount(given: str) -> Decimal:
+    """Read an amount as people write it; raises ``Invalid``."""
+    try:
+        amount = Decimal(given)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite():
+        raise Invalid("an amount such as 4.10 is needed", field="amount")
+    return amount

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from kosmo_billing_daemon.admin.attention import Attention, load
 from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.explaining import money
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
@@ -22,11 +23,7 @@ from kosmo_billing_daemon.cli.rendering import (
 from kosmo_billing_daemon.cli.usage import print_reporter, reporter_json
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import utc_now
-from kosmo_billing_daemon.store import hooks, listings, lookups, reporters
-from kosmo_billing_daemon.store.hooks import Hook
 from kosmo_billing_daemon.store.listings import ListedCase
-from kosmo_billing_daemon.store.lookups import SetAside
-from kosmo_billing_daemon.store.reporters import ReporterCase
 
 
 def list_(
@@ -42,38 +39,38 @@ def list_(
     if context.invoked_subcommand is not None:
         return
 
-    async def work() -> tuple[list[ListedCase], list[ReporterCase], list[SetAside], list[Hook]]:
-        async with opened(env_file) as at, at.pool.connection() as connection:
-            return (
-                await listings.load_open_cases(connection, limit),
-                await reporters.load_cases(connection, limit),
-                await lookups.load_set_aside(connection, utc_now(), limit),
-                [one.hook for one in await hooks.load_all(connection) if one.hook.off_since],
-            )
+    async def work() -> Attention:
+        async with opened(env_file) as at:
+            return await load(at.pool, utc_now, limit)
 
-    cases, gateways, set_aside, off = run(work())
+    found = run(work())
     if as_json:
-        told = [map(case_json, cases), map(reporter_json, gateways), map(set_aside_json, set_aside)]
-        print_json([*chain.from_iterable(told), *map(off_json, off)])
+        told = [
+            map(case_json, found.cases),
+            map(reporter_json, found.gateways),
+            map(set_aside_json, found.set_aside),
+            map(off_json, found.off),
+        ]
+        print_json([*chain.from_iterable(told)])
         return
     out = console()
-    for case in cases:
+    for case in found.cases:
         print_case(out, case)
         out.print()
-    for gateway in gateways:
+    for gateway in found.gateways:
         print_reporter(out, gateway)
         out.print()
-    for one in set_aside:
+    for one in found.set_aside:
         print_set_aside(out, one)
         out.print()
-    for hook in off:
+    for hook in found.off:
         print_off(out, hook)
         out.print()
-    line(out, f"{len(cases)} open" if cases else "no payment needs attention")
-    if gateways:
-        line(out, f"{len(gateways)} about gateways")
-    if set_aside:
-        line(out, f"{len(set_aside)} set aside, which the daemon tries again by itself")
+    line(out, f"{len(found.cases)} open" if found.cases else "no payment needs attention")
+    if found.gateways:
+        line(out, f"{len(found.gateways)} about gateways")
+    if found.set_aside:
+        line(out, f"{len(found.set_aside)} set aside, which the daemon tries again by itself")
 
 
 Number = Annotated[int, typer.Argument(metavar="CASE", help="The case's number.", min=1, max=2**63 - 1)]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kosmo_billing_daemon.admin.explaining import when
-from kosmo_billing_daemon.admin.hooks import HookActions
+from kosmo_billing_daemon.admin.hooks import HookActions, without_query
 from kosmo_billing_daemon.cli.frame import EX_FAILED, AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
@@ -86,7 +86,7 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     rows = [
         (
             str(listed.hook.id),
-            shown_url(listed.hook.url),
+            without_query(listed.hook.url),
             ",".join(listed.hook.events),
             _state(listed.hook),
             str(listed.waiting),
@@ -166,16 +166,10 @@ def _read_texts(path: Path) -> str:
         raise Invalid(f"{path} is not UTF-8 text") from None
 
 
-def shown_url(url: str) -> str:
-    """Return a URL as it may be shown: a query may hold the token of whoever receives."""
-    address, mark, _ = url.partition("?")
-    return f"{address}?…" if mark else address
-
-
 def print_off(out: Console, hook: Hook) -> None:
     """Print a hook that was switched off, and what to do."""
     out.print(Text(f"hook {hook.id}  switched off", style="bold yellow"))
-    line(out, f"  {shown_url(hook.url)} since {when(hook.off_since)}: {hook.off_because}")
+    line(out, f"  {without_query(hook.url)} since {when(hook.off_since)}: {hook.off_because}")
     for what, words in _WAYS_OUT:
         line(out, f"  {what}:")
         line(out, f"    {command('hook', words, str(hook.id))}")
@@ -186,7 +180,7 @@ def off_json(hook: Hook) -> dict[str, Any]:
     return {
         "kind": "hook_off",
         "hook": hook.id,
-        "url": shown_url(hook.url),
+        "url": without_query(hook.url),
         "detail": hook.off_because,
         "opened_at": hook.off_since,
         "commands": [command("hook", words, str(hook.id)) for _, words in _WAYS_OUT],
@@ -212,7 +206,7 @@ def _hook_json(listed: ListedHook) -> dict[str, Any]:
     hook = listed.hook
     return {
         "hook": hook.id,
-        "url": shown_url(hook.url),
+        "url": without_query(hook.url),
         "events": hook.events,
         "texts": hook.texts is not None,
         "allow_private": hook.allow_private,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.admin.explaining import when
+from kosmo_billing_daemon.admin.ways_out import invoice_name
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.listing import find
 from kosmo_billing_daemon.cli.opened import by, opened
@@ -14,7 +15,6 @@ from kosmo_billing_daemon.cli.rendering import (
     console,
     heading,
     invoice_json,
-    invoice_name,
     invoice_row,
     line,
     print_case,

@@ -1,27 +1,17 @@
 """``ledger``: the books, for the accountant (R13)."""
 
-from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from kosmo_billing_daemon.admin import spreadsheets
+from kosmo_billing_daemon.admin import entries, spreadsheets
 from kosmo_billing_daemon.admin.books import Difference, compare
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
 from kosmo_billing_daemon.cli.progress import long_work
 from kosmo_billing_daemon.cli.rendering import console, line, print_json
-from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.store import ledger
-from kosmo_billing_daemon.store.ledger import Entry
-
-BATCH = 5_000
-COLUMNS = (
-    "entry", "at", "user_id", "order_id", "invoice_id", "kind", "amount", "currency", "reverses", "who",
-    "reason",
-)  # fmt: skip
-
+from kosmo_billing_daemon.store.ledger import Entry, EntryFilter
 
 First = Annotated[str, typer.Option("--from", metavar="DAY", help="The first day (UTC), as 2026-03-01.")]
 Last = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
@@ -43,23 +33,18 @@ def export(
     env_file: EnvFile = None,
 ) -> None:
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
-    begin, end = _period(first, last)
+    begin, end = entries.period(first, last)
 
     async def work() -> list[Entry]:
-        found: list[Entry] = []
-        async with opened(env_file) as at, at.pool.connection() as connection:
-            while True:
-                after = found[-1].id if found else 0
-                part = await ledger.load_period(connection, begin, end, after, BATCH)
-                found += part
-                if len(part) < BATCH:
-                    return found
+        async with opened(env_file) as at:
+            batches = entries.load_every(at.pool, EntryFilter(since=begin, before=end))
+            return [entry async for batch in batches for entry in batch]
 
-    rows = [_cells(entry) for entry in run(work())]
+    rows = [entries.cells(entry) for entry in run(work())]
     if format_ is BookFormat.JSON:
-        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+        print_json([dict(zip(entries.HEADINGS, row, strict=True)) for row in rows])
         return
-    typer.echo(spreadsheets.lines([COLUMNS, *rows]), nl=False)
+    typer.echo(spreadsheets.lines([entries.HEADINGS, *rows]), nl=False)
 
 
 def check(
@@ -69,7 +54,7 @@ def check(
     env_file: EnvFile = None,
 ) -> None:
     """Compare the ledger with BTCPay's list of invoices created in a period; exits with 1 if they differ."""
-    begin, end = _period(first, last)
+    begin, end = entries.period(first, last)
 
     async def work() -> list[Difference]:
         async with opened(env_file) as at:
@@ -97,36 +82,6 @@ def check(
         line(console(), f"{len(found)} differences" if found else "the ledger and BTCPay agree")
     if found:
         raise typer.Exit(1)
-
-
-def _period(first: str, last: str) -> tuple[datetime, datetime]:
-    begin, end = _midnight(first, "from"), _midnight(last, "to") + timedelta(days=1)
-    if end <= begin:
-        raise Invalid("--to must not be before --from", field="to")
-    return begin, end
-
-
-def _cells(entry: Entry) -> tuple[object, ...]:
-    return (
-        entry.id,
-        f"{entry.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
-        str(entry.user_id),
-        None if entry.order_id is None else str(entry.order_id),
-        entry.invoice_id,
-        str(entry.kind),
-        f"{entry.amount:f}",
-        entry.currency,
-        entry.reverses,
-        entry.who,
-        entry.reason,
-    )
-
-
-def _midnight(given: str, name: str) -> datetime:
-    try:
-        return datetime.combine(date.fromisoformat(given), time(), UTC)
-    except ValueError:
-        raise Invalid("a day as 2026-03-01 is needed", field=name) from None
 
 
 app = typer.Typer(help="The ledger: what came in, what it bought, and what is left.", no_args_is_help=True)

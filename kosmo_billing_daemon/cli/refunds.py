@@ -1,17 +1,15 @@
 """``refund``: give credit back through BTCPay, and take back a refund that nobody claimed."""
 
-from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 import typer
 
 from kosmo_billing_daemon.admin.explaining import money
-from kosmo_billing_daemon.admin.refunding import Refunding
+from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.invoices import Name
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import console, line, print_json
-from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.refunds import Refund
 
@@ -39,14 +37,14 @@ def make(
     if (invoice is None) == (user is None):
         raise typer.BadParameter("name an invoice or --user, one of both")
 
+    asked = None if amount is None else read_amount(amount)
+
     async def work() -> list[Refund]:
         async with opened(env_file) as at:
             refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
             if user is not None:
-                return await refunding.refund_user(
-                    await at.user(user), _amount(amount), by(reason), another=another
-                )
-            return [await refunding.refund(invoice or "", _amount(amount), by(reason), another=another)]
+                return await refunding.refund_user(await at.user(user), asked, by(reason), another=another)
+            return [await refunding.refund(invoice or "", asked, by(reason), another=another)]
 
     made = run(work())
     if as_json:
@@ -100,18 +98,6 @@ def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: Env
     total = money(taken.total.amount, taken.total.currency)
     whose = "need attention" if taken.user_id is None else f"are credit of user {taken.user_id}"
     line(console(), f"the refund is cancelled: {total} {whose} again")
-
-
-def _amount(given: str | None) -> Decimal | None:
-    if given is None:
-        return None
-    try:
-        amount = Decimal(given)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite():
-        raise Invalid("an amount such as 4.10 is needed", field="amount")
-    return amount
 
 
 def _json(refund: Refund) -> dict[str, object]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 from rich.cells import cell_len, set_cell_size
@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kosmo_billing_daemon.admin import explaining
+from kosmo_billing_daemon.admin import ways_out as decisions
 from kosmo_billing_daemon.admin.explaining import money, when
+from kosmo_billing_daemon.admin.ways_out import CaseDecision, invoice_name
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
 from kosmo_billing_daemon.domain.subscriptions import Subscription
@@ -100,70 +102,38 @@ def command(*words: str) -> str:
     return shlex.join([PROGRAM, *words])
 
 
-_SETTLED_BY_INVOICE = frozenset(
-    {
-        CaseKind.LATE_PAYMENT,
-        CaseKind.PARTIAL_PAYMENT,
-        CaseKind.MISMATCH,
-        CaseKind.PAID_INVALID,
-        CaseKind.NOT_FULFILLED,
-    }
-)
-
-
 def ways_out(case: ListedCase) -> list[tuple[str, str]]:
     """Return what an operator can do about a case: in words, and the command."""
-    invoice = case.invoice
-    number = str(case.number)
-    close = command("attention", "close", number, "--reason", "refunded: REFERENCE")
-    if case.kind is CaseKind.NEGATIVE_BALANCE:
-        end = command("user", "revoke", str(case.user_id), "--credit", "--reason", "TICKET")
-        return [
-            ("end the plan, so that what is left of it is set against this", end),
-            (
-                "if nobody is to pay it (otherwise it is closed once it is paid back)",
-                command("attention", "close", number, "--reason", "TICKET"),
-            ),
-        ]
-    if invoice is None:
-        give = command("attention", "give", number, "--user", "USER", "--reason", "TICKET")
-        return [
-            (f"give {money(case.undecided, case.currency)} to the user who paid it, as credit", give),
-            (
-                "refund it; the command prints a link by which it is claimed",
-                command("refund", "make", case.btcpay_invoice_id or "", "--reason", "TICKET"),
-            ),
-            ("after refunding it in BTCPay's own pages", close),
-        ]
-    if case.kind in _SETTLED_BY_INVOICE:
-        settle = command("invoices", "settle", invoice_name(invoice), "--reason", "TICKET")
-        return [
-            (_given(invoice), settle),
-            ("after paying the money back", close),
-        ]
-    ways = [("after paying the excess back, or if it is kept", close)]
-    if case.kind is CaseKind.PAID_TWICE:
-        grant = command(
-            "user", "grant", str(invoice.user_id), invoice.plan.plan_type, "--reason", "paid twice: TICKET"
-        )
-        give = command("attention", "give", number, "--user", str(invoice.user_id), "--reason", "TICKET")
-        ways = [
-            ("give the plan a second time (and close the case)", grant),
-            (f"make {money(case.undecided, case.currency)} the user's credit, which can be refunded", give),
-            *ways,
-        ]
-    return ways
+    return [(way.when, _command_of(way.decision, case)) for way in decisions.ways_out(case)]
 
 
-def _given(invoice: Invoice) -> str:
-    if invoice.plan.is_pack:
-        return f"add the {invoice.plan.plan_type} pack to the current plan"
-    return f"give the {invoice.plan.plan_type} plan, from now on"
+def _command_of(decision: CaseDecision, case: ListedCase) -> str:
+    number, invoice, user = str(case.number), case.invoice, str(case.user_id)
+    why = ("--reason", "TICKET")
+    match decision:
+        case CaseDecision.SETTLE:
+            return command("invoices", "settle", invoice_name(_of(invoice)), *why)
+        case CaseDecision.REFUND:
+            return command("refund", "make", case.btcpay_invoice_id or str(_of(invoice).id), *why)
+        case CaseDecision.GRANT:
+            twice = ("--reason", "paid twice: TICKET")
+            return command("user", "grant", user, _of(invoice).plan.plan_type, *twice)
+        case CaseDecision.GIVE:
+            whose = "USER" if case.user_id is None else user
+            return command("attention", "give", number, "--user", whose, *why)
+        case CaseDecision.END_PLAN:
+            return command("user", "revoke", user, "--credit", *why)
+        case CaseDecision.CLOSE:
+            if case.kind is not CaseKind.NEGATIVE_BALANCE:
+                why = ("--reason", "refunded: REFERENCE")
+            return command("attention", "close", number, *why)
+        case _:
+            assert_never(decision)
 
 
-def invoice_name(invoice: Invoice) -> str:
-    """Return the name operators know: BTCPay's id, or ours where there is none."""
-    return invoice.btcpay_invoice_id or str(invoice.id)
+def _of(invoice: Invoice | None) -> Invoice:
+    assert invoice is not None  # noqa: S101 - such a decision is about an invoice
+    return invoice
 
 
 INVOICE_HEADINGS = ("INVOICE", "CREATED", "PLAN", "PRICE", "PAID", "STATUS", "PAYMENT", "EFFECT")

@@ -5,13 +5,20 @@ from collections import OrderedDict
 from aiohttp import web
 
 from kosmo_billing_daemon.console import (
+    attention,
+    case_forms,
+    feed,
     forms,
+    gates,
     guard,
+    hooks,
+    ledger,
     login,
     overview,
     plan_actions,
     reach_actions,
     refund_actions,
+    refunds,
     search,
     user,
     users,
@@ -29,6 +36,13 @@ ROUTES = (
     *user.ROUTES,
     *(route for form in ACTIONS for route in form.routes()),
     *search.ROUTES,
+    *attention.ROUTES,
+    *case_forms.ROUTES,
+    *ledger.ROUTES,
+    *refunds.ROUTES,
+    *hooks.ROUTES,
+    *gates.ROUTES,
+    *feed.ROUTES,
 )
 """Every page; a new one is a file with its ``ROUTES`` and one line here."""
 
@@ -39,6 +53,8 @@ def build_console(desk: Desk) -> web.Application:
     app[DESK] = desk
     app[forms.CONFIRMED] = OrderedDict()
     guard.install(app)
+    ledger.install(app)
+    feed.install(app)
     draining.install(app)
     app.add_routes(ROUTES)
     return app

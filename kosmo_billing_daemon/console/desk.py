@@ -1,6 +1,7 @@
 """What the pages work with, and how a handler gets it."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -29,6 +30,22 @@ class Desk:
     settlement: Settlement
     links: RenewalLinks
     readiness: Callable[[], Awaitable[Readiness]]
+
+    def on(self, pool: Pool) -> "Desk":
+        """Return a desk that works on another pool, such as one where everything is undone."""
+        settlement = replace(self.settlement, pool=pool, changed=_nothing, announce=_nothing)
+        return replace(
+            self,
+            pool=pool,
+            settlement=settlement,
+            operations=replace(self.operations, pool=pool, settlement=settlement),
+            extending=replace(self.extending, pool=pool),
+            renewals=replace(self.renewals, pool=pool),
+        )
+
+
+def _nothing(*_: object) -> None:
+    """Tell nobody."""
 
 
 DESK: web.AppKey[Desk] = web.AppKey("desk", Desk)

@@ -23,7 +23,6 @@ from kosmo_billing_daemon.web.problems import status_of
 Values = Mapping[str, str]
 """What was typed, by the names of the fields: without blanks around it, empty for an unticked box."""
 
-_LONGEST_VALUE: Final = 2000
 _MOST_CONFIRMED: Final = 10_000
 
 
@@ -33,9 +32,10 @@ class FormField:
 
     name: str
     label: str
-    kind: Literal["text", "number", "select", "checkbox", "date", "hidden"] = "text"
+    kind: Literal["text", "textarea", "number", "select", "checkbox", "date", "hidden"] = "text"
     hint: str = ""
     value: str = ""
+    longest: int = 2000
     options: Sequence[tuple[str, str]] = ()
     is_required: bool = True
 
@@ -55,8 +55,10 @@ class OperatorForm:
 
     ``path`` is its address below ``/admin``, as aiohttp's routes are written; ``verb`` stands on the button
     that does it, such as "Grant the plan". ``fields`` says what is asked beside the reason. ``preview`` says
-    what will happen and ``run`` does it, returning a sentence in the past tense; both may raise ``Refused``.
-    ``back`` is the page to which it leads, given as ``path`` is.
+    what will happen and ``run`` does it, returning a sentence in the past tense, or a page of its own for
+    what is shown once; both may raise ``Refused``. ``back`` is the page it belongs to, given as ``path`` is;
+    ``then`` is the page to which it leads once it is done, if that is another one. ``about`` says above the
+    form what it is about.
     """
 
     path: str
@@ -64,8 +66,10 @@ class OperatorForm:
     verb: str
     fields: Callable[[web.Request], Awaitable[Sequence[FormField]]]
     preview: Callable[[web.Request, Values], Awaitable[Preview]]
-    run: Callable[[web.Request, Values, OperatorAction], Awaitable[str]]
+    run: Callable[[web.Request, Values, OperatorAction], Awaitable[str | web.Response]]
     back: Callable[[web.Request], str]
+    about: Callable[[web.Request], Awaitable[str]] | None = None
+    then: Callable[[web.Request], Awaitable[str]] | None = None
     intro: str = ""
     is_dangerous: bool = False
 
@@ -75,38 +79,41 @@ class OperatorForm:
     async def _show(self, request: web.Request) -> web.Response:
         fields = await self.fields(request)
         given = {field.name: request.query.get(field.name, field.value).strip() for field in fields}
-        return self._render(request, fields, given)
+        return await self._render(request, fields, given)
 
     async def _take(self, request: web.Request) -> web.Response:
         form = await request.post()
         fields = await self.fields(request)
-        given = {field.name: str(form.get(field.name, ""))[:_LONGEST_VALUE].strip() for field in fields}
+        given = {field.name: _typed(form.get(field.name, ""), field.longest) for field in fields}
         reason = str(form.get("reason", "")).strip()
         if "change" in form:
-            return self._render(request, fields, given, reason)
+            return await self._render(request, fields, given, reason)
         confirmation = str(form.get("confirm", ""))
         try:
             by = OperatorAction(operator_of(request).who, reason)
             _require_filled(fields, given)
             if not self._is_confirmed(request, confirmation, given, reason):
                 preview = await self.preview(request, given)
-                return self._render(request, fields, given, reason, preview=preview)
+                return await self._render(request, fields, given, reason, preview=preview)
             if not _first_time(request, confirmation):
                 return redirect(request, self.back(request), done="This was carried out once already.")
             done = await self.run(request, given, by)
         except Refused as error:
             status = status_of(error)
             name = error.field if isinstance(error, Invalid) else None
-            return self._render(
+            return await self._render(
                 request, fields, given, reason, error=error.message, status=status, wrong=name
             )
         except Unavailable as error:
             status = HTTPStatus.SERVICE_UNAVAILABLE
             told = f"{error.message}. Nothing is known to have changed; look before you try again."
-            return self._render(request, fields, given, reason, error=told, status=status)
-        return redirect(request, self.back(request), done=done)
+            return await self._render(request, fields, given, reason, error=told, status=status)
+        if isinstance(done, web.Response):
+            return done
+        onward = self.back(request) if self.then is None else await self.then(request)
+        return redirect(request, onward, done=done)
 
-    def _render(
+    async def _render(
         self,
         request: web.Request,
         fields: Sequence[FormField],
@@ -134,6 +141,7 @@ class OperatorForm:
             error=error,
             wrong=wrong,
             back=self.back(request),
+            about="" if self.about is None else await self.about(request),
         )
 
     def _confirmation(self, request: web.Request, nonce: str, given: Values, reason: str) -> str:
@@ -160,6 +168,11 @@ def _first_time(request: web.Request, confirmation: str) -> bool:
     if len(used) > _MOST_CONFIRMED:
         used.popitem(last=False)
     return True
+
+
+def _typed(given: object, longest: int) -> str:
+    """Return what was typed; browsers end lines with CR and LF, whatever they were given."""
+    return str(given).replace("\r\n", "\n")[:longest].strip()
 
 
 def _require_filled(fields: Sequence[FormField], given: Values) -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from aiohttp import web
 
 from kosmo_billing_daemon.admin import dashboard
+from kosmo_billing_daemon.admin.ways_out import TITLES
 from kosmo_billing_daemon.console.charts import StackedBars, stacked
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.rendering import money, render, url
@@ -38,6 +39,7 @@ async def show(request: web.Request) -> web.Response:
         request,
         "overview.html",
         shop=found,
+        titles=TITLES,
         takings=_takings(found),
         users=sum(each.users for each in found.current),
         ending=sum(each.ending for each in found.current),

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
+from kosmo_billing_daemon.admin.hooks import without_query
 from kosmo_billing_daemon.console.desk import OPERATOR, operator_of
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.contract.paths import ADMIN
@@ -27,10 +28,21 @@ FLASH: Final = "kosmo_flash"
 NAVIGATION: Final = (
     ("/", "Overview"),
     ("/users", "Users"),
+    ("/attention", "Attention"),
+    ("/ledger", "Ledger"),
+    ("/refunds", "Refunds"),
+    ("/hooks", "Hooks"),
+    ("/gates", "Gates"),
+    ("/feed", "Live feed"),
 )
 """Path below ``/admin`` and name, in the order of the menu; a new page of the menu is one line here."""
 
-_STATIC: Final = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_STATIC: Final = {
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "feed.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 _WIDE: Final = Context(prec=120)  # more digits than any amount has
 _FLASH_SECONDS: Final = 60
 _LONGEST_FLASH: Final = 300  # characters; a cookie has room for 4096 bytes
@@ -59,6 +71,11 @@ def count(number: int | None) -> str:
 def when(at: datetime | None) -> str:
     """Write a time for people, to the minute, in UTC."""
     return NOTHING if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def clock(at: datetime) -> str:
+    """Write a time of these days for people, to the second, in UTC."""
+    return f"{at.astimezone(UTC):%m-%d %H:%M:%S}"
 
 
 def span(length: timedelta | float | None) -> str:
@@ -95,7 +112,9 @@ def _environment() -> "Environment":
         "count": count,
         "when": when,
         "span": span,
+        "clock": clock,
         "rfc3339": rfc3339,
+        "without_query": without_query,
     }
     environment.globals |= {"url": url, "asset": asset, "navigation": NAVIGATION}
     return environment
@@ -139,6 +158,11 @@ def render(
     if FLASH in request.cookies:
         response.del_cookie(FLASH, path=ADMIN)
     return response
+
+
+def fragment(template: str, **values: Any) -> str:
+    """Return a part of a page, escaped as pages are."""
+    return _environment().get_template(template).render(**values)
 
 
 def redirect(request: web.Request, path: str, *, done: str = "") -> web.Response:

@@ -5,7 +5,6 @@ what asks BTCPay, or changes nothing about the user, is described instead.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from aiohttp import web
 
@@ -15,7 +14,6 @@ from kosmo_billing_daemon.console.desk import DESK, Desk, operator_of
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
 from kosmo_billing_daemon.console.user import user_of
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.store.postgres import Pool
 
 Act = Callable[[Desk, UserId, Values, OperatorAction], Awaitable[str]]
 """Carries an action out with what the desk has, and says what was done."""
@@ -48,7 +46,7 @@ def rehearsed(
         reason = str((await request.post()).get("reason", "")).strip()
         by = OperatorAction(operator_of(request).who, reason)
         before, after = await rehearsing.rehearse(
-            desk.pool, user_id, lambda pool: act(_on(desk, pool), user_id, given, by)
+            desk.pool, user_id, lambda pool: act(desk.on(pool), user_id, given, by)
         )
         effects = rehearsing.changes(before, after)
         warning = "" if effects else "Nothing that the user could notice would change."
@@ -99,14 +97,4 @@ def _form(
         run=run,
         back=lambda request: f"/users/{user_of(request)}",
         is_dangerous=is_dangerous,
-    )
-
-
-def _on(desk: Desk, pool: Pool) -> Desk:
-    """Return a desk that works on another pool."""
-    return replace(
-        desk,
-        pool=pool,
-        operations=replace(desk.operations, pool=pool),
-        extending=replace(desk.extending, pool=pool),
     )

@@ -60,6 +60,7 @@ class Settlement:
     changed: Callable[[], None]
     trust_body: bool = False
     credit: bool = True
+    announce: Callable[[Sequence[Event]], None] = field(default_factory=lambda: log_committed)
     _answers: Batcher[LookupAnswer, dict[InvoiceId, Invoice]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +95,7 @@ class Settlement:
         ids = {invoice_id for answer in answers for invoice_id in answer.observations}
         after, new_events = await self.pool.retrying(work, locking_owners(ids))
         self.changed()
-        asyncio.get_running_loop().call_soon(_log, new_events)  # nobody need wait for lines in a log
+        asyncio.get_running_loop().call_soon(self.announce, new_events)  # nobody need wait for lines in a log
         return after
 
     async def settle_by_hand(self, invoice_id: InvoiceId, resolution: str, *, also: Also) -> Invoice:
@@ -128,7 +129,7 @@ class Settlement:
 
         invoice, new_events = await self.pool.retrying(work, locking_owners([invoice_id]))
         self.changed()
-        _log(new_events)
+        self.announce(new_events)
         return invoice
 
     async def _evaluate(
@@ -248,7 +249,7 @@ def _resolution(verdict: Verdict, given: str) -> str:
     return given if verdict.invoice.effect is Effect.FULFILLED else attention.OUTDATED
 
 
-def _log(new_events: Sequence[Event]) -> None:
+def log_committed(new_events: Sequence[Event]) -> None:
     """Log what was committed: rights that changed, and money that needs a decision."""
     for event in new_events:
         named = fields(user=event.user_id, order=event.data.get("order_id"))

@@ -90,6 +90,14 @@ async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> lis
     return [_event(row) for row in rows]
 
 
+_NEWEST = "SELECT id, type, user_id, data, occurred_at FROM events ORDER BY id DESC LIMIT $1"
+
+
+async def load_newest(connection: Connection, limit: int) -> list[Event]:
+    """Return the last events of everybody, newest first."""
+    return [_event(row) for row in await connection.fetch(_NEWEST, limit)]
+
+
 _LAST_OF_SERVICE = """
 SELECT id, type, user_id, data, occurred_at FROM events
 WHERE user_id IS NULL AND type = ANY ($1::text[]) ORDER BY id DESC LIMIT 1

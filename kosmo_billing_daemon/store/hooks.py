@@ -245,6 +245,29 @@ async def load_all(connection: Connection) -> list[ListedHook]:
     return [ListedHook(_hook(row), *list(row.values())[_WIDTH:]) for row in rows]
 
 
+_ANSWERS = """
+SELECT event_id, at, accepted, answer FROM hook_answers WHERE hook_id = $1 ORDER BY id DESC LIMIT $2
+"""
+
+
+async def load_answers(connection: Connection, hook_id: int, limit: int) -> list[GivenAnswer]:
+    """Return what an endpoint said last, newest first."""
+    rows = await connection.fetch(_ANSWERS, hook_id, limit)
+    return [GivenAnswer(*row.values()) for row in rows]
+
+
+_COUNT_SINCE = f"""
+SELECT count(*) AS events FROM (
+    SELECT FROM hooks AS h JOIN events AS e ON e.occurred_at >= $2 AND hook_wants(h.events, e.type)
+    WHERE h.id = $1 LIMIT {WAITING_SHOWN}) AS wanted
+"""
+
+
+async def count_since(connection: Connection, hook_id: int, since: datetime) -> int:
+    """Return how many events that a hook wants happened since then (100,000 at most)."""
+    return int(await connection.fetchval(_COUNT_SINCE, hook_id, since))
+
+
 async def notify(connection: Connection) -> None:
     """Wake the leader's senders when the transaction commits."""
     await connection.execute("SELECT pg_notify($1, 'hooks')", CHANNEL)

@@ -65,6 +65,16 @@ async def load_balances(connection: Connection, users: Iterable[UUID]) -> dict[t
     return {(UserId(row["user_id"]), row["currency"]): row["amount"] for row in rows}
 
 
+_REFUNDED = """
+SELECT coalesce(-sum(amount), 0) FROM ledger WHERE user_id = $1 AND invoice_id = $2 AND kind = 'refunded'
+"""
+
+
+async def load_refunded(connection: Connection, user_id: UUID, invoice_id: UUID) -> Decimal:
+    """Return how much of what an invoice brought in was refunded."""
+    return Decimal(await connection.fetchval(_REFUNDED, user_id, invoice_id))
+
+
 @record(kw_only=True)
 class Entry:
     """One row of the ledger, as it is listed; ``bought`` is the plan or pack of its invoice."""
@@ -119,11 +129,86 @@ async def load_unbooked(connection: Connection) -> list[UUID]:
     return [row["id"] for row in await connection.fetch(_UNBOOKED)]
 
 
-_PERIOD = f"{_LISTED} WHERE l.at >= $1 AND l.at < $2 AND l.id > $3 ORDER BY l.id LIMIT $4"
+EntryPlace = tuple[datetime, int]
+"""Where a list of entries goes on: the time and number of one."""
 
 
-async def load_period(
-    connection: Connection, first: datetime, before: datetime, after: int, limit: int
+@record(kw_only=True)
+class EntryFilter:
+    """Which entries are listed: those of a period for which all that is given is true."""
+
+    since: datetime
+    before: datetime
+    user_id: UUID | None = None
+    kind: EntryKind | None = None
+    currency: str | None = None
+
+    def values(self) -> list[object]:
+        """Return the first parameters of each statement below."""
+        if self.user_id is None:
+            return [self.since, self.before, self.kind, self.currency]
+        return [self.since, self.before, self.kind, self.currency, self.user_id]
+
+
+_FILTER = """
+l.at >= $1 AND l.at < $2 AND ($3::text IS NULL OR l.kind = $3) AND ($4::text IS NULL OR l.currency = $4)
+"""
+_OF_ONE = f"{_FILTER} AND l.user_id = $5"
+
+_NEWEST = f"{_LISTED} WHERE {_FILTER} AND (l.at, l.id) < ($5, $6) ORDER BY l.at DESC, l.id DESC LIMIT $7"
+_NEWEST_OF_ONE = (
+    f"{_LISTED} WHERE {_OF_ONE} AND (l.at, l.id) < ($6, $7) ORDER BY l.at DESC, l.id DESC LIMIT $8"
+)
+_OLDEST = f"{_LISTED} WHERE {_FILTER} AND (l.at, l.id) > ($5, $6) ORDER BY l.at, l.id LIMIT $7"
+_OLDEST_OF_ONE = f"{_LISTED} WHERE {_OF_ONE} AND (l.at, l.id) > ($6, $7) ORDER BY l.at, l.id LIMIT $8"
+
+
+async def load_newest(
+    connection: Connection, wanted: EntryFilter, before: EntryPlace, limit: int
 ) -> list[Entry]:
-    """Return entries of a period, oldest first, beyond the id ``after``."""
-    return [_entry(row) for row in await connection.fetch(_PERIOD, first, before, after, limit)]
+    """Return entries, newest first, from before a place on."""
+    if wanted.user_id is None:
+        rows = await connection.fetch(_NEWEST, *wanted.values(), *before, limit)
+    else:
+        rows = await connection.fetch(_NEWEST_OF_ONE, *wanted.values(), *before, limit)
+    return [_entry(row) for row in rows]
+
+
+async def load_oldest(
+    connection: Connection, wanted: EntryFilter, after: EntryPlace, limit: int
+) -> list[Entry]:
+    """Return entries, oldest first, from behind a place on."""
+    if wanted.user_id is None:
+        rows = await connection.fetch(_OLDEST, *wanted.values(), *after, limit)
+    else:
+        rows = await connection.fetch(_OLDEST_OF_ONE, *wanted.values(), *after, limit)
+    return [_entry(row) for row in rows]
+
+
+@record
+class EntrySum:
+    """What entries of one kind and currency come to, and how many they are."""
+
+    kind: EntryKind
+    currency: str
+    amount: Decimal
+    entries: int
+
+
+_SUMS = """
+SELECT kind, currency, sum(amount) AS amount, count(*) AS entries
+FROM (
+    SELECT kind, currency, amount FROM ledger AS l WHERE {where} ORDER BY at DESC, id DESC LIMIT {limit}) AS l
+GROUP BY kind, currency ORDER BY currency, kind
+"""
+_SUMS_OF_ALL = _SUMS.format(where=_FILTER, limit="$5")
+_SUMS_OF_ONE = _SUMS.format(where=_OF_ONE, limit="$6")
+
+
+async def load_sums(connection: Connection, wanted: EntryFilter, most: int) -> list[EntrySum]:
+    """Return the sums by kind and currency of the newest entries, ``most`` of them."""
+    if wanted.user_id is None:
+        rows = await connection.fetch(_SUMS_OF_ALL, *wanted.values(), most)
+    else:
+        rows = await connection.fetch(_SUMS_OF_ONE, *wanted.values(), most)
+    return [EntrySum(EntryKind(row["kind"]), row["currency"], row["amount"], row["entries"]) for row in rows]

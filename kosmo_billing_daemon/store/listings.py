@@ -1,7 +1,7 @@
 """What operators look at: invoices by any of their names, cases with the money behind them, what waits."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -73,10 +73,51 @@ def _case(row: Any) -> ListedCase:
 
 async def load_open_cases(connection: Connection, limit: int) -> list[ListedCase]:
     """Return the oldest open cases."""
-    rows = await connection.fetch(
-        _CASES + " WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id LIMIT $1", limit
-    )
-    return await _cases(connection, rows)
+    return await load_open_cases_from(connection, _BEFORE_ALL, 0, limit)
+
+
+_OPEN_FROM = f"""
+{_CASES} WHERE c.closed_at IS NULL AND (c.opened_at, c.id) >= ($1, $2) ORDER BY c.opened_at, c.id LIMIT $3
+"""
+_BEFORE_ALL = datetime(1900, 1, 1, tzinfo=UTC)
+
+
+async def load_open_cases_from(
+    connection: Connection, opened_at: datetime, number: int, limit: int
+) -> list[ListedCase]:
+    """Return open cases, oldest first, from one that was opened then, itself included if it is open."""
+    return await _cases(connection, await connection.fetch(_OPEN_FROM, opened_at, number, limit))
+
+
+_PREVIOUS_OPEN = """
+SELECT id FROM attention_cases WHERE closed_at IS NULL AND (opened_at, id) < ($1, $2)
+ORDER BY opened_at DESC, id DESC LIMIT 1
+"""
+
+
+async def load_previous_open_case(connection: Connection, opened_at: datetime, number: int) -> int | None:
+    """Return the number of the open case before one."""
+    found: int | None = await connection.fetchval(_PREVIOUS_OPEN, opened_at, number)
+    return found
+
+
+_CLOSED = f"""
+{_CASES} WHERE c.closed_at IS NOT NULL AND (c.closed_at, c.id) < ($1, $2)
+ORDER BY c.closed_at DESC, c.id DESC LIMIT $3
+"""
+
+
+async def load_closed_cases(
+    connection: Connection, closed_before: datetime, number: int, limit: int
+) -> list[ListedCase]:
+    """Return closed cases, the last one closed first."""
+    return await _cases(connection, await connection.fetch(_CLOSED, closed_before, number, limit))
+
+
+async def load_case(connection: Connection, number: int) -> ListedCase | None:
+    """Return one case."""
+    rows = await connection.fetch(_CASES + " WHERE c.id = $1", number)
+    return next(iter(await _cases(connection, rows)), None)
 
 
 async def load_cases_of_user(connection: Connection, user_id: UUID, limit: int) -> list[ListedCase]:

@@ -35,11 +35,12 @@ class Refund:
         return f"Refund {self.id} of {self.btcpay_invoice_id}"
 
 
-_SELECT = """
-SELECT r.id, r.user_id, r.invoice_id, r.btcpay_invoice_id, r.amount, r.currency, r.pull_payment_id, r.link,
-    r.ordered_at, r.cancelled_at, r.paid_at
-FROM refunds AS r
+_COLUMNS = """
+r.id, r.user_id, r.invoice_id, r.btcpay_invoice_id, r.amount, r.currency, r.pull_payment_id, r.link,
+r.ordered_at, r.cancelled_at, r.paid_at
 """
+_SELECT = f"SELECT {_COLUMNS} FROM refunds AS r"
+_SELECT_LISTED = f"SELECT {_COLUMNS}, r.is_recorded FROM refunds AS r"
 
 
 def _refund(row: Any) -> Refund:
@@ -154,6 +155,33 @@ async def load_of_user(connection: Connection, user_id: UUID) -> list[Refund]:
     """Return a user's refunds, newest first."""
     rows = await connection.fetch(f"{_SELECT} WHERE r.user_id = $1 ORDER BY r.id DESC", user_id)
     return [_refund(row) for row in rows]
+
+
+@record
+class ListedRefund:
+    """A refund as it is listed; recorded ones were made in BTCPay's own pages."""
+
+    refund: Refund
+    is_recorded: bool
+
+
+_NEWEST = f"{_SELECT_LISTED} WHERE r.id < $1 ORDER BY r.id DESC LIMIT $2"
+
+
+async def load_newest(connection: Connection, before: int, limit: int) -> list[ListedRefund]:
+    """Return refunds of everybody, newest first, with numbers below ``before``."""
+    found = []
+    for row in await connection.fetch(_NEWEST, before, limit):
+        values = dict(row)
+        is_recorded = values.pop("is_recorded")
+        found.append(ListedRefund(_refund(values), is_recorded))
+    return found
+
+
+async def load(connection: Connection, refund_id: int) -> Refund | None:
+    """Return one refund."""
+    row = await connection.fetchrow(f"{_SELECT} WHERE r.id = $1", refund_id)
+    return None if row is None else _refund(row)
 
 
 _APPEND = """

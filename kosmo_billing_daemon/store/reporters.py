@@ -52,6 +52,51 @@ async def load_users(
     return [row["user_id"] for row in await connection.fetch(_USERS, reporter, since, after, limit)]
 
 
+STANDING_COUNTED = 100_000  # usage events at most
+
+_STANDING = f"""
+SELECT count(DISTINCT user_id) AS users, coalesce(sum(count), 0)::bigint AS messages, count(*) AS events
+FROM (
+    SELECT user_id, count FROM usage_events WHERE received_at >= $2 AND reporter = $1 AND voided_at IS NULL
+    ORDER BY received_at DESC LIMIT {STANDING_COUNTED}) AS standing
+"""
+
+
+@record
+class StandingUsage:
+    """What a reporter counted that stands; of the newest 100,000 events at most."""
+
+    users: int
+    messages: int
+    events: int
+
+
+async def count_standing(connection: Connection, reporter: str, since: datetime) -> StandingUsage:
+    """Return what a reporter counted since then, by the time of arrival."""
+    row = await connection.fetchrow(_STANDING, reporter, since)
+    assert row is not None  # noqa: S101 - an aggregate has its row
+    return StandingUsage(**row)
+
+
+_OF_REPORTER = """
+SELECT id, reporter, detail, opened_at, last_at FROM reporter_cases WHERE reporter = $1 AND closed_at IS NULL
+"""
+
+
+async def find_case(connection: Connection, reporter: str) -> ReporterCase | None:
+    """Return the open case about a reporter, if there is one."""
+    row = await connection.fetchrow(_OF_REPORTER, reporter)
+    return None if row is None else ReporterCase(**row)
+
+
+async def load_case(connection: Connection, number: int) -> ReporterCase | None:
+    """Return a case, open or closed."""
+    row = await connection.fetchrow(
+        "SELECT id, reporter, detail, opened_at, last_at FROM reporter_cases WHERE id = $1", number
+    )
+    return None if row is None else ReporterCase(**row)
+
+
 # A threshold that use no longer reaches is armed again, and falling below the first is announced as when a
 # purchase does it. Use may have been lowered by hand meanwhile, so it ends at nothing.
 _VOID = """

@@ -167,13 +167,6 @@ class ConsoleStarter:
         )
         operations = AdminActions(pool=pool, settlement=settlement, catalogue=BUILT_IN, clock=clock)
 
-        async def readiness() -> Readiness:
-            checks = {
-                "database": Check(ok=True, detail="answers"),
-                "broker": Check(ok=False, detail="<b>not connected</b> since 2 min"),
-            }
-            return Readiness(ok=True, checks=checks)
-
         desk = Desk(
             pool=pool,
             clock=clock,
@@ -183,23 +176,43 @@ class ConsoleStarter:
             renewals=AutoRenewals(pool=pool, clock=clock, catalogue=BUILT_IN, spends=True),
             settlement=settlement,
             links=RenewalLinks(pool=pool, clock=clock, key=b"key", public_url="https://b.example"),
-            readiness=readiness,
+            readiness=ready,
         )
-        app = build_console(desk)
-        for form in forms:
-            app.add_routes(form.routes())
-        runner, port = await serve(app, host="127.0.0.1", port=0)
-        self._stack.push_async_callback(runner.cleanup)
-        return ConsoleShop(
-            url=f"http://127.0.0.1:{port}",
-            pool=pool,
-            clock=clock,
-            access=desk.access,
-            operations=operations,
-            settlement=settlement,
-            simulator=simulator,
-            _stack=self._stack,
-        )
+        return await serve_desk(self._stack, desk, simulator, *forms, clock=clock)
+
+
+async def serve_desk(
+    stack: AsyncExitStack,
+    desk: Desk,
+    simulator: Simulator,
+    *forms: OperatorForm,
+    clock: MovedClock | None = None,
+) -> ConsoleShop:
+    """Serve the console of these parts until the stack is closed."""
+    app = build_console(desk)
+    for form in forms:
+        app.add_routes(form.routes())
+    runner, port = await serve(app, host="127.0.0.1", port=0)
+    stack.push_async_callback(runner.cleanup)
+    return ConsoleShop(
+        url=f"http://127.0.0.1:{port}",
+        pool=desk.pool,
+        clock=clock or MovedClock(),
+        access=desk.access,
+        operations=desk.operations,
+        settlement=desk.settlement,
+        simulator=simulator,
+        _stack=stack,
+    )
+
+
+async def ready() -> Readiness:
+    """A daemon that is well but for its broker."""
+    checks = {
+        "database": Check(ok=True, detail="answers"),
+        "broker": Check(ok=False, detail="<b>not connected</b> since 2 min"),
+    }
+    return Readiness(ok=True, checks=checks)
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ async def test_the_overview_sums_up_the_shop(shop: ConsoleShop, alice: Visitor) 
     assert f"guardian {guardians} 7 " in shown
     assert "sanctuary 2 " in shown
     assert re.search(r"gateway 300 0 100 [0-9: -]+ \d+ ", shown)
-    assert "negative balance" in shown
+    assert "Credit below zero" in shown
 
 
 async def test_what_strangers_write_is_text_on_the_first_page(shop: ConsoleShop, alice: Visitor) -> None:

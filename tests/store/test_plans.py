@@ -62,7 +62,6 @@ WHOLE = {
     ("DELETE FROM usage_quarantine", "usage_quarantine"): "bounded: the newest are kept and no more",
     ("FROM recounts WHERE user_id <> ALL", "recounts"): "a queue: all that wait are due",
     ("FROM lapses WHERE user_id <> ALL", "lapses"): "a queue: all that wait are due",
-    ("WHERE l.at >= $1 AND l.at < $2", "ledger"): "the accountant's period; an index would cost every entry",
     ("WHERE created_at >= $1 AND created_at < $2", "btcpay_invoices"): "an operator compares the books",
     ("sum(amount) FILTER (WHERE kind = 'received')", "btcpay_invoices"): "an operator compares the books",
     ("sum(amount) FILTER (WHERE kind = 'received')", "ledger"): "an operator compares the books",

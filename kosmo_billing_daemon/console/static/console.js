@@ -1,11 +1,12 @@
-// Keyboard for lists and search. Every page works without it.
+// Keyboard for lists, search and actions. Every page works without it.
 
-const rows = () => [...document.querySelectorAll("tr[data-row]")];
+const rows = () => [...document.querySelectorAll("[data-row]")].filter((row) => row.checkVisibility());
 
 function move(step) {
   const all = rows();
   if (!all.length) { return; }
-  const at = all.findIndex((row) => row.contains(document.activeElement));
+  const focused = all.findIndex((row) => row.contains(document.activeElement));
+  const at = focused < 0 ? all.findIndex((row) => row.querySelector("[aria-current]")) : focused;
   const next = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(Math.max(at + step, 0), all.length - 1)];
   const link = next.querySelector("a, button");
   if (link) {
@@ -17,6 +18,7 @@ function move(step) {
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea, [contenteditable]");
   if (event.ctrlKey || event.metaKey || event.altKey) { return; }
+  const keyed = !typing && document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
   if (event.key === "Escape" && typing) {
     event.target.blur();
   } else if (!typing && event.key === "/") {
@@ -26,6 +28,9 @@ document.addEventListener("keydown", (event) => {
       search.focus();
       search.select();
     }
+  } else if (keyed) {
+    event.preventDefault();
+    if (!event.repeat) { keyed.click(); }
   } else if (!typing && (event.key === "j" || event.key === "k")) {
     event.preventDefault();
     move(event.key === "j" ? 1 : -1);
@@ -44,3 +49,7 @@ document.addEventListener("submit", (event) => {
 window.addEventListener("pageshow", () => {
   for (const form of document.forms) { delete form.dataset.sent; }
 });
+
+// A form is filled in from its first empty or wrong field on.
+const open = [...document.querySelectorAll("form.action :is(input, select, textarea):not([type=hidden])")];
+(open.find((field) => field.ariaInvalid) ?? open.find((field) => field.required && !field.value))?.focus();

@@ -213,6 +213,8 @@ CREATE TABLE ledger (
     CONSTRAINT ledger_is_for_something CHECK (invoice_id IS NOT NULL OR purchase IS NOT NULL OR who IS NOT NULL)
 );
 CREATE INDEX ledger_by_user ON ledger (user_id, id);
+CREATE INDEX ledger_by_time ON ledger (at, id);  -- for lists; entries come in the order of time, so it grows at its end
+
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'rows of % are never changed; reverse them with another', TG_TABLE_NAME
@@ -350,7 +352,8 @@ CREATE UNIQUE INDEX attention_cases_one_per_order ON attention_cases (btcpay_inv
     WHERE btcpay_invoice_id IS NOT NULL;
 CREATE UNIQUE INDEX attention_cases_one_negative_balance ON attention_cases (user_id, currency)
     WHERE kind = 'negative_balance' AND closed_at IS NULL;
-CREATE INDEX attention_cases_open ON attention_cases (opened_at) WHERE closed_at IS NULL;
+CREATE INDEX attention_cases_open ON attention_cases (opened_at, id) WHERE closed_at IS NULL;
+CREATE INDEX attention_cases_closed ON attention_cases (closed_at, id) WHERE closed_at IS NOT NULL;
 CREATE INDEX attention_cases_by_user ON attention_cases (user_id);
 
 -- R14: credit below zero is a case until it is paid back, whoever writes the entry that makes it so.

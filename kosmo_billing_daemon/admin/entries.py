@@ -1,0 +1,129 @@
+"""The ledger as it is listed, summed up and written for spreadsheets (R13)."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Final
+
+from kosmo_billing_daemon.domain.ledger import EntryKind
+from kosmo_billing_daemon.errors import Invalid
+from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store import ledger
+from kosmo_billing_daemon.store.ledger import Entry, EntryFilter, EntryPlace, EntrySum
+from kosmo_billing_daemon.store.postgres import Pool
+
+BATCH: Final = 5_000
+MOST_SUMMED: Final = 100_000
+"""Entries whose sums a page shows; more would make it slow."""
+
+_FIRST: Final[EntryPlace] = (datetime(1900, 1, 1, tzinfo=UTC), 0)
+_LAST: Final[EntryPlace] = (datetime(9999, 1, 1, tzinfo=UTC), 0)
+
+HEADINGS: Final = (
+    "entry", "at", "user_id", "order_id", "invoice_id", "kind", "amount", "currency", "reverses", "who",
+    "reason",
+)  # fmt: skip
+"""Of ``cells``, for a spreadsheet."""
+
+
+def period(first: str, last: str) -> tuple[datetime, datetime]:
+    """Return when a period of whole days (UTC) begins and ends; raises ``Invalid``."""
+    begin, end = _midnight(first, "from"), _midnight(last, "to") + timedelta(days=1)
+    if end <= begin:
+        raise Invalid("the last day must not be before the first one", field="to")
+    return begin, end
+
+
+def _midnight(given: str, name: str) -> datetime:
+    try:
+        return datetime.combine(date.fromisoformat(given), time(), UTC)
+    except (ValueError, OverflowError):
+        raise Invalid("a day as 2026-03-01 is needed", field=name) from None
+
+
+@record
+class EntryPage:
+    """Entries, newest first; ``next`` is where the list goes on."""
+
+    entries: tuple[Entry, ...]
+    next: EntryPlace | None
+
+
+async def load_page(pool: Pool, wanted: EntryFilter, before: EntryPlace | None, limit: int) -> EntryPage:
+    """Return one page of the ledger."""
+    async with pool.connection() as connection:
+        found = await ledger.load_newest(connection, wanted, before or _LAST, limit + 1)
+    shown = tuple(found[:limit])
+    return EntryPage(shown, (shown[-1].at, shown[-1].id) if len(found) > limit else None)
+
+
+async def load_every(pool: Pool, wanted: EntryFilter) -> AsyncIterator[list[Entry]]:
+    """Give all of it, oldest first, in batches of which only one is in memory."""
+    after = _FIRST
+    while True:
+        async with pool.connection() as connection:
+            found = await ledger.load_oldest(connection, wanted, after, BATCH)
+        yield found
+        if len(found) < BATCH:
+            return
+        after = (found[-1].at, found[-1].id)
+
+
+@record(kw_only=True)
+class Equation:
+    """One currency: received + granted = sold + refunded + written off + credit.
+
+    ``sides`` are the kinds with their sums, all of them positive unless more was taken back than booked.
+    """
+
+    currency: str
+    raising: tuple[tuple[EntryKind, Decimal], ...]
+    lowering: tuple[tuple[EntryKind, Decimal], ...]
+    credit: Decimal
+    entries: int
+
+
+async def load_equations(pool: Pool, wanted: EntryFilter) -> tuple[list[Equation], bool]:
+    """Return the sums of what the filter finds, and whether they leave older entries out."""
+    async with pool.connection() as connection:
+        sums = await ledger.load_sums(connection, wanted, MOST_SUMMED)
+    found = [_equation(name, sums) for name in dict.fromkeys(each.currency for each in sums)]
+    return found, sum(each.entries for each in sums) >= MOST_SUMMED
+
+
+def _equation(currency: str, sums: Sequence[EntrySum]) -> Equation:
+    amounts = {each.kind: each for each in sums if each.currency == currency}
+
+    def side(sign: int) -> tuple[tuple[EntryKind, Decimal], ...]:
+        return tuple(
+            (kind, amounts[kind].amount * sign if kind in amounts else Decimal(0))
+            for kind in EntryKind
+            if kind.sign == sign
+        )
+
+    raising, lowering = side(1), side(-1)
+    return Equation(
+        currency=currency,
+        raising=raising,
+        lowering=lowering,
+        credit=sum((amount for _, amount in raising), Decimal(0))
+        - sum((amount for _, amount in lowering), Decimal(0)),
+        entries=sum(each.entries for each in amounts.values()),
+    )
+
+
+def cells(entry: Entry) -> tuple[object, ...]:
+    """Return one line of the ledger for a spreadsheet; the amount is what it did to the credit."""
+    return (
+        entry.id,
+        f"{entry.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+        str(entry.user_id),
+        None if entry.order_id is None else str(entry.order_id),
+        entry.invoice_id,
+        str(entry.kind),
+        f"{entry.amount:f}",
+        entry.currency,
+        entry.reverses,
+        entry.who,
+        entry.reason,
+    )

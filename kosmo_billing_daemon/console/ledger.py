@@ -1,0 +1,169 @@
+"""The ledger: entries by filters, what they come to, the same as a file, and whether BTCPay agrees."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from kosmo_billing_daemon.admin import books, entries, explaining, finding, spreadsheets
+from kosmo_billing_daemon.admin.books import Difference
+from kosmo_billing_daemon.console.desk import DESK
+from kosmo_billing_daemon.console.forms import FormField
+from kosmo_billing_daemon.console.places import read_place, write_place
+from kosmo_billing_daemon.console.rendering import render, url
+from kosmo_billing_daemon.domain.ledger import EntryKind
+from kosmo_billing_daemon.errors import Conflict, Invalid, Refused, Unavailable
+from kosmo_billing_daemon.store.ledger import EntryFilter
+
+PER_PAGE: Final = 50
+SHOWN_DAYS: Final = 30
+MOST_COMPARED: Final = timedelta(days=93)
+COMPARED_WITHIN: Final = 60.0  # seconds
+
+_NAMES: Final = ("user", "kind", "currency", "from", "to")
+_FIRST_DAY: Final = "2000-01-01"
+KIND_WORDS: Final = {
+    EntryKind.RECEIVED: "received",
+    EntryKind.GRANTED: "granted",
+    EntryKind.SOLD: "sold",
+    EntryKind.REFUNDED: "refunded",
+    EntryKind.WRITTEN_OFF: "written off",
+}
+_COMPARING: web.AppKey[asyncio.Lock] = web.AppKey("comparing", asyncio.Lock)
+
+
+async def _show(request: web.Request) -> web.Response:
+    desk, given = request.app[DESK], _given(request)
+    error, page = "", entries.EntryPage((), None)
+    equations: Sequence[entries.Equation] = ()
+    is_cut = False
+    try:
+        wanted = await _filter(request, given)
+        page = await entries.load_page(
+            desk.pool, wanted, read_place(request.query.get("before", "")), PER_PAGE
+        )
+        equations, is_cut = await entries.load_equations(desk.pool, wanted)
+    except Refused as refused:
+        error = f"{refused.message[:1].upper()}{refused.message[1:]}."
+    return render(
+        request,
+        "ledger.html",
+        status=422 if error else 200,
+        page=page,
+        equations=equations,
+        is_cut=is_cut,
+        most=entries.MOST_SUMMED,
+        kinds=KIND_WORDS,
+        told=explaining.booked,
+        error=error,
+        given=given,
+        fields=_fields(),
+        first=_address(given) if "before" in request.query else "",
+        next=_address(given, before=write_place(page.next)) if page.next else "",
+        csv=_address(given, path="/ledger.csv"),
+        check=_address({"from": given["from"], "to": given["to"]}, path="/ledger/check"),
+    )
+
+
+async def _download(request: web.Request) -> web.StreamResponse:
+    """Send what the filter finds as CSV, oldest first, batch after batch."""
+    desk, given = request.app[DESK], _given(request)
+    wanted = await _filter(request, given)
+    name = f"ledger-{given['from']}-{given['to']}.csv"
+    response = web.StreamResponse(headers={"Content-Disposition": f'attachment; filename="{name}"'})
+    response.content_type, response.charset = "text/csv", "utf-8"
+    await response.prepare(request)
+    await response.write(spreadsheets.lines([entries.HEADINGS]).encode())
+    async for batch in entries.load_every(desk.pool, wanted):
+        await response.write(spreadsheets.lines(map(entries.cells, batch)).encode())
+    await response.write_eof()
+    return response
+
+
+async def _check(request: web.Request) -> web.Response:
+    """Compare a period with BTCPay's list of invoices, once at a time in this daemon."""
+    desk, given = request.app[DESK], _given(request)
+    trouble, found = "", list[Difference]()
+    comparing = request.app[_COMPARING]
+    try:
+        begin, end = entries.period(given["from"], given["to"])
+        if end - begin > MOST_COMPARED:
+            raise Invalid(
+                f"at most {MOST_COMPARED.days} days are compared here; use kosmo-billing ledger check"
+            )
+        if comparing.locked():
+            raise Conflict("another comparison is running; wait for its end")
+        async with comparing, asyncio.timeout(COMPARED_WITHIN):
+            found = await books.compare(desk.pool, desk.settlement.btcpay, begin, end)
+    except TimeoutError:
+        trouble = "This takes long: run kosmo-billing ledger check, or compare a shorter period."
+    except (Refused, Unavailable) as error:
+        trouble = f"{error.message[:1].upper()}{error.message[1:]}."
+    return render(
+        request,
+        "ledger_check.html",
+        given=given,
+        differences=found,
+        trouble=trouble,
+        back=_address({"from": given["from"], "to": given["to"]}),
+    )
+
+
+def _given(request: web.Request) -> dict[str, str]:
+    """Read the filter; without a period it is the last days, or of one user all there ever was."""
+    given = {name: request.query.get(name, "").strip() for name in _NAMES}
+    today = request.app[DESK].clock().date()
+    if not given["from"]:
+        given["from"] = _FIRST_DAY if given["user"] else f"{today - timedelta(days=SHOWN_DAYS - 1)}"
+    given["to"] = given["to"] or f"{today}"
+    return given
+
+
+async def _filter(request: web.Request, given: Mapping[str, str]) -> EntryFilter:
+    begin, end = _days(given)
+    kind, user = given["kind"], given["user"]
+    if kind and kind not in set(EntryKind):
+        raise Invalid("choose a kind of the list", field="kind")
+    return EntryFilter(
+        since=begin,
+        before=end,
+        user_id=await finding.resolve(request.app[DESK].pool, user) if user else None,
+        kind=EntryKind(kind) if kind else None,
+        currency=given["currency"].upper() or None,
+    )
+
+
+def _days(given: Mapping[str, str]) -> tuple[datetime, datetime]:
+    return entries.period(given["from"], given["to"])
+
+
+def _fields() -> tuple[FormField, ...]:
+    kinds = [("", "Any"), *((kind, words) for kind, words in KIND_WORDS.items())]
+    return (
+        FormField(name="user", label="User"),
+        FormField(name="kind", label="Kind", kind="select", options=kinds),
+        FormField(name="currency", label="Currency"),
+        FormField(name="from", label="From", kind="date"),
+        FormField(name="to", label="To", kind="date"),
+    )
+
+
+def _address(given: Mapping[str, str], *, path: str = "/ledger", before: str = "") -> str:
+    query = {name: value for name, value in given.items() if value}
+    if before:
+        query["before"] = before
+    return f"{path}?{urlencode(query)}"
+
+
+def install(app: web.Application) -> None:
+    app[_COMPARING] = asyncio.Lock()
+
+
+ROUTES = (
+    web.get(url("/ledger"), _show),
+    web.get(url("/ledger.csv"), _download),
+    web.get(url("/ledger/check"), _check),
+)

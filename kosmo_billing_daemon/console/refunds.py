@@ -1,0 +1,249 @@
+"""Refunds: which are open, claimed or cancelled; making, cancelling and recording one."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final
+
+from aiohttp import web
+
+from kosmo_billing_daemon.admin import refund_list
+from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
+from kosmo_billing_daemon.btcpay import refunds as at_btcpay
+from kosmo_billing_daemon.btcpay.refunds import Claim, ClaimState
+from kosmo_billing_daemon.console.attention import NUMBER, next_case
+from kosmo_billing_daemon.console.desk import DESK
+from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
+from kosmo_billing_daemon.console.rendering import money, render, url
+from kosmo_billing_daemon.errors import Invalid, NotFound, Refused, Unavailable
+from kosmo_billing_daemon.store import refunds
+from kosmo_billing_daemon.store.refunds import ListedRefund, Refund
+
+PER_PAGE: Final = 25
+
+_CLAIM_WORDS: Final = {
+    ClaimState.AWAITING_APPROVAL: ("claimed, approve it in BTCPay", "warn"),
+    ClaimState.AWAITING_PAYMENT: ("claimed, being paid", "warn"),
+    ClaimState.IN_PROGRESS: ("claimed, being paid", "warn"),
+    ClaimState.COMPLETED: ("paid out", "good"),
+    ClaimState.CANCELLED: ("claim cancelled", "quiet"),
+}
+
+
+def _refunding(request: web.Request) -> Refunding:
+    desk = request.app[DESK]
+    return Refunding(pool=desk.pool, btcpay=desk.settlement.btcpay, clock=desk.clock)
+
+
+async def _show(request: web.Request) -> web.Response:
+    desk = request.app[DESK]
+    before = request.query.get("before", "")
+    if before and not (before.isascii() and before.isdecimal() and len(before) < 19):
+        raise Invalid("The address is none of ours: start with the first page.")
+    page = await refund_list.load_page(desk.pool, int(before) if before else None, PER_PAGE)
+    claims: dict[int, list[Claim]] = {}
+    trouble = ""
+    is_asked = "ask" in request.query
+    if is_asked:
+        try:
+            claims = await refund_list.fetch_claims(desk.settlement.btcpay, page.refunds)
+        except (Refused, Unavailable) as error:
+            trouble = error.message
+    return render(
+        request,
+        "refunds.html",
+        rows=[(one, _state(one, claims.get(one.refund.id), is_asked=is_asked)) for one in page.refunds],
+        trouble=trouble,
+        ask=f"/refunds?ask=yes&before={before}" if before else "/refunds?ask=yes",
+        first="/refunds" if before else "",
+        next=f"/refunds?before={page.next}" if page.next else "",
+    )
+
+
+def _state(one: ListedRefund, claims: list[Claim] | None, *, is_asked: bool) -> tuple[str, str]:
+    """Say in a word and a tone where a refund stands; whether it is claimed, only BTCPay knows."""
+    if one.refund.cancelled_at is not None:
+        return "cancelled", "quiet"
+    if one.refund.paid_at is not None:
+        return "paid out", "good"
+    if one.refund.pull_payment_id is None:
+        return "not known at BTCPay: make it again", "bad"
+    if claims:
+        return _CLAIM_WORDS[claims[-1].state]
+    if one.is_recorded:
+        return "recorded", "good"
+    return ("open, not claimed", "warn") if is_asked and claims is not None else ("open", "warn")
+
+
+def _case(request: web.Request) -> str:
+    """Return the case from which a refund is made, if one is named."""
+    number = request.query.get("case", "")
+    return number if number.isascii() and number.isdecimal() and len(number) < 19 else ""
+
+
+def _back(request: web.Request) -> str:
+    return f"/attention/{_case(request)}" if _case(request) else "/refunds"
+
+
+async def _after_making(request: web.Request) -> str:
+    """Go back to the case, or on to the next if the refund has closed it."""
+    return await next_case(request, int(_case(request))) if _case(request) else "/refunds"
+
+
+async def _what(_: web.Request) -> Sequence[FormField]:
+    return (
+        FormField(name="invoice", label="Invoice", hint="BTCPay's id of it, or our order id.", longest=200),
+        FormField(
+            name="amount",
+            label="Amount",
+            kind="number",
+            hint="Empty: all the credit that the invoice brought in.",
+            is_required=False,
+            longest=50,
+        ),
+        FormField(
+            name="another",
+            label="One more, after BTCPay has paid the last",
+            kind="checkbox",
+            hint="Otherwise a repeat changes nothing, so that nobody is paid twice.",
+            is_required=False,
+        ),
+    )
+
+
+async def _preview_making(request: web.Request, given: Values) -> Preview:
+    one, total = await _refunding(request).preview(
+        given["invoice"], _amount(given), another=bool(given["another"])
+    )
+    sum_ = money(total.amount, total.currency)
+    whom = "whoever paid it" if one.user_id is None else f"user {one.user_id}"
+    effects = [
+        ("Invoice", one.btcpay_invoice_id),
+        ("It brought in, and was not refunded yet", money(one.left.amount, one.left.currency)),
+    ]
+    if one.user_id is not None:
+        effects.insert(0, ("Credit", f"-{sum_}"))
+    return Preview(
+        sentence=f"BTCPay makes a link by which {whom} can claim {sum_}.",
+        effects=effects,
+        warning="Whoever has the link can claim the money: give it to nobody but the payer.",
+    )
+
+
+async def _make(request: web.Request, given: Values, by: OperatorAction) -> str:
+    made = await _refunding(request).refund(
+        given["invoice"], _amount(given), by, another=bool(given["another"])
+    )
+    sum_ = money(made.total.amount, made.total.currency)
+    if made.paid_at is not None:
+        return f"{sum_} of this invoice were refunded before; nothing was changed."
+    onward = f" Now close case {_case(request)}." if _case(request) and made.user_id is not None else ""
+    return f"{sum_} can be claimed at {made.link}; the list of refunds keeps the link.{onward}"
+
+
+def _amount(given: Values) -> Decimal | None:
+    return read_amount(given["amount"]) if given["amount"] else None
+
+
+async def _chosen(request: web.Request) -> Refund:
+    number = int(request.match_info["number"])
+    async with request.app[DESK].pool.connection() as connection:
+        found = await refunds.load(connection, number)
+    if found is None:
+        raise NotFound(f"there is no refund {number}")
+    return found
+
+
+async def _nothing_else(_: web.Request) -> Sequence[FormField]:
+    return ()
+
+
+async def _about(request: web.Request) -> str:
+    refund = await _chosen(request)
+    return f"{money(refund.total.amount, refund.total.currency)} {_to(refund)}"
+
+
+def _to(refund: Refund) -> str:
+    return f"of invoice {refund.btcpay_invoice_id}" if refund.user_id is None else f"to user {refund.user_id}"
+
+
+async def _preview_cancelling(request: web.Request, _: Values) -> Preview:
+    refund = await _chosen(request)
+    sum_ = money(refund.total.amount, refund.total.currency)
+    return Preview(
+        sentence=f"The link ends, and {sum_} need attention again."
+        if refund.user_id is None
+        else f"The link ends, and {sum_} are credit of user {refund.user_id} again.",
+        effects=[] if refund.user_id is None else [("Credit", f"+{sum_}")],
+        warning="This is refused if somebody has claimed it meanwhile.",
+    )
+
+
+async def _cancel(request: web.Request, _: Values, by: OperatorAction) -> str:
+    refund = await _chosen(request)
+    taken = await _refunding(request).cancel(refund.btcpay_invoice_id, by)
+    return f"The refund of {money(taken.total.amount, taken.total.currency)} is cancelled."
+
+
+async def _which(_: web.Request) -> Sequence[FormField]:
+    return (
+        FormField(name="invoice", label="Invoice", hint="BTCPay's id of it, or our order id.", longest=200),
+        FormField(name="pull_payment", label="Pull payment", hint="BTCPay's id of it.", longest=200),
+    )
+
+
+async def _preview_recording(request: web.Request, given: Values) -> Preview:
+    made = await at_btcpay.fetch(request.app[DESK].settlement.btcpay, given["pull_payment"])
+    if made is None:
+        raise NotFound(f"BTCPay has no pull payment {given['pull_payment']!r}")
+    sum_ = money(made.total.amount, made.total.currency)
+    return Preview(
+        sentence=f"{sum_} are booked as refunded, as BTCPay made it: {made.name or 'without a name'}.",
+        effects=[("Credit", f"-{sum_}"), ("At BTCPay", "archived" if made.is_archived else "can be claimed")],
+        warning="If the plan that this money paid for stands, the credit falls below zero, which is a case.",
+    )
+
+
+async def _record(request: web.Request, given: Values, by: OperatorAction) -> str:
+    booked = await _refunding(request).record(given["invoice"], given["pull_payment"], by)
+    sum_ = money(booked.total.amount, booked.total.currency)
+    return f"{sum_} are booked as refunded: {_to(booked)}."
+
+
+FORMS = (
+    OperatorForm(
+        path="/refunds/make",
+        title="Refund through BTCPay",
+        verb="Make the refund",
+        intro="What a user has in credit goes back: BTCPay makes a link, by which the payer claims it.",
+        fields=_what,
+        preview=_preview_making,
+        run=_make,
+        back=_back,
+        then=_after_making,
+    ),
+    OperatorForm(
+        path="/refunds/record",
+        title="Record a refund",
+        verb="Record it",
+        intro="One that was made in BTCPay's own pages, so that the ledger agrees.",
+        fields=_which,
+        preview=_preview_recording,
+        run=_record,
+        back=lambda _: "/refunds",
+    ),
+    OperatorForm(
+        path=f"/refunds/{NUMBER}/cancel",
+        title="Cancel the refund",
+        verb="Cancel the refund",
+        intro="Only what nobody has claimed can be taken back.",
+        fields=_nothing_else,
+        preview=_preview_cancelling,
+        run=_cancel,
+        back=lambda _: "/refunds",
+        about=_about,
+        is_dangerous=True,
+    ),
+)
+
+ROUTES = (web.get(url("/refunds"), _show), *(route for form in FORMS for route in form.routes()))
