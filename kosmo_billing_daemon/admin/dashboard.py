@@ -8,7 +8,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.backlog import Backlog, read_backlog
 from kosmo_billing_daemon.store import dashboard, figures, listings, queue_sizes
-from kosmo_billing_daemon.store.dashboard import CurrentOfPlan, GatewayActivity
+from kosmo_billing_daemon.store.dashboard import MOST_EVENTS, CurrentOfPlan, GatewayActivity
 from kosmo_billing_daemon.store.figures import TakingsOfDay
 from kosmo_billing_daemon.store.listings import ListedCase
 from kosmo_billing_daemon.store.postgres import Pool
@@ -23,7 +23,10 @@ MOST_GATEWAYS: Final = 100
 
 @record(kw_only=True)
 class Dashboard:
-    """The shop at ``now``. ``takings`` are of the days from ``since`` to today; ``cases`` are the oldest."""
+    """The shop at ``now``. ``takings`` are of the days from ``since`` to today; ``cases`` are the oldest.
+
+    ``gateways`` are as the newest ``most_events`` messages of the last hour say.
+    """
 
     now: datetime
     since: date
@@ -33,6 +36,7 @@ class Dashboard:
     backlog: Backlog
     cases: Sequence[ListedCase]
     gateways: Sequence[GatewayActivity]
+    most_events: int = MOST_EVENTS
 
 
 async def load(pool: Pool, clock: Clock) -> Dashboard:

@@ -5,7 +5,7 @@ from datetime import datetime
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
-MOST_EVENTS = 50_000
+MOST_EVENTS = 20_000
 """Usage events read to see what gateways let pass lately."""
 
 
@@ -51,14 +51,20 @@ class GatewayActivity:
 _GATEWAYS = """
 WITH held AS (
     SELECT reporter, sum(messages - used)::bigint AS held, max(expires_at) AS holds_until
-    FROM leases WHERE used < messages AND expires_at > $1 GROUP BY reporter
+    FROM (  -- in the order of the index of what is outstanding, so that it is read by that index
+        SELECT reporter, messages, used, expires_at FROM leases WHERE used < messages
+        ORDER BY subscription_id OFFSET 0
+    ) AS l WHERE expires_at > $1 GROUP BY reporter
 ), lately AS (
-    SELECT reporter, sum(count)::bigint AS counted,
-        sum(count) FILTER (WHERE over_limit)::bigint AS over_limit,
-        count(DISTINCT user_id) AS users, max(received_at) AS last_report
+    SELECT reporter, sum(counted)::bigint AS counted, sum(over_limit)::bigint AS over_limit,
+        count(*) AS users, max(last_report) AS last_report
     FROM (
-        SELECT reporter, count, over_limit, user_id, received_at FROM usage_events
-        WHERE received_at > $2 AND voided_at IS NULL ORDER BY received_at DESC LIMIT $3
+        SELECT reporter, user_id, sum(count) AS counted, sum(count) FILTER (WHERE over_limit) AS over_limit,
+            max(received_at) AS last_report
+        FROM (
+            SELECT reporter, count, over_limit, user_id, received_at FROM usage_events
+            WHERE received_at > $2 AND voided_at IS NULL ORDER BY received_at DESC LIMIT $3
+        ) AS e GROUP BY reporter, user_id
     ) AS u GROUP BY reporter
 ), parked AS (
     SELECT reporter, count(*) AS parked FROM parked_reports GROUP BY reporter
