@@ -74,7 +74,9 @@ class ConsoleServer:
         """
         if self._address is None:
             if sockets:
-                log.warning("the console is off, but systemd holds a socket for it: disable the socket unit")
+                log.warning(
+                    "the console is off, but systemd holds a socket for it: mask kosmo-billing-admin.socket"
+                )
             yield ""
             return
         for inherited in sockets:
