@@ -34,20 +34,15 @@ async def test_users_are_listed_exported_and_found_by_any_name(shop: Shop, cli: 
     assert [one["user_id"] for one in found["users"]] == [str(user)]
     assert [one["order_id"] for one in found["invoices"]] == [str(invoice.id)]
     # The same names are good wherever a user is meant.
-    shown = await cli("user", "show", name)
-    assert shown.out.startswith(f"user {user}\n")
-    assert (await cli("user", "show", str(invoice.id), "--json")).json["user_id"] == str(user)
+    assert (await cli("user", "show", name, "--json")).json["user_id"] == str(user)
     unknown = await cli("user", "show", "nobody")
     assert unknown.code == 1
     assert "not a UUID, and neither an order nor an invoice of BTCPay" in unknown.err
 
-
-async def test_deliveries_that_are_not_ours_are_listed(shop: Shop, cli: Cli, user: UserId) -> None:
-    await shop.buy(user)
     await shop.front.execute(
         "INSERT INTO webhook_deliveries (delivery_id, received_at, type, btcpay_invoice_id, outcome)"
         " VALUES ('d', now(), 'InvoiceSettled', 'Strange', 'not ours')"
     )
     strange = (await cli("deliveries", "list", "--not-ours", "--json")).json
     assert [(one["btcpay_invoice_id"], one["outcome"]) for one in strange] == [("Strange", "not ours")]
-    assert "ours" in (await cli("deliveries", "list")).out
+    assert "Strange" in (await cli("deliveries", "list")).out
