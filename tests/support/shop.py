@@ -56,7 +56,7 @@ SELECT user_id, number + 1, number + 1, now() FROM people;
 SELECT setval('entitlement_versions', {users} + 1);
 INSERT INTO outbox (kind, users) SELECT 'usage', ARRAY[user_id] FROM people WHERE number % 40 = 0;
 INSERT INTO attention_cases (invoice_id, user_id, kind, detail, amount, opened_at, closed_at, resolution)
-SELECT id, user_id, 'paid_late', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
+SELECT id, user_id, 'late_payment', 'late', 12, at, at + interval '1 hour', 'refunded' FROM bought
 WHERE number % 10 = 0;
 INSERT INTO attention_cases (
     kind, detail, amount, btcpay_invoice_id, currency, opened_at, closed_at, resolution)

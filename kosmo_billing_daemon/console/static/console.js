@@ -15,6 +15,8 @@ function move(step) {
   }
 }
 
+let leaving = false;
+
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea, [contenteditable]");
   if (event.ctrlKey || event.metaKey || event.altKey) { return; }
@@ -30,7 +32,12 @@ document.addEventListener("keydown", (event) => {
     }
   } else if (keyed) {
     event.preventDefault();
-    if (!event.repeat) { keyed.click(); }
+    if (!event.repeat && !leaving) {
+      // What is typed before the next page is there is meant for that one.
+      leaving = keyed.matches("a[href], [type=submit]");
+      setTimeout(() => { leaving = false; }, 3000);
+      keyed.click();
+    }
   } else if (!typing && (event.key === "j" || event.key === "k")) {
     event.preventDefault();
     move(event.key === "j" ? 1 : -1);
@@ -47,6 +54,7 @@ document.addEventListener("submit", (event) => {
   form.dataset.sent = "yes";
 });
 window.addEventListener("pageshow", () => {
+  leaving = false;
   for (const form of document.forms) { delete form.dataset.sent; }
 });
 
