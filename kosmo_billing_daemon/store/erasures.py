@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from uuid import UUID
 
+from kosmo_billing_daemon.store.adoptions import forget_statement
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -108,6 +109,7 @@ def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]
         Statement(_HOOK_DELIVERIES, [user_id]),
         Statement(_HOOK_ANSWERS, [user_id, named]),
         Statement(_DELIVERIES, [user_id]),
+        forget_statement(user_id),
         Statement(_INVOICES, [user_id, pseudonym]),
         Statement("SELECT erase_from_ledger($1, $2)", [user_id, pseudonym]),
         Statement(_REFUNDS, [user_id, pseudonym]),

@@ -6,7 +6,8 @@ Which tables there are is known only then, so statements are written here, from 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from kosmo_billing_daemon.store.old_tables import qualified, quoted
+from kosmo_billing_daemon.errors import Conflict
+from kosmo_billing_daemon.store.old_tables import load_dependents, qualified, quoted
 from kosmo_billing_daemon.store.old_views import COMPAT, MOVED
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -71,9 +72,8 @@ async def show_as_it_was(connection: Connection, name: str) -> None:
 
 
 _OURS = """
-SELECT string_agg(format('%I.%I', n.nspname, c.relname), ', ') FROM pg_class AS c
-JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind = $3
+SELECT c.relname, c.relkind FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = ANY ($2::text[]) AND c.relkind IN ('r', 'S') ORDER BY c.relkind DESC
 """
 
 _FUNCTIONS = """
@@ -91,15 +91,21 @@ async def lock_ours(connection: Connection) -> None:
 
 
 async def remove_ours(connection: Connection, schema: str, objects: Sequence[str]) -> None:
-    """Drop our tables, sequences and functions, and the views."""
+    """Drop our tables, sequences and functions, and the views; nothing of others may depend on them.
+
+    They depend on each other both ways, so each takes along what is left of the others.
+    """
     await connection.execute(f"DROP SCHEMA {COMPAT} CASCADE")
-    for kind, statement in (("r", "DROP TABLE {}"), ("S", "DROP SEQUENCE {}")):
-        found = await connection.fetchval(_OURS, schema, list(objects), kind.encode())
-        if found is not None:
-            await connection.execute(statement.format(found))
-    found = await connection.fetchval(_FUNCTIONS, schema, list(objects))
-    if found is not None:
-        await connection.execute(f"DROP FUNCTION {found}")
+    found = await connection.fetch(_OURS, schema, list(objects))
+    dependents = await load_dependents(connection, [(schema, row["relname"]) for row in found])
+    if dependents:
+        raise Conflict(f"drop first what depends on our tables: {'; '.join(dependents)}")
+    for row in found:
+        kind = "SEQUENCE" if row["relkind"] == b"S" else "TABLE"
+        await connection.execute(f"DROP {kind} {qualified(schema, row['relname'])} CASCADE")
+    functions = await connection.fetchval(_FUNCTIONS, schema, list(objects))
+    if functions is not None:
+        await connection.execute(f"DROP FUNCTION {functions} CASCADE")
 
 
 async def move_back(connection: Connection, moved: Sequence[Name]) -> None:

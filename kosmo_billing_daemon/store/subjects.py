@@ -29,6 +29,15 @@ class HeldRows:
 _INVOICES = "SELECT id FROM btcpay_invoices WHERE user_id = $1"
 _EVENTS = "SELECT id FROM events WHERE user_id = $1"
 
+_OLD_ROWS = f"""
+SELECT a.* FROM adopted_rows AS a
+WHERE a.id IN (SELECT id FROM subscriptions WHERE user_id = $1 UNION ALL {_INVOICES}) OR EXISTS (
+    SELECT FROM adoptions, jsonb_to_recordset(users_in) AS t (part text, of_user text)
+    WHERE t.part = a.part AND a.old ->> t.of_user IN (
+        SELECT old_id FROM adopted_users WHERE user_id = $1 UNION ALL SELECT $1::uuid::text))
+ORDER BY a.part, a.id
+"""
+
 HELD: Final = {
     "btcpay_invoices": HeldRows(
         "Invoices: what was asked for and paid",
@@ -69,6 +78,10 @@ HELD: Final = {
     "lapses": HeldRows(
         "A plan that has run out and waits to be renewed", "SELECT * FROM lapses WHERE user_id = $1"
     ),
+    "adopted_users": HeldRows(
+        "The id that the user had in KosmoConnect v0.1", "SELECT * FROM adopted_users WHERE user_id = $1"
+    ),
+    "adopted_rows": HeldRows("What KosmoConnect v0.1 knew of the user", _OLD_ROWS),
     "attention_cases": HeldRows(
         "Payments that an operator had to decide about",
         "SELECT * FROM attention_cases WHERE user_id = $1 ORDER BY id",
@@ -164,6 +177,7 @@ HOLDS_NOBODY: Final = {
     "hooks": "endpoints of operators",
     "console_logins": "operators",
     "console_sessions": "operators",
+    "adoptions": "that v0.1 was moved in, and how",
     "figures": "sums for metrics",
     "takings": "sums by day",
     "pseudonyms": "random ids, and nothing that they belong to",
