@@ -51,11 +51,15 @@ async def compare(
         ours = await invoices.load_created(connection, first, before)
         unbooked = await ledger.load_unbooked(connection)
         decided = await attention.load_decided(connection, [each.btcpay_invoice_id for each in seen])
+        again = await attention.load_decided_twice(connection, list(known))
     for each in seen:
         order = _order(each)
         invoice = attached.get(each.btcpay_invoice_id) or (order and known.get(InvoiceId(order)))
         if order is not None or invoice is not None:
             elsewhere = decided.get(each.btcpay_invoice_id, Decimal(0))
+            if order is not None and invoice and invoice.btcpay_invoice_id != each.btcpay_invoice_id:
+                elsewhere = min(again.get(order, Decimal(0)), each.paid_amount or each.amount)
+                again[order] = again.get(order, Decimal(0)) - elsewhere
             found += await _compare(btcpay, each, invoice or None, elsewhere)
     found += await _refunds(pool, btcpay, seen)
     there = {each.btcpay_invoice_id for each in seen}

@@ -123,11 +123,15 @@ class Observation:
 
 @record
 class Case:
-    """A case for the operator; ``amount`` is the money in question where it is known."""
+    """A case for the operator; ``amount`` is the money in question where it is known.
+
+    ``is_final`` says that all of it is confirmed, though it is in no ledger yet.
+    """
 
     kind: CaseKind
     detail: str
     amount: Decimal | None
+    is_final: bool = False
 
 
 def needs_confirmation(observation: Observation) -> bool:

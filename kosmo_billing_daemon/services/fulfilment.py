@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import rfc3339
@@ -18,6 +18,9 @@ from kosmo_billing_daemon.store import events, ledger, subscriptions, top_ups
 from kosmo_billing_daemon.store.combining import Statement, combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
+
+BTCPAY: Final = "BTCPay"
+"""Who did what was done at BTCPay: which of its users is not said."""
 
 
 @record

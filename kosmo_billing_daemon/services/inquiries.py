@@ -20,6 +20,7 @@ from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services import refunds as booking
 from kosmo_billing_daemon.store import attention, inquiries, invoices, listings, refunds
 from kosmo_billing_daemon.store.inquiries import Inquiry
@@ -33,9 +34,6 @@ AT_ONCE = 20
 AGAIN_AFTER = timedelta(minutes=10)
 """How long an inquiry waits whose answer could not be read."""
 
-
-BTCPAY = "BTCPay"
-"""Who did what was done in BTCPay's own pages: which of its users is not said."""
 
 OURS: Final = re.compile(r"Refund [0-9]+ of .+")
 """The names of refunds that we ordered (``Refund.name``)."""
@@ -114,7 +112,12 @@ class Inquiries:
         if made.name == at_btcpay.name_in_pages(btcpay_invoice_id):
             try:
                 booked, is_new = await booking.book_made(
-                    self.pool, self.clock, invoice, made, who=BTCPAY, reason="refunded in BTCPay's own pages"
+                    self.pool,
+                    self.clock,
+                    invoice,
+                    made,
+                    who=fulfilment.BTCPAY,
+                    reason="refunded in BTCPay's own pages",
                 )
             except Conflict as error:
                 problem = error.message

@@ -152,7 +152,14 @@ def with_strays(verdict: Verdict, strays: Sequence[Observation]) -> Verdict:
         return verdict
     ids = ", ".join(sorted(paid))
     detail = f"paid for the same order too at BTCPay: invoice {ids}"
-    case = Case(CaseKind.PAID_TWICE, detail, sum(paid.values(), Decimal(0)))
+    is_final = all(
+        o.status is InvoiceStatus.SETTLED
+        and not needs_confirmation(o)
+        and o.currency == verdict.invoice.plan.price.currency
+        for o in strays
+        if o.btcpay_invoice_id in paid
+    )
+    case = Case(CaseKind.PAID_TWICE, detail, sum(paid.values(), Decimal(0)), is_final)
     return Verdict(
         verdict.invoice,
         verdict.action,

@@ -6,16 +6,17 @@ what comes while others are being written shares the next transaction, under the
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from uuid import UUID
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.domain import ledger as books
 from kosmo_billing_daemon.domain import verdicts as rules
-from kosmo_billing_daemon.domain.invoices import Effect, Invoice
-from kosmo_billing_daemon.domain.ledger import Posting
+from kosmo_billing_daemon.domain.invoices import Case, CaseKind, Effect, Invoice
+from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source
 from kosmo_billing_daemon.domain.verdicts import Action, Verdict
@@ -174,6 +175,8 @@ class Settlement:
             evaluations = [replace(one, verdict=rules.as_credit(one.verdict)) for one in evaluations]
         cases = [(one.verdict.invoice, case) for one in evaluations for case in one.verdict.cases]
         opened = await attention.open_cases(connection, cases, now)
+        again = await self._credit_paid_twice(connection, cases, opened, now) if self.credit else []
+        opened -= {(one.invoice_id, CaseKind.PAID_TWICE) for one in again if one.invoice_id is not None}
         closed = [
             (one.verdict.invoice.id, kind, _resolution(one.verdict, resolution))
             for one in evaluations
@@ -183,7 +186,7 @@ class Settlement:
         new_events: list[Event] = []
         saved: list[Observed] = []
         requeueing = Requeueing(set(answered))
-        postings: list[Posting] = []
+        postings: list[Posting] = [replace(one, invoice_id=None) for one in again]
         for one in evaluations:
             invoice = one.verdict.invoice
             new_events += [fulfilment.invoice_event(name, invoice, now) for name in one.verdict.events]
@@ -203,6 +206,7 @@ class Settlement:
             postings += booked
             if booked and self.credit:
                 new_events += _credit_events(one.verdict, booked, now)
+        new_events += [fulfilment.credit_event(one, CaseKind.PAID_TWICE, now) for one in again]
         beside = [
             invoices.save_statement(saved, now),
             *requeueing.statements(),
@@ -210,6 +214,39 @@ class Settlement:
         ]
         await fulfilment.write(connection, changes, new_events, now, postings=postings, beside=beside)
         return {one.verdict.invoice.id: one.verdict.invoice for one in evaluations}, new_events
+
+    async def _credit_paid_twice(
+        self,
+        connection: Connection,
+        cases: Sequence[tuple[Invoice, Case]],
+        opened: Collection[tuple[UUID, CaseKind]],
+        now: datetime,
+    ) -> list[Posting]:
+        """Return what confirmed money on further invoices of orders books as credit (R14), once.
+
+        These invoices at BTCPay are none of ours, so the ledger has no invoice for them.
+        """
+        twice = {
+            invoice.id: (invoice, case.detail)
+            for invoice, case in cases
+            if case.kind is CaseKind.PAID_TWICE and case.is_final and (invoice.id, case.kind) in opened
+        }
+        if not twice:
+            return []
+        sums = await attention.credit_paid_twice(connection, list(twice), now)
+        return [
+            Posting(
+                user_id=invoice.user_id,
+                kind=EntryKind.RECEIVED,
+                amount=sums[key],
+                currency=invoice.plan.price.currency,
+                invoice_id=key,
+                who=fulfilment.BTCPAY,
+                reason=detail,
+            )
+            for key, (invoice, detail) in twice.items()
+            if key in sums
+        ]
 
 
 def _apart(answers: Sequence[LookupAnswer]) -> Iterator[list[LookupAnswer]]:

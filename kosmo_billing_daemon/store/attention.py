@@ -100,6 +100,35 @@ async def decide(
     await connection.execute(_DECIDE, number, now, resolution, user_id)
 
 
+_CREDIT_TWICE = """
+WITH open AS (
+    SELECT id, amount - decided AS undecided FROM attention_cases
+    WHERE invoice_id = ANY ($1::uuid[]) AND kind = 'paid_twice' AND closed_at IS NULL AND amount > decided
+    FOR UPDATE)
+UPDATE attention_cases AS c SET decided = c.amount, closed_at = $2, resolution = 'credited'
+FROM open WHERE c.id = open.id RETURNING c.invoice_id, open.undecided
+"""
+
+
+async def credit_paid_twice(
+    connection: Connection, invoices: Sequence[UUID], now: datetime
+) -> dict[UUID, Decimal]:
+    """Close the cases of orders that were paid again; returns how much of each was not decided about."""
+    rows = await connection.fetch(_CREDIT_TWICE, list(invoices), now)
+    return {row["invoice_id"]: row["undecided"] for row in rows}
+
+
+_DECIDED_TWICE = """
+SELECT invoice_id, decided FROM attention_cases WHERE invoice_id = ANY ($1::uuid[]) AND kind = 'paid_twice'
+"""
+
+
+async def load_decided_twice(connection: Connection, invoices: Sequence[UUID]) -> dict[UUID, Decimal]:
+    """Return how much of what was paid again for these orders became credit, or was decided about."""
+    rows = await connection.fetch(_DECIDED_TWICE, list(invoices))
+    return {row["invoice_id"]: row["decided"] for row in rows}
+
+
 _LOCK_UNKNOWN = """
 SELECT id, amount - decided AS undecided FROM attention_cases
 WHERE btcpay_invoice_id = $1 AND kind = 'unknown_order' AND closed_at IS NULL FOR UPDATE

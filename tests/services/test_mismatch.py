@@ -1,5 +1,6 @@
 """R9: what is fulfilled is what was quoted; anything else is listed and activates nothing."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -8,6 +9,7 @@ import aiohttp
 import pytest
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.books import compare
 from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.demo.btcpay import SimulatedStore
@@ -156,3 +158,22 @@ async def test_money_on_second_invoices_of_one_order_is_one_case_that_an_operato
     (credit,) = await shop.front.rows("SELECT sum(amount) FROM ledger WHERE user_id = $1", user)
     assert str(credit["sum"]) == "10.00"
     assert await shop.front.cases(user) == [("paid_twice", Decimal(10), False)]
+
+
+async def test_confirmed_money_on_a_second_invoice_of_an_order_is_credit_once(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.start(credit=True)
+    invoice = await shop.open(user)
+    await shop.lightning(invoice)
+    for total in ("5.00", "10.00"):
+        stray = await create_at_btcpay(shop, invoice.id)
+        await shop.simulator.act(stray, "pay", None, "BTC-LN")
+        await shop.told()
+        (credit,) = await shop.front.rows("SELECT sum(amount) FROM ledger WHERE user_id = $1", user)
+        assert str(credit["sum"]) == total
+        assert await shop.front.cases(user) == [("paid_twice", Decimal(total), False)]
+    assert (await shop.front.news(user))[3:] == ["credit.added", "credit.added"]
+    day = timedelta(days=1)
+    compared = await compare(shop.front.pool, shop.front.btcpay, shop.clock() - day, shop.clock() + day)
+    assert compared == []

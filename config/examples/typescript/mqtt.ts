@@ -233,10 +233,11 @@ export interface CreditFacts {
   /**
    * negative_balance: an operator evened out a balance below zero. unknown_order: an operator gave the
    * user money of an order that was lost. partial_payment, late_payment, overpaid: what BTCPay
-   * received. not_fulfilled: the purchase could not take effect. released: worth of a plan that could
-   * not be carried over. purchase: what the purchase itself did.
+   * received. paid_twice: what it received on a further invoice for the same order. not_fulfilled: the
+   * purchase could not take effect. released: worth of a plan that could not be carried over. purchase:
+   * what the purchase itself did.
    */
-  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_invalid" | "not_fulfilled" | "released" | "refund" | "refund_cancelled" | "unknown_order" | "negative_balance";
+  reason: "purchase" | "partial_payment" | "late_payment" | "overpaid" | "paid_twice" | "paid_invalid" | "not_fulfilled" | "released" | "refund" | "refund_cancelled" | "unknown_order" | "negative_balance";
 }
 
 /** The invoice it is about. Amounts are texts, exact. */
