@@ -33,6 +33,11 @@ class Quote:
     credit_added: Mapping[str, Decimal]
     refusal: Refusal | None
 
+    @property
+    def is_covered(self) -> bool:
+        """Whether credit alone would buy it now."""
+        return self.refusal is None and not self.due.amount
+
 
 def quote(history: Sequence[Subscription], plan: Plan, spendable: Decimal, now: datetime) -> Quote:
     """Say what buying ``plan`` would do now; ``history`` may be the current subscription alone."""

@@ -25,7 +25,7 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.services.invoicing import Invoicing
-from kosmo_billing_daemon.store import invoices, subscriptions
+from kosmo_billing_daemon.store import auto_renewals, invoices, subscriptions
 from kosmo_billing_daemon.store.postgres import Pool
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class RenewalView:
 
     ``quote`` says what buying ``plan`` now would cost and make (R16), ``packs`` fit the current plan.
     ``invoice`` is open, or has just been paid (``is_paid``); ``options`` are the ways to pay it.
+    ``renews`` says that credit renews the current plan at its end, as its user chose.
     """
 
     document: EntitlementDocument
@@ -57,6 +58,7 @@ class RenewalView:
     invoice: Invoice | None
     options: Sequence[PaymentOption] = ()
     is_paid: bool = False
+    renews: bool = False
 
 
 @record(kw_only=True)
@@ -93,6 +95,7 @@ class Renewals:
         async with self.pool.connection() as connection:
             newest = await subscriptions.load_history(connection, user_id, 1)
             page = await invoices.load_page(connection, user_id, None, _NEWEST, _LOOKED_AT)
+            auto = await auto_renewals.is_on(connection, user_id)
         plan = self._plan(plan_type, pack, newest)
         name = plan_type if pack is None else pack
         invoice = next(
@@ -106,6 +109,8 @@ class Renewals:
         is_paid = not again and invoice is not None and _is_just_paid(invoice, document, now)
         if invoice is not None and not is_paid and not _is_open(invoice, now):
             invoice = None
+        quote = None if plan is None else await self.credit.quote(user_id, plan)
+        is_current = plan is not None and plan.plan_type == document.plan_type
         return RenewalView(
             document=document,
             plans=self.catalogue.plans,
@@ -115,10 +120,11 @@ class Renewals:
                 if document.plan_type in each.fits and document.messages_limit is not None
             ],
             plan=plan,
-            quote=None if plan is None else await self.credit.quote(user_id, plan),
+            quote=quote,
             invoice=invoice,
             options=() if invoice is None else await self.payment_options(invoice),
             is_paid=is_paid,
+            renews=auto and is_current and quote is not None and quote.is_covered,
         )
 
     async def pay(

@@ -123,6 +123,8 @@ class Page:
             else:
                 left = max(0, document.messages_limit - document.messages_used)
                 said += " " + self.text("left", left=str(left), limit=str(document.messages_limit))
+            if view.renews:
+                said += " " + self.text("renews")
         elif document.status is Standing.NONE or view.plan is None or view.plan.is_pack:
             said = self.text("no_plan")
         else:

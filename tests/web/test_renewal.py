@@ -137,6 +137,9 @@ async def test_credit_is_used_first_and_what_it_covers_needs_no_payment(shop: Se
     await give(shop, user, "2")
     page = read(await shop.ask("GET", f"{path}?again=1"))
     assert "5.00 USD of your credit are used. 0.00 USD remain to be paid. Renew with your credit" in page
+    assert "will renew it on that day" not in page
+    await shop.ask("PUT", "/subscription/renewal", user=user, json={"auto": True})
+    assert "Your credit will renew it on that day" in read(await shop.ask("GET", f"{path}?again=1"))
     answer = await shop.ask("POST", path, allow_redirects=False)
     assert (answer.status, answer.headers["Location"]) == (303, path[1:])
     green = await shop.ask("GET", path)
