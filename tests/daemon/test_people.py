@@ -173,7 +173,6 @@ async def test_ten_thousand_events_reach_each_endpoint_in_order_whatever_the_oth
         before_the_kill = sorted(happened)[: 165 * 50]
         waits = sorted(first[number] - happened[number] for number in before_the_kill)
         print(f"healthy: p50 {waits[len(waits) // 2]:.3f} s, p99 {waits[len(waits) * 99 // 100]:.3f} s")
-        assert waits[len(waits) * 99 // 100] <= 1.0
         await until(lambda: len(_numbers(slow.received)) == 10_000, lambda: len(slow.received), 300)
         assert (len(gone.received), len(_numbers(broken.received))) == (1, 1), "in vain"
         await actions.remove(hooks[hanging.url].id, BY)
@@ -192,6 +191,7 @@ async def test_ten_thousand_events_reach_each_endpoint_in_order_whatever_the_oth
         await until(lambda: len(_numbers(healthy.received)) == 10_010, "some more", 30)
         assert len(hanging.received) == held, "nothing after its removal"
         assert len(gone.received) == 1
+        assert waits[len(waits) * 99 // 100] <= 1.0
 
 
 @pytest.mark.soak
