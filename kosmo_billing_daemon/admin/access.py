@@ -6,6 +6,7 @@ token is new at each login, so nobody can have planted it. Tokens are random, an
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 from collections.abc import Callable
@@ -16,10 +17,13 @@ from uuid import UUID
 
 from kosmo_billing_daemon.errors import Invalid, NotFound, Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import console
 from kosmo_billing_daemon.store.postgres import Pool
+
+log = logging.getLogger(__name__)
 
 LINK_LASTS: Final = timedelta(minutes=5)
 SESSION_LASTS: Final = timedelta(hours=8)
@@ -78,6 +82,7 @@ class ConsoleAccess:
         """Spend a link; raises ``NotFound`` alike for spent, old and invented ones, and ``TooMany``."""
         self._limit.take(_EVERYBODY)
         if not _TOKEN.fullmatch(token):
+            log.warning("a login at the console was refused: the link is malformed")
             raise NotFound("this login link is not valid", code="login_not_found")
         operator_token, now = self._token(), self._clock()
         async with self._pool.transaction() as connection:
@@ -85,7 +90,9 @@ class ConsoleAccess:
             if who is not None:
                 await console.append_session(connection, _hash(operator_token), who, now)
         if who is None:
+            log.warning("a login at the console was refused: the link is unknown, spent or too old")
             raise NotFound("this login link was used before, or is too old", code="login_not_found")
+        log.info("an operator logged in at the console", extra=fields(who=who))
         return Operator(who, operator_token)
 
     async def find(self, token: str) -> Operator | None:

@@ -41,11 +41,15 @@ async def test_an_old_link_lets_nobody_in(shop: ConsoleShop) -> None:
     assert (await (await shop.visitor()).post("/admin/login", {"token": token})).status == 404
 
 
-async def test_guessing_is_slowed_down(shop: ConsoleShop) -> None:
+async def test_guessing_is_slowed_down_and_logged(
+    shop: ConsoleShop, caplog: pytest.LogCaptureFixture
+) -> None:
     visitor = await shop.visitor()
     tried = [await visitor.post("/admin/login", {"token": "A" * 43}) for _ in range(12)]
     assert [one.status for one in tried] == [404] * 10 + [429] * 2
     assert int(tried[-1].headers["Retry-After"]) > 0
+    assert caplog.text.count("a login at the console was refused") == 10
+    assert "A" * 43 not in caplog.text
 
 
 async def test_the_database_knows_no_token(shop: ConsoleShop, alice: Visitor) -> None:
