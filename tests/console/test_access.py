@@ -99,6 +99,13 @@ async def test_a_session_ends_after_half_an_hour_without_a_request(shop: Console
     assert (await alice.get(PAGE)).status == 401
 
 
+async def test_pages_are_shown_while_nothing_can_be_written(shop: ConsoleShop, alice: Visitor) -> None:
+    """Such as on a standby, or while an operator stops writes on purpose: then one has to see most."""
+    shop.clock.ahead = timedelta(minutes=1)
+    async with shop.pool.transaction("LOCK TABLE console_sessions IN EXCLUSIVE MODE"):
+        assert (await alice.get("/admin/users")).status == 200
+
+
 async def test_a_session_ends_after_eight_hours_however_busy(shop: ConsoleShop, alice: Visitor) -> None:
     for quarter in range(1, 32):
         shop.clock.ahead = timedelta(minutes=15 * quarter)
