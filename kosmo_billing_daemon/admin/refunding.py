@@ -52,26 +52,6 @@ class Refunding:
         (made,) = await self._refund(one.user_id, [one], amount, by, another=another)
         return made
 
-    async def preview(
-        self, name: str, amount: Decimal | None, *, another: bool = False
-    ) -> tuple[Receipt, Price]:
-        """Say what ``refund`` would give back, and of which invoice; raises as it does."""
-        one = await self._receipt(name)
-        names = [one.btcpay_invoice_id]
-        if another:
-            await self._note_paid(names)
-        async with self.pool.connection() as connection:
-            standing = _standing(await refunds.load_ordered(connection, names), another=another)
-            if standing:
-                _require_same(standing, amount)
-                return one, standing[0].total
-            if one.user_id is None:
-                if one.left.amount <= 0:
-                    raise Conflict("the case of this order was decided before", code="closed_before")
-                return one, one.left
-            ((_, total),) = await self._shares(connection, one.user_id, names, amount)
-        return one, total
-
     async def refund_user(
         self, user_id: UserId, amount: Decimal | None, by: OperatorAction, *, another: bool = False
     ) -> list[Refund]:
@@ -81,18 +61,19 @@ class Refunding:
         return await self._refund(user_id, receipts, amount, by, another=another)
 
     async def order(
-        self, user_id: UserId, name: str | None, amount: Decimal | None, by: OperatorAction, *, another: bool
+        self, of: UserId | str, amount: Decimal | None, by: OperatorAction, *, another: bool
     ) -> list[Refund]:
-        """Do what a refund of a user's credit begins with, before BTCPay is asked: all that a preview needs.
+        """Do what a refund begins with, before BTCPay is asked: all that a preview needs.
 
-        Without ``name`` of an invoice it is about all of them.
+        It is of one invoice, given by its name, or of all the credit of a user.
         """
-        if name is None:
-            async with self.pool.connection() as connection:
-                receipts = await refunds.load_receipts(connection, user_id)
-        else:
-            receipts = [await self._receipt(name)]
-        found, _ = await self._order(user_id, receipts, amount, by, another=another)
+        if isinstance(of, str):
+            receipts = [await self._receipt(of)]
+            found, _ = await self._order(receipts[0].user_id, receipts, amount, by, another=another)
+            return found
+        async with self.pool.connection() as connection:
+            receipts = await refunds.load_receipts(connection, of)
+        found, _ = await self._order(of, receipts, amount, by, another=another)
         return found
 
     async def _refund(
@@ -125,7 +106,8 @@ class Refunding:
             await self._note_paid(names)
 
         async def order(connection: Connection) -> tuple[list[Refund], bool]:
-            standing = _standing(await refunds.load_ordered(connection, names), another=another)
+            known = await refunds.load_ordered(connection, names)
+            standing = [one for one in known if one.paid_at is None] or ([] if another else known[:1])
             if standing:
                 _require_same(standing, amount)
                 return standing, False
@@ -320,11 +302,6 @@ def _limited(most: Mapping[str, Decimal], amount: Decimal) -> dict[str, Decimal]
     if amount > total:
         raise Conflict(f"at most {total:f} {currency} can be refunded", code="no_credit")
     return {currency: amount}
-
-
-def _standing(known: Sequence[Refund], *, another: bool) -> list[Refund]:
-    """Return the refunds that a repeat means: the open ones, or else the last that was paid."""
-    return [one for one in known if one.paid_at is None] or ([] if another else list(known[:1]))
 
 
 def _require_same(standing: Sequence[Refund], amount: Decimal | None) -> None:

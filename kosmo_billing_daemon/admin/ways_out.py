@@ -101,6 +101,8 @@ def ways_out(case: ListedCase) -> list[WayOut]:
                 CaseDecision.REFUND, "refund it by a link, by which the payer claims it (and close the case)"
             )
         )
+    if case.kind is CaseKind.NOT_FULFILLED:
+        ways.reverse()  # what could not be given then can seldom be given now
     after = "after paying the money back" if case.kind in _SETTLED_BY_INVOICE else _AFTER_EXCESS
     return [*ways, WayOut(CaseDecision.CLOSE, after)]
 

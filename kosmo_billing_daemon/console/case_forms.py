@@ -95,12 +95,13 @@ async def _preview_settling(request: web.Request, _given: Values) -> Preview:
     currency, name = invoice.plan.price.currency, invoice_name(invoice)
     effects, *_ = await _rehearse(request, invoice.user_id, lambda desk, by: desk.operations.settle(name, by))
     missing = max(Decimal(0), invoice.asked.amount - invoice.received)
+    vouched = f"{money(missing, currency)} are not booked as received: you vouch for them."
     came = f"{money(invoice.received, currency)} of {money(invoice.asked.amount, currency)}"
     kind = "pack is added" if invoice.plan.is_pack else "plan is given"
     return Preview(
         sentence=f"The {invoice.plan.plan_type} {kind} to user {invoice.user_id} now. The case is closed.",
-        effects=[*effects, ("Confirmed money", came)],
-        warning=f"{money(missing, currency)} are not confirmed: you vouch for them." if missing else "",
+        effects=[*effects, ("Booked as received", came)],
+        warning=vouched if missing else "",
     )
 
 

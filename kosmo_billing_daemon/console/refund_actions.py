@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final
 
 from aiohttp import web
@@ -10,18 +10,18 @@ from aiohttp import web
 from kosmo_billing_daemon.admin import rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.explaining import money
-from kosmo_billing_daemon.admin.refunding import Refunding
+from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, Preview, Values
 from kosmo_billing_daemon.console.user import is_open, user_of
 from kosmo_billing_daemon.console.user_forms import described
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.errors import Conflict, Invalid
+from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.store import refunds
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.refunds import Refund
 
-_PREVIEW: Final = OperatorAction("console", "a preview, which is undone")
+PREVIEW: Final = OperatorAction("console", "a preview, which is undone")
 
 
 def _refunding(desk: Desk) -> Refunding:
@@ -64,8 +64,8 @@ async def _look_at_refund(desk: Desk, user_id: UserId, given: Values) -> Preview
 
     async def order(pool: Pool) -> None:
         refunding = replace(_refunding(desk), pool=pool)
-        name, amount, another = given["invoice"] or None, _amount(given["amount"]), bool(given["another"])
-        found.extend(await refunding.order(user_id, name, amount, _PREVIEW, another=another))
+        amount, another = _amount(given["amount"]), bool(given["another"])
+        found.extend(await refunding.order(given["invoice"] or user_id, amount, PREVIEW, another=another))
 
     before, after = await rehearsing.rehearse(desk.pool, user_id, order)
     sums = " and ".join(f"{_total(one)} of invoice {one.btcpay_invoice_id}" for one in found)
@@ -94,15 +94,7 @@ def _total(refund: Refund) -> str:
 
 
 def _amount(given: str) -> Decimal | None:
-    if not given:
-        return None
-    try:
-        amount = Decimal(given)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite():
-        raise Invalid("an amount such as 4.10 is needed", field="amount")
-    return amount
+    return read_amount(given) if given else None
 
 
 async def _ordered(request: web.Request) -> Sequence[FormField]:

@@ -1,12 +1,13 @@
 """Refunds: which are open, claimed or cancelled; making, cancelling and recording one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import refund_list
+from kosmo_billing_daemon.admin import refund_list, rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
 from kosmo_billing_daemon.btcpay import refunds as at_btcpay
@@ -14,9 +15,11 @@ from kosmo_billing_daemon.btcpay.refunds import Claim, ClaimState
 from kosmo_billing_daemon.console.attention import NUMBER, next_case
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
+from kosmo_billing_daemon.console.refund_actions import PREVIEW
 from kosmo_billing_daemon.console.rendering import money, render, url
 from kosmo_billing_daemon.errors import Invalid, NotFound, Refused, Unavailable
 from kosmo_billing_daemon.store import refunds
+from kosmo_billing_daemon.store.postgres import Connection, Pool, Rehearsal
 from kosmo_billing_daemon.store.refunds import ListedRefund, Refund
 
 PER_PAGE: Final = 25
@@ -112,22 +115,35 @@ async def _what(_: web.Request) -> Sequence[FormField]:
 
 
 async def _preview_making(request: web.Request, given: Values) -> Preview:
-    one, total = await _refunding(request).preview(
-        given["invoice"], _amount(given), another=bool(given["another"])
-    )
-    sum_ = money(total.amount, total.currency)
+    desk = request.app[DESK]
+    found: list[Refund] = []
+
+    async def order(pool: Pool) -> None:
+        refunding = replace(_refunding(request), pool=pool)
+        amount, another = _amount(given), bool(given["another"])
+        found[:] = await refunding.order(given["invoice"], amount, PREVIEW, another=another)
+
+    await order(Rehearsal(desk.pool, _look_at_nothing))
+    (one,) = found
+    effects = [("Invoice", one.btcpay_invoice_id)]
+    if one.pull_payment_id is not None:
+        return Preview(sentence="It is ordered already; its link is shown again.", effects=effects)
+    if one.user_id is None:
+        effects.append(("Its case", "is closed"))
+    else:
+        before, after = await rehearsing.rehearse(desk.pool, one.user_id, order)
+        effects += rehearsing.changes(before, after)
+    sum_ = money(one.total.amount, one.total.currency)
     whom = "whoever paid it" if one.user_id is None else f"user {one.user_id}"
-    effects = [
-        ("Invoice", one.btcpay_invoice_id),
-        ("It brought in, and was not refunded yet", money(one.left.amount, one.left.currency)),
-    ]
-    if one.user_id is not None:
-        effects.insert(0, ("Credit", f"-{sum_}"))
     return Preview(
         sentence=f"BTCPay makes a link by which {whom} can claim {sum_}.",
         effects=effects,
         warning="Whoever has the link can claim the money: give it to nobody but the payer.",
     )
+
+
+async def _look_at_nothing(_: Connection) -> None:
+    """What is ordered is returned."""
 
 
 async def _make(request: web.Request, given: Values, by: OperatorAction) -> str:

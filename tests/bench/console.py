@@ -42,6 +42,19 @@ PAGES = {
     "search by BTCPay's id": "/admin/search?q={btcpay_invoice_id}",
     "search by node": "/admin/search?q={node_id}",
     "search for nothing": "/admin/search?q=nothing",
+    "attention": "/admin/attention",
+    "one case": "/admin/attention/{case}",
+    "closed cases": "/admin/attention/closed",
+    "ledger": "/admin/ledger",
+    "ledger of all times": "/admin/ledger?from=2000-01-01",
+    "ledger, a rare kind": "/admin/ledger?from=2000-01-01&kind=granted",
+    "ledger of a user": "/admin/ledger?user={user_id}",
+    "refunds": "/admin/refunds",
+    "hooks": "/admin/hooks",
+    "gates": "/admin/gates",
+    "one gate": "/admin/gates/gateway?name=gateway",
+    "feed": "/admin/feed",
+    "feed of a user": "/admin/feed?user={user_id}",
 }
 
 
@@ -57,7 +70,8 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
             "SELECT i.user_id, i.id, i.btcpay_invoice_id, n.node_id FROM btcpay_invoices AS i"
             " JOIN whitelisted_nodes AS n USING (user_id) OFFSET 777 LIMIT 1"
         )
-        names = dict(row)
+        case = await connection.fetchval("SELECT max(id) FROM attention_cases WHERE closed_at IS NULL")
+        names = {**row, "case": case}
         await connection.close()
         async with daemon(where, name="console", database_url=url, ADMIN_LISTEN="127.0.0.1:0") as ours:
             await until_idle(ours.pid)
