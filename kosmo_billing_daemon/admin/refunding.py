@@ -244,8 +244,7 @@ class Refunding:
             found = await listings.find_invoice(connection, name)
             if found is not None and found.btcpay_invoice_id is None:
                 raise Conflict("BTCPay received nothing for this invoice", code="not_attached")
-            its_id = name if found is None else found.btcpay_invoice_id or ""
-            one = await refunds.load_receipt(connection, its_id)
+            one = await refunds.load_receipt(connection, (found and found.btcpay_invoice_id) or name)
         if one is None:
             raise NotFound(f"there is no invoice {name!r}")
         return one

@@ -229,20 +229,8 @@ async def test_everything_that_takes_the_keyboard_has_a_name_and_is_reached(visi
         assert outline != "none", f"the focus is not seen in {place}"
         if place not in order:
             order.append(place)
-    assert order == [
-        "",
-        "top",
-        "plans",
-        "checkout",
-        "rights",
-        "sending",
-        "nodes",
-        "money",
-        "phone",
-        "faults",
-        "stream",
-        "foot",
-    ]
+    assert order[:7] == ["", "top", "plans", "checkout", "rights", "sending", "nodes"]
+    assert order[7:] == ["money", "phone", "faults", "stream", "foot"]
     duplicates = await page.evaluate(
         "() => { const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);"
         " return ids.filter((id, at) => ids.indexOf(id) !== at); }"
