@@ -321,7 +321,7 @@ export type Rule = "fresh" | "added" | "converted";
 export type Scope = "any_node" | "whitelist" | "none";
 
 /** Who says that it was paid. */
-export type Source = "btcpay" | "manual" | "grant" | "credit";
+export type Source = "btcpay" | "manual" | "grant" | "credit" | "adopted";
 
 /** `status` of an entitlement; NONE never bought anything. */
 export type Standing = "active" | "grace" | "expired" | "revoked" | "none";

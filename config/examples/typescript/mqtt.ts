@@ -159,7 +159,7 @@ export interface SubscriptionFacts {
   /** The plan. */
   plan_type: string;
   /** Who says that it was paid. */
-  source: "btcpay" | "manual" | "grant" | "credit";
+  source: "btcpay" | "manual" | "grant" | "credit" | "adopted";
   /** Beginning. */
   valid_from: string;
   /** End, exclusive. */
