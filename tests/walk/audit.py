@@ -195,13 +195,16 @@ def _exceeds(rows: Sequence[Any], offer: Offer, at: datetime) -> bool:
 
 
 def _fits(rows: Sequence[Any], pack: Offer, at: datetime) -> bool:
-    """Whether a pack certainly fitted what was current then (R17)."""
+    """Whether a pack certainly fitted what was current then (R17).
+
+    What a mark at BTCPay took and gave back shows no gap afterwards; grants and purchases from credit have none.
+    """
     return any(
         row["valid_from"] < at < min(row["valid_until"], row["ended_at"] or row["valid_until"])
         and row["messages_limit"] is not None
         and offer_of(row).name in pack.fits
         for row in rows
-        if row["status"] != "revoked"
+        if row["status"] != "revoked" and row["source"] in {"grant", "credit"}
     )
 
 
