@@ -10,7 +10,13 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, links_of, renewals_of
+from kosmo_billing_daemon.assembly.connections import (
+    btcpay_of,
+    database_of,
+    links_of,
+    renewals_of,
+    settlement_of,
+)
 from kosmo_billing_daemon.assembly.console import ConsoleServer
 from kosmo_billing_daemon.assembly.front import Front
 from kosmo_billing_daemon.assembly.leader import Leader
@@ -24,8 +30,7 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.runtime.task_groups import ungrouped
 from kosmo_billing_daemon.runtime.watchdog import Watched, keep_alive
 from kosmo_billing_daemon.services.schema import SchemaUpgrade
-from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
+from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.health import Readiness
 
@@ -52,15 +57,7 @@ class Daemon:
         wakeups = Wakeups(is_ours=pool.has_session)
         self._btcpay = btcpay_of(settings, clock)
         links = links_of(settings, pool, clock)
-        settlement = Settlement(
-            pool=pool,
-            btcpay=self._btcpay,
-            store_id=settings.btcpay.store_id,
-            clock=clock,
-            changed=wakeups.changed,
-            trust_body=settings.webhook.trust is WebhookTrust.BODY,
-            credit=settings.credit is CreditMode.AUTO,
-        )
+        settlement = settlement_of(settings, pool, self._btcpay, clock, changed=wakeups.changed)
         renewals = renewals_of(settings, pool, clock)
         self._schema = SchemaUpgrade(database)
         self._leadership = Leadership(database, wakeups.notified)

@@ -2,6 +2,7 @@
 
 import hmac
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
@@ -12,7 +13,8 @@ from kosmo_billing_daemon.link import Broker, Protocol
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.links import RenewalLinks
-from kosmo_billing_daemon.settings import CreditMode, Mqtt, Settings
+from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.settings import CreditMode, Mqtt, Settings, WebhookTrust
 from kosmo_billing_daemon.store.postgres import Database, Pool
 
 
@@ -86,4 +88,24 @@ def btcpay_of(settings: Settings, clock: Clock = utc_now) -> BtcpayClient:
         public_url=settings.btcpay.public_url,
         timeouts=Timeouts(call=settings.btcpay.timeout),
         clock=clock,
+    )
+
+
+def settlement_of(
+    settings: Settings,
+    pool: Pool,
+    btcpay: BtcpayClient,
+    clock: Clock = utc_now,
+    *,
+    changed: Callable[[], None] = lambda: None,
+) -> Settlement:
+    """Return what settles invoices; without ``changed`` the database's triggers alone wake the daemon."""
+    return Settlement(
+        pool=pool,
+        btcpay=btcpay,
+        store_id=settings.btcpay.store_id,
+        clock=clock,
+        changed=changed,
+        trust_body=settings.webhook.trust is WebhookTrust.BODY,
+        credit=settings.credit is CreditMode.AUTO,
     )

@@ -10,7 +10,13 @@ from kosmo_billing_daemon import settings
 from kosmo_billing_daemon.admin import finding
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
 from kosmo_billing_daemon.admin.extending import Extending
-from kosmo_billing_daemon.assembly.connections import btcpay_of, database_of, read_catalogue, renewals_of
+from kosmo_billing_daemon.assembly.connections import (
+    btcpay_of,
+    database_of,
+    read_catalogue,
+    renewals_of,
+    settlement_of,
+)
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.cli.frame import caller
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -20,7 +26,7 @@ from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.settings import CreditMode, Settings, WebhookTrust
+from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.migrations import pending
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -58,15 +64,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             missing = await pending(connection, loaded.database.schema)
         if missing:
             raise Conflict(f"the database lacks {', '.join(missing)}; run: kosmo-billing migrate")
-        settlement = Settlement(
-            pool=pool,
-            btcpay=btcpay,
-            store_id=loaded.btcpay.store_id,
-            clock=utc_now,
-            changed=lambda: None,  # the database's triggers wake the daemon
-            trust_body=loaded.webhook.trust is WebhookTrust.BODY,
-            credit=loaded.credit is CreditMode.AUTO,
-        )
+        settlement = settlement_of(loaded, pool, btcpay)
         operations = AdminActions(pool=pool, settlement=settlement, catalogue=catalogue, clock=utc_now)
         extending = Extending(pool=pool, clock=utc_now, remind_hours=loaded.remind_hours)
         yield OpenedServices(

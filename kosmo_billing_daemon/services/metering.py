@@ -25,7 +25,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.ceilings import Ceilings
-from kosmo_billing_daemon.store import erasures, usage
+from kosmo_billing_daemon.store import erasures, parking, usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.usage import Quarantined, UsageRows
 
@@ -118,7 +118,7 @@ class Metering:
         that those which stay locked hold up no other.
         """
         async with self.pool.connection() as connection:
-            parked = await usage.load_parked(connection, MOST_PARKED_AT_ONCE, after)
+            parked = await parking.load_parked(connection, MOST_PARKED_AT_ONCE, after)
         if not parked:
             return [], 0
         read: list[Report] = []
@@ -171,7 +171,7 @@ class Metering:
                     (each.reporter, each.columns.report_id, erasures.redacted(each.payload, erased))
                     for each in locked
                 ]
-                await usage.park(connection, rows, self.clock())
+                await parking.park(connection, rows, self.clock())
         return [result if isinstance(result, UsageAck) else None for result in results]
 
     async def _count(
@@ -192,7 +192,7 @@ class Metering:
                     accepted = await usage.count(connection, batch, now)
             await usage.append_quarantine(connection, await _redacted(connection, quarantined), now)
             if parked:
-                await usage.unpark(connection, parked)
+                await parking.unpark(connection, parked)
             return [
                 UsageAck(
                     report_id=columns.report_id,

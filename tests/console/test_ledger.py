@@ -116,9 +116,7 @@ async def test_the_ledger_goes_on_page_after_page_and_is_exported_in_batches(
     )
 
 
-async def test_the_ledger_is_compared_with_btcpay(
-    business: Shop, console: ConsoleShop, alice: Visitor
-) -> None:
+async def test_the_ledger_is_compared_with_btcpay(business: Shop, alice: Visitor) -> None:
     invoice = await business.buy(somebody(1))
     period = f"from={business.clock():%Y-%m-%d}&to={business.clock():%Y-%m-%d}"
     agreed = await alice.get(f"/admin/ledger/check?{period}")
@@ -306,7 +304,7 @@ async def test_the_feed_goes_on_with_what_happens_and_ends_at_logout(
     assert rest.endswith(b"event: end\ndata: {}\n\n")
 
 
-async def test_a_feed_keeps_no_session_alive(business: Shop, console: ConsoleShop, alice: Visitor) -> None:
+async def test_a_feed_keeps_no_session_alive(business: Shop, alice: Visitor) -> None:
     async with alice.http.get(f"{alice.url}/admin/feed/stream", timeout=None) as stream:
         await stream.content.readuntil(b"\n\n")
         business.clock.move(minutes=31)

@@ -40,6 +40,7 @@ SHARED = {
     "store.subscriptions",
     "store.combining",
     "store.outbox",
+    "store.parking",
     "store.usage",
 }
 PATHS = {
@@ -98,6 +99,12 @@ OFF_THE_PATHS = {
     "services.renewal": "only reads; what it buys, services.invoicing buys",
     "services.schema": "waits for the database; each migration is one transaction",
     "services.backlog": "only reads",
+    "services.adoption": "one transaction, at a command line that sees it fail; tests/adopt kills it",
+    "services.adoption_reading": "only reads",
+    "store.adoptions": "for services.adoption",
+    "store.old_tables": "only reads",
+    "store.old_moves": "for services.adoption",
+    "store.feed": "only reads",
     "admin.upkeep": "a command line that sees it fail",
     "services.whitelist": "one transaction each, whose request sees it fail",
     "services.credit": "only reads",

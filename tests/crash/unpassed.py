@@ -52,6 +52,8 @@ UNPASSED = {
     "store.invoices.adjust": BY_HAND,
     "store.invoices.load_created": READS,
     "store.events.load_last": READS,
+    "store.events.load_newest": READS,
+    "store.invoices.load_attached": READS,
     "mqtt.broker_session.BrokerSession._keep_publishing_birth": AFTER_A_FAILURE,
     "mqtt.lease_intake.LeaseSession.take": "drops what is malformed or too much",
     "mqtt.publisher.Publisher.run: session.finish()": AT_THE_END,
@@ -85,7 +87,7 @@ UNPASSED = {
     "services.metering.Metering.count: self._count() #2": AFTER_A_FAILURE,
     "services.metering.Metering.count: self._left()": AFTER_A_FAILURE,
     "services.metering.Metering.count: write_each()": AFTER_A_FAILURE,
-    "services.metering.Metering._count.work: usage.unpark()": AFTER_A_FAILURE,
+    "services.metering.Metering._count.work: parking.unpark()": AFTER_A_FAILURE,
     "services.observations.look_up.confirm": RARE_LOOK,
     "services.observations.look_up.fetch": RARE_LOOK,
     "services.reconciliation.Reconciliation.run_once: self.begin()": "when the clock was set; as at a start",
@@ -133,9 +135,9 @@ UNPASSED = {
     "store.usage.append_quarantine: connection.execute() #2": "in the transaction that quarantines",
     "store.usage.load_days": READS,
     "store.usage.load_latest": READS,
-    "store.usage.park": AFTER_A_FAILURE,
+    "store.parking.park": AFTER_A_FAILURE,
     "store.usage.remove_": CLEANS,
-    "store.usage.unpark": AFTER_A_FAILURE,
+    "store.parking.unpark": AFTER_A_FAILURE,
     "web.invoices._list": READS,
 }
 
@@ -149,7 +151,7 @@ SOMETIMES = {
     "store.quotes.learn": "a process reads each quote once",
     "mqtt.usage_intake.UsageSession._keep_counting_parked": "every three seconds; mostly nothing is parked",
     "services.metering.Metering.count_parked": "the same",
-    "store.usage.load_parked": "the same",
+    "store.parking.load_parked": "the same",
     "services.inbox.Inbox._write: deliveries.notify()": "when it does not lead yet",
     "store.deliveries.notify": "when it does not lead yet",
 }

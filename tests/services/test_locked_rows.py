@@ -17,7 +17,7 @@ from kosmo_billing_daemon.services.backlog import read_backlog
 from kosmo_billing_daemon.services.metering import Metering, Report
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.locks import find_holder
-from kosmo_billing_daemon.store.usage import park
+from kosmo_billing_daemon.store.parking import park
 from tests.services.conftest import Shop
 from tests.support.usage import event, payload
 from tests.support.world import until
