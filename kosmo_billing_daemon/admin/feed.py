@@ -4,6 +4,7 @@ The rule it keeps: whatever happens at once, no look reads more than a few hundr
 with the event or message that changed it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -34,6 +35,7 @@ TOPICS: Final = (
 )
 """How topics can begin, below their prefix, and what that is called."""
 
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d(?:\.\d+)?Z")
 _BARE: Final = Topics(prefix="")
 
 
@@ -113,10 +115,15 @@ def _below(topic: str) -> str:
     return topic.removeprefix("/")
 
 
+def _short(value: object) -> str:
+    """Write times to the minute."""
+    return _TIME.sub(r"\1 \2", str(value))
+
+
 def _words(data: Mapping[str, Any]) -> str:
     """Say what an event carries, without ids, and without links, which let in whoever has one."""
     told = ", ".join(
-        f"{name.replace('_', ' ')} {value}"
+        f"{name.replace('_', ' ')} {_short(value)}"
         for name, value in data.items()
         if value is not None and not isinstance(value, dict | list) and not name.endswith(("_url", "_id"))
     )

@@ -11,9 +11,11 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from playwright.async_api import Browser, expect
 
 from tests.console.cases import console_of, paid_partly, paid_too_much, somebody
 from tests.console.conftest import ConsoleShop, Visitor
+from tests.console.test_browser import enter
 from tests.services.conftest import Shop, clock, simulator
 from tests.services.conftest import shop as business
 from tests.support.endpoint import Endpoint, answer
@@ -311,3 +313,32 @@ async def test_a_feed_keeps_no_session_alive(business: Shop, alice: Visitor) -> 
         async with asyncio.timeout(10):
             assert (await stream.content.read()).endswith(b"event: end\ndata: {}\n\n")
     assert (await alice.get("/admin/feed/stream")).status == 401
+
+
+async def test_the_feed_is_paused_by_a_key_and_says_when_the_session_has_ended(
+    business: Shop, console: ConsoleShop, browser: Browser
+) -> None:
+    page = await (await browser.new_context()).new_page()
+    said = await enter(page, console)
+    await page.goto(f"{console.url}/admin/feed")
+    state = page.get_by_role("status")
+    await expect(state).to_have_text("Live")
+    await expect(page.get_by_text("Nothing yet.")).to_be_visible()
+    await business.buy(somebody(1))
+    await expect(page.get_by_text("events/subscription.activated")).to_be_visible()
+    rows = await page.locator("tbody tr").count()
+    await page.keyboard.press("p")
+    await expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "true")
+    await console.execute(
+        "INSERT INTO events (type, user_id, data, occurred_at) VALUES ('quota.reset', $1, '{}', $2)",
+        somebody(1),
+        business.clock(),
+    )
+    await expect(state).to_have_text("Paused, 1 new")
+    assert await page.locator("tbody tr").count() == rows
+    await page.keyboard.press("p")
+    await expect(page.locator("tbody tr")).to_have_count(rows + 1)
+    await expect(page.locator("tbody tr").first).to_contain_text("events/quota.reset")
+    await console.execute("DELETE FROM console_sessions")
+    await expect(state).to_have_text("The session has ended")
+    assert said == []
