@@ -197,7 +197,7 @@ def _exceeds(rows: Sequence[Any], offer: Offer, at: datetime) -> bool:
 def _fits(rows: Sequence[Any], pack: Offer, at: datetime) -> bool:
     """Whether a pack certainly fitted what was current then (R17).
 
-    Where a mark at BTCPay took a plan and gave it back, no gap is seen afterwards: grants and credit have none.
+    Where a mark at BTCPay took a plan and gave it back, no gap is seen later; grants and credit have none.
     """
     return any(
         row["valid_from"] < at < min(row["valid_until"], row["ended_at"] or row["valid_until"])
