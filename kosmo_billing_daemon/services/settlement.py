@@ -276,7 +276,7 @@ def _vouching(verdict: Verdict, resolution: str) -> str | None:
     """Say in the ledger who vouched for an invoice: an operator here, or whoever marked it at BTCPay."""
     if verdict.source is not Source.MANUAL or verdict.action is Action.NOTHING:
         return None
-    return "marked settled at BTCPay" if resolution is _BY_ITSELF else resolution
+    return "marked settled at BTCPay" if resolution == _BY_ITSELF else resolution
 
 
 def _resolution(verdict: Verdict, given: str) -> str:
