@@ -138,12 +138,6 @@ def _require_addable(url: str, patterns: Sequence[str], *, texts: str | None, al
             _require_wanted(event_type, patterns)
 
 
-def without_query(url: str) -> str:
-    """Return a URL as it may be shown: a query may hold the token of whoever receives."""
-    address, mark, _ = url.partition("?")
-    return f"{address}?…" if mark else address
-
-
 async def _found(connection: Connection, hook_id: int) -> Hook:
     hook = await hooks.load(connection, hook_id)
     if hook is None:

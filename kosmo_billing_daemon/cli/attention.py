@@ -1,18 +1,20 @@
 """``attention``: payments and gateways that need it, each case with the commands that settle it."""
 
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from kosmo_billing_daemon.admin.attention import Attention, load
 from kosmo_billing_daemon.admin.cases import CaseActions
-from kosmo_billing_daemon.admin.explaining import money
+from kosmo_billing_daemon.admin.explaining import money, when
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.hooks import off_json, print_off
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
+    command,
     console,
     line,
     print_case,
@@ -21,8 +23,10 @@ from kosmo_billing_daemon.cli.rendering import (
     set_aside_json,
 )
 from kosmo_billing_daemon.cli.usage import print_reporter, reporter_json
+from kosmo_billing_daemon.domain.hooks import without_query
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.store.hooks import Hook
 from kosmo_billing_daemon.store.listings import ListedCase
 
 
@@ -49,7 +53,7 @@ def list_(
             map(case_json, found.cases),
             map(reporter_json, found.gateways),
             map(set_aside_json, found.set_aside),
-            map(off_json, found.off),
+            map(_off_json, found.off),
         ]
         print_json([*chain.from_iterable(told)])
         return
@@ -64,7 +68,7 @@ def list_(
         print_set_aside(out, one)
         out.print()
     for hook in found.off:
-        print_off(out, hook)
+        _print_off(out, hook)
         out.print()
     line(out, f"{len(found.cases)} open" if found.cases else "no payment needs attention")
     if found.gateways:
@@ -117,6 +121,34 @@ def give(
         return
     total = money(given.undecided, given.currency)
     line(console(), f"{total} are credit of user {user_id}; case {given.number} is closed")
+
+
+def _print_off(out: Console, hook: Hook) -> None:
+    """Print a hook that was switched off, and what to do."""
+    out.print(Text(f"hook {hook.id}  switched off", style="bold yellow"))
+    line(out, f"  {without_query(hook.url)} since {when(hook.off_since)}: {hook.off_because}")
+    for what, words in _WAYS_OUT:
+        line(out, f"  {what}:")
+        line(out, f"    {command('hook', words, str(hook.id))}")
+
+
+def _off_json(hook: Hook) -> dict[str, Any]:
+    """Describe a hook that was switched off, for machines."""
+    return {
+        "kind": "hook_off",
+        "hook": hook.id,
+        "url": without_query(hook.url),
+        "detail": hook.off_because,
+        "opened_at": hook.off_since,
+        "commands": [command("hook", words, str(hook.id)) for _, words in _WAYS_OUT],
+    }
+
+
+_WAYS_OUT = (
+    ("see whether it accepts again", "test"),
+    ("then send what it missed", "replay"),
+    ("if it is not needed any more", "remove"),
+)
 
 
 app = typer.Typer(help="Payments that need attention, and the commands that settle them.")

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from kosmo_billing_daemon.admin.explaining import when
-from kosmo_billing_daemon.admin.hooks import HookActions, without_query
+from kosmo_billing_daemon.admin.hooks import HookActions
 from kosmo_billing_daemon.cli.frame import EX_FAILED, AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
+from kosmo_billing_daemon.domain.hooks import without_query
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.hooks.client import HookAnswer
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -164,34 +163,6 @@ def _read_texts(path: Path) -> str:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise Invalid(f"{path} is not UTF-8 text") from None
-
-
-def print_off(out: Console, hook: Hook) -> None:
-    """Print a hook that was switched off, and what to do."""
-    out.print(Text(f"hook {hook.id}  switched off", style="bold yellow"))
-    line(out, f"  {without_query(hook.url)} since {when(hook.off_since)}: {hook.off_because}")
-    for what, words in _WAYS_OUT:
-        line(out, f"  {what}:")
-        line(out, f"    {command('hook', words, str(hook.id))}")
-
-
-def off_json(hook: Hook) -> dict[str, Any]:
-    """Describe a hook that was switched off, for machines."""
-    return {
-        "kind": "hook_off",
-        "hook": hook.id,
-        "url": without_query(hook.url),
-        "detail": hook.off_because,
-        "opened_at": hook.off_since,
-        "commands": [command("hook", words, str(hook.id)) for _, words in _WAYS_OUT],
-    }
-
-
-_WAYS_OUT = (
-    ("see whether it accepts again", "test"),
-    ("then send what it missed", "replay"),
-    ("if it is not needed any more", "remove"),
-)
 
 
 def _state(hook: Hook) -> str:

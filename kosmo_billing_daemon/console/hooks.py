@@ -7,12 +7,13 @@ from typing import Final
 from aiohttp import web
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
-from kosmo_billing_daemon.admin.hooks import HookActions, without_query
+from kosmo_billing_daemon.admin.hooks import HookActions
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
 from kosmo_billing_daemon.console.rendering import count, render, url, when
 from kosmo_billing_daemon.contract.document import event_types
 from kosmo_billing_daemon.domain.hook_texts import parse_texts
+from kosmo_billing_daemon.domain.hooks import without_query
 from kosmo_billing_daemon.errors import Invalid, Refused, Unavailable
 from kosmo_billing_daemon.store.hooks import WAITING_SHOWN, Hook
 

@@ -11,11 +11,11 @@ from urllib.parse import quote, unquote
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin.hooks import without_query
 from kosmo_billing_daemon.console.desk import OPERATOR, operator_of
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.contract.paths import ADMIN
 from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.hooks import without_query
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -27,3 +27,9 @@ def reason_to_give_up(failing_since: datetime, now: datetime, status: int | None
     if now - failing_since >= GIVEN_UP_AFTER:
         return f"it accepted nothing for {GIVEN_UP_AFTER.total_seconds() / 3600:.0f} hours: {answer}"
     return None
+
+
+def without_query(url: str) -> str:
+    """Return a URL as it may be shown: a query may hold the token of whoever receives."""
+    address, mark, _ = url.partition("?")
+    return f"{address}?…" if mark else address
