@@ -4,6 +4,8 @@ The rule it keeps: money stays as it is, under a pseudonym that nobody is told; 
 user goes in one transaction. So what the user still has must be given up first, or knowingly.
 """
 
+import contextlib
+import json
 from collections.abc import AsyncGenerator, Mapping
 from uuid import uuid4
 
@@ -11,16 +13,19 @@ from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.btcpay import refunds as at_btcpay
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.refunds import ClaimState
+from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.store import audit, erasures, ledger, listings, purchases, refunds, subjects
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 
 MOST_CASES = 1000
+FORMAT = "kosmo-billing user export 1"
 
 
 @record(kw_only=True)
@@ -52,6 +57,45 @@ class DataSubjects:
             await _require_known(connection, user_id)
             async for held in subjects.stream(connection, user_id):
                 yield held
+
+    async def export_text(self, user_id: UserId) -> AsyncGenerator[str]:
+        """Give one JSON document, part by part: a user with a million messages needs no more memory.
+
+        Raises ``NotFound`` before the first part.
+        """
+        document = await Entitlements(pool=self.pool, clock=self.clock).show(user_id)
+        async with contextlib.aclosing(self.export(user_id)) as rows:
+            first = await anext(rows)
+            head = {
+                "format": FORMAT,
+                "user_id": str(user_id),
+                "exported_at": rfc3339(self.clock()),
+                "about": {name: held.about for name, held in subjects.HELD.items()},
+                "entitlement": json.loads(document.encode()),
+            }
+            yield json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "tables": {'
+            names = iter(subjects.HELD)
+            current: str | None = None
+
+            def begun(until: str | None) -> str:
+                """Close the table at hand, and open the next ones up to this."""
+                nonlocal current
+                text = ""
+                for name in names:
+                    text += ("" if current is None else "],") + f'\n  "{name}": ['
+                    current = name
+                    if name == until:
+                        break
+                return text
+
+            def added(name: str, row: str) -> str:
+                separator = "," if name == current else begun(name)
+                return f"{separator}\n   {row}"
+
+            yield added(*first)
+            async for name, row in rows:
+                yield added(name, row)
+            yield begun(None) + "]\n }\n}\n"
 
     async def preview(self, user_id: UserId) -> ErasurePreview:
         """Say what an erasure would do; raises ``NotFound`` where nothing is known."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -15,14 +14,11 @@ from kosmo_billing_daemon.admin.subjects import DataSubjects, ErasurePreview
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, own_path, run
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened
 from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, table
-from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Unavailable
 from kosmo_billing_daemon.runtime.clock import utc_now
-from kosmo_billing_daemon.services.entitlements import Entitlements
 from kosmo_billing_daemon.store.subjects import HELD
 
-FORMAT = "kosmo-billing user export 1"
 CLEARED_WITHIN = 15.0  # seconds; a daemon that publishes needs less than one
 LOOK_EVERY = 0.1  # seconds
 
@@ -46,62 +42,29 @@ def export(
     async def work() -> None:
         async with opened(env_file) as at:
             user_id = await at.user(user)
-            document = await Entitlements(pool=at.pool, clock=utc_now).show(user_id)
-            async with contextlib.aclosing(_subjects(at).export(user_id)) as rows:
-                first = await anext(rows)  # before a file is made for a user of whom nothing is known
-                head = {
-                    "format": FORMAT,
-                    "user_id": str(user_id),
-                    "exported_at": rfc3339(utc_now()),
-                    "about": {name: held.about for name, held in HELD.items()},
-                    "entitlement": json.loads(document.encode()),
-                }
+            async with contextlib.aclosing(_subjects(at).export_text(user_id)) as parts:
+                first = await anext(parts)  # before a file is made for a user of whom nothing is known
                 if output is None or str(output) == "-":
-                    await _write(sys.stdout, head, first, rows)
+                    await _write(sys.stdout, first, parts)
                 else:
-                    await _write_new(output, head, first, rows)
+                    await _write_new(output, first, parts)
 
     run(work())
 
 
-Rows = AsyncIterator[tuple[str, str]]
-
-
-async def _write_new(path: Path, head: dict[str, object], first: tuple[str, str], rows: Rows) -> None:
+async def _write_new(path: Path, first: str, parts: AsyncIterator[str]) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         try:
-            await _write(file, head, first, rows)
+            await _write(file, first, parts)
         except BaseException:
             os.unlink(path)  # noqa: PTH108 - half an export is none, and nobody else waits for us
             raise
 
 
-async def _write(file: TextIO, head: dict[str, object], first: tuple[str, str], rows: Rows) -> None:
-    """Write row by row, so that a user with a million messages needs no more memory than another."""
-    file.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "tables": {')
-    names = iter(HELD)
-    current: str | None = None
-
-    def begin(until: str | None) -> None:
-        nonlocal current
-        for name in names:
-            file.write("" if current is None else "],")
-            file.write(f'\n  "{name}": [')
-            current = name
-            if name == until:
-                break
-
-    def add(name: str, row: str) -> None:
-        separator = "," if name == current else ""
-        if name != current:
-            begin(name)
-        file.write(f"{separator}\n   {row}")
-
-    add(*first)
-    async for name, row in rows:
-        add(name, row)
-    begin(None)
-    file.write("]\n }\n}\n")
+async def _write(file: TextIO, first: str, parts: AsyncIterator[str]) -> None:
+    file.write(first)
+    async for part in parts:
+        file.write(part)
     file.flush()
 
 

@@ -20,13 +20,14 @@ from kosmo_billing_daemon.console import (
     refund_actions,
     refunds,
     search,
+    subject_actions,
     user,
     users,
 )
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.web.server import draining
 
-ACTIONS = (*plan_actions.FORMS, *reach_actions.FORMS, *refund_actions.FORMS)
+ACTIONS = (*plan_actions.FORMS, *reach_actions.FORMS, *refund_actions.FORMS, *subject_actions.FORMS)
 """What an operator can do about one user."""
 
 ROUTES = (
@@ -34,6 +35,7 @@ ROUTES = (
     *overview.ROUTES,
     *users.ROUTES,
     *user.ROUTES,
+    *subject_actions.ROUTES,
     *(route for form in ACTIONS for route in form.routes()),
     *search.ROUTES,
     *attention.ROUTES,

@@ -42,6 +42,8 @@ PAGES = {
     "search by BTCPay's id": "/admin/search?q={btcpay_invoice_id}",
     "search by node": "/admin/search?q={node_id}",
     "search for nothing": "/admin/search?q=nothing",
+    "one user": "/admin/users/{user_id}",
+    "one user's action": "/admin/users/{user_id}/revoke",
     "attention": "/admin/attention",
     "one case": "/admin/attention/{case}",
     "closed cases": "/admin/attention/closed",

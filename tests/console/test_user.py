@@ -1,5 +1,6 @@
 """One user's page: what it says, that nothing a stranger wrote becomes markup, and every action on it."""
 
+import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -186,6 +187,27 @@ async def test_actions_that_do_not_apply_say_so_and_every_form_is_for_everybody(
     await shop.operations.cash(user, BY)
     refused = await alice.send(f"/admin/users/{user}/credit", {"reason": "r"})
     assert (refused.status, "no current subscription" in refused.text) == (404, True)
+
+
+async def test_everything_is_exported_and_the_user_erased(
+    shop: ConsoleShop, alice: Visitor, user: UserId
+) -> None:
+    exported = await alice.get(f"/admin/users/{user}/export.json")
+    assert exported.headers["Content-Disposition"] == f'attachment; filename="user-{user}.json"'
+    told = json.loads(exported.text)
+    assert [row["label"] for row in told["tables"]["whitelisted_nodes"]] == [EVIL]
+    assert (await alice.get(f"/admin/users/{uuid4()}/export.json")).status == 404
+    path = f"/admin/users/{user}/erase"
+    refused = await alice.send(path, {"reason": "letter of May"})
+    assert (refused.status, "the plan guardian runs until" in refused.text) == (409, False)
+    assert "The plan guardian runs until" in refused.text
+    named = await alice.send(path, {"reason": f"letter of {user}", "forfeit": "yes"})
+    assert "Nothing undoes this" in named.text  # a preview; what it would do is refused with that reason
+    assert (await alice.post(path, named.hidden)).status == 422
+    done = await alice.carry_out(path, {"reason": "letter of May", "forfeit": "yes"})
+    assert "The user is erased" in done.text
+    assert str(user) not in (await alice.get("/admin/users")).text
+    assert await shop.value("SELECT count(*) FROM subscriptions WHERE user_id = $1", user) == 0
 
 
 async def test_credit_is_refunded_and_the_refund_cancelled(
