@@ -5,7 +5,7 @@ from datetime import datetime
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
-MOST_EVENTS = 20_000
+MOST_EVENTS = 10_000
 """Usage events read to see what gateways let pass lately."""
 
 

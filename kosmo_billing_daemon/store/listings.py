@@ -178,10 +178,14 @@ async def is_known(connection: Connection, user_id: UUID) -> bool:
     return bool(await connection.fetchval(_KNOWN, user_id))
 
 
-_LIST = f"""
-SELECT {COLUMNS} FROM btcpay_invoices
-WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::text IS NULL OR status = $2)
+# Two statements, because one plan for both would read everybody's invoices for those of one user.
+_OF_USER = f"""
+SELECT {COLUMNS} FROM btcpay_invoices WHERE user_id = $1 AND ($2::text IS NULL OR status = $2)
 ORDER BY created_at DESC, id DESC LIMIT $3
+"""
+_OF_ALL = f"""
+SELECT {COLUMNS} FROM btcpay_invoices WHERE $1::text IS NULL OR status = $1
+ORDER BY created_at DESC, id DESC LIMIT $2
 """
 
 
@@ -189,7 +193,9 @@ async def load_invoices(
     connection: Connection, user_id: UUID | None, status: str | None, limit: int
 ) -> list[Invoice]:
     """Return invoices of one user or of everybody, newest first, reservations included."""
-    return await fetched(connection, await connection.fetch(_LIST, user_id, status, limit))
+    if user_id is None:
+        return await fetched(connection, await connection.fetch(_OF_ALL, status, limit))
+    return await fetched(connection, await connection.fetch(_OF_USER, user_id, status, limit))
 
 
 async def load_users_after(connection: Connection, after: UUID, limit: int) -> list[UUID]:

@@ -52,7 +52,7 @@ WHOLE = {
     ): "an operator extends everybody",
     ("SELECT id, plan_type FROM quotes", "quotes"): "as many as prices there ever were",
     ("SELECT DISTINCT invoice_id FROM lookups", "lookups"): "an operator has everything open looked up",
-    ("WHERE ($1::uuid IS NULL OR user_id = $1)", "btcpay_invoices"): "an operator lists everybody's newest",
+    ("WHERE $1::text IS NULL OR status = $1", "btcpay_invoices"): "an operator lists everybody's newest",
     ("WHERE c.closed_at IS NULL ORDER BY c.opened_at, c.id", "attention_cases"): "as many as are listed",
     (
         "ON e.occurred_at >= $2 AND hook_wants",
