@@ -1,12 +1,11 @@
 """The ledger as it is listed, summed up and written for spreadsheets (R13)."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
 from kosmo_billing_daemon.domain.ledger import EntryKind
-from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import ledger
 from kosmo_billing_daemon.store.ledger import Entry, EntryFilter, EntryPlace, EntrySum
@@ -24,21 +23,6 @@ HEADINGS: Final = (
     "reason",
 )  # fmt: skip
 """Of ``cells``, for a spreadsheet."""
-
-
-def period(first: str, last: str) -> tuple[datetime, datetime]:
-    """Return when a period of whole days (UTC) begins and ends; raises ``Invalid``."""
-    begin, end = _midnight(first, "from"), _midnight(last, "to") + timedelta(days=1)
-    if end <= begin:
-        raise Invalid("the last day must not be before the first one", field="to")
-    return begin, end
-
-
-def _midnight(given: str, name: str) -> datetime:
-    try:
-        return datetime.combine(date.fromisoformat(given), time(), UTC)
-    except (ValueError, OverflowError):
-        raise Invalid("a day as 2026-03-01 is needed", field=name) from None
 
 
 @record

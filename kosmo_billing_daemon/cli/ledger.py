@@ -7,6 +7,7 @@ import typer
 
 from kosmo_billing_daemon.admin import entries, spreadsheets
 from kosmo_billing_daemon.admin.books import Difference, compare
+from kosmo_billing_daemon.admin.times import read_period
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
 from kosmo_billing_daemon.cli.opened import opened
 from kosmo_billing_daemon.cli.progress import long_work
@@ -33,7 +34,7 @@ def export(
     env_file: EnvFile = None,
 ) -> None:
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
-    begin, end = entries.period(first, last)
+    begin, end = read_period(first, last)
 
     async def work() -> list[Entry]:
         async with opened(env_file) as at:
@@ -54,7 +55,7 @@ def check(
     env_file: EnvFile = None,
 ) -> None:
     """Compare the ledger with BTCPay's list of invoices created in a period; exits with 1 if they differ."""
-    begin, end = entries.period(first, last)
+    begin, end = read_period(first, last)
 
     async def work() -> list[Difference]:
         async with opened(env_file) as at:

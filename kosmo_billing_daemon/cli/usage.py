@@ -1,6 +1,5 @@
 """``usage``: gateways that report what no mesh can carry, and taking back what they counted."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -9,10 +8,10 @@ from rich.text import Text
 
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
+from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
 from kosmo_billing_daemon.cli.opened import by, opened
 from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
-from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters
 from kosmo_billing_daemon.store.reporters import ReporterCase
@@ -29,7 +28,7 @@ def void(
 
     Disable its account at the broker first, or it goes on. A repeat changes nothing.
     """
-    begin = _time(since)
+    begin = read_time(since, "since")
 
     async def work() -> Voided:
         async with opened(env_file) as at:
@@ -113,14 +112,6 @@ def close(
         print_json({"case": case, "reporter": reporter, "closed": True})
         return
     line(console(), f"case {case} of {reporter} is closed")
-
-
-def _time(text: str) -> datetime:
-    try:
-        read = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise Invalid(f"--since: {text!r} is no time; write it as 2026-03-01T12:00Z", field="since") from None
-    return read.replace(tzinfo=UTC) if read.tzinfo is None else read
 
 
 app = typer.Typer(help="Gateways that report too much, and what they counted.")

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.reporters import ReporterActions
+from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
-from kosmo_billing_daemon.console.hooks import read_time
 from kosmo_billing_daemon.console.rendering import count, redirect, render, url, when
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.store import dashboard, leases, reporters

@@ -10,7 +10,7 @@ import hmac
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -74,6 +74,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     request[OPERATOR] = None
     try:
         _require_loopback_name(request)
+        _require_text([request.path, *request.query.values()])
         if not request.path.startswith(STATIC):
             request[OPERATOR] = await _find_operator(request)
             if request[OPERATOR] is None and request.path != LOGIN:
@@ -128,6 +129,12 @@ def _require_loopback_name(request: web.Request) -> None:
         raise Forbidden("The console is reached as 127.0.0.1 or localhost only.", code="unknown_host")
 
 
+def _require_text(given: Iterable[str]) -> None:
+    """Refuse what no database takes for text, wherever it was meant for."""
+    if any("\0" in text for text in given):
+        raise web.HTTPBadRequest
+
+
 async def _find_operator(request: web.Request) -> Operator | None:
     token = request.cookies.get(COOKIE)
     return None if token is None else await request.app[DESK].access.find(token)
@@ -150,6 +157,7 @@ async def _require_own_form(request: web.Request) -> None:
             form = await request.post()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
+    _require_text([value for value in form.values() if isinstance(value, str)])
     operator = request[OPERATOR]
     if operator is not None and request.path != LOGIN:
         given = str(form.get(CSRF, ""))

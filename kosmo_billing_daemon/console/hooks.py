@@ -1,20 +1,21 @@
 """Hooks: what each accepted last, what waits, since when one is off; adding, trying, repeating, removing."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Final
 
 from aiohttp import web
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.hooks import HookActions
+from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
 from kosmo_billing_daemon.console.rendering import count, render, url, when
 from kosmo_billing_daemon.contract.document import event_types
 from kosmo_billing_daemon.domain.hook_texts import parse_texts
 from kosmo_billing_daemon.domain.hooks import without_query
-from kosmo_billing_daemon.errors import Invalid, Refused, Unavailable
+from kosmo_billing_daemon.errors import Refused, Unavailable
 from kosmo_billing_daemon.store.hooks import WAITING_SHOWN, Hook
 
 NUMBER: Final = r"{number:\d{1,9}}"
@@ -152,15 +153,6 @@ async def _since_when(request: web.Request) -> Sequence[FormField]:
     if known:
         hint += " It was switched off then."
     return (FormField(name="since", label="Send again from", hint=hint, value=known, longest=40),)
-
-
-def read_time(given: str, name: str) -> datetime:
-    """Read a time, in UTC if it does not say; raises ``Invalid``."""
-    try:
-        at = datetime.fromisoformat(given)
-    except ValueError:
-        raise Invalid("a time as 2026-03-01T12:00 is needed", field=name) from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
 
 
 async def _preview_replay(request: web.Request, given: Values) -> Preview:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 from urllib.parse import urlencode
 
@@ -10,6 +10,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin import books, entries, explaining, finding, spreadsheets
 from kosmo_billing_daemon.admin.books import Difference
+from kosmo_billing_daemon.admin.times import read_period
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField
 from kosmo_billing_daemon.console.places import read_place, write_place
@@ -89,7 +90,7 @@ async def _check(request: web.Request) -> web.Response:
     trouble, found = "", list[Difference]()
     comparing = request.app[_COMPARING]
     try:
-        begin, end = entries.period(given["from"], given["to"])
+        begin, end = read_period(given["from"], given["to"])
         if end - begin > MOST_COMPARED:
             raise Invalid(
                 f"at most {MOST_COMPARED.days} days are compared here; use kosmo-billing ledger check"
@@ -123,7 +124,7 @@ def _given(request: web.Request) -> dict[str, str]:
 
 
 async def _filter(request: web.Request, given: Mapping[str, str]) -> EntryFilter:
-    begin, end = _days(given)
+    begin, end = read_period(given["from"], given["to"])
     kind, user = given["kind"], given["user"]
     if kind and kind not in set(EntryKind):
         raise Invalid("choose a kind of the list", field="kind")
@@ -134,10 +135,6 @@ async def _filter(request: web.Request, given: Mapping[str, str]) -> EntryFilter
         kind=EntryKind(kind) if kind else None,
         currency=given["currency"].upper() or None,
     )
-
-
-def _days(given: Mapping[str, str]) -> tuple[datetime, datetime]:
-    return entries.period(given["from"], given["to"])
 
 
 def _fields() -> tuple[FormField, ...]:

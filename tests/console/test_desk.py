@@ -342,3 +342,46 @@ async def test_the_feed_is_paused_by_a_key_and_says_when_the_session_has_ended(
     await console.execute("DELETE FROM console_sessions")
     await expect(state).to_have_text("The session has ended")
     assert said == []
+
+
+async def test_no_input_ends_in_a_bug(console: ConsoleShop, alice: Visitor) -> None:
+    odd = (
+        "%00",
+        "%ff",
+        "%ed%a0%80",
+        "%F0%9F%9A%80",
+        "9" * 400,
+        "%27",
+        "1e400",
+        "2026-W10-1",
+        "9999-12-31",
+        "0001-01-01",
+    )
+    pages = (
+        "/admin/ledger?user=",
+        "/admin/ledger?currency=",
+        "/admin/ledger?from=",
+        "/admin/ledger?to=",
+        "/admin/ledger?before=2026-03-01T00:00Z~",
+        "/admin/ledger/check?from=",
+        "/admin/attention?from=",
+        "/admin/attention/closed?from=9999-12-31T00:00-23:59~",
+        "/admin/refunds?before=",
+        "/admin/gates/gateway?name=",
+        "/admin/feed?user=",
+    )
+    for page in pages:
+        for value in odd:
+            assert (await alice.get(f"{page}{value}")).status in (200, 400, 404, 422), (page, value)
+    forms: dict[str, dict[str, str]] = {
+        "/admin/refunds/make": {"invoice": "\0", "amount": "1"},
+        "/admin/refunds/make?case=1": {"invoice": "x", "amount": "1e400"},
+        "/admin/refunds/record": {"invoice": "\0", "pull_payment": "\0"},
+        "/admin/hooks/add": {"url": "http://\0", "events": "\0", "texts": "\0"},
+        "/admin/gates/void?name=x": {"since": "9999-12-31T23:59-23:59"},
+        "/admin/gates/free?name=%00": {},
+    }
+    for path, typed in forms.items():
+        csrf = (await alice.get("/admin/refunds/make")).csrf
+        shown = await alice.post(path, {**typed, "reason": "r", "csrf": csrf})
+        assert shown.status in (400, 404, 409, 422), (path, shown.text)
