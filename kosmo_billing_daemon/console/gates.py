@@ -58,7 +58,7 @@ async def _show(request: web.Request) -> web.Response:
     async with desk.pool.connection() as connection:
         case = await reporters.find_case(connection, name)
         held = await leases.load_open(connection, name, None, COUNTED_LEASES)
-        lately = await reporters.count_standing(connection, name, now - LATELY)
+        active = await dashboard.load_gateways(connection, now, now - LATELY, MOST_GATEWAYS)
     since = {} if case is None else {"since": f"{case.opened_at.astimezone(UTC):%Y-%m-%dT%H:%M}"}
     return render(
         request,
@@ -69,7 +69,7 @@ async def _show(request: web.Request) -> web.Response:
         held=_outstanding(held),
         held_more=len(held) >= COUNTED_LEASES,
         most=MOST_LEASES,
-        lately=lately,
+        lately=next((each for each in active if each.reporter == name), None),
         free=gateway(name, "free"),
         void=f"/gates/void?{urlencode({'name': name, **since})}",
     )
