@@ -34,7 +34,7 @@ def _actions(request: web.Request) -> ReporterActions:
 def _name(request: web.Request) -> str:
     """Return the gateway that this page is about: the name of its account at the broker."""
     name = request.query.get("name", "")
-    if not name or len(name) > _LONGEST_NAME:
+    if not name or len(name) > _LONGEST_NAME or "\0" in name:
         raise Invalid("Which gateway? Choose one of the list.")
     return name
 

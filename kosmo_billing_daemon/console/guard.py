@@ -74,7 +74,6 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     request[OPERATOR] = None
     try:
         _require_loopback_name(request)
-        _require_text([request.path, *request.query.values()])
         if not request.path.startswith(STATIC):
             request[OPERATOR] = await _find_operator(request)
             if request[OPERATOR] is None and request.path != LOGIN:
@@ -130,7 +129,7 @@ def _require_loopback_name(request: web.Request) -> None:
 
 
 def _require_text(given: Iterable[str]) -> None:
-    """Refuse what no database takes for text, wherever it was meant for."""
+    """Refuse what no database takes for text, whatever field it is for."""
     if any("\0" in text for text in given):
         raise web.HTTPBadRequest
 

@@ -126,6 +126,8 @@ def _given(request: web.Request) -> dict[str, str]:
 async def _filter(request: web.Request, given: Mapping[str, str]) -> EntryFilter:
     begin, end = read_period(given["from"], given["to"])
     kind, user = given["kind"], given["user"]
+    if not given["currency"].isprintable():
+        raise Invalid("a currency such as USD is needed", field="currency")
     if kind and kind not in set(EntryKind):
         raise Invalid("choose a kind of the list", field="kind")
     return EntryFilter(

@@ -344,7 +344,7 @@ async def test_the_feed_is_paused_by_a_key_and_says_when_the_session_has_ended(
     assert said == []
 
 
-async def test_no_input_ends_in_a_bug(console: ConsoleShop, alice: Visitor) -> None:
+async def test_no_input_ends_in_a_bug(alice: Visitor) -> None:
     odd = (
         "%00",
         "%ff",
@@ -372,7 +372,7 @@ async def test_no_input_ends_in_a_bug(console: ConsoleShop, alice: Visitor) -> N
     )
     for page in pages:
         for value in odd:
-            assert (await alice.get(f"{page}{value}")).status in (200, 400, 404, 422), (page, value)
+            assert (await alice.get(f"{page}{value}")).status in (200, 404, 422), (page, value)
     forms: dict[str, dict[str, str]] = {
         "/admin/refunds/make": {"invoice": "\0", "amount": "1"},
         "/admin/refunds/make?case=1": {"invoice": "x", "amount": "1e400"},
