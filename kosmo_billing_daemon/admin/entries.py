@@ -15,7 +15,6 @@ BATCH: Final = 5_000
 MOST_SUMMED: Final = 100_000
 """Entries whose sums a page shows; more would make it slow."""
 
-_FIRST: Final[EntryPlace] = (datetime(1900, 1, 1, tzinfo=UTC), 0)
 _LAST: Final[EntryPlace] = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 
 HEADINGS: Final = (
@@ -35,7 +34,7 @@ class EntryPage:
 
 async def load_page(pool: Pool, wanted: EntryFilter, before: EntryPlace | None, limit: int) -> EntryPage:
     """Return one page of the ledger."""
-    async with pool.connection() as connection:
+    async with pool.transaction(ledger.BY_PERIOD) as connection:
         found = await ledger.load_newest(connection, wanted, before or _LAST, limit + 1)
     shown = tuple(found[:limit])
     return EntryPage(shown, (shown[-1].at, shown[-1].id) if len(found) > limit else None)
@@ -43,14 +42,9 @@ async def load_page(pool: Pool, wanted: EntryFilter, before: EntryPlace | None, 
 
 async def load_every(pool: Pool, wanted: EntryFilter) -> AsyncIterator[list[Entry]]:
     """Give all of it, oldest first, in batches of which only one is in memory."""
-    after = _FIRST
-    while True:
-        async with pool.connection() as connection:
-            found = await ledger.load_oldest(connection, wanted, after, BATCH)
-        yield found
-        if len(found) < BATCH:
-            return
-        after = (found[-1].at, found[-1].id)
+    async with pool.transaction(ledger.BY_PERIOD) as connection:
+        async for found in ledger.stream(connection, wanted, BATCH):
+            yield found
 
 
 @record(kw_only=True)
@@ -69,7 +63,7 @@ class Equation:
 
 async def load_equations(pool: Pool, wanted: EntryFilter) -> tuple[list[Equation], bool]:
     """Return the sums of what the filter finds, and whether they leave older entries out."""
-    async with pool.connection() as connection:
+    async with pool.transaction(ledger.BY_PERIOD) as connection:
         sums = await ledger.load_sums(connection, wanted, MOST_SUMMED)
     found = [_equation(name, sums) for name in dict.fromkeys(each.currency for each in sums)]
     return found, sum(each.entries for each in sums) >= MOST_SUMMED

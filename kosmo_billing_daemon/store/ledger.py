@@ -1,9 +1,9 @@
 """The ledger: rows are added and never changed, which a trigger holds (R13)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
@@ -155,18 +155,19 @@ l.at >= $1 AND l.at < $2 AND ($3::text IS NULL OR l.kind = $3) AND ($4::text IS 
 """
 _OF_ONE = f"{_FILTER} AND l.user_id = $5"
 
+BY_PERIOD: Final = "SET LOCAL enable_bitmapscan = on"
+"""What a transaction begins with that reads a period: the ledger is found by time through a bitmap alone."""
+
 _NEWEST = f"{_LISTED} WHERE {_FILTER} AND (l.at, l.id) < ($5, $6) ORDER BY l.at DESC, l.id DESC LIMIT $7"
 _NEWEST_OF_ONE = (
     f"{_LISTED} WHERE {_OF_ONE} AND (l.at, l.id) < ($6, $7) ORDER BY l.at DESC, l.id DESC LIMIT $8"
 )
-_OLDEST = f"{_LISTED} WHERE {_FILTER} AND (l.at, l.id) > ($5, $6) ORDER BY l.at, l.id LIMIT $7"
-_OLDEST_OF_ONE = f"{_LISTED} WHERE {_OF_ONE} AND (l.at, l.id) > ($6, $7) ORDER BY l.at, l.id LIMIT $8"
 
 
 async def load_newest(
     connection: Connection, wanted: EntryFilter, before: EntryPlace, limit: int
 ) -> list[Entry]:
-    """Return entries, newest first, from before a place on."""
+    """Return entries, newest first, from before a place on; ``BY_PERIOD``."""
     if wanted.user_id is None:
         rows = await connection.fetch(_NEWEST, *wanted.values(), *before, limit)
     else:
@@ -174,15 +175,24 @@ async def load_newest(
     return [_entry(row) for row in rows]
 
 
-async def load_oldest(
-    connection: Connection, wanted: EntryFilter, after: EntryPlace, limit: int
-) -> list[Entry]:
-    """Return entries, oldest first, from behind a place on."""
+_OLDEST = f"{_LISTED} WHERE {_FILTER} ORDER BY l.at, l.id"
+_OLDEST_OF_ONE = f"{_LISTED} WHERE {_OF_ONE} ORDER BY l.at, l.id"
+
+
+async def stream(connection: Connection, wanted: EntryFilter, batch: int) -> AsyncIterator[list[Entry]]:
+    """Give entries, oldest first, in batches of which only one is in memory; ``BY_PERIOD``."""
     if wanted.user_id is None:
-        rows = await connection.fetch(_OLDEST, *wanted.values(), *after, limit)
+        rows = connection.cursor(_OLDEST, *wanted.values(), prefetch=batch)
     else:
-        rows = await connection.fetch(_OLDEST_OF_ONE, *wanted.values(), *after, limit)
-    return [_entry(row) for row in rows]
+        rows = connection.cursor(_OLDEST_OF_ONE, *wanted.values(), prefetch=batch)
+    found: list[Entry] = []
+    async for row in rows:
+        found.append(_entry(row))
+        if len(found) == batch:
+            yield found
+            found = []
+    if found:
+        yield found
 
 
 @record
@@ -206,7 +216,7 @@ _SUMS_OF_ONE = _SUMS.format(where=_OF_ONE, limit="$6")
 
 
 async def load_sums(connection: Connection, wanted: EntryFilter, most: int) -> list[EntrySum]:
-    """Return the sums by kind and currency of the newest entries, ``most`` of them."""
+    """Return the sums by kind and currency of the newest entries, ``most`` of them; ``BY_PERIOD``."""
     if wanted.user_id is None:
         rows = await connection.fetch(_SUMS_OF_ALL, *wanted.values(), most)
     else:

@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from kosmo_billing_daemon import store
+from kosmo_billing_daemon.store.ledger import BY_PERIOD
 from kosmo_billing_daemon.store.migrations import objects
 from tests.store.conftest import Connector
 from tests.store.test_statements import MODULES, statements
@@ -154,6 +155,9 @@ ORDER BY 1
 """
 
 
+OF_PERIOD = "l.at >= $1 AND l.at < $2"  # in every statement whose transaction begins with BY_PERIOD
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a statement is done: the growing tables it reads from end to end, and what that costs."""
@@ -180,6 +184,8 @@ async def planned(connection: "asyncpg.Connection[Any]", sql: str, partial: set[
     arguments = f" ({', '.join(['NULL'] * len(parameters))})" if types else ""
     try:
         async with connection.transaction():
+            if OF_PERIOD in sql:
+                await connection.execute(BY_PERIOD)
             told = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE probe{arguments}"))
     except asyncpg.InvalidColumnReferenceError:  # ON CONFLICT without the index it names
         return Plan(sql)
