@@ -115,7 +115,7 @@ async def test_one_user_is_found_without_reading_all(variant: Any, old: Old) -> 
     await old.run()
     await old.execute("SET search_path = kosmo_compat, public; SET enable_seqscan = off")
     user = {"plain": f"'{made[0].uuid}'", "numbered": "7", "texts": "'x'"}[variant.name]
-    query = f"EXPLAIN SELECT * FROM subscriptions WHERE user_id = {user}"  # noqa: S608
+    query = f"EXPLAIN SELECT * FROM subscriptions WHERE user_id = {user}"  # noqa: S608  an id of the test
     plan = "\n".join(row[0] for row in await old.fetch(query))
     for table in ("subscriptions", "adopted_rows", "adopted_users"):
         assert f"Seq Scan on {table}" not in plan, plan

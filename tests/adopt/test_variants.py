@@ -64,8 +64,8 @@ def _left(row: Any) -> tuple[Any, Any, Any]:
 async def _shown_as_before(old: Old, names: list[str]) -> None:
     for name in names:
         quoted = '"' + name.replace('"', '""') + '"'
-        was = await old.fetch(f"SELECT t::text FROM kosmo_v01.{quoted} AS t ORDER BY 1")  # noqa: S608
-        shown = await old.fetch(f"SELECT t::text FROM kosmo_compat.{quoted} AS t ORDER BY 1")  # noqa: S608
+        was = await old.fetch(f"SELECT t::text FROM kosmo_v01.{quoted} AS t ORDER BY 1")  # noqa: S608  quoted
+        shown = await old.fetch(f"SELECT t::text FROM kosmo_compat.{quoted} AS t ORDER BY 1")  # noqa: S608  quoted
         assert shown == was, name
 
 

@@ -276,7 +276,7 @@ HOSTILE = Variant(
         f'{_SHOP}."The Subs; --"',
         f"{_SHOP}.bills",
     ),
-    increment='UPDATE "The Subs; --" SET "a.b" = "a.b" + 1 WHERE "' + _ODD + '" = $1',  # noqa: S608
+    increment='UPDATE "The Subs; --" SET "a.b" = "a.b" + 1 WHERE "' + _ODD + '" = $1',  # noqa: S608  a name of the test
     map={
         "timezone": "Asia/Karachi",
         "subscriptions": {

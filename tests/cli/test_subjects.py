@@ -238,7 +238,7 @@ async def test_an_entry_of_the_ledger_changes_its_user_and_nothing_else(
         ):
             await connection.execute("SELECT set_config('kosmo_billing.pseudonym', $1, false)", setting)
             with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="never changed"):
-                await connection.execute(f"UPDATE ledger SET user_id = $1{more}", owner)  # noqa: S608
+                await connection.execute(f"UPDATE ledger SET user_id = $1{more}", owner)  # noqa: S608  words of the test
         await connection.execute("SELECT erase_from_ledger($1, $2)", user, pseudonym)
         (row,) = await connection.fetch("SELECT user_id, amount::text FROM ledger")
         assert tuple(row) == (pseudonym, "5.00")

@@ -27,7 +27,7 @@ async def tidied(shop: Shop, **moved: float) -> dict[str, list[Any]]:
         while await house.run_once():
             pass
     return {
-        name: [row[0] for row in await shop.front.rows(f"SELECT user_id FROM {name} ORDER BY user_id")]  # noqa: S608
+        name: [row[0] for row in await shop.front.rows(f"SELECT user_id FROM {name} ORDER BY user_id")]  # noqa: S608  a name of the test
         for name in TABLES
     }
 
