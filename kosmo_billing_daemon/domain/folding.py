@@ -1,7 +1,7 @@
 """Derives what each purchase of a user's history took over, and how it stands, from the facts alone (R2-R5).
 
-The facts are: which purchases there are and when, what of them was used, which were revoked or cashed, and
-whether a hold stands. The rest follows, so whoever edits a fact folds the history again.
+The facts are: which purchases there are and when, what of them was used or is leased, which were revoked or
+cashed, and whether a hold stands. The rest follows, so whoever edits a fact folds the history again.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def fold(
 
 def _revoked(row: Subscription, at: datetime) -> Subscription:
     """End what was taken back; packs that it had are the user's all the same, and are released."""
-    left = lots.consumed(row.lots, timedelta(0), row.messages_used)
+    left = lots.consumed(row.lots, timedelta(0), row.messages_taken)
     own = {lot.purchase for lot in own_packs(row)}
     released = lots.released_now([lot for lot in left if lot.purchase in own])
     return replace(
@@ -71,7 +71,7 @@ def _taking_over(old: Subscription | None, new: Subscription) -> Subscription:
         messages = lots.messages_left(over.lots) or 0
         carried = Carried(rule, old.id, lots.time_left(over.lots), messages, over.released)
     if new.cashed_at is not None and new.cashed_at < new.valid_from + lots.time_left(stack):
-        left = lots.consumed(stack, new.cashed_at - new.valid_from, new.messages_used)
+        left = lots.consumed(stack, new.cashed_at - new.valid_from, new.messages_taken)
         carried = replace(carried, released=(*carried.released, *lots.released_now(left)))
     return with_stack(new, stack, carried)
 
@@ -80,7 +80,7 @@ def taken(old: Subscription | None, plan: Plan, at: datetime) -> Taken:
     """R2: what of ``old`` a purchase of ``plan`` at ``at`` takes over."""
     if old is None or _is_over(old, at):
         return Taken()
-    left = lots.consumed(old.lots, at - old.valid_from, old.messages_used)
+    left = lots.consumed(old.lots, at - old.valid_from, old.messages_taken)
     room = max(PREPAID_CAP - plan.period, timedelta(0))
     return lots.added(left, room) if _is_alike(old, plan) else lots.converted(left, plan, room)
 

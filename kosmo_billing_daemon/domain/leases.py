@@ -3,7 +3,7 @@
 The rule they keep: what is used and what is leased never exceed the limit together, so any number of gates
 that go by leases never oversell. A lease belongs to one subscription. What is reported under it, or handed
 back, frees the rest; what a vanished gate held stays taken until it returns, an operator frees it, or the
-subscription ends.
+subscription runs out. A purchase meanwhile carries it over only then, so nobody has it twice.
 
 Use that names no lease is counted as ever, and can exceed.
 """

@@ -72,6 +72,7 @@ class Subscription:
 
     ``cashed_at`` is when an operator turned the worth of what was left into credit, which ended it.
     ``lots`` is the stack it began with: what it took over, its own payment, and the packs added since.
+    ``messages_leased`` are set apart for strict gates, which may use them without a word to us.
     """
 
     id: SubscriptionId
@@ -85,6 +86,7 @@ class Subscription:
     messages_limit: int | None
     lots: tuple[Lot, ...]
     messages_used: int = 0
+    messages_leased: int = 0
     grace_until: datetime | None = None
     ended_at: datetime | None = None
     revoked_at: datetime | None = None
@@ -95,6 +97,11 @@ class Subscription:
     def end(self) -> datetime:
         """When the rights end by themselves, the hold of R5 included."""
         return self.grace_until or self.valid_until
+
+    @property
+    def messages_taken(self) -> int:
+        """What nobody else can have: used, or leased until it is handed back."""
+        return self.messages_used + self.messages_leased
 
 
 def sole_lot(

@@ -14,7 +14,7 @@ from kosmo_billing_daemon.domain.metering import ends_shortage
 from kosmo_billing_daemon.domain.quoting import Quote
 from kosmo_billing_daemon.domain.subscriptions import Happening, Outcome, Subscription, current
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import events, ledger, subscriptions, top_ups
+from kosmo_billing_daemon.store import events, ledger, recounts, subscriptions, top_ups
 from kosmo_billing_daemon.store.combining import Statement, combine
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.postgres import Connection
@@ -57,7 +57,10 @@ async def write(
                 new.append(row)
             elif row != known[row.id]:
                 (current if row.status.is_current else ended).append(row)
+    # A report that is being counted may have used a lease up since it was read.
+    leased = [row.user_id for row in ended if row.messages_leased]
     rest = [
+        recounts.append_statement(sorted(set(leased))),
         subscriptions.save_statement(current),
         subscriptions.append_statement(new),
         events.append_statement(new_events),

@@ -72,7 +72,7 @@ def announce_statement(announced: Sequence[tuple[UUID, UUID]]) -> Statement | No
 
 _LAPSED = f"""
 SELECT s.* FROM lapses AS l JOIN auto_renewals AS a ON a.user_id = l.user_id, LATERAL (
-    SELECT {subscriptions.COLUMNS} FROM subscriptions WHERE user_id = l.user_id ORDER BY number DESC LIMIT 1
+    SELECT {subscriptions.LOADED} FROM subscriptions WHERE user_id = l.user_id ORDER BY number DESC LIMIT 1
 ) AS s
 WHERE l.user_id = ANY ($1::uuid[]) AND a.is_on AND s.status = 'expired' AND s.cashed_at IS NULL
 """

@@ -128,7 +128,7 @@ async def append(connection: Connection, granted: Sequence[GrantedLease]) -> Non
 _OPEN = f"""
 SELECT {_COLUMNS} FROM leases AS l
 WHERE used < messages AND ($1::text IS NULL OR reporter = $1) AND ($2::uuid IS NULL OR user_id = $2)
-    AND (SELECT status IN ('active', 'grace') FROM subscriptions WHERE id = l.subscription_id)
+    AND (SELECT status <> 'expired' OR cashed_at IS NOT NULL FROM subscriptions WHERE id = l.subscription_id)
 ORDER BY granted_at, id LIMIT $3
 """
 
@@ -136,7 +136,10 @@ ORDER BY granted_at, id LIMIT $3
 async def load_open(
     connection: Connection, reporter: str | None, user_id: UUID | None, limit: int
 ) -> list[GrantedLease]:
-    """Return leases of current subscriptions with messages outstanding, oldest first."""
+    """Return leases with messages outstanding that somebody could use else, oldest first.
+
+    Those of a subscription that was replaced are part of what its successor will carry over.
+    """
     return [_lease(row) for row in await connection.fetch(_OPEN, reporter, user_id, limit)]
 
 

@@ -41,7 +41,7 @@ SELECT i.*, s.* FROM (
         coalesce((SELECT bool_or(closed_at IS NULL) FROM attention_cases WHERE invoice_id = one.id), false)
     FROM btcpay_invoices AS one WHERE id = ANY ($1::uuid[]) ORDER BY user_id, id
 ) AS i LEFT JOIN LATERAL (
-    SELECT {subscriptions.COLUMNS} FROM subscriptions
+    SELECT {subscriptions.LOADED} FROM subscriptions
     WHERE user_id = i.user_id AND status IN ('active', 'grace') FOR UPDATE
 ) AS s ON true
 """
@@ -79,7 +79,7 @@ SELECT i.*, s.*, u.user_id FROM unnest($1::uuid[]) AS u (user_id) LEFT JOIN LATE
     WHERE user_id = u.user_id AND created_at > $2::timestamptz - {RECENT}
         AND status IN ('reserved', 'new', 'processing') OFFSET 0
 ) AS i ON true LEFT JOIN LATERAL (
-    SELECT {subscriptions.COLUMNS} FROM subscriptions
+    SELECT {subscriptions.LOADED} FROM subscriptions
     WHERE user_id = u.user_id AND status IN ('active', 'grace') OFFSET 0
 ) AS s ON true
 ORDER BY i.created_at

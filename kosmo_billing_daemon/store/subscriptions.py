@@ -52,9 +52,16 @@ COLUMNS = Columns(
     ("stack", "jsonb", _stack),
 )
 
+LOADED = f"""{COLUMNS}, coalesce((
+    SELECT sum(l.messages - l.used)::bigint FROM leases AS l
+    WHERE l.subscription_id = subscriptions.id AND l.used < l.messages), 0) AS messages_leased"""
+"""What is read of a subscription: its columns, and what its leases still hold."""
+
+WIDTH = COLUMNS.width + 1
+
 
 def subscription(row: Any) -> Subscription:
-    """Build the domain object from a row that begins with ``COLUMNS`` and whose quote is learned."""
+    """Build the domain object from a row that begins with ``LOADED`` and whose quote is learned."""
     (
         subscription_id,
         user_id,
@@ -75,7 +82,8 @@ def subscription(row: Any) -> Subscription:
         carried_time,
         carried_messages,
         stack,
-    ) = row[: COLUMNS.width]
+        messages_leased,
+    ) = row[:WIDTH]
     sold = plan(quote_id)
     lots, released = (
         ((sole_lot(subscription_id, Source(source), sold, valid_until - valid_from, messages_limit),), ())
@@ -97,18 +105,19 @@ def subscription(row: Any) -> Subscription:
         cashed_at=cashed_at,
         messages_limit=messages_limit,
         messages_used=messages_used,
+        messages_leased=messages_leased,
         lots=lots,
         carried=Carried(Rule(carried_rule), carried_from, carried_time, carried_messages, released),
     )
 
 
 async def fetched(connection: Connection, rows: Sequence[Any]) -> tuple[Subscription, ...]:
-    """Build the domain objects from rows that begin with ``COLUMNS``."""
+    """Build the domain objects from rows that begin with ``LOADED``."""
     return tuple(subscription(row) for row in await learn(connection, rows))
 
 
 _LOCK_CURRENT = f"""
-SELECT {COLUMNS} FROM subscriptions
+SELECT {LOADED} FROM subscriptions
 WHERE user_id = ANY ($1::uuid[]) AND status IN ('active', 'grace')
 ORDER BY user_id FOR UPDATE
 """
@@ -121,7 +130,7 @@ async def lock_current(connection: Connection, users: Iterable[UUID]) -> dict[Us
 
 
 _LOCK_HISTORY = f"""
-SELECT {COLUMNS} FROM subscriptions WHERE user_id = $1 ORDER BY number FOR UPDATE
+SELECT {LOADED} FROM subscriptions WHERE user_id = $1 ORDER BY number FOR UPDATE
 """
 
 
@@ -131,7 +140,7 @@ async def lock_history(connection: Connection, user_id: UUID) -> tuple[Subscript
 
 
 _LOAD_HISTORY = f"""
-SELECT {COLUMNS} FROM subscriptions WHERE user_id = $1 ORDER BY number DESC LIMIT $2
+SELECT {LOADED} FROM subscriptions WHERE user_id = $1 ORDER BY number DESC LIMIT $2
 """
 
 

@@ -25,10 +25,9 @@ class Held:
 class World:
     """One user, the daemon's numbers by subscription and lease, and three gates."""
 
-    limit: int = 0
     current: int = 0  # the subscription
     used: dict[int, int] = field(default_factory=dict)
-    limits: dict[int, int] = field(default_factory=dict)
+    bought: dict[int, int] = field(default_factory=dict)
     daemon: dict[int, tuple[int, Lease]] = field(default_factory=dict)
     gates: list[dict[int, Held]] = field(default_factory=lambda: [{}, {}, {}])
     passed: dict[int, int] = field(default_factory=dict)
@@ -46,12 +45,17 @@ class Leasing(RuleBasedStateMachine):
 
     def subscribe(self, limit: int) -> None:
         self.world.current += 1
-        self.world.limits[self.world.current] = limit
+        self.world.bought[self.world.current] = limit
         self.world.used[self.world.current] = self.world.passed[self.world.current] = 0
 
     def quota(self, subscription: int) -> Quota:
         mine = [lease for of, lease in self.world.daemon.values() if of == subscription]
-        return Quota(self.world.limits[subscription], self.world.used[subscription], leases.outstanding(mine))
+        return Quota(self.limit(subscription), self.world.used[subscription], leases.outstanding(mine))
+
+    def limit(self, subscription: int) -> int:
+        """What was bought with it, and what the one before has neither used nor leased."""
+        carried = self.quota(subscription - 1).free if subscription > 1 else 0
+        return self.world.bought[subscription] + carried
 
     @rule(gate=some.integers(0, 2), want=some.integers(0, 40), arrives=some.booleans())
     def ask(self, gate: int, want: int, arrives: bool) -> None:
@@ -129,16 +133,17 @@ class Leasing(RuleBasedStateMachine):
 
     @rule(more=some.integers(1, 30))
     def top_up(self, more: int) -> None:
-        self.world.limits[self.world.current] += more
+        self.world.bought[self.world.current] += more
 
     @invariant()
     def what_is_used_and_leased_is_within_the_limit(self) -> None:
         if not hasattr(self, "world"):
             return
-        for subscription, limit in self.world.limits.items():
+        for subscription in self.world.bought:
             quota = self.quota(subscription)
-            assert quota.used + quota.outstanding <= limit
-            assert self.world.passed[subscription] <= limit, "also what nobody was told of yet"
+            assert quota.used + quota.outstanding <= self.limit(subscription)
+            assert self.world.passed[subscription] <= self.limit(subscription), "also what nobody told us yet"
+        assert sum(self.world.passed.values()) <= sum(self.world.bought.values()), "over renewals too"
 
     def teardown(self) -> None:
         """In the end everything returns: gates come back or are freed, and only what passed is used."""
@@ -155,7 +160,7 @@ class Leasing(RuleBasedStateMachine):
                 of, lease = self.world.daemon[number]
                 self.world.daemon[number] = of, leases.freed(lease)
                 held.messages = held.passed
-        for subscription in self.world.limits:
+        for subscription in self.world.bought:
             assert self.quota(subscription).outstanding == 0
         if not self.vanished:
             assert self.world.used == self.world.passed

@@ -3,16 +3,18 @@
 import asyncio
 from datetime import timedelta
 from decimal import Decimal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.reporters import ReporterActions
+from kosmo_billing_daemon.contract.lease_payloads import HeldLease, LeaseAnswer, LeaseRequest
 from kosmo_billing_daemon.domain.invoices import Effect
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
+from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.metering import Metering
 from tests.domain.builders import plan
 from tests.services.conftest import Shop, nothing_more, until
@@ -21,10 +23,13 @@ from tests.support.usage import messages, payload
 DAY = timedelta(days=1)
 
 
-async def report(shop: Shop, user: UserId, count: int, at_days_ago: float) -> None:
-    """Count messages that a gateway sent while it was offline."""
+async def report(
+    shop: Shop, user: UserId, count: int, at_days_ago: float, *, lease: UUID | None = None
+) -> None:
+    """Count messages that a gateway sent while it was offline, on request under a lease."""
     metering = Metering(pool=shop.front.pool, clock=shop.clock, changed=lambda: None)
-    sent = messages(user, 0, count, shop.clock() - at_days_ago * DAY)
+    named = {} if lease is None else {"lease_id": str(lease)}
+    sent = [one | named for one in messages(user, 0, count, shop.clock() - at_days_ago * DAY)]
     for at in range(0, count, 500):
         read = metering.read("gateway", payload(sent[at : at + 500], f"late {at} {uuid4()}"))
         (answer,) = await metering.count([read])  # type: ignore[list-item]  # it is readable
@@ -130,3 +135,49 @@ async def test_an_old_invoice_paid_beyond_the_cap_has_no_effect_and_is_listed(
     assert refused.value.code == "prepaid_cap"
     assert await shop.front.subscriptions(user) == before
     assert (await shop.front.invoicing.show(user, shop.btcpay_id(old))).effect is Effect.NONE
+
+
+async def leased(shop: Shop, user: UserId, *held: HeldLease) -> LeaseAnswer:
+    """Let a strict gate hand back what it holds beyond ``held``, or without any ask for messages."""
+    want = 0 if held else 40
+    request = LeaseRequest(request_id=uuid4().hex, user_id=user, want=want, leases=held)
+    (answer,) = await Leasing(pool=shop.front.pool, clock=shop.clock).answer([("gateway", request)])
+    assert answer is not None
+    return answer
+
+
+async def limit(shop: Shop, user: UserId) -> int | None:
+    while await shop.front.recounting.run_once():
+        pass
+    found: int | None = (await shop.front.subscriptions(user))[-1]["messages_limit"]
+    return found
+
+
+async def test_what_a_strict_gate_holds_is_not_carried_over_until_it_is_handed_back(
+    shop: Shop, user: UserId
+) -> None:
+    """Else a gate that is cut off and the renewed plan would give the same messages twice."""
+    await shop.buy(user)
+    lease = await leased(shop, user)
+    assert lease.messages == 12
+    await shop.wait(days=1)
+    await shop.buy(user)
+    assert await limit(shop, user) == 50 + 38
+    await report(shop, user, 5, 0.5, lease=lease.lease_id)  # sent under the lease, before the renewal
+    assert await limit(shop, user) == 50 + 38
+    assert lease.lease_id is not None
+    await leased(shop, user, HeldLease(lease.lease_id, 5))
+    assert await limit(shop, user) == 50 + 45
+
+
+async def test_the_lease_of_a_gate_that_is_gone_is_carried_over_once_an_operator_frees_it(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.buy(user)
+    await leased(shop, user)
+    await shop.wait(days=1)
+    await shop.buy(user)
+    assert await limit(shop, user) == 50 + 38
+    actions = ReporterActions(pool=shop.front.pool, clock=shop.clock)
+    await actions.free("gateway", None, OperatorAction("eva", "the gateway burned down"))
+    assert await limit(shop, user) == 100

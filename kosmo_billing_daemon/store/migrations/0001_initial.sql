@@ -179,7 +179,8 @@ CREATE TABLE extended_users (
     CONSTRAINT extended_users_once PRIMARY KEY (user_id, extension_id)
 );
 
--- Users whose earlier subscriptions were used more than was known when a later one took over the rest.
+-- Users whose earlier subscriptions were used more, or held by leases less, than was known when a later one took over the
+-- rest.
 CREATE TABLE recounts (user_id uuid PRIMARY KEY);
 
 CREATE FUNCTION queue_recount() RETURNS trigger LANGUAGE plpgsql
@@ -732,6 +733,22 @@ CREATE TABLE leases (
 ) WITH (fillfactor = 80);
 CREATE INDEX leases_outstanding ON leases (subscription_id) WHERE used < messages;
 CREATE INDEX leases_by_age ON leases (granted_at);
+
+-- What was leased when a later subscription took over the rest, and is not needed after all, is carried over late.
+CREATE FUNCTION lease_shrunk() RETURNS trigger LANGUAGE plpgsql
+SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO recounts (user_id)
+    SELECT user_id FROM subscriptions
+    WHERE id = OLD.subscription_id AND (status IN ('replaced', 'revoked') OR cashed_at IS NOT NULL)
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER leases_shrunk AFTER UPDATE OF messages ON leases FOR EACH ROW
+    WHEN (NEW.messages < OLD.messages) EXECUTE FUNCTION lease_shrunk();
+CREATE TRIGGER leases_removed AFTER DELETE ON leases FOR EACH ROW
+    WHEN (OLD.used < OLD.messages) EXECUTE FUNCTION lease_shrunk();
 
 -- The file in which a strict gate keeps its leases, by the names of its last openings: a copy goes on from one that is
 -- not the last.
