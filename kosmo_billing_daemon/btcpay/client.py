@@ -30,7 +30,7 @@ from kosmo_billing_daemon.runtime.backoff import Backoff
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 if TYPE_CHECKING:
-    from kosmo_billing_daemon.btcpay.wire import Wire
+    from kosmo_billing_daemon.btcpay.wire import BtcpayWire
 
 ORDERS_PER_CALL: Final = (8_192 - 2 * MAX_BASE_URL) // len("&orderId=00000000-0000-0000-0000-000000000000")
 """Order ids in one list call (159): web servers and proxies refuse a request line over 8,192 bytes, and
@@ -69,7 +69,7 @@ class BtcpayClient:
         reads = Question(ask=self.probe, every=timeouts.idle, again=timeouts.again)
         creations = Question(ask=self.try_creation, every=None, again=timeouts.lull)
         self._vigil = Vigil(self._health, {CallScope.READ: reads, CallScope.CREATE: creations})
-        self._wire: Wire | None = None
+        self._wire: BtcpayWire | None = None
         self._is_open = self._is_closed = False
 
     def __repr__(self) -> str:
@@ -86,12 +86,12 @@ class BtcpayClient:
         if self._wire is not None:
             await self._wire.close()
 
-    def connect(self) -> "Wire":
+    def connect(self) -> "BtcpayWire":
         """Load what calls need, which the first one does otherwise."""
         # Not at the top: most commands ask BTCPay nothing, and httpx would take half of their start.
-        from kosmo_billing_daemon.btcpay.wire import Wire  # noqa: PLC0415
+        from kosmo_billing_daemon.btcpay.wire import BtcpayWire  # noqa: PLC0415
 
-        self._wire = Wire(self._url, self._key, self._invoices, self._timeouts)
+        self._wire = BtcpayWire(self._url, self._key, self._invoices, self._timeouts)
         return self._wire
 
     @property

@@ -35,7 +35,7 @@ _BROKEN: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ClientEr
 
 
 @record
-class Answer:
+class HttpAnswer:
     """What BTCPay, or something before it, answered."""
 
     status: int
@@ -47,7 +47,7 @@ class Answer:
         return 200 <= self.status <= 299
 
 
-class Wire:
+class BtcpayWire:
     """Connections to one server, over which every request carries the key; ``usual`` is the path of most.
 
     The transport itself: we follow no redirects and keep no cookies, and what httpx's client does about them
@@ -74,7 +74,7 @@ class Wire:
 
     async def exchange(
         self, method: str, path: str, params: Mapping[str, str] | None = None, body: bytes | None = None
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send one request, with a body of JSON; raises ``BtcpayAway``, or ``Garbled`` if it never ends."""
         try:
             request = httpx.Request(
@@ -87,7 +87,7 @@ class Wire:
             )
             response = await self._transport.handle_async_request(request)
             try:
-                return Answer(response.status_code, response.headers, await _read(response))
+                return HttpAnswer(response.status_code, response.headers, await _read(response))
             finally:
                 await response.aclose()
         except _BROKEN as error:

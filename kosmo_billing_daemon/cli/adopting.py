@@ -16,7 +16,7 @@ from kosmo_billing_daemon.cli.opened import by, load
 from kosmo_billing_daemon.cli.progress import LongWork, long_work
 from kosmo_billing_daemon.cli.rendering import console, heading, line, print_json
 from kosmo_billing_daemon.domain.adoption.mapping import written
-from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, Kind, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, Part
 from kosmo_billing_daemon.domain.adoption.reading import USERS
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -183,7 +183,11 @@ def _names(moved: Any) -> list[str]:
 def _rules(planned: AdoptionPlan) -> list[str]:
     """Say what is decided where the old rows leave it open."""
     made = planned.made
-    naive = any(of.kind(name) in (Kind.NAIVE, Kind.DATE) for of in made.parts.values() for name in of.columns)
+    naive = any(
+        of.kind(name) in (ColumnKind.NAIVE, ColumnKind.DATE)
+        for of in made.parts.values()
+        for name in of.columns
+    )
     end = "cannot be read" if made.without_end is None else f"end at {made.without_end.isoformat()}"
     rules = [
         _SEVERAL,
@@ -192,7 +196,7 @@ def _rules(planned: AdoptionPlan) -> list[str]:
     ]
     if naive:
         rules.append(f"times without a zone are read as {made.timezone}")
-    if made.subscriptions.kind("user_id") is not Kind.UUID:
+    if made.subscriptions.kind("user_id") is not ColumnKind.UUID:
         rules.append(f"ids of users that are no UUIDs become UUIDv5 of the id, in namespace {USERS}")
     if "messages_used" not in made.subscriptions.columns:
         rules.append("no column says how many messages were used: all are counted from 0")

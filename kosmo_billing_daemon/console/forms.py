@@ -5,6 +5,7 @@ confirmed is what was previewed, once. A refusal is shown in the form, in plain 
 what was typed. The action goes through ``admin``, in the name of the operator of this session.
 """
 
+import hmac
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -153,7 +154,7 @@ class OperatorForm:
         """Say whether it was previewed as it stands; what was changed since is previewed again."""
         nonce = given.partition(".")[0]
         expected = self._confirmation(request, nonce, values, reason)
-        return bool(nonce) and expected == given
+        return bool(nonce) and hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
 
 
 CONFIRMED: web.AppKey[OrderedDict[str, None]] = web.AppKey("confirmed", OrderedDict)

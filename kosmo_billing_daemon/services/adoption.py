@@ -21,7 +21,7 @@ from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.errors import Conflict, Misconfigured, NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.services.adoption_reading import Reading, Survey
+from kosmo_billing_daemon.services.adoption_reading import OldRowsReader, Survey
 from kosmo_billing_daemon.store import (
     adoptions,
     audit,
@@ -92,7 +92,7 @@ class MovingIn:
             moved = await self._to_move(connection, made)
             lacking = await old_tables.load_lacking(connection, moved, (MOVED, COMPAT))
             survey = Survey()
-            reading = Reading(made, self.catalogue, self.clock(), who=self.who)
+            reading = OldRowsReader(made, self.catalogue, self.clock(), who=self.who)
             total = await old_tables.count_rows(connection, made)
             async for _ in reading.users(connection, survey, whole=False):
                 progress(survey.rows, total)
@@ -123,7 +123,7 @@ class MovingIn:
             await migrations.migrate_within(connection, schema)
             now = self.clock()
             survey = Survey()
-            reading = Reading(_moved(made), self.catalogue, now, who=self.who)
+            reading = OldRowsReader(_moved(made), self.catalogue, now, who=self.who)
             total = await old_tables.count_rows(connection, _moved(made))
             async for batch in reading.users(connection, survey, whole=True):
                 users = [user for user, _ in batch if user is not None]

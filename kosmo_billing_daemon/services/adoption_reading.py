@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from kosmo_billing_daemon.domain.adoption.deciding import AdoptedUser, decide, is_followed
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, TableMap
-from kosmo_billing_daemon.domain.adoption.old_tables import Kind, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import ColumnKind, Part
 from kosmo_billing_daemon.domain.adoption.reading import (
     MILLISECONDS,
     OldInvoice,
@@ -34,7 +34,7 @@ BATCH = 1000
 
 
 @record
-class Unreadable:
+class RefusedRow:
     """A row that cannot be read, and why; ``matters`` unless it is over anyway."""
 
     table: str
@@ -48,7 +48,7 @@ class Survey:
     """What reading all rows came to."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    unreadable: list[Unreadable] = field(default_factory=list)
+    unreadable: list[RefusedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unlimited: str | None = None
     greatest_id: int = 0
@@ -58,7 +58,7 @@ class Survey:
     def count(self, what: str, more: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + more
 
-    def refuse(self, row: Unreadable) -> None:
+    def refuse(self, row: RefusedRow) -> None:
         self.count("unreadable")
         self.count("unreadable that matter", int(row.matters))
         self.unreadable.append(row)
@@ -88,7 +88,7 @@ Batch: TypeAlias = list[tuple[AdoptedUser | None, list[KeptRow]]]
 """What becomes of users, and their old rows; rows that name no user are nobody's."""
 
 
-class Reading:
+class OldRowsReader:
     """Reads by one map and one catalogue, as of ``now``; ``who`` orders it."""
 
     def __init__(self, made: AdoptionMap, catalogue: Catalogue, now: datetime, *, who: str) -> None:
@@ -98,7 +98,7 @@ class Reading:
     @property
     def has_old_ids(self) -> bool:
         """Say whether users have ids that are no UUIDs to v0.1."""
-        return any(of.kind("user_id") is not Kind.UUID for of in self._map.parts.values())
+        return any(of.kind("user_id") is not ColumnKind.UUID for of in self._map.parts.values())
 
     async def users(self, connection: Connection, survey: Survey, *, whole: bool) -> AsyncIterator[Batch]:
         """Decide about all users; with ``whole``, their old rows come along as JSON."""
@@ -135,7 +135,7 @@ class Reading:
                     if listed > MOST_NODES:
                         raise UnreadableRow(f"more than {MOST_NODES} nodes of one user")
                 except UnreadableRow as error:
-                    survey.refuse(Unreadable(of.table.name, _named(row), str(error), True))
+                    survey.refuse(RefusedRow(of.table.name, _named(row), str(error), True))
                     continue
                 found.setdefault((user, node), OldNode(user, node, label, old_id))
         survey.count("nodes", len(found))
@@ -149,9 +149,9 @@ class Reading:
             read = self._reader.subscription(row.said, row.place)
         except UnreadableRow as error:
             matters = not self._reader.is_over(row.said)
-            survey.refuse(Unreadable(of.table.name, _named(row), str(error), matters))
+            survey.refuse(RefusedRow(of.table.name, _named(row), str(error), matters))
             return []
-        if of.kind("id") is Kind.INTEGER:
+        if of.kind("id") is ColumnKind.INTEGER:
             survey.greatest_id = max(survey.greatest_id, int(row.said["id"] or 0))
         if read.limit is None and read.plan is not None:
             survey.unlimited = survey.unlimited or row.said.get("messages_limit")
@@ -167,14 +167,14 @@ class Reading:
                 raise UnreadableRow(f"invoice {read.btcpay_invoice_id} is in two rows")
         except UnreadableRow as error:
             matters = not self._reader.is_closed(row.said)
-            survey.refuse(Unreadable(of.table.name, _named(row), str(error), matters))
+            survey.refuse(RefusedRow(of.table.name, _named(row), str(error), matters))
             return []
         survey.invoices.add(read.btcpay_invoice_id)
         return [read]
 
     def _note_times(self, of: TableMap, row: OldRow, survey: Survey) -> None:
         for name in ("valid_from", "valid_until", "created_at", "expires_at", "settled_at"):
-            is_number = of.kind(name) in (Kind.INTEGER, Kind.NUMBER)
+            is_number = of.kind(name) in (ColumnKind.INTEGER, ColumnKind.NUMBER)
             if is_number and len((row.said[name] or "").partition(".")[0]) >= MILLISECONDS:
                 survey.milliseconds.add(of.columns[name])
 

@@ -9,7 +9,7 @@ from dataclasses import field
 from typing import Any
 
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap
-from kosmo_billing_daemon.domain.adoption.old_tables import Kind, OldColumn, OldTable, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import ColumnKind, OldColumn, OldTable, Part
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.rights import Lack
@@ -54,31 +54,33 @@ FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
 WHERE a.attrelid = $1::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 
-_KINDS: Mapping[str, Kind] = {
-    "timestamptz": Kind.ZONED,
-    "timestamp": Kind.NAIVE,
-    "date": Kind.DATE,
-    "int2": Kind.INTEGER,
-    "int4": Kind.INTEGER,
-    "int8": Kind.INTEGER,
-    "numeric": Kind.NUMBER,
-    "float4": Kind.NUMBER,
-    "float8": Kind.NUMBER,
-    "money": Kind.NUMBER,
-    "text": Kind.TEXT,
-    "varchar": Kind.TEXT,
-    "bpchar": Kind.TEXT,
-    "citext": Kind.TEXT,
-    "uuid": Kind.UUID,
-    "bool": Kind.BOOLEAN,
+_KINDS: Mapping[str, ColumnKind] = {
+    "timestamptz": ColumnKind.ZONED,
+    "timestamp": ColumnKind.NAIVE,
+    "date": ColumnKind.DATE,
+    "int2": ColumnKind.INTEGER,
+    "int4": ColumnKind.INTEGER,
+    "int8": ColumnKind.INTEGER,
+    "numeric": ColumnKind.NUMBER,
+    "float4": ColumnKind.NUMBER,
+    "float8": ColumnKind.NUMBER,
+    "money": ColumnKind.NUMBER,
+    "text": ColumnKind.TEXT,
+    "varchar": ColumnKind.TEXT,
+    "bpchar": ColumnKind.TEXT,
+    "citext": ColumnKind.TEXT,
+    "uuid": ColumnKind.UUID,
+    "bool": ColumnKind.BOOLEAN,
 }
 
 
-def _kind(row: Any) -> Kind:
+def _kind(row: Any) -> ColumnKind:
     if row["typtype"] == "e":
-        return Kind.TEXT
+        return ColumnKind.TEXT
     return (
-        _KINDS.get(row["base"], Kind.OTHER) if row["is_built_in"] or row["base"] == "citext" else Kind.OTHER
+        _KINDS.get(row["base"], ColumnKind.OTHER)
+        if row["is_built_in"] or row["base"] == "citext"
+        else ColumnKind.OTHER
     )
 
 

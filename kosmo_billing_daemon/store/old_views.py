@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kosmo_billing_daemon.domain.adoption.guessing import seen
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, TableMap, lowered
-from kosmo_billing_daemon.domain.adoption.old_tables import Kind, OldColumn, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import ColumnKind, OldColumn, Part
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.old_tables import literal, qualified, quoted
@@ -111,7 +111,7 @@ def _whitelist(_made: AdoptionMap, of: TableMap, _told: Conventions) -> list[str
         if field == "user_id":
             expression = _user(column)
         elif field == "node_id":
-            expression = number if column.kind is Kind.INTEGER else "s.node_id"
+            expression = number if column.kind is ColumnKind.INTEGER else "s.node_id"
         elif field == "label":
             expression = "s.label"
         columns.append(f"({expression})::{column.type} AS {quoted(column.name)}")
@@ -167,7 +167,7 @@ def _view(
     quotes = f"{_TABLES[part]} AS s JOIN quotes AS q ON q.id = s.quote_id"
     is_ours = f"{where} AND NOT EXISTS (SELECT FROM adopted_rows AS h WHERE h.id = s.id AND h.is_history)"
     parts = [f"SELECT {', '.join(ours)} FROM {quotes}{_users(of)} WHERE {is_ours}"]
-    if _kind_of_user(of) is Kind.TEXT:
+    if _kind_of_user(of) is ColumnKind.TEXT:
         parts.append(
             f"SELECT {', '.join(text_ids)} FROM {quotes} WHERE {is_ours}"
             f" AND NOT EXISTS (SELECT FROM adopted_users AS u WHERE u.user_id = s.user_id)"
@@ -185,13 +185,13 @@ def _field(of: TableMap, column: OldColumn) -> str | None:
     return next((field for field, name in of.columns.items() if name == column.name), None)
 
 
-def _kind_of_user(of: TableMap) -> Kind | None:
+def _kind_of_user(of: TableMap) -> ColumnKind | None:
     return of.kind("user_id")
 
 
 def _compared(column: OldColumn, expression: str) -> str:
     """Write a user's id in its old type; texts are compared as bytes, in the views as in the indexes."""
-    collation = ' COLLATE "C"' if column.kind is Kind.TEXT and not column.labels else ""
+    collation = ' COLLATE "C"' if column.kind is ColumnKind.TEXT and not column.labels else ""
     return f"(({expression})::{column.type}{collation})"
 
 
@@ -204,28 +204,28 @@ def _new_user(column: OldColumn) -> str:
 
 
 def _user(column: OldColumn) -> str:
-    return "s.user_id" if column.kind is Kind.UUID else "u.old_id"
+    return "s.user_id" if column.kind is ColumnKind.UUID else "u.old_id"
 
 
 def _users(of: TableMap) -> str:
-    is_uuid = _kind_of_user(of) is Kind.UUID
+    is_uuid = _kind_of_user(of) is ColumnKind.UUID
     return "" if is_uuid else " JOIN adopted_users AS u ON u.user_id = s.user_id"
 
 
 def _id(column: OldColumn, number: str) -> str:
     """Write the id of a row that v0.1 does not know."""
-    if column.kind is Kind.INTEGER:
+    if column.kind is ColumnKind.INTEGER:
         return number
-    return "s.id" if column.kind is Kind.UUID else "s.id::text"
+    return "s.id" if column.kind is ColumnKind.UUID else "s.id::text"
 
 
 def _time(made: AdoptionMap, column: OldColumn, at: str, told: Conventions) -> str:
     match column.kind:
-        case Kind.ZONED:
+        case ColumnKind.ZONED:
             return at
-        case Kind.INTEGER | Kind.NUMBER:
+        case ColumnKind.INTEGER | ColumnKind.NUMBER:
             return f"extract(epoch FROM {at}){' * 1000' if column.name in told.milliseconds else ''}"
-        case Kind.TEXT:
+        case ColumnKind.TEXT:
             utc = f"{at} AT TIME ZONE 'UTC'"
             return f"to_char({utc}, 'YYYY-MM-DD\"T\"HH24:MI:SS.US') || '+00:00'"
         case _:
@@ -237,7 +237,7 @@ def _among(column: OldColumn, expression: str) -> str:
     if column.labels:
         labels = ", ".join(map(literal, column.labels))
         return f"CASE WHEN {expression} IN ({labels}) THEN {expression} END"
-    if column.kind is Kind.INTEGER:
+    if column.kind is ColumnKind.INTEGER:
         return f"CASE WHEN {expression} ~ '^[0-9]{{1,9}}$' THEN {expression} END"
     return expression
 
@@ -259,7 +259,7 @@ def _plan(made: AdoptionMap, of: TableMap, column: OldColumn) -> str:
 
 
 def _status(made: AdoptionMap, of: TableMap, column: OldColumn, is_current: str) -> str:
-    if column.kind is Kind.BOOLEAN:
+    if column.kind is ColumnKind.BOOLEAN:
         return is_current
     values = seen(of, "status")
     active = _first(values, made.active) or _first(column.labels, made.active) or "active"
@@ -291,8 +291,8 @@ def _indexes(made: AdoptionMap) -> list[str]:
             continue
         where = f"WHERE part = '{part}' AND is_history"
         found.append(f"CREATE INDEX ON adopted_rows ({_old_user(user)}) {where}")
-        if user.kind is not Kind.UUID:
+        if user.kind is not ColumnKind.UUID:
             found.append(f"CREATE INDEX ON adopted_users ({_compared(user, 'old_id')})")
-        if user.kind is Kind.TEXT:
+        if user.kind is ColumnKind.TEXT:
             found.append(f"CREATE INDEX ON {_TABLES[part]} ({_new_user(user)})")
     return found

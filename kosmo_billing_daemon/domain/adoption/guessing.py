@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, TableMap, lowered
-from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, Kind, OldTable, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, OldTable, Part
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.plans import FREE, Catalogue
 
@@ -94,7 +94,7 @@ def telling(part: Part, table: OldTable, document: Mapping[str, Any]) -> list[st
     said = [each for each in ("status", "plan", "amount") if each in FIELDS[part]]
     names = {name for each in said for name in FIELDS[part][each].names}
     named = {document[each] for each in said if isinstance(document.get(each), str)}
-    kinds = (Kind.TEXT, Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN)
+    kinds = (ColumnKind.TEXT, ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.BOOLEAN)
     return [
         column.name
         for column in table.columns
@@ -133,7 +133,7 @@ def unknown_values(made: AdoptionMap) -> list[str]:
 def _is_in_cents(of: TableMap, catalogue: Catalogue) -> bool:
     """Say whether whole amounts are cents: by the name, or since all are a hundred times a price."""
     column = of.column("amount")
-    if column is None or column.kind is not Kind.INTEGER:
+    if column is None or column.kind is not ColumnKind.INTEGER:
         return False
     if "cent" in column.name.lower():
         return True

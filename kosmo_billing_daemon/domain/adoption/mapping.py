@@ -12,7 +12,14 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, OLD_NAMES, Kind, OldColumn, OldTable, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import (
+    FIELDS,
+    OLD_NAMES,
+    ColumnKind,
+    OldColumn,
+    OldTable,
+    Part,
+)
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.plans import FREE
 from kosmo_billing_daemon.errors import Misconfigured
@@ -30,7 +37,7 @@ class TableMap:
         """Return the column that says something, if one does."""
         return self.table.column(self.columns[name]) if name in self.columns else None
 
-    def kind(self, name: str) -> Kind | None:
+    def kind(self, name: str) -> ColumnKind | None:
         column = self.column(name)
         return None if column is None else column.kind
 

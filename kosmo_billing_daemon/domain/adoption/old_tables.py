@@ -7,7 +7,7 @@ from enum import StrEnum
 from kosmo_billing_daemon.runtime.records import record
 
 
-class Kind(StrEnum):
+class ColumnKind(StrEnum):
     """What a column's type can hold, as far as it matters here."""
 
     ZONED = "zoned"
@@ -27,7 +27,7 @@ class OldColumn:
 
     name: str
     type: str
-    kind: Kind
+    kind: ColumnKind
     labels: tuple[str, ...] = ()
 
 
@@ -56,17 +56,26 @@ class Part(StrEnum):
     WHITELIST = "whitelist"
 
 
-_TIMES = frozenset({Kind.ZONED, Kind.NAIVE, Kind.DATE, Kind.INTEGER, Kind.NUMBER, Kind.TEXT})
-_IDS = frozenset({Kind.UUID, Kind.INTEGER, Kind.TEXT})
-_NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.TEXT})
-_WORDS = frozenset({Kind.TEXT, Kind.INTEGER})
+_TIMES = frozenset(
+    {
+        ColumnKind.ZONED,
+        ColumnKind.NAIVE,
+        ColumnKind.DATE,
+        ColumnKind.INTEGER,
+        ColumnKind.NUMBER,
+        ColumnKind.TEXT,
+    }
+)
+_IDS = frozenset({ColumnKind.UUID, ColumnKind.INTEGER, ColumnKind.TEXT})
+_NUMBERS = frozenset({ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.TEXT})
+_WORDS = frozenset({ColumnKind.TEXT, ColumnKind.INTEGER})
 
 
 @record(kw_only=True)
 class Field:
     """Something that a row may say: the names of columns that say it, the likeliest first."""
 
-    kinds: frozenset[Kind]
+    kinds: frozenset[ColumnKind]
     names: tuple[str, ...]
     is_needed: bool = False
 
@@ -85,7 +94,7 @@ FIELDS: Mapping[Part, Mapping[str, Field]] = {
             is_needed=True,
         ),
         "status": Field(
-            kinds=_WORDS | {Kind.BOOLEAN},
+            kinds=_WORDS | {ColumnKind.BOOLEAN},
             names=("status", "is_active", "active", "state", "subscription_status", "enabled"),
         ),
         "valid_from": Field(
@@ -142,7 +151,7 @@ FIELDS: Mapping[Part, Mapping[str, Field]] = {
     Part.INVOICES: {
         "id": Field(kinds=_IDS, names=("id",)),
         "btcpay_invoice_id": Field(
-            kinds=frozenset({Kind.TEXT}),
+            kinds=frozenset({ColumnKind.TEXT}),
             names=("btcpay_invoice_id", "invoice_id", "btcpay_id", "external_id", "id"),
             is_needed=True,
         ),
@@ -163,9 +172,9 @@ FIELDS: Mapping[Part, Mapping[str, Field]] = {
             names=("amount", "price", "amount_cents", "price_cents", "total", "amount_usd", "price_usd"),
             is_needed=True,
         ),
-        "currency": Field(kinds=frozenset({Kind.TEXT}), names=("currency", "currency_code")),
+        "currency": Field(kinds=frozenset({ColumnKind.TEXT}), names=("currency", "currency_code")),
         "checkout_url": Field(
-            kinds=frozenset({Kind.TEXT}),
+            kinds=frozenset({ColumnKind.TEXT}),
             names=("checkout_url", "checkout_link", "payment_url", "invoice_url", "url"),
         ),
         "created_at": Field(kinds=_TIMES, names=("created_at", "created", "created_time", "date")),
@@ -175,11 +184,11 @@ FIELDS: Mapping[Part, Mapping[str, Field]] = {
     Part.WHITELIST: {
         "user_id": Field(kinds=_IDS, names=("user_id", "userid", "user_uuid", "user"), is_needed=True),
         "node_id": Field(
-            kinds=frozenset({Kind.TEXT, Kind.INTEGER}),
+            kinds=frozenset({ColumnKind.TEXT, ColumnKind.INTEGER}),
             names=("node_id", "node", "node_num", "meshtastic_id"),
             is_needed=True,
         ),
-        "label": Field(kinds=frozenset({Kind.TEXT}), names=("label", "name", "description", "alias")),
+        "label": Field(kinds=frozenset({ColumnKind.TEXT}), names=("label", "name", "description", "alias")),
     },
 }
 """What each table says, and which columns usually say it."""

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from kosmo_billing_daemon.contract.node_ids import is_node_id
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, lowered
-from kosmo_billing_daemon.domain.adoption.old_tables import Kind, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import ColumnKind, Part
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.plans import FREE, Catalogue, Plan, Price
 from kosmo_billing_daemon.runtime.records import record
@@ -157,7 +157,7 @@ class Reader:
     def node(self, row: Row) -> tuple[str, str, str | None]:
         """Read a whitelisted node: user, node id and label."""
         word = (row.get("node_id") or "").strip().lower()
-        if self._map.parts[Part.WHITELIST].kind("node_id") is Kind.INTEGER and word:
+        if self._map.parts[Part.WHITELIST].kind("node_id") is ColumnKind.INTEGER and word:
             word = f"!{int(word) % 2**32:08x}"
         elif _HEX.fullmatch(word):
             word = f"!{word}"
@@ -211,11 +211,11 @@ class Reader:
             features=plan.features,
         )
 
-    def _time(self, text: str | None, kind: Kind | None, what: str) -> datetime | None:
+    def _time(self, text: str | None, kind: ColumnKind | None, what: str) -> datetime | None:
         """Read a time to the microsecond; ``None`` where there is none, or one without end."""
         if text is None or not text.strip() or text in _INFINITE:
             return None
-        if kind in (Kind.INTEGER, Kind.NUMBER):
+        if kind in (ColumnKind.INTEGER, ColumnKind.NUMBER):
             return _since_epoch(text, what)
         try:
             at = datetime.fromisoformat(text.strip())
