@@ -1,7 +1,7 @@
 """A strict gateway to be killed: `python -m tests.mqtt.strict_gateway NAME PORT FOLDER USERS`.
 
-It writes down what became of each message, after the gate said so, and ends when the file `stop` is there; if
-`return` is there too, not before it has handed back what it leased.
+It writes down each message before it asks the gate, and what became of it after the gate said so. It ends
+when the file `stop` is there; if `return` is there too, not before it has handed back what it leased.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -28,7 +28,9 @@ async def main(name: str, port: int, folder: Path, users: list[UUID]) -> None:
         async def send(gate: Gate) -> None:
             while not stop.exists():
                 user = chance.choice(users)
-                hold = gate.hold(user, "!a1b2c3d4")
+                message_id = str(uuid4())
+                log.write(f"tried {user} {message_id}\n")  # the gate writes the hold down before it returns
+                hold = gate.hold(user, "!a1b2c3d4", message_id=message_id)
                 if not hold:
                     await asyncio.sleep(0.01)
                     continue
@@ -56,8 +58,8 @@ Message = tuple[str, str]
 
 
 def told(folder: Path, names: Iterable[str]) -> dict[str, set[Message]]:
-    """What gateways wrote down: user and message id of what was held, released, committed."""
-    found: dict[str, set[Message]] = {"held": set(), "released": set(), "committed": set()}
+    """What gateways wrote down: user and message id of what was tried, held, released, committed."""
+    found: dict[str, set[Message]] = {"tried": set(), "held": set(), "released": set(), "committed": set()}
     logs = (folder / f"{name}.log" for name in names)
     for log in (log for log in logs if log.exists()):
         for line in log.read_text().splitlines():
@@ -77,7 +79,7 @@ async def check_counts(
     assert said["released"]
     assert said["committed"] <= counted
     assert not said["released"] & counted
-    unresolved = said["held"] - said["committed"] - said["released"]
+    unresolved = said["tried"] - said["committed"] - said["released"]
     assert counted - said["committed"] <= unresolved
     assert used == len(counted)
 
