@@ -112,15 +112,15 @@ class Daemon:
         sockets: Sequence[socket.socket] = (),
         admin_sockets: Sequence[socket.socket] = (),
     ) -> None:
-        """Serve until ``stop`` is set; requests in flight finish, then everything closes in reverse.
+        """Serve until ``stop`` is set; the console opens before the port, and all closes in reverse.
 
         ``alive`` is called several times in ``alive_within`` seconds, as long as there is progress.
         """
         async with (
             self._pool,
             self._btcpay,
-            self._front.serving(sockets) as port,
             self._console.serving(admin_sockets) as console,
+            self._front.serving(sockets) as port,
         ):
             self._btcpay.connect()
             watched = [Watched("leadership", self._leadership, LEADERSHIP_WITHIN), *self._leader.watched()]
