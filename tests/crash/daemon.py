@@ -1,69 +1,124 @@
-"""``python -m tests.crash.daemon serve``: the daemon's own ``main``, instrumented while it loads."""
+"""``python -m tests.crash.daemon serve``: the daemon's own ``main``, watched at its borders.
 
-import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import CodeType, ModuleType
+The borders are the calls through which everything leaves the process: asyncpg's statements, httpx's requests,
+aiohttp's answers, and the packets of ``link``, in which alone MQTT is spoken.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import asyncpg
+import httpx
 from aiohttp import web
+from httpx_aiohttp import AiohttpTransport
 
-from tests.crash import passages
-from tests.crash.points import PACKAGE, PATHS, SHARED, rewritten
+from kosmo_billing_daemon.cli import main
+from kosmo_billing_daemon.link import Link, Message
+from tests.crash.passages import AFTER, BEFORE, passage, passed
+from tests.crash.points import published, written
 
-HOOKS = "/webhooks/btcpay"
+SENT = 0.005  # seconds within which bytes handed to the transport have left the process
 
-
-class _Loader(SourceFileLoader):
-    """Compiles the rewritten source; what it compiled is kept apart from the genuine modules."""
-
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
-        tree = rewritten(self.name.removeprefix(f"{PACKAGE}."), bytes(data).decode())
-        return compile(tree, path, "exec", dont_inherit=True, optimize=_optimize)
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        before, sys.pycache_prefix = sys.pycache_prefix, str(passages.directory() / "pycache")
-        try:
-            return super().get_code(fullname)
-        finally:
-            sys.pycache_prefix = before
+Query = Callable[..., Awaitable[Any]]
 
 
-class _Finder(MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname.removeprefix(f"{PACKAGE}.") not in SHARED | PATHS:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.origin is not None:
-            spec.loader = _Loader(fullname, spec.origin)
-        return spec
+def watch() -> None:
+    """Have every effect pass its point."""
+    _watch_statements()
+    _watch_requests()
+    _watch_answers()
+    _watch_publications()
+    _watch_connections()
 
 
-def main() -> None:
-    """Instrument, then run the daemon as ever."""
-    sys.meta_path.insert(0, _Finder())
-    _name_the_answers()
-    from kosmo_billing_daemon.cli import main as genuine  # noqa: PLC0415  only now may it be loaded
+def _watch_statements() -> None:
+    begun: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()  # what open transactions have written
 
-    genuine()
+    def watched(genuine: Query) -> Query:
+        async def call(connection: Any, sql: str, *arguments: Any, **options: Any) -> Any:
+            answer = genuine(connection, sql, *arguments, **options)
+            points = written(sql)
+            if sql.startswith("BEGIN"):
+                begun[connection] = []
+            elif sql == "COMMIT":
+                points = [f"commit of {write}" for write in begun.pop(connection, [])[:1]]
+            elif connection in begun:
+                begun[connection] += points
+            return await passage(answer, *points)
+
+        return call
+
+    for name in ("execute", "fetch", "fetchrow", "fetchval"):
+        setattr(asyncpg.Connection, name, watched(getattr(asyncpg.Connection, name)))
 
 
-def _name_the_answers() -> None:
-    """aiohttp writes an answer after its handler has returned, so that no site of ours is there."""
+def _watch_requests() -> None:
+    genuine = AiohttpTransport.handle_async_request
+
+    async def send(transport: AiohttpTransport, request: httpx.Request) -> httpx.Response:
+        answer = genuine(transport, request)
+        if request.method == "GET":  # changes nothing there
+            return await answer
+        what = re.sub(r".*/stores/[^/]+/", "", request.url.path)
+        return await passage(answer, f"{request.method} {what} at BTCPay")
+
+    AiohttpTransport.handle_async_request = send  # type: ignore[method-assign, assignment]
+
+
+def _watch_answers() -> None:
     genuine = web.Response.write_eof
 
     async def write_eof(response: web.Response, data: bytes = b"") -> None:
         request: Any = response._req
-        if request is None or request.method != "POST":
+        if request is None or request.method == "GET":
             return await genuine(response, data)
-        what = "webhook" if request.path.endswith(HOOKS) else "invoice"
-        return await passages.passage(f"web: answering the {what}", genuine(response, data))
+        return await passage(genuine(response, data), f"answer to {request.method} {request.path}")
 
     web.Response.write_eof = write_eof  # type: ignore[method-assign, assignment]
 
 
+def _watch_publications() -> None:
+    hand_over, acknowledge = Link.hand_over, Link.acknowledge
+
+    def watched_hand_over(
+        link: Link, topic: str, payload: bytes, told: Callable[[Exception | None], None], **options: Any
+    ) -> None:
+        point = f"publish {published(topic)}"
+
+        def answered(error: Exception | None) -> None:
+            passed(AFTER, point)  # the broker has answered and nobody knows it yet
+            told(error)
+
+        passed(BEFORE, point)
+        hand_over(link, topic, payload, answered, **options)
+
+    def watched_acknowledge(link: Link, message: Message) -> None:
+        point = f"ack of {published(message.topic)}"
+        passed(BEFORE, point)
+        acknowledge(link, message)
+        asyncio.get_running_loop().call_later(SENT, passed, AFTER, point)
+
+    Link.hand_over, Link.acknowledge = watched_hand_over, watched_acknowledge  # type: ignore[assignment, method-assign]
+
+
+def _watch_connections() -> None:
+    enter, leave, subscribe = Link.__aenter__, Link.__aexit__, Link.subscribe
+
+    async def watched_enter(link: Link) -> Link:
+        return await passage(enter(link), "connect to the broker")
+
+    async def watched_leave(link: Link, *error: Any) -> None:
+        await passage(leave(link, *error), "leave the broker")
+
+    async def watched_subscribe(link: Link, filters: Any, qos: int = 1) -> None:
+        await passage(subscribe(link, filters, qos), "subscribe")
+
+    Link.__aenter__, Link.__aexit__, Link.subscribe = watched_enter, watched_leave, watched_subscribe  # type: ignore[assignment, method-assign]
+
+
 if __name__ == "__main__":
+    watch()
     main()

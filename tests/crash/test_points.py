@@ -1,45 +1,44 @@
-"""No await on the paths goes unnoticed: it is a point of the table, or stands elsewhere with its reason."""
+"""No effect goes unnoticed: each is a point that a path passes, or has a reason why none has to."""
 
 import pytest
 
-from tests.crash.points import OFF_THE_PATHS, PATHS, SHARED, load_table, site_of, sites, waiting_modules
-from tests.crash.unpassed import SOMETIMES, UNPASSED
+from tests.crash.points import (
+    UNPASSED,
+    every_publication,
+    every_table,
+    every_write,
+    is_excused,
+    load_table,
+    written,
+    written_to,
+)
 
-EVERY_SITE = {site for module in PATHS | SHARED for site in sites(module)}
-BY_ANSWER = {"web: answering the invoice", "web: answering the webhook"}
-
-
-def _excused(site: str) -> bool:
-    return site.startswith((*UNPASSED, *SOMETIMES))
-
-
-def test_every_module_that_awaits_is_on_the_paths_or_off_them_with_a_reason() -> None:
-    known = PATHS | SHARED
-    off = {
-        module
-        for module in waiting_modules() - known
-        if any(module == name or module.startswith(f"{name}.") for name in OFF_THE_PATHS)
-    }
-    assert waiting_modules() - known - off == set(), "put these into a table of points.py"
+POINTS = load_table()
 
 
-def test_every_await_is_a_point_or_excused() -> None:
-    """Seen to fail with one more ``await`` in ``Settlement.run_once``."""
-    passed = {site_of(point) for point in load_table()}
-    unknown = {site for site in EVERY_SITE - passed if not _excused(site)}
-    assert not unknown, "no path passes these; extend paths.py and record, or say in unpassed.py why not"
+EFFECTS = every_write() | every_publication()
 
 
-def test_every_point_of_the_table_is_still_in_the_source() -> None:
-    vanished = {point for point in load_table() if site_of(point) not in EVERY_SITE | BY_ANSWER}
-    assert not vanished, "record the table anew, see points.py"
+def test_every_write_and_publication_is_a_point_or_excused() -> None:
+    """Seen to fail with one more ``UPDATE`` in the store."""
+    unknown = {effect for effect in EFFECTS if effect not in POINTS and not is_excused(effect)}
+    assert not unknown, "no path has these; extend paths.py and record, or say in points.py why not"
 
 
-@pytest.mark.parametrize("beginning", [*UNPASSED, *SOMETIMES])
-def test_an_excuse_is_needed(beginning: str) -> None:
-    called = site_of(beginning)
-    assert any(site.startswith(called) for site in EVERY_SITE), "nothing is called so any more"
-    passed = {
-        point for point in load_table() if point.startswith(beginning) or site_of(point).startswith(beginning)
-    }
-    assert not passed, "this is passed, so it can be crashed at"
+def test_every_table_is_written_on_a_path_or_excused() -> None:
+    """Whatever builds the statement."""
+    unknown = every_table() - {written_to(point) for point in POINTS} - UNPASSED.keys()
+    assert not unknown, "no path writes these; extend paths.py and record, or say in points.py why not"
+
+
+@pytest.mark.parametrize("excused", UNPASSED)
+def test_an_excuse_is_needed(excused: str) -> None:
+    assert any(excused in (effect, written_to(effect)) for effect in EFFECTS), "nothing does so any more"
+    assert not any(is_excused(point) for point in POINTS), "this is passed, so it can be crashed at"
+
+
+def test_of_a_statement_only_what_it_writes_is_a_point() -> None:
+    assert written("SELECT id FROM invoices WHERE user_id = $1 FOR UPDATE SKIP LOCKED") == []
+    changes = "WITH part_0 AS (UPDATE a SET b = 1), part_1 AS (DELETE FROM c)"
+    upsert = "INSERT INTO d VALUES (1) ON CONFLICT (e) DO UPDATE SET f = 1"
+    assert written(f"{changes} {upsert}") == ["update a", "delete c", "insert d"]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,11 @@ class Range:
         self._deaths: list[float] = []  # monotonic; noted when the next daemon listens
         self._keeping = asyncio.create_task(self._keep_alive())
 
-    async def record(self, path: str, late: float = LATE) -> set[str]:
-        """Go a path unharmed and return what is passed on it, and in the ``late`` seconds after its end."""
+    async def record(self, path: str, late: float = LATE) -> Counter[str]:
+        """Go a path unharmed; count what is passed on it, and in the ``late`` seconds after its end."""
         await self._go(path)
         await asyncio.wait({self._keeping}, timeout=late)
-        return set(self._daemon.passages())
+        return Counter(self._daemon.passages())
 
     async def run(self, plan: Plan) -> float | None:
         """Run one trial; returns the seconds from death to health, ``None`` if the point was not passed.
