@@ -12,15 +12,12 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.children import EmbeddedServiceError
+from kosmo_billing_daemon.demo.embedded import HOST, EmbeddedServer
 from kosmo_billing_daemon.link import Protocol
 
-HOST = "127.0.0.1"
-STOP_SECONDS = 10.0
 # Debian keeps servers out of an ordinary user's PATH.
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 MOSQUITTO_READY = b" running"  # "mosquitto version 2.0.11 running", written when it listens
@@ -34,12 +31,17 @@ class BrokerProgram(StrEnum):
     AMQTT = "amqtt"
 
 
-class EmbeddedBroker:
-    """One broker, a child of this process; `kind` forces the program, otherwise Mosquitto if there is one.
+class EmbeddedBroker(EmbeddedServer):
+    """One broker; `kind` forces the program, otherwise Mosquitto if there is one.
 
-    Without `port` a free one is chosen at the first start and kept, so `url` survives a restart.
-    `extra` are further lines of Mosquitto's configuration; amqtt knows none.
+    Stopped, Mosquitto writes its sessions and retained messages to disk first. Killed, it loses what it
+    acknowledged since its last save, every 60 s. `extra` are further lines of Mosquitto's configuration;
+    amqtt knows none.
     """
+
+    name = "the broker"
+    stop_signal = signal.SIGTERM
+    stop_seconds = 10.0
 
     def __init__(
         self,
@@ -49,8 +51,6 @@ class EmbeddedBroker:
         port: int | None = None,
         extra: Sequence[str] = (),
     ) -> None:
-        self.data_dir = data_dir.absolute()
-        self.log = self.data_dir / "broker.log"
         self.kind = (
             BrokerProgram(kind)
             if kind
@@ -58,26 +58,9 @@ class EmbeddedBroker:
             if find_mosquitto()
             else BrokerProgram.AMQTT
         )
-        self._port = port
         self._extra = tuple(extra)
-        self._account = children.unprivileged_account() if self.kind is BrokerProgram.MOSQUITTO else None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def port(self) -> int:
-        """The TCP port on loopback; known once started."""
-        if self._port is None:
-            raise EmbeddedServiceError("the broker was not started yet")
-        return self._port
+        account = children.unprivileged_account() if self.kind is BrokerProgram.MOSQUITTO else None
+        super().__init__(data_dir, "broker.log", port, account)
 
     @property
     def url(self) -> str:
@@ -88,11 +71,6 @@ class EmbeddedBroker:
     def protocol(self) -> Protocol:
         """The newest MQTT version it speaks."""
         return Protocol.V5 if self.kind is BrokerProgram.MOSQUITTO else Protocol.V311
-
-    @property
-    def pid(self) -> int | None:
-        """The broker's process id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
 
     async def start(self) -> None:
         """Start the broker and return when it accepts connections."""
@@ -108,33 +86,6 @@ class EmbeddedBroker:
             log=self.log,
             port=self._port,
         )
-
-    async def stop(self) -> None:
-        """Stop the broker; Mosquitto writes its sessions and retained messages to disk first."""
-        if self._process is not None:
-            await children.stop(self._process, signal.SIGTERM, STOP_SECONDS)
-            self._process = None
-
-    async def restart(self) -> None:
-        """Stop and start again on the same port."""
-        await self.stop()
-        await self.start()
-
-    def kill(self) -> None:
-        """SIGKILL the broker: what it acknowledged since its last save, every 60 s, is lost."""
-        if self._process is not None:
-            children.kill_tree(self._process)
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop the broker in its tracks: connections stay open and nothing answers."""
-        if self._process is not None:
-            children.signal_tree(self._process, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen broker go on."""
-        if self._process is not None:
-            children.signal_tree(self._process, signal.SIGCONT)
 
     def _mosquitto(self, port: int) -> subprocess.Popen[bytes]:
         program = find_mosquitto()

@@ -13,28 +13,29 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 import asyncpg
 
 from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.children import EmbeddedServiceError
+from kosmo_billing_daemon.demo.embedded import HOST, EmbeddedServer
 
 SUPERUSER = "postgres"
-HOST = "127.0.0.1"
 INITDB_SECONDS = 60.0
-STOP_SECONDS = 15.0
 SOCKET_PATH_LIMIT = 107  # sun_path holds 108 bytes with its final zero
 ENVIRONMENT = MappingProxyType({"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath})  # nothing of the caller's
 
 
-class EmbeddedPostgres:
-    """One PostgreSQL cluster in `data_dir`, its postmaster a child of this process.
+class EmbeddedPostgres(EmbeddedServer):
+    """One PostgreSQL cluster in `data_dir`; stopped, it rolls open transactions back.
 
     `durable=False` trades safety against a power cut for speed (a killed process loses nothing either way).
-    Without `port` a free one is chosen at the first start and kept, so `url` survives a restart.
     """
+
+    name = "PostgreSQL"
+    stop_signal = signal.SIGINT  # the server's word for a fast shutdown
+    stop_seconds = 15.0
 
     def __init__(
         self,
@@ -44,40 +45,15 @@ class EmbeddedPostgres:
         settings: Mapping[str, str] = MappingProxyType({}),
         durable: bool = True,
     ) -> None:
-        self.data_dir = data_dir.absolute()
-        self.log = self.data_dir / "postgres.log"
-        self._port = port
+        super().__init__(data_dir, "postgres.log", port, children.unprivileged_account())
         self._settings = dict(settings)
         self._durable = durable
-        self._account = children.unprivileged_account()
-        self._process: subprocess.Popen[bytes] | None = None
         self._password = ""
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def port(self) -> int:
-        """The TCP port on loopback; known once started."""
-        if self._port is None:
-            raise EmbeddedServiceError("PostgreSQL was not started yet")
-        return self._port
 
     @property
     def url(self) -> str:
         """Where the `postgres` database is reached, password included."""
         return self.database_url("postgres")
-
-    @property
-    def pid(self) -> int | None:
-        """The postmaster's process id while it runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
 
     @property
     def socket_dir(self) -> Path | None:
@@ -100,40 +76,12 @@ class EmbeddedPostgres:
         binaries = self._binaries()
         await self._create_cluster(binaries / "initdb")
         self._process, self._port = await children.start_listening(
-            "PostgreSQL",
+            self.name,
             lambda port: self._spawn(binaries / "postgres", *self._arguments(port)),
             self._is_ready,
             log=self.log,
             port=self._port,
         )
-
-    async def stop(self) -> None:
-        """Shut down fast: open transactions roll back, what was committed stays; killed if that hangs."""
-        if self._process is not None:
-            self.thaw()
-            await children.stop(self._process, signal.SIGINT, STOP_SECONDS)
-            self._process = None
-
-    async def restart(self) -> None:
-        """Stop and start again on the same port."""
-        await self.stop()
-        await self.start()
-
-    def kill(self) -> None:
-        """SIGKILL the server and every backend, as a crash would; `start` recovers."""
-        if self._process is not None:
-            children.kill_tree(self._process)
-            self._process = None
-
-    def freeze(self) -> None:
-        """Stop the server and its backends in their tracks: connections stay open and nothing answers."""
-        if self._process is not None:
-            children.signal_tree(self._process, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen server go on; without effect on a running one."""
-        if self._process is not None:
-            children.signal_tree(self._process, signal.SIGCONT)
 
     async def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database, a copy of `template` if given (nobody may be connected to it); give its URL."""
@@ -161,7 +109,7 @@ class EmbeddedPostgres:
         return children.spawn(
             [str(program), *arguments],
             log=self.log,
-            death_signal=signal.SIGINT,  # the server's word for a fast shutdown
+            death_signal=self.stop_signal,
             environment=ENVIRONMENT,
             account=self._account,
         )

@@ -68,19 +68,9 @@ def handed_back(lease: Lease, kept: int) -> Lease:
     return replace(lease, messages=min(lease.messages, max(kept, lease.used)))
 
 
-def reported(lease: Lease, count: int) -> Lease:
-    """Count what was let through under a lease. More than it had happened too."""
-    return replace(lease, used=lease.used + count)
-
-
 def freed(lease: Lease) -> Lease:
     """Take back what was not reported, for a gate that will not return. If it does, it may have exceeded."""
     return handed_back(lease, 0)
-
-
-def outstanding(leases: Sequence[Lease]) -> int:
-    """What all of these may still let through."""
-    return sum(lease.outstanding for lease in leases)
 
 
 def goes_on(known: Sequence[str], openings: Sequence[str]) -> bool:

@@ -129,14 +129,6 @@ def of_releases(before: Iterable[Subscription], after: Iterable[Subscription]) -
     return found
 
 
-def balances(postings: Iterable[Posting]) -> dict[str, Decimal]:
-    """Return the credit in each currency that is not zero."""
-    found: dict[str, Decimal] = {}
-    for one in postings:
-        found[one.currency] = _EXACT.add(found.get(one.currency, _NOTHING), one.amount)
-    return {currency: amount for currency, amount in found.items() if amount}
-
-
 @record
 class Due:
     """What an invoice asks for, and how much credit it reserves beside it; together they are the price."""
@@ -151,11 +143,6 @@ def due(price: Price, available: Decimal) -> Due:
         return Due(price.amount, _NOTHING)
     missing = rounded_up(max(_NOTHING, _EXACT.subtract(price.amount, available)), price.currency)
     return Due(missing, _EXACT.subtract(price.amount, missing))
-
-
-def covers(price: Price, available: Decimal, unit: Decimal) -> bool:
-    """Say whether credit pays a price; less than the smallest unit missing is rounding."""
-    return _EXACT.subtract(price.amount, available) < unit
 
 
 def released_worth(released: Iterable[Released]) -> dict[str, Decimal]:

@@ -75,7 +75,6 @@ class UsageIntake:
         self.topics = topics
         self.allowance = Allowance()
         self.throttle = LogThrottle()
-        self.acks_refused = 0
         self.refusal: str | None = None
 
     def session(self, link: Link) -> "UsageSession":
@@ -263,7 +262,6 @@ class UsageSession:
         try:
             await self._link.publish(self._topics.usage_ack(reporter), encoded(answer))
         except PublishRefused as error:
-            self._intake.acks_refused += 1
             if self._intake.throttle.allows("ack"):
                 log.error("usage-ack was refused: %s; fix the broker's ACL", error)  # noqa: TRY400
 

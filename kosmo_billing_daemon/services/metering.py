@@ -51,7 +51,6 @@ class Report:
 class Tally:
     """What became of usage since the start, for metrics."""
 
-    reports: int = 0
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
@@ -209,7 +208,6 @@ class Metering:
         return answers
 
     def _note(self, answers: Sequence[UsageAck]) -> None:
-        self.tally.reports += len(answers)
         accepted = sum(answer.accepted for answer in answers)
         self.tally.accepted += accepted
         self.tally.duplicates += sum(answer.duplicates for answer in answers)

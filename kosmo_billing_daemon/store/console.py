@@ -8,10 +8,9 @@ from kosmo_billing_daemon.store.postgres import Connection
 
 @record
 class ConsoleSession:
-    """An operator at the console, since when, and when last seen there."""
+    """An operator at the console, and when last seen there."""
 
     who: str
-    started_at: datetime
     seen_at: datetime
 
 
@@ -40,7 +39,7 @@ async def append_session(connection: Connection, token_hash: bytes, who: str, no
 
 
 _LOAD = """
-SELECT who, started_at, seen_at FROM console_sessions
+SELECT who, seen_at FROM console_sessions
 WHERE token_hash = $1 AND started_at > $2 AND seen_at > $3
 """
 

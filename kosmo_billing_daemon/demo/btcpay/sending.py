@@ -1,11 +1,8 @@
 """One HTTP attempt of a webhook delivery.
 
-The rule it keeps: the signature covers exactly the bytes that are sent, and redirects are followed as the
-.NET client of BTCPay Server follows them.
+The rule it keeps: redirects are followed as the .NET client of BTCPay Server follows them.
 """
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
@@ -43,11 +40,6 @@ class SendOutcome:
     def is_retried(self) -> bool:
         code = self.http_code
         return code is None or code in _RETRIED or 500 <= code <= 599
-
-
-def signature(secret: str, body: bytes) -> str:
-    """Return the value of ``BTCPay-Sig`` for exactly these bytes."""
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 async def send(

@@ -16,9 +16,10 @@ from typing import Any
 
 import aiohttp
 
+from kosmo_billing_daemon.btcpay.signature import HEADER, sign
 from kosmo_billing_daemon.demo.btcpay.faults import WebhookFaults
 from kosmo_billing_daemon.demo.btcpay.invoices import new_id
-from kosmo_billing_daemon.demo.btcpay.sending import SendOutcome, send, signature
+from kosmo_billing_daemon.demo.btcpay.sending import SendOutcome, send
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 
@@ -264,7 +265,7 @@ class Webhooks:
         delivery.sent = self._clock()
         headers = {
             "Content-Type": "application/json",
-            "BTCPay-Sig": signature(webhook.secret, delivery.body),
+            HEADER: sign(delivery.body, webhook.secret.encode()),
             "User-Agent": self._user_agent,
         }
         delivery.outcome = await send(self._session, webhook.url, delivery.body, headers)
