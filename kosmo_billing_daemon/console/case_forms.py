@@ -66,10 +66,6 @@ async def _next(request: web.Request) -> str:
     return await next_case(request, case_number(request))
 
 
-async def _nothing_else(_: web.Request) -> Sequence[FormField]:
-    return ()
-
-
 async def _rehearse(
     request: web.Request, user_id: UserId, act: Callable[[Desk, OperatorAction], Awaitable[object]]
 ) -> tuple[list[tuple[str, str]], UserState, UserState]:
@@ -222,7 +218,6 @@ FORMS = (
         title="Give what was bought",
         verb="Give it",
         intro="As if the invoice had settled now. The case is closed.",
-        fields=_nothing_else,
         preview=_preview_settling,
         run=_settle,
         back=_back,
@@ -234,7 +229,6 @@ FORMS = (
         title="Give the plan again",
         verb="Give it again",
         intro="For the second payment. Close the case afterwards.",
-        fields=_nothing_else,
         preview=_preview_grant,
         run=_grant,
         back=_back,
@@ -258,7 +252,6 @@ FORMS = (
         title="End the plan",
         verb="End the plan",
         intro="What is left of the plan is set against what the user owes.",
-        fields=_nothing_else,
         preview=_preview_ending,
         run=_end,
         back=_back,
@@ -271,7 +264,6 @@ FORMS = (
         title="Close the case",
         verb="Close it",
         intro="Without giving any rights, as after a refund. More money that comes in later opens it again.",
-        fields=_nothing_else,
         preview=_preview_closing,
         run=_close,
         back=_back,

@@ -41,6 +41,14 @@ class FormField:
     is_required: bool = True
 
 
+Fields = Callable[[web.Request], Awaitable[Sequence[FormField]]]
+
+
+async def nothing_else(_: web.Request) -> Sequence[FormField]:
+    """Ask for a reason alone."""
+    return ()
+
+
 @record(kw_only=True)
 class Preview:
     """What will happen: one sentence, what changes (name and new value), and what to think of first."""
@@ -65,10 +73,10 @@ class OperatorForm:
     path: str
     title: str
     verb: str
-    fields: Callable[[web.Request], Awaitable[Sequence[FormField]]]
     preview: Callable[[web.Request, Values], Awaitable[Preview]]
     run: Callable[[web.Request, Values, OperatorAction], Awaitable[str | web.Response]]
     back: Callable[[web.Request], str]
+    fields: Fields = nothing_else
     about: Callable[[web.Request], Awaitable[str]] | None = None
     then: Callable[[web.Request], Awaitable[str]] | None = None
     intro: str = ""

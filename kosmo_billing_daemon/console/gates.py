@@ -95,10 +95,6 @@ def _outstanding(held: Sequence[GrantedLease]) -> tuple[int, int]:
     return sum(one.lease.outstanding for one in held), len({one.user_id for one in held})
 
 
-async def _nothing_else(_: web.Request) -> Sequence[FormField]:
-    return ()
-
-
 async def _about(request: web.Request) -> str:
     return f"Gateway {_name(request)}"
 
@@ -183,7 +179,6 @@ FORMS = (
         title="Take back what it holds",
         verb="Take it back",
         intro="For a gateway that has vanished: others may lease what it held.",
-        fields=_nothing_else,
         preview=_preview_freeing,
         run=_free,
         back=_back,
@@ -206,7 +201,6 @@ FORMS = (
         path=f"/gates/cases/{NUMBER}/close",
         title="Close the case",
         verb="Close it",
-        fields=_nothing_else,
         preview=_preview_closing,
         run=_close,
         back=lambda request: f"/gates/cases/{request.match_info['number']}",

@@ -173,10 +173,6 @@ async def _replay(request: web.Request, given: Values, by: OperatorAction) -> st
     return f"Hook {number} is on; {count(added)} event{'' if added == 1 else 's'} queued."
 
 
-async def _nothing_else(_: web.Request) -> Sequence[FormField]:
-    return ()
-
-
 async def _preview_removing(request: web.Request, _: Values) -> Preview:
     listed = (await _actions(request).load(_number(request))).listed
     return Preview(
@@ -226,7 +222,6 @@ FORMS = (
         path=f"/hooks/{NUMBER}/remove",
         title="Remove the hook",
         verb="Remove the hook",
-        fields=_nothing_else,
         preview=_preview_removing,
         run=_remove,
         back=_back,

@@ -1,4 +1,4 @@
-"""What operators give back: a refund of credit through BTCPay, its end, and one that was made there."""
+"""What operators give back to a user: a refund of credit through BTCPay, and one that was made there."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,14 +9,14 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin import rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
-from kosmo_billing_daemon.admin.explaining import money
 from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
+from kosmo_billing_daemon.btcpay.refunds import PullPayment
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, Preview, Values
-from kosmo_billing_daemon.console.user import is_open, user_of
+from kosmo_billing_daemon.console.rendering import money
+from kosmo_billing_daemon.console.user import user_of
 from kosmo_billing_daemon.console.user_forms import described
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.store import refunds
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.refunds import Refund
@@ -24,7 +24,8 @@ from kosmo_billing_daemon.store.refunds import Refund
 PREVIEW: Final = OperatorAction("console", "a preview, which is undone")
 
 
-def _refunding(desk: Desk) -> Refunding:
+def refunding(desk: Desk) -> Refunding:
+    """Return the actions, as this desk carries them out."""
     return Refunding(pool=desk.pool, btcpay=desk.settlement.btcpay, clock=desk.clock)
 
 
@@ -63,12 +64,12 @@ async def _look_at_refund(desk: Desk, user_id: UserId, given: Values) -> Preview
     found: list[Refund] = []
 
     async def order(pool: Pool) -> None:
-        refunding = replace(_refunding(desk), pool=pool)
-        amount, another = _amount(given["amount"]), bool(given["another"])
-        found.extend(await refunding.order(given["invoice"] or user_id, amount, PREVIEW, another=another))
+        actions = replace(refunding(desk), pool=pool)
+        amount, another = amount_of(given), bool(given["another"])
+        found.extend(await actions.order(given["invoice"] or user_id, amount, PREVIEW, another=another))
 
     before, after = await rehearsing.rehearse(desk.pool, user_id, order)
-    sums = " and ".join(f"{_total(one)} of invoice {one.btcpay_invoice_id}" for one in found)
+    sums = " and ".join(f"{total(one)} of invoice {one.btcpay_invoice_id}" for one in found)
     effects = rehearsing.changes(before, after)
     if not effects:
         return Preview(sentence=f"A refund of {sums} is ordered already; its link is shown again.")
@@ -80,44 +81,23 @@ async def _look_at_refund(desk: Desk, user_id: UserId, given: Values) -> Preview
 
 
 async def _refund(desk: Desk, user_id: UserId, given: Values, by: OperatorAction) -> str:
-    name, amount, another = given["invoice"], _amount(given["amount"]), bool(given["another"])
-    refunding = _refunding(desk)
+    name, amount, another = given["invoice"], amount_of(given), bool(given["another"])
+    actions = refunding(desk)
     if name:
-        made = [await refunding.refund(name, amount, by, another=another)]
+        made = [await actions.refund(name, amount, by, another=another)]
     else:
-        made = await refunding.refund_user(user_id, amount, by, another=another)
-    return "; ".join(f"{_total(one)} can be claimed at {one.link}" for one in made)
+        made = await actions.refund_user(user_id, amount, by, another=another)
+    return "; ".join(f"{total(one)} can be claimed at {one.link}" for one in made)
 
 
-def _total(refund: Refund) -> str:
+def total(refund: Refund | PullPayment) -> str:
+    """Write the sum of a refund."""
     return money(refund.total.amount, refund.total.currency)
 
 
-def _amount(given: str) -> Decimal | None:
-    return read_amount(given) if given else None
-
-
-async def _ordered(request: web.Request) -> Sequence[FormField]:
-    async with request.app[DESK].pool.connection() as connection:
-        found = await refunds.load_of_user(connection, user_of(request))
-    options = [
-        (one.btcpay_invoice_id, f"{_total(one)} of {one.btcpay_invoice_id}") for one in found if is_open(one)
-    ]
-    return (FormField(name="invoice", label="Refund", kind="select", options=options),)
-
-
-async def _look_at_cancelling(desk: Desk, user_id: UserId, given: Values) -> Preview:
-    async with desk.pool.connection() as connection:
-        found = await refunds.load_of_user(connection, user_id)
-    sums = [_total(one) for one in found if is_open(one) and one.btcpay_invoice_id == given["invoice"]]
-    if not sums:
-        raise Conflict("there is no refund to cancel")
-    return Preview(sentence=f"Unless somebody claimed it, it is cancelled, and {sums[0]} are credit again.")
-
-
-async def _cancel(desk: Desk, _: UserId, given: Values, by: OperatorAction) -> str:
-    taken = await _refunding(desk).cancel(given["invoice"], by)
-    return f"The refund is cancelled: {_total(taken)} are credit again."
+def amount_of(given: Values) -> Decimal | None:
+    """Read the amount that was typed, if any was."""
+    return read_amount(given["amount"]) if given["amount"] else None
 
 
 async def _made(request: web.Request) -> Sequence[FormField]:
@@ -136,8 +116,8 @@ async def _look_at_recording(_desk: Desk, _user_id: UserId, _: Values) -> Previe
 
 
 async def _record(desk: Desk, _: UserId, given: Values, by: OperatorAction) -> str:
-    booked = await _refunding(desk).record(given["invoice"], given["pull_payment"], by)
-    return f"{_total(booked)} are booked as refunded."
+    booked = await refunding(desk).record(given["invoice"], given["pull_payment"], by)
+    return f"{total(booked)} are booked as refunded."
 
 
 FORMS = (
@@ -149,14 +129,6 @@ FORMS = (
         look=_look_at_refund,
         fields=_to_refund,
         is_dangerous=True,
-    ),
-    described(
-        "refund/cancel",
-        "Cancel a refund",
-        _cancel,
-        verb="Cancel the refund",
-        look=_look_at_cancelling,
-        fields=_ordered,
     ),
     described(
         "refund/record",

@@ -2,21 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
 from aiohttp import web
 
 from kosmo_billing_daemon.admin import refund_list, rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
-from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
 from kosmo_billing_daemon.btcpay import refunds as at_btcpay
 from kosmo_billing_daemon.btcpay.refunds import Claim, ClaimState
 from kosmo_billing_daemon.console.attention import NUMBER, next_case
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
-from kosmo_billing_daemon.console.refund_actions import PREVIEW
-from kosmo_billing_daemon.console.rendering import money, render, url
+from kosmo_billing_daemon.console.refund_actions import PREVIEW, amount_of, refunding, total
+from kosmo_billing_daemon.console.rendering import render, url
 from kosmo_billing_daemon.errors import Invalid, NotFound, Refused, Unavailable
 from kosmo_billing_daemon.store import refunds
 from kosmo_billing_daemon.store.postgres import Connection, Pool, Rehearsal
@@ -31,11 +30,6 @@ _CLAIM_WORDS: Final = {
     ClaimState.COMPLETED: ("paid out", "good"),
     ClaimState.CANCELLED: ("claim cancelled", "quiet"),
 }
-
-
-def _refunding(request: web.Request) -> Refunding:
-    desk = request.app[DESK]
-    return Refunding(pool=desk.pool, btcpay=desk.settlement.btcpay, clock=desk.clock)
 
 
 async def _show(request: web.Request) -> web.Response:
@@ -85,12 +79,18 @@ def _case(request: web.Request) -> str:
 
 
 def _back(request: web.Request) -> str:
-    return f"/attention/{_case(request)}" if _case(request) else "/refunds"
+    """Return the page from which an operator came: a case, a user, or the list."""
+    if _case(request):
+        return f"/attention/{_case(request)}"
+    try:
+        return f"/users/{UUID(request.query['user'])}"
+    except (KeyError, ValueError):
+        return "/refunds"
 
 
 async def _after_making(request: web.Request) -> str:
     """Go back to the case, or on to the next if the refund has closed it."""
-    return await next_case(request, int(_case(request))) if _case(request) else "/refunds"
+    return await next_case(request, int(_case(request))) if _case(request) else _back(request)
 
 
 async def _what(_: web.Request) -> Sequence[FormField]:
@@ -119,9 +119,9 @@ async def _preview_making(request: web.Request, given: Values) -> Preview:
     found: list[Refund] = []
 
     async def order(pool: Pool) -> None:
-        refunding = replace(_refunding(request), pool=pool)
-        amount, another = _amount(given), bool(given["another"])
-        found[:] = await refunding.order(given["invoice"], amount, PREVIEW, another=another)
+        actions = replace(refunding(desk), pool=pool)
+        amount, another = amount_of(given), bool(given["another"])
+        found[:] = await actions.order(given["invoice"], amount, PREVIEW, another=another)
 
     await order(Rehearsal(desk.pool, _look_at_nothing))
     (one,) = found
@@ -133,7 +133,7 @@ async def _preview_making(request: web.Request, given: Values) -> Preview:
     else:
         before, after = await rehearsing.rehearse(desk.pool, one.user_id, order)
         effects += rehearsing.changes(before, after)
-    sum_ = money(one.total.amount, one.total.currency)
+    sum_ = total(one)
     whom = "whoever paid it" if one.user_id is None else f"user {one.user_id}"
     return Preview(
         sentence=f"BTCPay makes a link by which {whom} can claim {sum_}.",
@@ -147,18 +147,14 @@ async def _look_at_nothing(_: Connection) -> None:
 
 
 async def _make(request: web.Request, given: Values, by: OperatorAction) -> str:
-    made = await _refunding(request).refund(
-        given["invoice"], _amount(given), by, another=bool(given["another"])
+    made = await refunding(request.app[DESK]).refund(
+        given["invoice"], amount_of(given), by, another=bool(given["another"])
     )
-    sum_ = money(made.total.amount, made.total.currency)
+    sum_ = total(made)
     if made.paid_at is not None:
         return f"{sum_} of this invoice were refunded before; nothing was changed."
     onward = f" Now close case {_case(request)}." if _case(request) and made.user_id is not None else ""
     return f"{sum_} can be claimed at {made.link}; the list of refunds keeps the link.{onward}"
-
-
-def _amount(given: Values) -> Decimal | None:
-    return read_amount(given["amount"]) if given["amount"] else None
 
 
 async def _chosen(request: web.Request) -> Refund:
@@ -170,13 +166,9 @@ async def _chosen(request: web.Request) -> Refund:
     return found
 
 
-async def _nothing_else(_: web.Request) -> Sequence[FormField]:
-    return ()
-
-
 async def _about(request: web.Request) -> str:
     refund = await _chosen(request)
-    return f"{money(refund.total.amount, refund.total.currency)} {_to(refund)}"
+    return f"{total(refund)} {_to(refund)}"
 
 
 def _to(refund: Refund) -> str:
@@ -185,7 +177,7 @@ def _to(refund: Refund) -> str:
 
 async def _preview_cancelling(request: web.Request, _: Values) -> Preview:
     refund = await _chosen(request)
-    sum_ = money(refund.total.amount, refund.total.currency)
+    sum_ = total(refund)
     return Preview(
         sentence=f"The link ends, and {sum_} need attention again."
         if refund.user_id is None
@@ -197,8 +189,8 @@ async def _preview_cancelling(request: web.Request, _: Values) -> Preview:
 
 async def _cancel(request: web.Request, _: Values, by: OperatorAction) -> str:
     refund = await _chosen(request)
-    taken = await _refunding(request).cancel(refund.btcpay_invoice_id, by)
-    return f"The refund of {money(taken.total.amount, taken.total.currency)} is cancelled."
+    taken = await refunding(request.app[DESK]).cancel(refund.btcpay_invoice_id, by)
+    return f"The refund of {total(taken)} is cancelled."
 
 
 async def _which(_: web.Request) -> Sequence[FormField]:
@@ -212,7 +204,7 @@ async def _preview_recording(request: web.Request, given: Values) -> Preview:
     made = await at_btcpay.fetch(request.app[DESK].settlement.btcpay, given["pull_payment"])
     if made is None:
         raise NotFound(f"BTCPay has no pull payment {given['pull_payment']!r}")
-    sum_ = money(made.total.amount, made.total.currency)
+    sum_ = total(made)
     return Preview(
         sentence=f"{sum_} are booked as refunded, as BTCPay made it: {made.name or 'without a name'}.",
         effects=[("Credit", f"-{sum_}"), ("At BTCPay", "archived" if made.is_archived else "can be claimed")],
@@ -221,8 +213,8 @@ async def _preview_recording(request: web.Request, given: Values) -> Preview:
 
 
 async def _record(request: web.Request, given: Values, by: OperatorAction) -> str:
-    booked = await _refunding(request).record(given["invoice"], given["pull_payment"], by)
-    sum_ = money(booked.total.amount, booked.total.currency)
+    booked = await refunding(request.app[DESK]).record(given["invoice"], given["pull_payment"], by)
+    sum_ = total(booked)
     return f"{sum_} are booked as refunded: {_to(booked)}."
 
 
@@ -253,10 +245,9 @@ FORMS = (
         title="Cancel the refund",
         verb="Cancel the refund",
         intro="Only what nobody has claimed can be taken back.",
-        fields=_nothing_else,
         preview=_preview_cancelling,
         run=_cancel,
-        back=lambda _: "/refunds",
+        back=_back,
         about=_about,
         is_dangerous=True,
     ),

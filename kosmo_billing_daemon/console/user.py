@@ -19,7 +19,6 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import refunds
-from kosmo_billing_daemon.store.refunds import Refund
 from kosmo_billing_daemon.store.usage import DayOfUse
 
 LIMIT: Final = 100
@@ -45,11 +44,6 @@ def user_of(request: web.Request) -> UserId:
         raise web.HTTPNotFound from None
 
 
-def is_open(refund: Refund) -> bool:
-    """Say whether it can still be cancelled, as far as is known here."""
-    return refund.cancelled_at is None and refund.paid_at is None
-
-
 async def show(request: web.Request) -> web.Response:
     """Show one user. Another name of theirs, such as an order's, leads here."""
     desk = request.app[DESK]
@@ -70,7 +64,7 @@ async def show(request: web.Request) -> web.Response:
         has_revoked=any(row.revoked_at is not None for row in history.purchases),
         has_packs=any(own_packs(row) for row in history.purchases),
         has_paid=any(each.received > 0 for each in history.invoices),
-        has_refunds=any(map(is_open, refunded)),
+        open_refunds=[one for one in refunded if one.cancelled_at is None and one.paid_at is None],
         moments=timeline(history, tuple(refunded[:LIMIT])),
         bars=_bars(history.days, desk.clock().date()),
         leased=state.leased,

@@ -4,29 +4,23 @@ The rule it keeps: the preview is the action itself, carried out and undone (``a
 what asks BTCPay, or changes nothing about the user, is described instead.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from kosmo_billing_daemon.admin import rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.console.desk import DESK, Desk, operator_of
-from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
+from kosmo_billing_daemon.console.forms import Fields, OperatorForm, Preview, Values, nothing_else
 from kosmo_billing_daemon.console.user import user_of
 from kosmo_billing_daemon.domain.subscriptions import UserId
 
 Act = Callable[[Desk, UserId, Values, OperatorAction], Awaitable[str]]
 """Carries an action out with what the desk has, and says what was done."""
 
-Fields = Callable[[web.Request], Awaitable[Sequence[FormField]]]
 Look = Callable[[Desk, UserId, Values], Awaitable[Preview]]
 
 PAGE = "/users/{user_id}"
-
-
-async def nothing(_: web.Request) -> Sequence[FormField]:
-    """Ask for a reason alone."""
-    return ()
 
 
 def rehearsed(
@@ -36,7 +30,7 @@ def rehearsed(
     *,
     verb: str,
     will: str,
-    fields: Fields = nothing,
+    fields: Fields = nothing_else,
     is_dangerous: bool = False,
 ) -> OperatorForm:
     """Return the form of an action that changes the database alone; ``will`` says what it does."""
@@ -64,7 +58,7 @@ def described(
     *,
     verb: str,
     look: Look,
-    fields: Fields = nothing,
+    fields: Fields = nothing_else,
     is_dangerous: bool = False,
 ) -> OperatorForm:
     """Return the form of an action whose preview ``look`` describes."""
