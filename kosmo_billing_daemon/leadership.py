@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.store import leader_lock
 from kosmo_billing_daemon.store.leader_lock import Term
 from kosmo_billing_daemon.store.postgres import Connection, Database
@@ -21,6 +22,9 @@ from kosmo_billing_daemon.store.postgres import Connection, Database
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+UNLED_FOR = 30.0
+"""Seconds without a leader after which no daemon is ready: replacing a frozen one takes half of that."""
 
 CANDIDATE_EVERY = 1.0  # seconds between a candidate's tries
 SIGN_OF_LIFE_EVERY = 2.0
@@ -72,6 +76,14 @@ class Leadership:
         if is_led is not False:
             self._led_at = now
         return now - self._led_at
+
+    def health(self, is_led: bool | None) -> tuple[bool, Check]:
+        """Say whether any daemon leads, or did a moment ago, and what this one does for the lock."""
+        unled, role = self.unled_for(is_led), self.role
+        told = role or "no connection to the database for it"
+        if unled > 0:
+            told += f"; no leader for {unled:.0f} s"
+        return unled <= UNLED_FOR, Check(role is not None and unled <= UNLED_FOR, told)
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Seek the lock; run ``work`` while it is held, and cancel it when it is lost.

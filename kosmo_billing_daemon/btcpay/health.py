@@ -18,6 +18,7 @@ from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayR
 from kosmo_billing_daemon.errors import KosmoError
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,17 @@ class BtcpayState:
     def problem(self) -> str | None:
         """What is wrong at present, if anything is."""
         return self.denied or self.refused or (None if self.reachable else self.last_error)
+
+    def health(self) -> Check:
+        return Check.of(self.problem, "reachable")
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "btcpay_up": self.reachable,
+            "btcpay_denies": self.denied is not None,
+            "btcpay_refuses": self.refused is not None,
+            "btcpay_errors_total": self.failures,
+        }
 
 
 class Health:

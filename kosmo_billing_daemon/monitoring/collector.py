@@ -79,31 +79,18 @@ class MetricsCollector:
         return self.metrics.expose(reading)
 
     def _parts(self) -> Reading:
-        state, tally = self.btcpay.state, self.leader.metering.tally
-        line, found = self.leader.session.line, descriptors.count()
+        found = descriptors.count()
         return Reading(
             {
                 "leader": self.leadership.leads,
-                "broker_connected": line.connected_since is not None,
-                "broker_refuses": self.leader.publisher.refusals.current is not None,
-                "broker_losses_total": line.losses,
-                "publications_total": self.leader.publisher.published,
-                "btcpay_up": state.reachable,
-                "btcpay_denies": state.denied is not None,
-                "btcpay_refuses": state.refused is not None,
-                "btcpay_errors_total": state.failures,
-                "http_connections": self.admission.held,
-                "http_displaced_total": self.admission.displaced,
                 "clock_steps_total": self.watch.steps,
+                **self.leader.session.metrics(),
+                **self.btcpay.state.metrics(),
+                **self.admission.metrics(),
             },
             {
                 "descriptors": {"open": found.open, "most": found.most},
-                "usage_total": {
-                    "accepted": tally.accepted,
-                    "duplicate": tally.duplicates,
-                    "rejected": tally.rejected,
-                    "malformed": tally.malformed,
-                },
+                "usage_total": self.leader.metering.tally.metrics(),
             },
         )
 

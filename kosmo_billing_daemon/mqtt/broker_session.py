@@ -31,6 +31,7 @@ from kosmo_billing_daemon.mqtt.time_answers import TimeAnswers
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake, UsageSession
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.store.leader_lock import Term, TermPool
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -80,6 +81,20 @@ class BrokerSession:
         self._throttle = LogThrottle()
         self._floor: int | None = None  # of the versions of this term
         self.line = Line()
+
+    def health(self) -> Check:
+        """Say how the connection is."""
+        if self.line.connected_since is None:
+            return Check(False, self.line.last_error or "connecting")
+        return Check.of(self._usage.refusal or self.line.withheld, "connected")
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "broker_connected": self.line.connected_since is not None,
+            "broker_refuses": self._publisher.refusals.current is not None,
+            "broker_losses_total": self.line.losses,
+            "publications_total": self._publisher.published,
+        }
 
     async def run(self, still_leading: Callable[[], Awaitable[Term]]) -> None:
         """Keep speaking until cancelled, for one term: another one may find the database gone back."""

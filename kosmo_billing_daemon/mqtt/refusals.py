@@ -37,6 +37,13 @@ class Refusals:
         self._clock = clock
         self._throttle = LogThrottle()
 
+    @property
+    def problem(self) -> str | None:
+        """What the broker refuses, and what to do about it."""
+        if self.current is None:
+            return None
+        return f"the broker refuses {self.current.topic}: {self.current.reason}; fix its ACL"
+
     def refused(self, error: PublishRefused) -> None:
         """Raise the alarm; the log is told once a minute for each branch of the topic tree."""
         if self.current is None:

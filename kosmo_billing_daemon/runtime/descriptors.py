@@ -12,6 +12,7 @@ import resource
 import sys
 
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,12 @@ class DescriptorWatch:
     def __init__(self) -> None:
         self._throttle = LogThrottle()
 
-    def look(self) -> Descriptors:
-        """Return how many there are now."""
+    def health(self) -> Check:
+        """Say how many there are now."""
         found = count()
         if not found.are_short:
             if self._throttle.forget("short"):
                 log.info("file descriptors are free again: %s", found)
         elif self._throttle.allows("short"):
             log.warning("%s: soon nothing more can be opened or accepted", found)
-        return found
+        return Check(not found.are_short, str(found))

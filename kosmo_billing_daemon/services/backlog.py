@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import leader_lock, lookups, outbox
 from kosmo_billing_daemon.store.migrations import load_lacking
@@ -39,6 +40,15 @@ class Backlog:
     events: float = 0.0
     error: str | None = None
     is_led: bool | None = None
+
+    def health(self) -> dict[str, Check]:
+        """Say of each queue whether it keeps up."""
+        oldest = max(self.entitlements, self.events)
+        return {
+            "deliveries": Check(self.deliveries <= TOO_OLD, f"oldest waits {self.deliveries:.0f} s"),
+            "set_aside": Check.of(self.aside, "nothing"),
+            "publishing": Check(oldest <= TOO_OLD, f"oldest waits {oldest:.0f} s"),
+        }
 
 
 async def read_backlog(pool: Pool, clock: Clock) -> Backlog:

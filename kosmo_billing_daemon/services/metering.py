@@ -56,6 +56,14 @@ class Tally:
     rejected: int = 0
     malformed: int = 0
 
+    def metrics(self) -> dict[str, float]:
+        return {
+            "accepted": self.accepted,
+            "duplicate": self.duplicates,
+            "rejected": self.rejected,
+            "malformed": self.malformed,
+        }
+
 
 @record(kw_only=True)
 class Metering:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.health import Check
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class Commits:
             waiting = max(waiting, after)
         return f"a commit was waited for {waiting:.0f} s" if waiting > STALLED else None
 
-    def look(self) -> str | None:
-        """Return how long commits take, if that has been too long for a while; told in the log as well."""
+    def health(self) -> Check:
+        """Say how long commits take, if that has been too long for a while; told in the log as well."""
         now = time.monotonic()
         if now - self._stretch_began > STRETCH:
             self._judge()
@@ -60,7 +61,7 @@ class Commits:
             problem = f"commits take {self._typical:.2f} s"
         if problem is not None and self._throttle.allows("slow"):
             log.warning("%s: the database's disk is slow, or a standby it waits for", problem)
-        return problem
+        return Check.of(problem, "quick")
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:

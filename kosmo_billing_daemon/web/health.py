@@ -12,18 +12,11 @@ from typing import Literal
 from aiohttp import web
 
 from kosmo_billing_daemon.contract.encoding import ANY_UUID
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.operations import Answer, Operation
 from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.rendering import json_response
-
-
-@record
-class Check:
-    """One part: whether it is well, and its state in a few words."""
-
-    ok: bool
-    detail: str
 
 
 @record

@@ -24,11 +24,12 @@ from kosmo_billing_daemon.console.forms import OperatorForm
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.runtime.clock import utc_now
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store.postgres import Database, Pool
-from kosmo_billing_daemon.web.health import Check, Readiness
+from kosmo_billing_daemon.web.health import Readiness
 from kosmo_billing_daemon.web.server.serving import serve
 from tests.support.chromium import ARGUMENTS, PROGRAM
 from tests.support.node import node_modules

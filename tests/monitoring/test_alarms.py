@@ -10,8 +10,9 @@ import pytest
 from kosmo_billing_daemon.contract.cloud_events import cloud_event
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.monitoring.alarms import Alarms
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.store.postgres import Database, Pool
-from kosmo_billing_daemon.web.health import Check, Readiness
+from kosmo_billing_daemon.web.health import Readiness
 from tests.contract.schemas import errors
 from tests.demo.btcpay.conftest import HandClock
 

@@ -22,6 +22,7 @@ from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.runtime.metrics import Metrics, Reading
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
@@ -37,7 +38,7 @@ from kosmo_billing_daemon.settings import Http, Proxies, WebhookSettings, Webhoo
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
 from kosmo_billing_daemon.web.app import OPERATIONS, build_app
-from kosmo_billing_daemon.web.health import Check, Readiness
+from kosmo_billing_daemon.web.health import Readiness
 from kosmo_billing_daemon.web.openapi import problem_codes
 from kosmo_billing_daemon.web.server.admission import Admission
 from kosmo_billing_daemon.web.server.serving import KEEPALIVE_SECONDS, serve

@@ -9,7 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from kosmo_billing_daemon.contract.paths import API
-from kosmo_billing_daemon.web.health import Check, Readiness
+from kosmo_billing_daemon.runtime.health import Check
+from kosmo_billing_daemon.web.health import Readiness
 from tests.web.conftest import HOOK, Service, Starter, told
 
 

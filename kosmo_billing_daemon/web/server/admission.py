@@ -17,6 +17,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.runtime import descriptors
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.health import Check
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +71,17 @@ class Admission:
         allowed = descriptors.limit()
         return min(self._most, max(allowed - self._own, allowed // 2))
 
-    def look(self) -> bool:
+    def health(self) -> Check:
         """Say whether it is so full that some had to go, and in the log when it is no more."""
         had_to_go = time.monotonic() - self._displaced_at < CROWDED_SECONDS
         is_crowded = had_to_go and self.held > self.most * CROWDED
         if not is_crowded and self._throttle.forget("crowded"):
             log.info("there is room for connections again: %d of %d are held", self.held, self.most)
-        return is_crowded
+        told = f"{self.held} of {self.most}"
+        return Check(not is_crowded, f"{told}; idle ones are closed for new ones" if is_crowded else told)
+
+    def metrics(self) -> dict[str, float]:
+        return {"http_connections": self.held, "http_displaced_total": self.displaced}
 
     def made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection in."""
