@@ -94,7 +94,7 @@ class LeaseBook:
         self._is_copied = False  # another gate goes on with a copy of this file
         self._not_before: dict[int, float] = {}  # the user's next question, after a refusal
         self._wake = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._throttle = LogThrottle()
 
     @property
@@ -136,7 +136,7 @@ class LeaseBook:
     async def available(self, user: int) -> None:
         """Wait until a lease of this user has a message left, or none would help."""
         while True:
-            self._news.clear()
+            self._changed.clear()
             entry, now = self._entries.get(user), self._now()
             if entry is not None:
                 if any(lease.left > 0 for lease in self._usable(user, entry, now)):
@@ -148,7 +148,7 @@ class LeaseBook:
             self._ask(user, None, 1)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.1):  # documents come without a sign, and pauses end
-                    await self._news.wait()
+                    await self._changed.wait()
 
     async def run(self, link: Link) -> None:
         """Ask until the link is lost; what has no answer is asked again."""
@@ -216,7 +216,7 @@ class LeaseBook:
         elif question.row.want:
             pause = LONG_PAUSE if answer.reason is None else PAUSES.get(answer.reason, LONG_PAUSE)
             self._not_before[user] = at + pause
-        self._news.set()
+        self._changed.set()
 
     def tidy(self, held: Collection[bytes | None]) -> None:
         """Hand back what is idle and drop what is used up, over, or of a subscription that ended.

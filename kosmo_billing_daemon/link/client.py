@@ -44,7 +44,7 @@ def fresh_client(broker: Broker, will: Will | None) -> aiomqtt.Client:
     return client
 
 
-def say_hello(paho: Client, broker: Broker) -> None:
+def queue_connect(paho: Client, broker: Broker) -> None:
     """Queue the CONNECT packet on paho's (already open) socket."""
     if broker.protocol is Protocol.V311:
         paho.connect(broker.host, broker.port, broker.keepalive)

@@ -13,7 +13,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from kosmo_billing_daemon.link.broker import Broker, Message, Protocol, Will
-from kosmo_billing_daemon.link.client import Limits, fresh_client, say_hello
+from kosmo_billing_daemon.link.client import Limits, fresh_client, queue_connect
 from kosmo_billing_daemon.link.errors import ConnectRefused, LinkLost, SubscribeRefused
 from kosmo_billing_daemon.link.inbox import ReceivedMessages
 from kosmo_billing_daemon.link.outbox import Outbox, Told
@@ -29,7 +29,7 @@ from kosmo_billing_daemon.link.wire import Wire
 
 _T = TypeVar("_T")
 
-FAREWELL = 1.0  # seconds a broker gets to close after our DISCONNECT before the socket is cut
+CLOSE_WITHIN = 1.0  # seconds a broker gets to close after our DISCONNECT before the socket is cut
 
 
 def connect(broker: Broker, *, will: Will | None = None) -> AbstractAsyncContextManager["Link"]:
@@ -85,7 +85,7 @@ class Link:
                 await self._loop.create_connection(
                     lambda: self._wire, broker.host, broker.port, ssl=broker.tls
                 )
-                say_hello(self._paho, broker)
+                queue_connect(self._paho, broker)
                 await self._accepted
         except TimeoutError as error:
             await self._cut("the broker did not answer in time")
@@ -112,7 +112,7 @@ class Link:
                 self._leaving = True
                 self._paho.disconnect()
                 # The broker closes first: then it has read our DISCONNECT, whatever else was on its way.
-                await asyncio.wait({self._wire.closed}, timeout=FAREWELL)
+                await asyncio.wait({self._wire.closed}, timeout=CLOSE_WITHIN)
         finally:
             await self._cut("the link was closed")
 
@@ -285,7 +285,7 @@ class Link:
     async def _cut(self, reason: str) -> None:
         self._lose(reason)
         if self._wire.opened:
-            await asyncio.wait({self._wire.closed}, timeout=FAREWELL)
+            await asyncio.wait({self._wire.closed}, timeout=CLOSE_WITHIN)
 
     def _socket(self) -> Wire:
         return self._wire

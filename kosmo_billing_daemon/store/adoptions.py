@@ -42,7 +42,7 @@ FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::bigint[], $5::jsonb[])
     AS row (part, id, is_history, messages_used, old)
 """
 
-# What is exhausted already is no piece of news.
+# What is exhausted already gets no event.
 _SUBSCRIPTIONS = subscriptions.COLUMNS.insert(
     "subscriptions", {"threshold_announced": "quota_threshold(messages_used, messages_limit)"}
 )
