@@ -25,6 +25,7 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.monitoring.monitor import Monitor
+from kosmo_billing_daemon.monitoring.parts import WatchedParts
 from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch, utc_now
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.runtime.task_groups import ungrouped
@@ -88,7 +89,7 @@ class Daemon:
         self._console = ConsoleServer(
             settings, pool=pool, settlement=settlement, links=links, clock=clock, readiness=self.readiness
         )
-        self._monitor = Monitor(
+        parts = WatchedParts(
             pool=pool,
             clock=clock,
             watch=watch,
@@ -96,9 +97,9 @@ class Daemon:
             schema=self._schema,
             leadership=self._leadership,
             leader=self._leader,
-            front=self._front,
-            instance=settings.instance,
+            admission=self._front.admission,
         )
+        self._monitor = Monitor(parts, self._front.app, settings.instance)
 
     async def run(
         self,

@@ -7,11 +7,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from kosmo_billing_daemon.admin.attention import Attention, load
+from kosmo_billing_daemon.admin.attention import load
 from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.explaining import money, when
-from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import (
     case_json,
     command,
@@ -43,11 +43,7 @@ def list_(
     if context.invoked_subcommand is not None:
         return
 
-    async def work() -> Attention:
-        async with opened(env_file) as at:
-            return await load(at.pool, utc_now, limit)
-
-    found = run(work())
+    found = run_opened(env_file, lambda at: load(at.pool, utc_now, limit))
     if as_json:
         told = [
             map(case_json, found.cases),
@@ -87,12 +83,7 @@ def close(
     env_file: EnvFile = None,
 ) -> None:
     """Close a case without giving any rights, as after a refund."""
-
-    async def work() -> ListedCase:
-        async with opened(env_file) as at:
-            return await CaseActions(pool=at.pool, clock=utc_now).close(case, by(reason))
-
-    closed = run(work())
+    closed = run_opened(env_file, lambda at: CaseActions(pool=at.pool, clock=utc_now).close(case, by(reason)))
     if as_json:
         print_json({"case": closed.number, "closed": True})
         return
@@ -110,12 +101,11 @@ def give(
 ) -> None:
     """Give the money of an unknown or twice paid order to a user, as credit; that closes the case."""
 
-    async def work() -> tuple[ListedCase, UserId]:
-        async with opened(env_file) as at:
-            user_id = await at.user(user)
-            return await CaseActions(pool=at.pool, clock=utc_now).give(case, user_id, by(reason)), user_id
+    async def work(at: OpenedServices) -> tuple[ListedCase, UserId]:
+        user_id = await at.user(user)
+        return await CaseActions(pool=at.pool, clock=utc_now).give(case, user_id, by(reason)), user_id
 
-    given, user_id = run(work())
+    given, user_id = run_opened(env_file, work)
     if as_json:
         print_json({"case": given.number, "closed": True, "user_id": str(user_id)})
         return

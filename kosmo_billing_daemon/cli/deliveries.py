@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.admin.explaining import when
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
-from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
+from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
 from kosmo_billing_daemon.cli.rendering import console, print_json, table
 from kosmo_billing_daemon.store import deliveries
 from kosmo_billing_daemon.store.deliveries import LoggedDelivery
@@ -25,12 +25,12 @@ def list_(
     Those that are not ours come from other uses of the store, or from a database that lost orders.
     """
 
-    async def work() -> list[LoggedDelivery]:
-        async with opened(env_file) as at, at.pool.connection() as connection:
+    async def work(at: OpenedServices) -> list[LoggedDelivery]:
+        async with at.pool.connection() as connection:
             load = deliveries.load_not_ours if not_ours else deliveries.load_newest
             return await load(connection, limit)
 
-    found = run(work())
+    found = run_opened(env_file, work)
     if as_json:
         print_json(found)
         return

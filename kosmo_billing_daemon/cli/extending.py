@@ -9,8 +9,8 @@ import typer
 from kosmo_billing_daemon.admin import explaining
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.extending import MOST_DAYS, Extended, ExtensionPreview
-from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.progress import long_work
 from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, purchase_json, table
 from kosmo_billing_daemon.domain.subscriptions import Subscription
@@ -42,12 +42,8 @@ def extend(
         return
     action = by(reason)
 
-    async def look() -> ExtensionPreview:
-        async with opened(env_file) as at:
-            return await at.extending.preview_all(days, reason)
-
     if preview or not yes:
-        found = run(look())
+        found = run_opened(env_file, lambda at: at.extending.preview_all(days, reason))
         if preview and as_json:
             print_json(_preview_json(found))
             return
@@ -61,14 +57,13 @@ def extend(
         if not typer.confirm(f"Give {days} days to {found.users} users?", err=True):
             raise typer.Exit(1)
 
-    async def work() -> Extended:
-        async with opened(env_file) as at:
-            total = (await at.extending.preview_all(days, reason)).users
-            with long_work() as shown:
-                shown.begin("extending", total)
-                return await at.extending.extend_all(days, action, shown.done)
+    async def work(at: OpenedServices) -> Extended:
+        total = (await at.extending.preview_all(days, reason)).users
+        with long_work() as shown:
+            shown.begin("extending", total)
+            return await at.extending.extend_all(days, action, shown.done)
 
-    done = run(work())
+    done = run_opened(env_file, work)
     if as_json:
         failed = [{"user_id": user_id, "why": why} for user_id, why in done.failed.items()]
         print_json({"users": done.users, "failed": failed})
@@ -82,11 +77,10 @@ def extend(
 
 
 def _extend_one(user: str, days: int, reason: str, env_file: Path | None, *, as_json: bool) -> None:
-    async def work() -> Subscription:
-        async with opened(env_file) as at:
-            return await at.extending.extend(await at.user(user), days, by(reason))
+    async def work(at: OpenedServices) -> Subscription:
+        return await at.extending.extend(await at.user(user), days, by(reason))
 
-    row = run(work())
+    row = run_opened(env_file, work)
     if as_json:
         print_json(purchase_json(row))
         return

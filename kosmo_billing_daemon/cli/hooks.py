@@ -10,12 +10,11 @@ import typer
 
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.hooks import HookActions
-from kosmo_billing_daemon.cli.frame import EX_FAILED, AsJson, EnvFile, own_path, run
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.frame import EX_FAILED, AsJson, EnvFile, own_path
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
 from kosmo_billing_daemon.domain.hooks import without_query
 from kosmo_billing_daemon.errors import Invalid
-from kosmo_billing_daemon.hooks.client import HookAnswer
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.hooks import Hook, ListedHook
 
@@ -55,12 +54,11 @@ def add(
         raise Invalid("which events? such as --events subscription.expiring,invoice.needs_attention")
     texts = None if text is None else _read_texts(text)
 
-    async def work() -> Hook:
-        async with opened(env_file) as at:
-            actions = HookActions(pool=at.pool, clock=utc_now)
-            return await actions.add(url, patterns, texts=texts, allow_private=allow_private, by=by(reason))
+    async def work(at: OpenedServices) -> Hook:
+        actions = HookActions(pool=at.pool, clock=utc_now)
+        return await actions.add(url, patterns, texts=texts, allow_private=allow_private, by=by(reason))
 
-    hook = run(work())
+    hook = run_opened(env_file, work)
     if as_json:
         print_json({"hook": hook.id, "url": hook.url, "events": hook.events, "secret": hook.secret})
         return
@@ -73,12 +71,7 @@ def add(
 
 def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """List the hooks: the last answer, how many events wait, and since when one is failing or off."""
-
-    async def work() -> list[ListedHook]:
-        async with opened(env_file) as at:
-            return await HookActions(pool=at.pool, clock=utc_now).load_all()
-
-    found = run(work())
+    found = run_opened(env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).load_all())
     if as_json:
         print_json([_hook_json(listed) for listed in found])
         return
@@ -98,12 +91,7 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
 
 def try_(hook: Number, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Send a test event now, and show the answer; exit code 1 if it was not accepted."""
-
-    async def work() -> HookAnswer:
-        async with opened(env_file) as at:
-            return await HookActions(pool=at.pool, clock=utc_now).test(hook)
-
-    answer = run(work())
+    answer = run_opened(env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).test(hook))
     if as_json:
         print_json({"hook": hook, "accepted": answer.is_accepted, "answer": answer.words})
     else:
@@ -128,11 +116,9 @@ def replay(
     """Switch a hook on again and send what happened since then; ids are the same as the first time."""
     at_utc = None if since is None else since.replace(tzinfo=UTC)
 
-    async def work() -> int:
-        async with opened(env_file) as at:
-            return await HookActions(pool=at.pool, clock=utc_now).replay(hook, at_utc, by(reason))
-
-    added = run(work())
+    added = run_opened(
+        env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).replay(hook, at_utc, by(reason))
+    )
     if as_json:
         print_json({"hook": hook, "queued": added})
     else:
@@ -144,11 +130,10 @@ def remove(
 ) -> None:
     """Remove a hook. What waits for it is not sent any more."""
 
-    async def work() -> None:
-        async with opened(env_file) as at:
-            await HookActions(pool=at.pool, clock=utc_now).remove(hook, by(reason))
+    async def work(at: OpenedServices) -> None:
+        await HookActions(pool=at.pool, clock=utc_now).remove(hook, by(reason))
 
-    run(work())
+    run_opened(env_file, work)
     if as_json:
         print_json({"hook": hook, "removed": True})
     else:

@@ -6,9 +6,9 @@ import typer
 
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.ways_out import invoice_name
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.listing import find
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import (
     INVOICE_HEADINGS,
     case_json,
@@ -38,13 +38,12 @@ def list_(
 ) -> None:
     """List invoices, newest first."""
 
-    async def work() -> list[Invoice]:
-        async with opened(env_file) as at:
-            user_id = None if user is None else await at.user(user)
-            async with at.pool.connection() as connection:
-                return await listings.load_invoices(connection, user_id, status, limit)
+    async def work(at: OpenedServices) -> list[Invoice]:
+        user_id = None if user is None else await at.user(user)
+        async with at.pool.connection() as connection:
+            return await listings.load_invoices(connection, user_id, status, limit)
 
-    found = run(work())
+    found = run_opened(env_file, work)
     if as_json:
         print_json([invoice_json(invoice) for invoice in found])
         return
@@ -58,8 +57,8 @@ def list_(
 def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Show one invoice, the deliveries about it, and the cases it raised."""
 
-    async def work() -> tuple[Invoice, list[LoggedDelivery], list[listings.ListedCase]]:
-        async with opened(env_file) as at, at.pool.connection() as connection:
+    async def work(at: OpenedServices) -> tuple[Invoice, list[LoggedDelivery], list[listings.ListedCase]]:
+        async with at.pool.connection() as connection:
             found = await listings.find_invoice(connection, invoice)
             if found is None:
                 raise NotFound(f"there is no invoice {invoice!r}")
@@ -69,7 +68,7 @@ def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> No
                 await listings.load_cases_of_invoice(connection, found.id),
             )
 
-    found, logged, cases = run(work())
+    found, logged, cases = run_opened(env_file, work)
     if as_json:
         told = [
             {
@@ -103,12 +102,9 @@ def settle(
     env_file: EnvFile = None,
 ) -> None:
     """Give what an invoice was for, from now on, and close its cases. A repeat changes nothing."""
-
-    async def work() -> tuple[Invoice, bool]:
-        async with opened(env_file) as at:
-            return await at.operations.settle(invoice, by(reason), unpaid=unpaid)
-
-    settled, changed = run(work())
+    settled, changed = run_opened(
+        env_file, lambda at: at.operations.settle(invoice, by(reason), unpaid=unpaid)
+    )
     if as_json:
         print_json({**invoice_json(settled), "changed": changed})
         return

@@ -6,8 +6,8 @@ import typer
 
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
-from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -27,13 +27,12 @@ def list_(
 ) -> None:
     """List leases with messages outstanding, oldest first."""
 
-    async def work() -> list[GrantedLease]:
-        async with opened(env_file) as at:
-            user_id = None if user is None else await at.user(user)
-            async with at.pool.connection() as connection:
-                return await leases.load_open(connection, reporter, user_id, limit)
+    async def work(at: OpenedServices) -> list[GrantedLease]:
+        user_id = None if user is None else await at.user(user)
+        async with at.pool.connection() as connection:
+            return await leases.load_open(connection, reporter, user_id, limit)
 
-    found = run(work())
+    found = run_opened(env_file, work)
     if as_json:
         print_json(found)
         return
@@ -64,12 +63,11 @@ def free(
     if reporter is None and user is None:
         raise Invalid("name a gateway with --reporter, or a user with --user", field="reporter")
 
-    async def work() -> Voided:
-        async with opened(env_file) as at:
-            user_id = None if user is None else await at.user(user)
-            return await ReporterActions(pool=at.pool, clock=utc_now).free(reporter, user_id, by(reason))
+    async def work(at: OpenedServices) -> Voided:
+        user_id = None if user is None else await at.user(user)
+        return await ReporterActions(pool=at.pool, clock=utc_now).free(reporter, user_id, by(reason))
 
-    freed = run(work())
+    freed = run_opened(env_file, work)
     if as_json:
         print_json({"users": freed.users, "messages": freed.messages})
         return

@@ -8,8 +8,8 @@ import typer
 from kosmo_billing_daemon.admin import entries, spreadsheets
 from kosmo_billing_daemon.admin.books import Difference, compare
 from kosmo_billing_daemon.admin.times import read_period
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
-from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
+from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
 from kosmo_billing_daemon.cli.progress import long_work
 from kosmo_billing_daemon.cli.rendering import console, line, print_json
 from kosmo_billing_daemon.store.ledger import Entry, EntryFilter
@@ -36,12 +36,11 @@ def export(
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
     begin, end = read_period(first, last)
 
-    async def work() -> list[Entry]:
-        async with opened(env_file) as at:
-            batches = entries.load_every(at.pool, EntryFilter(since=begin, before=end))
-            return [entry async for batch in batches for entry in batch]
+    async def work(at: OpenedServices) -> list[Entry]:
+        batches = entries.load_every(at.pool, EntryFilter(since=begin, before=end))
+        return [entry async for batch in batches for entry in batch]
 
-    rows = [entries.cells(entry) for entry in run(work())]
+    rows = [entries.cells(entry) for entry in run_opened(env_file, work)]
     if format_ is BookFormat.JSON:
         print_json([dict(zip(entries.HEADINGS, row, strict=True)) for row in rows])
         return
@@ -57,13 +56,12 @@ def check(
     """Compare the ledger with BTCPay's list of invoices created in a period; exits with 1 if they differ."""
     begin, end = read_period(first, last)
 
-    async def work() -> list[Difference]:
-        async with opened(env_file) as at:
-            with long_work(again="nothing was changed") as shown:
-                shown.begin("reading BTCPay's invoices")
-                return await compare(at.pool, at.btcpay, begin, end, shown.done)
+    async def work(at: OpenedServices) -> list[Difference]:
+        with long_work(again="nothing was changed") as shown:
+            shown.begin("reading BTCPay's invoices")
+            return await compare(at.pool, at.btcpay, begin, end, shown.done)
 
-    found = run(work())
+    found = run_opened(env_file, work)
     if as_json:
         print_json(
             [

@@ -6,10 +6,9 @@ import typer
 
 from kosmo_billing_daemon.admin import finding, listing, spreadsheets
 from kosmo_billing_daemon.admin.explaining import quota, when
-from kosmo_billing_daemon.admin.finding import FoundByName
-from kosmo_billing_daemon.admin.listing import HasPlan, ListedUser, UserFilter, UserPage
+from kosmo_billing_daemon.admin.listing import HasPlan, ListedUser, UserFilter
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
-from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.opened import opened, run_opened
 from kosmo_billing_daemon.cli.rendering import (
     INVOICE_HEADINGS,
     case_json,
@@ -62,11 +61,7 @@ def list_(
         run(_write(wanted, env_file))
         return
 
-    async def work() -> UserPage:
-        async with opened(env_file) as at:
-            return await listing.load_page(at.pool, wanted, after, limit, utc_now())
-
-    page = run(work())
+    page = run_opened(env_file, lambda at: listing.load_page(at.pool, wanted, after, limit, utc_now()))
     if as_json:
         print_json({"users": [_json(user) for user in page.users], "next": page.next_cursor})
         return
@@ -98,12 +93,7 @@ def find(
     env_file: EnvFile = None,
 ) -> None:
     """Find whose an invoice, an order or a node is, and show the user's invoices."""
-
-    async def work() -> FoundByName:
-        async with opened(env_file) as at:
-            return await finding.find(at.pool, name, limit)
-
-    found = run(work())
+    found = run_opened(env_file, lambda at: finding.find(at.pool, name, limit))
     if as_json:
         print_json(
             {

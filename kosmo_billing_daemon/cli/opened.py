@@ -3,8 +3,9 @@
 import contextlib
 import os
 import pwd
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from kosmo_billing_daemon import settings
 from kosmo_billing_daemon.admin import finding
@@ -18,7 +19,7 @@ from kosmo_billing_daemon.assembly.connections import (
     settlement_of,
 )
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
-from kosmo_billing_daemon.cli.frame import caller
+from kosmo_billing_daemon.cli.frame import caller, run
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime import logs
@@ -29,6 +30,8 @@ from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.migrations import pending
 from kosmo_billing_daemon.store.postgres import Pool
+
+T = TypeVar("T")
 
 
 @record(kw_only=True)
@@ -75,6 +78,16 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
             renewals=renewals_of(loaded, pool),
             extending=extending,
         )
+
+
+def run_opened(env_file: Path | None, work: Callable[[OpenedServices], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's work with what it needs."""
+
+    async def with_services() -> T:
+        async with opened(env_file) as at:
+            return await work(at)
+
+    return run(with_services())
 
 
 def by(reason: str) -> OperatorAction:

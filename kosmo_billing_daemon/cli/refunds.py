@@ -6,9 +6,9 @@ import typer
 
 from kosmo_billing_daemon.admin.explaining import money
 from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
-from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason, run
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.invoices import Name
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import console, line, print_json
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.refunds import Refund
@@ -39,14 +39,13 @@ def make(
 
     asked = None if amount is None else read_amount(amount)
 
-    async def work() -> list[Refund]:
-        async with opened(env_file) as at:
-            refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-            if user is not None:
-                return await refunding.refund_user(await at.user(user), asked, by(reason), another=another)
-            return [await refunding.refund(invoice or "", asked, by(reason), another=another)]
+    async def work(at: OpenedServices) -> list[Refund]:
+        refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
+        if user is not None:
+            return await refunding.refund_user(await at.user(user), asked, by(reason), another=another)
+        return [await refunding.refund(invoice or "", asked, by(reason), another=another)]
 
-    made = run(work())
+    made = run_opened(env_file, work)
     if as_json:
         print_json(_json(made[0]) if user is None else [*map(_json, made)])
         return
@@ -70,12 +69,11 @@ def record(
 ) -> None:
     """Book a refund that was made in BTCPay's own pages, so that the ledger agrees."""
 
-    async def work() -> Refund:
-        async with opened(env_file) as at:
-            refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-            return await refunding.record(invoice, pull_payment, by(reason))
+    async def work(at: OpenedServices) -> Refund:
+        refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
+        return await refunding.record(invoice, pull_payment, by(reason))
 
-    booked = run(work())
+    booked = run_opened(env_file, work)
     if as_json:
         print_json(_json(booked))
         return
@@ -86,12 +84,11 @@ def record(
 def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Take back a refund that nobody has claimed; the sum is the user's credit again."""
 
-    async def work() -> Refund:
-        async with opened(env_file) as at:
-            refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-            return await refunding.cancel(invoice, by(reason))
+    async def work(at: OpenedServices) -> Refund:
+        refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
+        return await refunding.cancel(invoice, by(reason))
 
-    taken = run(work())
+    taken = run_opened(env_file, work)
     if as_json:
         print_json(_json(taken) | {"cancelled": True})
         return

@@ -12,7 +12,7 @@ import typer
 
 from kosmo_billing_daemon.admin.subjects import DataSubjects, ErasurePreview
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, own_path, run
-from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened, run_opened
 from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, table
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Unavailable
@@ -39,17 +39,16 @@ def export(
 ) -> None:
     """Write everything that is known about one user as JSON: each table with what it is, and its rows."""
 
-    async def work() -> None:
-        async with opened(env_file) as at:
-            user_id = await at.user(user)
-            async with contextlib.aclosing(_subjects(at).export_text(user_id)) as parts:
-                first = await anext(parts)  # before a file is made for a user of whom nothing is known
-                if output is None or str(output) == "-":
-                    await _write(sys.stdout, first, parts)
-                else:
-                    await _write_new(output, first, parts)
+    async def work(at: OpenedServices) -> None:
+        user_id = await at.user(user)
+        async with contextlib.aclosing(_subjects(at).export_text(user_id)) as parts:
+            first = await anext(parts)  # before a file is made for a user of whom nothing is known
+            if output is None or str(output) == "-":
+                await _write(sys.stdout, first, parts)
+            else:
+                await _write_new(output, first, parts)
 
-    run(work())
+    run_opened(env_file, work)
 
 
 async def _write_new(path: Path, first: str, parts: AsyncIterator[str]) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from kosmo_billing_daemon.admin.upkeep import Moved, reconcile_now
-from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, run
-from kosmo_billing_daemon.cli.opened import opened
+from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile
+from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
 from kosmo_billing_daemon.cli.progress import long_work
 from kosmo_billing_daemon.cli.rendering import (
     INVOICE_HEADINGS,
@@ -36,15 +36,14 @@ class NobodyPublishes(Unavailable):
 def reconcile(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Check all open invoices against BTCPay now, and settle what was paid."""
 
-    async def work() -> tuple[int, list[Moved]]:
-        async with opened(env_file) as at:
-            reconciliation = Reconciliation(pool=at.pool, settlement=at.settlement, clock=utc_now)
-            with long_work(again="what was looked up is settled") as shown:
-                return await reconcile_now(
-                    reconciliation, lambda total: shown.begin("checking open invoices", total), shown.done
-                )
+    async def work(at: OpenedServices) -> tuple[int, list[Moved]]:
+        reconciliation = Reconciliation(pool=at.pool, settlement=at.settlement, clock=utc_now)
+        with long_work(again="what was looked up is settled") as shown:
+            return await reconcile_now(
+                reconciliation, lambda total: shown.begin("checking open invoices", total), shown.done
+            )
 
-    looked, moved = run(work())
+    looked, moved = run_opened(env_file, work)
     if as_json:
         changes = [{**invoice_json(m.after), "status_before": m.before.status} for m in moved]
         print_json({"looked_at": looked, "changed": changes})
@@ -69,33 +68,32 @@ def republish(
 ) -> None:
     """Have the daemon publish one entitlement document, or all of them, once more."""
 
-    async def work() -> int:
-        async with opened(env_file) as at:
-            chosen = None if user is None else await at.user(user)
-            with long_work(again="what is marked is published all the same") as shown:
-                shown.begin("marking documents", 1 if chosen else await at.operations.count_documents())
-                marked = await at.operations.republish(chosen, shown.done)
-                if not wait:
+    async def work(at: OpenedServices) -> int:
+        chosen = None if user is None else await at.user(user)
+        with long_work(again="what is marked is published all the same") as shown:
+            shown.begin("marking documents", 1 if chosen else await at.operations.count_documents())
+            marked = await at.operations.republish(chosen, shown.done)
+            if not wait:
+                return marked
+            shown.begin("publishing", marked)
+            loop = asyncio.get_running_loop()
+            least, since = marked + 1, loop.time()
+            while True:
+                async with at.pool.connection() as connection:
+                    waiting = await outbox.count_waiting(connection, None if chosen is None else [chosen])
+                shown.done(max(0, marked - waiting))
+                if not waiting:
                     return marked
-                shown.begin("publishing", marked)
-                loop = asyncio.get_running_loop()
-                least, since = marked + 1, loop.time()
-                while True:
-                    async with at.pool.connection() as connection:
-                        waiting = await outbox.count_waiting(connection, None if chosen is None else [chosen])
-                    shown.done(max(0, marked - waiting))
-                    if not waiting:
-                        return marked
-                    if waiting < least:
-                        least, since = waiting, loop.time()
-                    elif loop.time() - since > STALLED_AFTER:
-                        raise NobodyPublishes(
-                            f"{waiting} documents are marked, but none was published for"
-                            f" {STALLED_AFTER:.0f} s; does a daemon run and reach the broker?"
-                        )
-                    await asyncio.sleep(LOOK_EVERY)
+                if waiting < least:
+                    least, since = waiting, loop.time()
+                elif loop.time() - since > STALLED_AFTER:
+                    raise NobodyPublishes(
+                        f"{waiting} documents are marked, but none was published for"
+                        f" {STALLED_AFTER:.0f} s; does a daemon run and reach the broker?"
+                    )
+                await asyncio.sleep(LOOK_EVERY)
 
-    marked = run(work())
+    marked = run_opened(env_file, work)
     if as_json:
         print_json({"documents": marked, "published": wait})
         return

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.text import Text
 
 from kosmo_billing_daemon.admin.explaining import when
-from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
+from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.admin.times import read_time
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, run
-from kosmo_billing_daemon.cli.opened import by, opened
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters
@@ -30,11 +30,9 @@ def void(
     """
     begin = read_time(since, "since")
 
-    async def work() -> Voided:
-        async with opened(env_file) as at:
-            return await ReporterActions(pool=at.pool, clock=utc_now).void(reporter, begin, by(reason))
-
-    voided = run(work())
+    voided = run_opened(
+        env_file, lambda at: ReporterActions(pool=at.pool, clock=utc_now).void(reporter, begin, by(reason))
+    )
     if as_json:
         print_json({"users": voided.users, "messages": voided.messages})
         return
@@ -48,11 +46,11 @@ def cases(
 ) -> None:
     """List gateways that reported more than USAGE_MESSAGES_PER_MINUTE or USAGE_USERS_PER_MINUTE allow."""
 
-    async def work() -> list[ReporterCase]:
-        async with opened(env_file) as at, at.pool.connection() as connection:
+    async def work(at: OpenedServices) -> list[ReporterCase]:
+        async with at.pool.connection() as connection:
             return await reporters.load_cases(connection, limit)
 
-    found = run(work())
+    found = run_opened(env_file, work)
     if as_json:
         print_json(found)
         return
@@ -102,12 +100,9 @@ def close(
     env_file: EnvFile = None,
 ) -> None:
     """Close a case about a gateway; if it goes on, another one opens."""
-
-    async def work() -> str:
-        async with opened(env_file) as at:
-            return await ReporterActions(pool=at.pool, clock=utc_now).close_case(case, by(reason))
-
-    reporter = run(work())
+    reporter = run_opened(
+        env_file, lambda at: ReporterActions(pool=at.pool, clock=utc_now).close_case(case, by(reason))
+    )
     if as_json:
         print_json({"case": case, "reporter": reporter, "closed": True})
         return

@@ -13,7 +13,7 @@ from kosmo_billing_daemon.assembly.connections import links_of
 from kosmo_billing_daemon.cli.extending import extend
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, run
 from kosmo_billing_daemon.cli.listing import list_
-from kosmo_billing_daemon.cli.opened import by, load, opened
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, load, opened, run_opened
 from kosmo_billing_daemon.cli.rendering import (
     INVOICE_HEADINGS,
     case_json,
@@ -47,12 +47,11 @@ def show(
 ) -> None:
     """Explain one user: rights now and why, purchases, usage, invoices, cases, actions of operators."""
 
-    async def work() -> History:
-        async with opened(env_file) as at:
-            histories = Histories(pool=at.pool, clock=utc_now, renewals=at.renewals)
-            return await histories.load(await at.user(user), limit)
+    async def work(at: OpenedServices) -> History:
+        histories = Histories(pool=at.pool, clock=utc_now, renewals=at.renewals)
+        return await histories.load(await at.user(user), limit)
 
-    history = run(work())
+    history = run_opened(env_file, work)
     if as_json:
         print_json(_history_json(history))
     else:
@@ -68,11 +67,10 @@ def grant(
 ) -> None:
     """Give a plan as if it had been bought now; what is left of the present one is added (R2)."""
 
-    async def work() -> Subscription:
-        async with opened(env_file) as at:
-            return await at.operations.grant(await at.user(user), plan, by(reason))
+    async def work(at: OpenedServices) -> Subscription:
+        return await at.operations.grant(await at.user(user), plan, by(reason))
 
-    _tell(run(work()), "granted", as_json=as_json)
+    _tell(run_opened(env_file, work), "granted", as_json=as_json)
 
 
 def revoke(
@@ -117,12 +115,11 @@ def reinstate(
 ) -> None:
     """Give a revoked purchase back with the same period, no extra time (R8)."""
 
-    async def work() -> Subscription:
-        async with opened(env_file) as at:
-            chosen = SubscriptionId(subscription)
-            return await at.operations.reinstate(await at.user(user), chosen, by(reason))
+    async def work(at: OpenedServices) -> Subscription:
+        chosen = SubscriptionId(subscription)
+        return await at.operations.reinstate(await at.user(user), chosen, by(reason))
 
-    _tell(run(work()), "reinstated", as_json=as_json)
+    _tell(run_opened(env_file, work), "reinstated", as_json=as_json)
 
 
 def link(
@@ -134,16 +131,15 @@ def link(
 ) -> None:
     """Show the user's renewal link, with which plans are paid without a login."""
 
-    async def work() -> tuple[UserId, str]:
-        async with opened(env_file) as at:
-            user_id = await at.user(user)
-            links = links_of(load(env_file), at.pool)
-            actions = LinkActions(pool=at.pool, clock=utc_now, links=links)
-            if revoke:
-                await actions.revoke(user_id, by(reason))
-            return user_id, await actions.show(user_id)
+    async def work(at: OpenedServices) -> tuple[UserId, str]:
+        user_id = await at.user(user)
+        links = links_of(load(env_file), at.pool)
+        actions = LinkActions(pool=at.pool, clock=utc_now, links=links)
+        if revoke:
+            await actions.revoke(user_id, by(reason))
+        return user_id, await actions.show(user_id)
 
-    user_id, url = run(work())
+    user_id, url = run_opened(env_file, work)
     if as_json:
         print_json({"user_id": user_id, "renew_url": url, "revoked": revoke})
     else:
@@ -162,20 +158,19 @@ def nodes(
 ) -> None:
     """List the nodes of the user's whitelist, or change it; NEW_NODES_PER_DAY does not limit operators."""
 
-    async def work() -> list[Node]:
-        async with opened(env_file) as at:
-            # The limit of new nodes is for users.
-            user_id = await at.user(user)
-            whitelist = Whitelist(pool=at.pool, clock=utc_now, changed=lambda: None, new_per_day=0)
-            if add is not None:
-                action = by(reason).entry("user.nodes", user_id, f"node {add} listed", utc_now())
-                await whitelist.add(user_id, add, label, action=action)
-            if remove is not None:
-                action = by(reason).entry("user.nodes", user_id, f"node {remove} taken off", utc_now())
-                await whitelist.remove(user_id, remove, action=action)
-            return await whitelist.show(user_id)
+    async def work(at: OpenedServices) -> list[Node]:
+        # The limit of new nodes is for users.
+        user_id = await at.user(user)
+        whitelist = Whitelist(pool=at.pool, clock=utc_now, changed=lambda: None, new_per_day=0)
+        if add is not None:
+            action = by(reason).entry("user.nodes", user_id, f"node {add} listed", utc_now())
+            await whitelist.add(user_id, add, label, action=action)
+        if remove is not None:
+            action = by(reason).entry("user.nodes", user_id, f"node {remove} taken off", utc_now())
+            await whitelist.remove(user_id, remove, action=action)
+        return await whitelist.show(user_id)
 
-    found = run(work())
+    found = run_opened(env_file, work)
     if as_json:
         print_json(found)
         return

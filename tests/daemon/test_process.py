@@ -132,7 +132,7 @@ async def test_a_port_in_use_is_said_in_one_line(world: World) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        daemon = world.prepare(PORT=str(port))
+        daemon = world.prepare(PORT=str(port), ADMIN_LISTEN="")
         daemon.launch()
         assert await daemon.ended() == 69
     assert daemon.log.startswith(f"kosmo-billing: cannot listen on 127.0.0.1 port {port}: ")
