@@ -4,12 +4,13 @@ The facts are: which purchases there are and when, what of them was used or is l
 cashed, and whether a hold stands. The rest follows, so whoever edits a fact folds the history again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from kosmo_billing_daemon.domain import lots
-from kosmo_billing_daemon.domain.lots import Lot, Taken
+from kosmo_billing_daemon.domain.lots import Lot, Released, Taken
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.subscriptions import GRACE, Carried, Rule, Status, Subscription
 
@@ -30,7 +31,11 @@ def fold(
         old = None if before is None else rows[before]
         if row.revoked_at is not None:
             # What is used is taken from the oldest first, so what came before says what is left of its packs.
-            anew = _taking_over(old, row) if index >= first and own_packs(row) else row
+            anew = (
+                _taking_over(_without_later_packs(old, row), row)
+                if index >= first and own_packs(row)
+                else row
+            )
             rows[index] = _revoked(anew, row.revoked_at)
             continue
         if index >= first:
@@ -47,11 +52,17 @@ def fold(
     return tuple(rows)
 
 
+def _without_later_packs(old: Subscription | None, revoked: Subscription) -> Subscription | None:
+    """Leave out packs that ``old`` was given after ``revoked`` had been taken back: it never had these."""
+    if old is None or not (packs := own_packs(old)):
+        return old
+    later = {lot.purchase for lot in packs} - {lot.purchase for lot in revoked.lots}
+    return replace(old, lots=tuple(lot for lot in old.lots if lot.purchase not in later))
+
+
 def _revoked(row: Subscription, at: datetime) -> Subscription:
-    """End what was taken back; packs that it had are the user's all the same, and are released."""
-    left = lots.consumed(row.lots, timedelta(0), row.messages_taken)
-    own = {lot.purchase for lot in own_packs(row)}
-    released = lots.released_now([lot for lot in left if lot.purchase in own])
+    """End what was taken back, and release its packs."""
+    released = _released(row, row.lots, {lot.purchase for lot in own_packs(row)})
     return replace(
         row,
         status=Status.REVOKED,
@@ -70,10 +81,19 @@ def _taking_over(old: Subscription | None, new: Subscription) -> Subscription:
         rule = Rule.ADDED if _is_alike(old, new.plan) else Rule.CONVERTED
         messages = lots.messages_left(over.lots) or 0
         carried = Carried(rule, old.id, lots.time_left(over.lots), messages, over.released)
-    if new.cashed_at is not None and new.cashed_at < new.valid_from + lots.time_left(stack):
+    lasts = lots.time_left(stack)
+    if new.cashed_at is not None and new.cashed_at < new.valid_from + lasts:
         left = lots.consumed(stack, new.cashed_at - new.valid_from, new.messages_taken)
         carried = replace(carried, released=(*carried.released, *lots.released_now(left)))
+    elif too_late := {lot.purchase for lot in own_packs(new) if lot.after is not None and lot.after >= lasts}:
+        carried = replace(carried, released=(*carried.released, *_released(new, stack, too_late)))
     return with_stack(new, stack, carried)
+
+
+def _released(row: Subscription, stack: Sequence[Lot], packs: Collection[UUID]) -> tuple[Released, ...]:
+    """Release what is left of some packs of a row: they are the user's all the same."""
+    left = lots.consumed(stack, timedelta(0), row.messages_taken)
+    return lots.released_now([lot for lot in left if lot.purchase in packs])
 
 
 def taken(old: Subscription | None, plan: Plan, at: datetime) -> Taken:
@@ -86,8 +106,11 @@ def taken(old: Subscription | None, plan: Plan, at: datetime) -> Taken:
 
 
 def _is_over(row: Subscription, at: datetime) -> bool:
-    """Say whether nothing of it is left then: its time has come, or its worth became credit."""
-    return row.valid_until <= at or (row.cashed_at is not None and row.cashed_at <= at)
+    """Say whether nothing of it is left then: its time has come, or its worth became credit.
+
+    It also became credit where it was cashed while its successor was revoked, which was reinstated since.
+    """
+    return row.valid_until <= at or row.cashed_at is not None
 
 
 def _is_alike(old: Subscription, plan: Plan) -> bool:
@@ -125,7 +148,7 @@ def with_stack(row: Subscription, stack: tuple[Lot, ...], carried: Carried) -> S
 def _superseded(old: Subscription, new: Subscription) -> Subscription:
     """End a subscription that has a successor: replaced if it was still running then, else expired."""
     if old.cashed_at is not None:
-        return _cashed(old, old.cashed_at)
+        return _cashed(old, min(old.cashed_at, new.valid_from))
     if _stays_expired(old) and old.ended_at is not None and old.ended_at <= new.valid_from:
         return old
     if old.end <= new.valid_from:

@@ -227,11 +227,12 @@ def _add_pack(
     ):
         return Outcome(standing.history, happenings, Refusal.NO_FITTING_PLAN)
     stack = [*row.lots]
+    after = max(now - row.valid_from, timedelta(0))  # the clock may have been set back
     if row.messages_used > row.messages_limit:
         # What was used beyond the limit is not owed, so it must not eat what is bought now.
         given = row.messages_used - row.messages_limit
-        stack.append(lots.pack(pack_id, given, Price(Decimal(0), pack.price.currency)))
-    stack.append(lots.pack(pack_id, pack.quota, pack.price))
+        stack.append(lots.pack(pack_id, given, Price(Decimal(0), pack.price.currency), after))
+    stack.append(lots.pack(pack_id, pack.quota, pack.price, after))
     raised = with_stack(row, tuple(stack), row.carried)
     return Outcome(tuple(raised if each is row else each for each in standing.history), happenings)
 

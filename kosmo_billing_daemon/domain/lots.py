@@ -12,7 +12,8 @@ its two shares left.
   *released*: it becomes the user's credit in its own currency. So is what would carry the end beyond the
   cap (R11).
 - A grant was paid with nothing. It is added to the same plan, and converts into nothing.
-- A pack adds messages and no time: a lot without a period, which lasts as long as those around it.
+- A pack adds messages and no time: a lot without a period, which lasts as long as those around it. If late
+  reports show that these had ended before it was bought, it is released.
 - Time that an operator gives is a lot without messages, and was paid with nothing. It comes last, so no lot
   is worth less or more for it until the end that was paid for.
 
@@ -42,7 +43,8 @@ _WIDE = Context(prec=120, rounding=ROUND_FLOOR)
 class Lot:
     """One payment and what is left of it; ``purchase`` says which subscription or pack it paid for.
 
-    A pack has no ``period``, an unlimited plan no ``messages``.
+    A pack has no ``period``, an unlimited plan no ``messages``. ``after`` is how long the subscription had
+    lasted when the pack was added to it.
     """
 
     purchase: UUID
@@ -51,6 +53,7 @@ class Lot:
     messages: Decimal | None
     time_left: timedelta
     messages_left: Decimal | None
+    after: timedelta | None = None
 
     @property
     def share(self) -> Fraction:
@@ -86,11 +89,17 @@ class Taken:
     exceeds: bool = False
 
 
-def pack(purchase: UUID, messages: int, paid: Price) -> Lot:
+def pack(purchase: UUID, messages: int, paid: Price, after: timedelta) -> Lot:
     """Return the lot of a pack that was just bought (R17)."""
     whole = Decimal(messages)
     return Lot(
-        purchase=purchase, paid=paid, period=None, messages=whole, time_left=_NO_TIME, messages_left=whole
+        purchase=purchase,
+        paid=paid,
+        period=None,
+        messages=whole,
+        time_left=_NO_TIME,
+        messages_left=whole,
+        after=after,
     )
 
 

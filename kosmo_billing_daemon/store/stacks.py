@@ -29,6 +29,7 @@ def encode(lots: Sequence[Lot], released: Sequence[Released]) -> str:
                 "messages": _text(lot.messages),
                 "time_left": lot.time_left // _MICROSECOND,
                 "messages_left": _text(lot.messages_left),
+                **({} if lot.after is None else {"after": lot.after // _MICROSECOND}),
             }
             for lot in lots
         ]
@@ -52,6 +53,7 @@ def decode(stack: str) -> tuple[tuple[Lot, ...], tuple[Released, ...]]:
             messages=_number(one["messages"]),
             time_left=one["time_left"] * _MICROSECOND,
             messages_left=_number(one["messages_left"]),
+            after=one["after"] * _MICROSECOND if "after" in one else None,
         )
         for one in read["lots"]
     )

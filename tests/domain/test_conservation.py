@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kosmo_billing_daemon.domain import lots
-from kosmo_billing_daemon.domain.folding import PREPAID_CAP
+from kosmo_billing_daemon.domain.folding import PREPAID_CAP, own_packs
 from kosmo_billing_daemon.domain.history import (
     advance,
     cash,
@@ -182,6 +182,7 @@ def check_that_late_reports_end_where_timely_ones_do(story: list[Deed], late: li
     timely: tuple[Subscription, ...] = ()
     delayed: tuple[Subscription, ...] = ()
     unreported: list[tuple[int, int]] = []
+    became_credit: dict[str, Decimal] = {}  # packs that fitted nothing when they were paid
     now = START
     for number, (deed, is_late) in enumerate(zip(story, late, strict=True), 1000):
         now += deed.wait
@@ -199,21 +200,30 @@ def check_that_late_reports_end_where_timely_ones_do(story: list[Deed], late: li
             else:
                 delayed = use(delayed, row.id.int, count)
         else:
+            refused_one, fitted_the_other = timely, delayed
             timely, delayed = bought(timely, number, deed, now), bought(delayed, number, deed, now)
+            if deed.kind == "pack" and timely == refused_one and delayed != fitted_the_other:
+                currency = deed.plan.price.currency
+                became_credit[currency] = became_credit.get(currency, Decimal(0)) + Decimal("1.50")
     for number, count in unreported:
         delayed = recount(use(delayed, number, count), now).history
     if [row.id for row in timely] != [row.id for row in delayed]:
         return  # at one time the cap refused one of the two: more was left there
     for mine, theirs in zip(timely, delayed, strict=True):
-        assert (mine.lots, mine.valid_until, mine.carried) == (
-            theirs.lots,
-            theirs.valid_until,
-            theirs.carried,
-        )
+        lasts = lots.time_left(theirs.lots)
+        too_late = {lot.purchase for lot in own_packs(theirs) if lot.after is not None and lot.after >= lasts}
+        in_time = tuple(lot for lot in theirs.lots if lot.purchase not in too_late)
+        assert (mine.lots, mine.valid_until) == (in_time, theirs.valid_until)
+        assert replace(mine.carried, released=()) == replace(theirs.carried, released=())
         if mine.messages_limit != theirs.messages_limit:
             assert mine.messages_limit is not None
             assert theirs.messages_limit is not None
-            assert mine.messages_limit < theirs.messages_limit <= theirs.messages_used
+            assert mine.messages_limit < theirs.messages_limit
+            assert theirs.messages_limit <= theirs.messages_used or in_time != theirs.lots
+    in_time_too, later = released(timely), released(delayed)
+    for currency in ("USD", "EUR"):
+        right = in_time_too.get(currency, Decimal(0)) + became_credit.get(currency, Decimal(0))
+        assert abs(later.get(currency, Decimal(0)) - right) < CRUMB
 
 
 @given(stories(["buy", "buy", "grant", "pack", "use"]))

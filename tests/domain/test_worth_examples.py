@@ -149,3 +149,30 @@ def test_a_pack_of_a_revoked_plan_is_released() -> None:
     gone = revoke(use(history, 1, 55), sid(1), START + DAY, reason="invalid").history
     assert released(gone) == {"USD": Decimal("0.75")}
     assert released(reinstate(gone, sid(1), START + DAY, reason="settled").history) == {}
+
+
+def test_a_pack_bought_after_the_plan_turns_out_to_have_ended_is_released() -> None:
+    """Messages reported late shorten the plan; a pack bought before its end then goes with it."""
+    middle = plan("middle", "5.00", 50, days=1)
+    history = bought(
+        stack(1, plan("small", "5.00", 50)), 2, Deed(timedelta(0), "buy", middle, 0), START + HOUR
+    )
+    early, late = (
+        bought(history, 1000, Deed(timedelta(0), "pack", middle, 9), START + hours * HOUR)
+        for hours in (24, 26)
+    )
+    drained = [use(each, 1, 50) for each in (early, late)]
+    assert [released(recount(each, START + 27 * HOUR).history) for each in drained] == [
+        {},
+        {"USD": Decimal("1.50")},
+    ]
+    assert released(recount(use(drained[1], 2, 55), START + 27 * HOUR).history) == {"USD": Decimal("0.75")}
+
+
+def test_what_became_credit_is_not_carried_by_a_purchase_that_is_reinstated_since() -> None:
+    history = revoke(stack(2, SANCTUARY), sid(2), START, reason="invalid").history
+    ended = cash(history, START + 15 * DAY, reason="operator").history
+    assert released(ended) == {"USD": Decimal(25)}
+    back = reinstate(ended, sid(2), START + 15 * DAY, reason="settled").history
+    assert days_of(back) == 30
+    assert released(back) == {"USD": Decimal(25)}

@@ -142,3 +142,17 @@ async def test_the_database_refuses_a_second_top_up_of_an_invoice(shop: Shop, us
     await shop.lightning(await order(shop, user))
     with pytest.raises(Exception, match="top_ups_one_per_invoice"):
         await shop.front.execute("INSERT INTO top_ups SELECT invoice_id, subscription_id, at FROM top_ups")
+
+
+async def test_a_pack_added_after_late_messages_had_ended_its_plan_is_credit(
+    shop: Shop, user: UserId
+) -> None:
+    await shop.buy(user, "guardian")
+    await shop.buy(user)
+    shop.clock.move(days=31)  # which guardian's remainder had paid for, as far as anybody knew
+    await shop.lightning(await order(shop, user))
+    assert await credit(shop, user) == {}
+    await shop.front.execute("UPDATE subscriptions SET messages_used = 500 WHERE status = 'replaced'")
+    await shop.front.recounting.run_once()
+    assert await shop.front.statuses(user) == ["replaced", "expired"]
+    assert await credit(shop, user) == {"USD": EXTRA.price.amount}

@@ -114,6 +114,6 @@ def _packs(row: Any) -> tuple[Pack, ...]:
         if not Decimal(lot["paid"]):
             given = int(lot["messages"])
         else:
-            found.append(Pack(Fraction(lot["paid"]), int(lot["messages"]), given))
+            found.append(Pack(Fraction(lot["paid"]), int(lot["messages"]), given, Fraction(lot["after"])))
             given = 0
     return tuple(found)

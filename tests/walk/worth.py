@@ -16,11 +16,15 @@ _ROUNDING = Fraction(1, 100_000)  # of a message
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack as it was bought; ``given`` is what had been used beyond the limit then, which is not owed."""
+    """A pack as it was bought; ``given`` is what had been used beyond the limit then, which is not owed.
+
+    ``after`` is how long its plan had lasted, in microseconds.
+    """
 
     price: Fraction
     messages: int
     given: int
+    after: Fraction
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Purchase:
 class Terms:
     """The end and the messages of a purchase; ``None`` is unlimited. ``messages`` counts their fractions.
 
-    ``released`` is worth that could not be taken over, or was cashed.
+    ``released`` is worth that could not be taken over, or was cashed, or of packs bought after the end.
     """
 
     until: datetime
@@ -95,6 +99,9 @@ def terms(purchases: Sequence[Purchase]) -> list[Terms]:
         until = new.at + -(-_time(stack) // 1) * _MICROSECOND
         if new.cashed_at is not None and new.cashed_at < until:
             released += _worth(_left(stack, (new.cashed_at - new.at) // _MICROSECOND, new.used))
+        else:
+            too_late = len(_packs(new, _time(stack)))
+            released += _worth(_left(stack, 0, new.used)[len(stack) - too_late :])
         found.append(Terms(until, _messages(stack), released))
     return found
 
@@ -127,7 +134,7 @@ def may_exceed_cap(purchases: Sequence[Purchase], offer: Offer, at: datetime) ->
 def _taken(stack: _Stack, old: Purchase, new: Purchase) -> list[_Lot]:
     """What ``new`` takes over of the lots that ``old`` began with."""
     elapsed = (new.at - old.at) // _MICROSECOND
-    if _time(stack) <= elapsed or (old.cashed_at is not None and old.cashed_at <= new.at):
+    if _time(stack) <= elapsed or old.cashed_at is not None:
         return []
     left = _left(stack, elapsed, old.used)
     is_alike = old.offer.name == new.offer.name and (_messages(stack) is None) == (new.offer.messages is None)
@@ -156,9 +163,10 @@ def _bought(purchase: Purchase) -> _Lot:
     return _Lot(paid, period, messages, period, messages)
 
 
-def _packs(purchase: Purchase) -> list[_Lot]:
+def _packs(purchase: Purchase, since: Fraction = _NOTHING) -> list[_Lot]:
+    """The packs that were bought since so much of the time had passed."""
     found = []
-    for pack in purchase.packs:
+    for pack in (one for one in purchase.packs if one.after >= since):
         for paid, messages in ((_NOTHING, Fraction(pack.given)), (pack.price, Fraction(pack.messages))):
             if messages:
                 found.append(_Lot(paid, _NOTHING, messages, _NOTHING, messages))
