@@ -7,6 +7,7 @@ does it.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 from uuid import UUID, uuid4
 
@@ -270,16 +271,22 @@ class AdminActions:
     ) -> bool:
         """Write what an operator decided on an invoice, and book it; say whether that changed anything.
 
-        What a revocation at BTCPay had taken out of the books is granted: the user owes nothing for it.
+        What a revocation at BTCPay had made credit pays again, as far as it is left; the rest is granted, so
+        the user owes nothing for it.
         """
         before = (await invoices.load(connection, [invoice_id]))[invoice_id]
         if not await invoices.decide(connection, invoice_id, effect, instead_of):
             return False
         after = replace(before, effect=effect)
         if before.effect is Effect.REVOKED:
-            missing = before.plan.price.amount - before.received
-            after = replace(after, adjusted=missing)
-            await invoices.adjust(connection, invoice_id, missing)
+            key, price = (before.user_id, before.plan.price.currency), before.plan.price.amount
+            balances = await ledger.load_balances(connection, [before.user_id])
+            reserved = await invoices.load_reserved_credit(connection, [before.user_id])
+            free = max(balances.get(key, Decimal(0)) - reserved.get(key, Decimal(0)), Decimal(0))
+            written_off = min(before.adjusted, Decimal(0))
+            paid = min(price, before.received + written_off + before.credit_used, free)
+            after = replace(after, adjusted=written_off + price - paid)
+            await invoices.adjust(connection, invoice_id, after.adjusted)
         postings = books.of_invoice(before, after, who=by.who, reason=by.reason)
         await combine(connection, ledger.append_statements(postings, self.clock()))
         return True

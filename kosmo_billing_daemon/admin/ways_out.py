@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from kosmo_billing_daemon.domain import ledger as books
-from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, Invoice
+from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.listings import ListedCase
 
@@ -112,7 +112,7 @@ _AFTER_EXCESS: Final = "after paying the excess back, or if it is kept"
 
 def is_refundable(invoice: Invoice) -> bool:
     """Whether what an invoice brought in, and did not buy anything, is in the books, and so in the credit."""
-    return invoice.effect is not Effect.REVOKED and books.unused(invoice) > 0
+    return books.unused(invoice) > 0
 
 
 def _given(invoice: Invoice) -> str:

@@ -94,7 +94,7 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         expires_at=seen.expires_at,
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
     )
-    seen_invoice = _booked(seen_invoice, seen, known=invoice.status)
+    seen_invoice = _booked(seen_invoice, seen)
     if _is_vouched_anew(invoice, seen):
         seen_invoice = replace(seen_invoice, effect=Effect.NONE)
     events = _events(invoice, seen_invoice)
@@ -171,17 +171,18 @@ _CREDITED_KINDS = (*_OF_UNUSED_MONEY, CaseKind.OVERPAID)
 def as_credit(verdict: Verdict) -> Verdict:
     """Let money that bought nothing be the user's credit instead of a case (R14).
 
-    What was not booked as received stays a case: it is not confirmed, or BTCPay calls the invoice invalid. So
-    does a mark that could not take effect: whoever made it expects that it did.
+    What was not booked as received stays a case: it is not confirmed, or the invoice is not what was quoted.
+    So does a mark that could not take effect: whoever made it expects that it did.
     """
     invoice = verdict.invoice
-    missing = (invoice.paid_amount or Decimal(0)) - invoice.received
-    if missing >= smallest_unit(invoice.plan.price.currency):
+    listed = next((case for case in verdict.cases if case.kind in _CREDITED_KINDS), None)
+    if listed is None:
         return verdict
-    why = next((case.kind for case in verdict.cases if case.kind in _CREDITED_KINDS), None)
-    if why is None:
+    why = listed.kind
+    shown = listed.amount if why is CaseKind.PAID_INVALID else invoice.paid_amount
+    if (shown or Decimal(0)) - invoice.received >= smallest_unit(invoice.plan.price.currency):
         return verdict
-    credited: tuple[CaseKind, ...] = _CREDITED_KINDS
+    credited: tuple[CaseKind, ...] = (why,) if why is CaseKind.OVERPAID else _CREDITED_KINDS
     if why is CaseKind.NOT_FULFILLED and invoice.effect is not Effect.REVOKED:
         invoice = replace(invoice, effect=Effect.CREDITED)
         if verdict.source is Source.MANUAL:
@@ -191,21 +192,19 @@ def as_credit(verdict: Verdict) -> Verdict:
     return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
 
 
-def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Invoice:
-    """Note what is confirmed, which is what the ledger has as received; ``known`` is the status before."""
+def _booked(invoice: Invoice, seen: Observation) -> Invoice:
+    """Note what is confirmed: that is what came in (R13), whatever BTCPay calls the invoice or showed before.
+
+    An invoice that is still open brings in nothing yet.
+    """
+    if seen.status in (InvoiceStatus.NEW, InvoiceStatus.PROCESSING):
+        return invoice
     asked = invoice.asked.amount
-    unit = smallest_unit(invoice.plan.price.currency)
-    received = invoice.received if seen.confirmed_amount is None else seen.confirmed_amount
-    if seen.status is InvoiceStatus.SETTLED:
-        if seen.payment is not Payment.MARKED:
-            received = asked if seen.confirmed_amount is None else max(asked, received)
-    elif seen.status is InvoiceStatus.INVALID:
-        # What was given is taken back, unless an operator gave it when the invoice was invalid already. Money
-        # on any other invalid invoice is a case (R14).
-        is_taken = invoice.effect is Effect.FULFILLED and known is not InvoiceStatus.INVALID
-        received = Decimal(0) if is_taken or invoice.effect is Effect.REVOKED else invoice.received
-    if abs(received - asked) < unit:  # converted from bitcoin: that is rounding
-        received = asked
+    received = seen.confirmed_amount or Decimal(0)
+    if seen.status is InvoiceStatus.SETTLED and seen.payment is not Payment.MARKED:
+        received = max(asked, received)
+    if abs(received - asked) < smallest_unit(invoice.plan.price.currency):
+        received = asked  # converted from bitcoin: that is rounding
     adjusted = invoice.adjusted
     if adjusted > 0:  # what comes in takes the place of what somebody vouched for
         adjusted = max(Decimal(0), adjusted - (received - invoice.received))
@@ -243,9 +242,8 @@ def _mismatches(invoice: Invoice, seen: Observation, store_id: str) -> list[str]
 def _blocked(verdict: Verdict, wrong: Sequence[str], before: Invoice) -> Verdict:
     """Keep a mismatching invoice from giving rights or credit; taking rights back needs no match."""
     case = Case(CaseKind.MISMATCH, "; ".join(wrong), verdict.invoice.paid_amount)
-    if verdict.action is not Action.REVOKE:
-        as_before = replace(verdict.invoice, received=before.received, adjusted=before.adjusted)
-        verdict = replace(verdict, invoice=as_before)
+    as_before = replace(verdict.invoice, received=before.received, adjusted=before.adjusted)
+    verdict = replace(verdict, invoice=as_before)
     if verdict.action in (Action.FULFIL, Action.REINSTATE):
         invoice = replace(verdict.invoice, effect=before.effect)
         return replace(verdict, invoice=invoice, action=Action.NOTHING, events=(), cases=(case,), closes=())
@@ -338,12 +336,15 @@ def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
 
 
 def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
-    if invoice.effect is Effect.FULFILLED:
-        if known:  # fulfilled by hand although invalid: the operator has decided
-            return Verdict(invoice)
-        return Verdict(replace(invoice, effect=Effect.REVOKED), action=Action.REVOKE)
-    if invoice.effect in (Effect.NONE, Effect.DECLINED) and seen.confirmed_amount:
+    """Take back what was given (R8). What is confirmed, and nothing else, is the customer's all the same."""
+    if invoice.effect is Effect.WITHDRAWN or (known and invoice.effect is Effect.FULFILLED):
+        return Verdict(invoice)  # decided by an operator, who may give a plan although it is invalid
+    was_given = invoice.effect is Effect.FULFILLED
+    invoice = replace(invoice, effect=Effect.REVOKED if was_given else invoice.effect)
+    verdict = Verdict(invoice, closes=_CREDITED_KINDS)
+    if seen.confirmed_amount:
         currency = invoice.plan.price.currency
         detail = f"received {seen.confirmed_amount} {currency}, but BTCPay calls the invoice invalid"
-        return _unused(invoice, Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount))
-    return Verdict(invoice, closes=(CaseKind.NOT_FULFILLED,))
+        verdict = _unused(invoice, Case(CaseKind.PAID_INVALID, detail, seen.confirmed_amount))
+        verdict = replace(verdict, closes=(*verdict.closes, CaseKind.OVERPAID))
+    return replace(verdict, action=Action.REVOKE if was_given else Action.NOTHING)

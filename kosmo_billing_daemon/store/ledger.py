@@ -119,7 +119,7 @@ SELECT i.id FROM btcpay_invoices AS i LEFT JOIN (
     FROM ledger WHERE invoice_id IS NOT NULL GROUP BY invoice_id
 ) AS l ON l.invoice_id = i.id
 WHERE i.received <> coalesce(l.received, 0)
-    OR CASE i.effect WHEN 'revoked' THEN 0 ELSE i.adjusted END <> coalesce(l.adjusted, 0)
+    OR CASE i.effect WHEN 'revoked' THEN least(0, i.adjusted) ELSE i.adjusted END <> coalesce(l.adjusted, 0)
 ORDER BY i.id
 """
 

@@ -35,6 +35,9 @@ CLOSED_BY_SETTLING = (
 )
 
 
+CLOSED_BY_INVALIDITY = (*CLOSED_BY_SETTLING[:-1], CaseKind.OVERPAID)
+
+
 def look(known: Invoice, at: Observation, when: timedelta = HOUR) -> Verdict:
     return observe(known, at, START + when, store_id=STORE)
 
@@ -109,14 +112,14 @@ OBSERVATIONS = {
             [(CaseKind.OVERPAID, "1.50")],
             CLOSED_BY_SETTLING,
         ),
-        ("invalid", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], (CaseKind.NOT_FULFILLED,)),
+        ("invalid", Action.NOTHING, Source.BTCPAY, ("invoice.invalid",), [], CLOSED_BY_INVALIDITY),
         (
             "invalid, money unconfirmed",
             Action.NOTHING,
             Source.BTCPAY,
             ("invoice.invalid",),
             [],
-            (CaseKind.NOT_FULFILLED,),
+            CLOSED_BY_INVALIDITY,
         ),
         (
             "invalid, money confirmed",
@@ -124,7 +127,7 @@ OBSERVATIONS = {
             Source.BTCPAY,
             ("invoice.invalid",),
             [(CaseKind.PAID_INVALID, "5.00")],
-            (CaseKind.PARTIAL_PAYMENT, CaseKind.LATE_PAYMENT, CaseKind.NOT_FULFILLED),
+            (CaseKind.PARTIAL_PAYMENT, CaseKind.LATE_PAYMENT, CaseKind.NOT_FULFILLED, CaseKind.OVERPAID),
         ),
         (
             "invalid, marked",
@@ -132,7 +135,7 @@ OBSERVATIONS = {
             Source.BTCPAY,
             ("invoice.invalid",),
             [],
-            (CaseKind.NOT_FULFILLED,),
+            CLOSED_BY_INVALIDITY,
         ),
     ],
 )

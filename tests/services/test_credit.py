@@ -18,6 +18,8 @@ from kosmo_billing_daemon.errors import Unavailable
 from tests.demo.btcpay.conftest import HandClock
 from tests.domain.builders import plan
 from tests.services.conftest import Shop, nothing_more
+from tests.services.test_books import differences
+from tests.services.test_decisions import operations
 
 DAY = timedelta(days=1)
 BY = OperatorAction("eva", "ticket 7")
@@ -126,6 +128,30 @@ async def test_an_invoice_that_turns_invalid_reverses_what_it_booked(shop: Shop,
         ]
         * 2
     )
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_what_is_confirmed_on_an_invalid_invoice_is_credit_whatever_was_seen_before(
+    shop: Shop, user: UserId, is_seen: bool
+) -> None:
+    """Seen to fail: credit seen before was kept, or went with the plan; never seen, it was a case."""
+    late, partly = await shop.open(user, "guardian"), await shop.open(user)
+    if not is_seen:
+        shop.simulator.set_faults(webhooks={"drop": 1.0})
+    for invoice, amount in ((late, "12.00"), (partly, "2.50")):
+        await shop.simulator.act(shop.btcpay_id(invoice), "expire")
+        await shop.simulator.act(shop.btcpay_id(invoice), "pay", amount)
+        await shop.simulator.act(shop.btcpay_id(invoice), "confirm")
+        await shop.told()
+    assert await shop.front.statuses(user) == (["active"] if is_seen else [])
+    assert await credit(shop, user) == ({"USD": Decimal("2.50")} if is_seen else {})
+    shop.simulator.set_faults(webhooks={"drop": 0})
+    for invoice in (late, partly):
+        await shop.act(invoice, "mark_invalid")
+    assert await credit(shop, user) == {"USD": Decimal("14.50")}
+    assert [case for case in await shop.front.cases(user) if case[2]] == []
+    assert await shop.front.statuses(user) == (["revoked"] if is_seen else [])
+    assert await differences(shop) == []
 
 
 async def test_worth_in_another_currency_becomes_credit(shop: Shop, user: UserId) -> None:
@@ -314,6 +340,28 @@ async def test_credit_that_was_spent_meanwhile_is_granted_to_an_invoice_settled_
     await shop.act(late, "pay", "confirm", amount="5.90")  # takes the place of as much that was granted
     assert await credit(shop, user) == {}
     await shop.act(late, "mark_settled", "mark_invalid")
-    assert await credit(shop, user) == {"USD": Decimal("1.10") - 2}
+    # What came in for it, what was credit before that, and what the wanderer took.
+    assert await credit(shop, user) == {"USD": Decimal("7.90") + Decimal("4.10") - 5}
     await shop.act(late, "mark_settled")
     assert await credit(shop, user) == {}
+
+
+async def test_a_plan_given_back_by_an_operator_is_paid_with_what_its_revocation_made_credit(
+    shop: Shop, user: UserId
+) -> None:
+    """What is left of it pays; the rest is granted, and nothing is owed."""
+    for spends in (False, True):
+        await credited(shop, user, "2.00")
+        invoice = await shop.open(user, "guardian")
+        assert invoice.asked.amount == 10
+        await shop.act(invoice, "expire", "pay_late", "confirm")
+        await shop.act(invoice, "mark_invalid")
+        assert await credit(shop, user) == {"USD": Decimal(12)}
+        rows = await shop.front.subscriptions(user)
+        if spends:
+            await shop.open(user)
+            assert await credit(shop, user) == {"USD": Decimal(7)}
+        bought = next(row["id"] for row in rows if row["invoice_id"] == invoice.id)
+        await operations(shop.front, shop).reinstate(user, bought, OperatorAction("ann", "a slip"))
+        assert await credit(shop, user) == {}
+    assert await differences(shop) == []

@@ -21,6 +21,7 @@ from kosmo_billing_daemon.store import erasures
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.usage import Quarantined
 from tests.services.conftest import Shop, until
+from tests.services.test_books import differences
 from tests.support.usage import event, payload
 
 BY = OperatorAction("eva", "ticket 7")
@@ -93,6 +94,13 @@ async def test_what_turns_invalid_and_settles_again_makes_no_document(shop: Shop
     await shop.act(invoice, "mark_settled")
     assert await shop.front.rows("SELECT FROM entitlements") == []
     assert await shop.front.rows("SELECT FROM outbox WHERE users IS NOT NULL") == []
+
+
+async def test_books_of_an_erased_user_whose_invoice_was_revoked_agree(shop: Shop, user: UserId) -> None:
+    """Seen to fail: what had been granted for the plan was on the invoice again, and not in the ledger."""
+    await shop.act(await shop.open(user), "mark_settled", "mark_invalid")
+    await subjects(shop).erase(user, BY, forfeit=True)
+    assert await differences(shop) == []
 
 
 async def test_reports_that_cannot_be_counted_are_kept_without_the_id(shop: Shop, user: UserId) -> None:

@@ -124,7 +124,6 @@ def _invoice(
     right = fate(
         invoice,
         person.confirmed_after.get(invoice.id),
-        had_effect=bool(mine),
         is_altered=invoice.id in person.altered,
         is_settled_by_hand=invoice.id in person.settled_by_hand,
         is_declined=not mine and bool(dismissed - {"overpaid"}),
@@ -145,7 +144,8 @@ def _invoice(
         # What became credit is not listed; more that comes in afterwards is listed by itself.
         is_credited = credit and booked.sum("received") > 0
         right = Fate(stands=False, must=frozenset(() if is_credited else {"not_fulfilled"}), may=KINDS)
-    if credit and invoice.paid - booked.sum("received") < CENT:
+    shown = invoice.confirmed if invoice.status is SimulatedStatus.INVALID else invoice.paid
+    if credit and shown - booked.sum("received") < CENT:
         right = Fate(right.stands, right.must - UNUSED, right.may)
     if books.orders[str(invoice.order_id)] != 1:
         found.append(f"{state} and {books.orders[str(invoice.order_id)]} times at BTCPay")

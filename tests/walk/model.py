@@ -45,7 +45,6 @@ def fate(
     invoice: SimulatedInvoice,
     confirmed_after: timedelta | None,
     *,
-    had_effect: bool,
     is_altered: bool,
     is_settled_by_hand: bool,
     is_declined: bool,
@@ -60,7 +59,7 @@ def fate(
     if is_altered:
         is_touched = invoice.status is not SimulatedStatus.NEW
         return Fate(stands=False, must=frozenset({"mismatch"} if is_touched else ()), may=KINDS)
-    right = _as_btcpay_says(invoice, confirmed_after, had_effect=had_effect)
+    right = _as_btcpay_says(invoice, confirmed_after)
     if not is_declined or right.stands is False:
         return right
     listed = frozenset({"late_payment"})
@@ -69,18 +68,11 @@ def fate(
     )
 
 
-def _as_btcpay_says(
-    invoice: SimulatedInvoice, confirmed_after: timedelta | None, *, had_effect: bool
-) -> Fate:
+def _as_btcpay_says(invoice: SimulatedInvoice, confirmed_after: timedelta | None) -> Fate:
     if invoice.status is SimulatedStatus.SETTLED:
         return _settled(invoice)
     if invoice.status is SimulatedStatus.INVALID:
-        is_case = invoice.confirmed > 0 and not had_effect
-        return Fate(
-            stands=False,
-            must=frozenset({"paid_invalid"} if is_case else ()),
-            may=frozenset({"partial_payment", "late_payment", "overpaid"}),
-        )
+        return Fate(stands=False, must=frozenset({"paid_invalid"} if invoice.confirmed > 0 else ()))
     if invoice.status is not SimulatedStatus.EXPIRED:
         return Fate(stands=False)
     if invoice.additional_status is AdditionalStatus.PAID_PARTIAL:
@@ -112,24 +104,14 @@ def _late(invoice: SimulatedInvoice, confirmed_after: timedelta | None) -> Fate:
     return Fate(stands=False, must=frozenset({"late_payment"}), may=cases)
 
 
-def received(
-    invoice: SimulatedInvoice, *, is_altered: bool, is_settled_by_hand: bool, stands: bool
-) -> tuple[Decimal, Decimal]:
-    """R13: the least and the most that may be booked as received of what BTCPay shows.
+def received(invoice: SimulatedInvoice, *, is_altered: bool) -> Decimal:
+    """R13: what must be booked as received of what BTCPay shows now, whatever it showed before.
 
-    Only confirmed money is, but for what BTCPay settles by its own rules. Of an invoice that BTCPay calls
-    invalid stays what was confirmed before, unless it had bought something.
+    Only confirmed money is, but for what BTCPay settles by its own rules, and none of what is still open.
     """
-    nothing = Decimal(0)
-    if is_altered:
-        return nothing, nothing
-    if invoice.status is SimulatedStatus.INVALID:
-        return nothing, invoice.confirmed if stands is is_settled_by_hand else nothing
-    if invoice.status is SimulatedStatus.EXPIRED:
-        return invoice.confirmed, invoice.confirmed
-    if invoice.status is not SimulatedStatus.SETTLED:
-        return nothing, nothing
-    if invoice.additional_status is AdditionalStatus.MARKED:
-        return invoice.confirmed, invoice.confirmed
-    right = max(invoice.price, invoice.confirmed)
-    return right, right
+    if is_altered or invoice.status in {SimulatedStatus.NEW, SimulatedStatus.PROCESSING}:
+        return Decimal(0)
+    is_plain = invoice.additional_status is not AdditionalStatus.MARKED
+    if invoice.status is SimulatedStatus.SETTLED and is_plain:
+        return max(invoice.price, invoice.confirmed)
+    return invoice.confirmed

@@ -108,16 +108,8 @@ async def complaints(
             yield f"{person.user_id}: released {account['released']}, not {released[person.user_id]}"
         if account["foreign_entries"]:
             yield f"{person.user_id}: entries in other currencies"
-        # What was spent and is taken back afterwards is owed: as invalid, refunded elsewhere, or used before.
-        is_owed = (
-            person.cashed
-            or person.refunded_there
-            or any(
-                invoices[key].additional_status is AdditionalStatus.MARKED
-                or invoices[key].status is SimulatedStatus.INVALID
-                for key in person.invoices
-            )
-        )
+        # What was spent and is taken back afterwards is owed: refunded elsewhere, or used before.
+        is_owed = person.cashed or person.refunded_there
         if credit < reserved and not is_owed:
             yield f"{person.user_id}: a credit of {credit}, {reserved} of it reserved"
     if sum((a["came"] - a["went"] for a in accounts.values()), _NOTHING) != total:
@@ -127,21 +119,20 @@ async def complaints(
 def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -> Iterator[str]:
     """R13 for one invoice; without one at BTCPay, credit paid it all, or it was given up."""
     got, asked = one.sum("received"), one.price - one.credit_used
-    least = most = _NOTHING
+    right = _NOTHING
     is_vouched = False
     dismissed, confirmed = False, _NOTHING
     if invoice is not None:
         confirmed = invoice.confirmed
         dismissed = any(key == invoice.id for key, _ in person.dismissed)
         by_hand = invoice.id in person.settled_by_hand
-        is_altered = invoice.id in person.altered
-        least, most = received(invoice, is_altered=is_altered, is_settled_by_hand=by_hand, stands=one.stands)
+        right = received(invoice, is_altered=invoice.id in person.altered)
         is_marked = invoice.status is SimulatedStatus.SETTLED and (
             invoice.additional_status is AdditionalStatus.MARKED
         )
         is_vouched = by_hand or is_marked
-    if not least <= got <= most:
-        yield f"received {got}, must be from {least} to {most}"
+    if got != right:
+        yield f"received {got}, must be {right}"
     if one.sum("sold") != (-one.price if one.stands else _NOTHING):
         yield f"sold {one.sum('sold')} of {one.price}, stands: {one.stands}"
     vouched = one.stands and is_vouched
