@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from random import Random
+from typing import Any, Self
 
 _SCOPES = {"wanderer": "any_node", "guardian": "whitelist", "sanctuary": "any_node"}
 
@@ -16,6 +17,13 @@ class Offer:
     messages: int | None
     days: int
     fits: tuple[str, ...] = ()
+    currency: str = "USD"
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        """The quote of a row."""
+        fits = tuple(row["fits"])
+        return cls(row["plan_type"], row["amount"], row["quota"], row["period"].days, fits, row["currency"])
 
     @property
     def toml(self) -> str:
@@ -24,8 +32,15 @@ class Offer:
         if self.fits:
             return "\n".join([f"[packs.{self.name}]", *lines, f"plans = {list(self.fits)}"])
         more = [f"period_days = {self.days}", f'scope = "{_SCOPES[self.name]}"', "features = []"]
-        return "\n".join([f"[plans.{self.name}]", *lines, 'currency = "USD"', *more])
+        return "\n".join([f"[plans.{self.name}]", *lines, f'currency = "{self.currency}"', *more])
 
+
+_PRICES = {
+    "USD": ["2.50", "5.00", "8.00", "13.37", "50.00"],
+    "EUR": ["2.50", "5.00", "8.00", "13.37", "50.00"],
+    # A currency without a smaller unit.
+    "JPY": ["250", "500", "800", "1337", "5000"],
+}
 
 _FIRST = (
     Offer("wanderer", Decimal("5.00"), 50, 30),
@@ -55,12 +70,14 @@ class Assortment:
         return "\n\n".join(offer.toml for offer in self.now.values()) + "\n"
 
     def change(self, chance: Random) -> str:
-        """Change one thing of one offer, and say what."""
+        """Change one thing of one offer, or the currency of all, and say what."""
         old = chance.choice(list(self.now.values()))
-        what = chance.choice(["price", "messages", "fits" if old.fits else "days"])
+        what = chance.choice(["price", "currency", "messages", "fits" if old.fits else "days"])
+        if what == "currency":
+            return self.change_currency(chance, chance.choice(sorted(_PRICES)))
         new = old
         if what == "price":
-            new = replace(old, price=Decimal(chance.choice(["2.50", "5.00", "8.00", "13.37", "50.00"])))
+            new = replace(old, price=Decimal(chance.choice(_PRICES[old.currency])))
         elif what == "messages" and old.messages is not None:
             new = replace(old, messages=chance.choice([20, 50, 75, 500]))
         elif what == "days":
@@ -70,4 +87,13 @@ class Assortment:
             new = replace(old, fits=fits)
         self.now[new.name] = new
         self.ever.add(new)
-        return f"{new.name} costs {new.price} for {new.messages} messages, {new.days} days, fits {new.fits}"
+        gives = f"{new.messages} messages, {new.days} days, fits {new.fits}"
+        return f"{new.name} costs {new.price} {new.currency} for {gives}"
+
+    def change_currency(self, chance: Random, currency: str) -> str:
+        """Sell everything in a currency; a catalogue has one."""
+        for old in list(self.now.values()):
+            price = Decimal(chance.choice(_PRICES[currency]))
+            self.now[old.name] = replace(old, price=price, currency=currency)
+        self.ever |= set(self.now.values())
+        return f"prices are in {currency}: {[str(offer.price) for offer in self.now.values()]}"

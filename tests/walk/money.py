@@ -1,6 +1,7 @@
 """Every cent of a town at rest has its place (R13 to R15); yields what differs from what BTCPay has."""
 
 import json
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +22,8 @@ _NOTHING = Decimal(0)
 _ROUNDING = Decimal("1e-6")
 
 _BOOKED = """
-SELECT i.user_id, i.id, i.btcpay_invoice_id, i.credit_used, q.plan_type, q.amount, q.quota, q.period, q.fits,
+SELECT i.user_id, i.id, i.btcpay_invoice_id, i.credit_used, q.plan_type, q.amount, q.currency, q.quota,
+    q.period, q.fits,
     coalesce(s.status <> 'revoked', false)
         OR EXISTS (SELECT FROM top_ups WHERE invoice_id = i.id AND revoked_at IS NULL) AS stands,
     (SELECT jsonb_object_agg(kind, amount) FROM (
@@ -33,11 +35,10 @@ WHERE i.user_id = ANY ($1)
 """
 
 _ACCOUNTS = """
-SELECT user_id, coalesce(sum(amount) FILTER (WHERE kind IN ('received', 'granted')), 0) AS came,
+SELECT user_id, currency, coalesce(sum(amount) FILTER (WHERE kind IN ('received', 'granted')), 0) AS came,
     coalesce(-sum(amount) FILTER (WHERE kind NOT IN ('received', 'granted')), 0) AS went,
-    coalesce(sum(amount) FILTER (WHERE invoice_id IS NULL), 0) AS released,
-    count(*) FILTER (WHERE currency <> 'USD') AS foreign_entries
-FROM ledger WHERE user_id = ANY ($1) GROUP BY user_id
+    coalesce(sum(amount) FILTER (WHERE invoice_id IS NULL), 0) AS released
+FROM ledger WHERE user_id = ANY ($1) GROUP BY user_id, currency
 """
 
 _DECIMALS = partial(json.loads, parse_float=Decimal)
@@ -70,7 +71,7 @@ async def load(connection: "asyncpg.Connection[Any]", people: Sequence[Person]) 
             Booked(
                 row["id"],
                 row["btcpay_invoice_id"],
-                Offer(row["plan_type"], row["amount"], row["quota"], row["period"].days, tuple(row["fits"])),
+                Offer.of(row),
                 row["credit_used"],
                 row["stands"],
                 {kind: Decimal(amount) for kind, amount in json.loads(row["booked"] or "{}").items()},
@@ -84,36 +85,37 @@ async def complaints(
     connection: "asyncpg.Connection[Any]",
     people: Sequence[Person],
     booked: Mapping[UUID, Sequence[Booked]],
-    released: Mapping[UUID, Decimal],
+    released: Mapping[UUID, Mapping[str, Decimal]],
 ) -> AsyncGenerator[str, None]:
     """Yield what is booked wrongly; ``released`` is what of each user's worth must have become credit."""
-    accounts = {row["user_id"]: row for row in await connection.fetch(_ACCOUNTS, [p.user_id for p in people])}
-    total = _NOTHING
+    rows = await connection.fetch(_ACCOUNTS, [person.user_id for person in people])
+    accounts = {(row["user_id"], row["currency"]): row for row in rows}
+    totals: dict[str, Decimal] = defaultdict(Decimal)
     for person in people:
         invoices = town.world.simulator.invoices
         for one in booked[person.user_id]:
             invoice = None if one.invoice_id is None else invoices[one.invoice_id]
             for complaint in _of_invoice(invoice, one, person):
                 yield f"{person.user_id}: {one.invoice_id or one.order_id} {complaint}"
-        account = accounts.get(person.user_id)
-        credit, reserved = await _shown(town, person)
-        total += credit
-        if account is None:
-            if credit:
-                yield f"{person.user_id}: a credit of {credit} without entries"
-            continue
-        if account["came"] != account["went"] + credit:
-            yield f"{person.user_id}: {account['came']} came, {account['went']} went, {credit} is left"
-        if abs(account["released"] - released[person.user_id]) > _ROUNDING:
-            yield f"{person.user_id}: released {account['released']}, not {released[person.user_id]}"
-        if account["foreign_entries"]:
-            yield f"{person.user_id}: entries in other currencies"
-        # What was spent and is taken back afterwards is owed: refunded elsewhere, or used before.
-        is_owed = person.cashed or person.refunded_there
-        if credit < reserved and not is_owed:
-            yield f"{person.user_id}: a credit of {credit}, {reserved} of it reserved"
-    if sum((a["came"] - a["went"] for a in accounts.values()), _NOTHING) != total:
-        yield "in total, what came is not what went and what is left"
+        shown = await balances(town, person)
+        known = {currency for user_id, currency in accounts if user_id == person.user_id}
+        if not shown.keys() <= known:
+            yield f"{person.user_id}: a credit of {shown} without entries"
+        for currency in known:
+            account = accounts[person.user_id, currency]
+            credit, reserved = shown.get(currency, (_NOTHING, _NOTHING))
+            totals[currency] += account["came"] - account["went"] - credit
+            right = released[person.user_id].get(currency, _NOTHING)
+            who = f"{person.user_id}, {currency}"
+            if account["came"] != account["went"] + credit:
+                yield f"{who}: {account['came']} came, {account['went']} went, {credit} is left"
+            if abs(account["released"] - right) > _ROUNDING:
+                yield f"{who}: released {account['released']}, not {right}"
+            # What was spent and is taken back afterwards is owed: refunded elsewhere, or used before.
+            if credit < reserved and not (right or person.refunded_there):
+                yield f"{who}: a credit of {credit}, {reserved} of it reserved"
+    if any(totals.values()):
+        yield f"in total, what came is not what went and what is left: {totals}"
 
 
 def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -> Iterator[str]:
@@ -147,13 +149,9 @@ def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -
         yield f"refunded {one.sum('refunded')}, must be {refunded}"
 
 
-async def _shown(town: Town, person: Person) -> tuple[Decimal, Decimal]:
-    """What the user is shown: credit, and how much of it is reserved."""
+async def balances(town: Town, person: Person) -> dict[str, tuple[Decimal, Decimal]]:
+    """What the user is shown in each currency: credit, and how much of it is reserved."""
     url = f"{town.houses[0].daemon.url}{API}/credit"
     async with town.world.http.get(url, headers={"X-User-ID": str(person.user_id)}) as response:
-        balances = (await response.json(loads=_DECIMALS))["balances"]
-    assert all(balance["currency"] == "USD" for balance in balances), balances
-    return (
-        sum((Decimal(balance["amount"]) for balance in balances), _NOTHING),
-        sum((Decimal(balance["reserved"]) for balance in balances), _NOTHING),
-    )
+        shown = (await response.json(loads=_DECIMALS))["balances"]
+    return {one["currency"]: (Decimal(one["amount"]), Decimal(one["reserved"])) for one in shown}

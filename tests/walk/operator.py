@@ -36,7 +36,7 @@ class Operator:
             await self._cash(person)
         elif done < 0.35:
             await self.town.stop_daemons()
-            self.town.change_catalogue(chance)
+            person.note(self.town.change_catalogue(chance))
             await self.town.start_daemons()
             await self.town.until_ready()
         elif done < 0.55 and self.town.credit:
@@ -81,10 +81,11 @@ class Operator:
         if not refundable:
             return
         invoice_id = chance.choice(refundable)
-        amount = Decimal(chance.choice(["0.40", "1.00"]))
+        currency = simulator.invoices[invoice_id].currency
+        amount = Decimal(chance.choice([40, 100])).scaleb(-currency.digits)
         with contextlib.suppress(GreenfieldRefused):  # BTCPay refunds no payment that is just expired
             simulator.refund(
-                invoice_id, refundVariant="Custom", customAmount=str(amount), customCurrency="USD"
+                invoice_id, refundVariant="Custom", customAmount=str(amount), customCurrency=currency.code
             )
             known = person.refunded_there.get(invoice_id, Decimal(0))
             person.refunded_there[invoice_id] = known + amount

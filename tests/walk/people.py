@@ -48,6 +48,8 @@ class Person:
     refunded_there: dict[str, Decimal] = field(default_factory=dict)  # in BTCPay's own pages
     quoted: dict[UUID, Decimal] = field(default_factory=dict)  # prices by order
     from_credit: set[UUID] = field(default_factory=set)  # orders that credit paid whole
+    may_renew: bool = False  # whether credit ever might renew a plan at its end
+    renews: bool = False  # whether it does now, as far as the person was answered
     messages: set[str] = field(default_factory=set)
     joined: int = 0  # the round
     granted: int = 0
@@ -61,6 +63,8 @@ class Person:
     async def live(self, town: Town, steps: int) -> None:
         for _ in range(steps):
             await asyncio.sleep(self.chance.uniform(0, 1))
+            if self.chance.random() < _CHOOSES:
+                await self._choose_renewal(town)
             if not self.invoices or self.chance.random() < 0.4:
                 await self._buy(town)
             else:
@@ -92,6 +96,33 @@ class Person:
             if self.chance.random() < _ALTERED:
                 self._alter(town, town.world.simulator.invoices[invoice_id])
         await self._act(town, invoice_id)
+
+    async def _choose_renewal(self, town: Town) -> None:
+        """Have credit renew the plan at its end, or not any more; ask until a daemon answers."""
+        auto = self.chance.random() < _RENEWS
+        self.may_renew |= auto
+        self.renews = False  # until it is answered
+        house = self.chance.randrange(len(town.houses))
+        while True:
+            url = f"{town.houses[house].daemon.url}{API}/subscription/renewal"
+            headers = {"X-User-ID": str(self.user_id)}
+            try:
+                async with town.world.http.put(
+                    url, json={"auto": auto}, headers=headers, timeout=_ATTEMPT
+                ) as response:
+                    told: dict[str, Any] = await response.json()
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            else:
+                if response.status == 200:
+                    assert told["auto"] is auto, told
+                    self.renews = auto
+                    return self.note(f"renews from credit: {auto}")
+                if told.get("code") == "credit_off":
+                    return None
+                assert response.status in {409, 502, 503, 504}, told
+            await asyncio.sleep(0.1)
+            house = (house + 1) % len(town.houses)
 
     async def _order(self, town: Town, plan: str, key: str) -> dict[str, Any] | None:
         """Ask each daemon in turn until one answers; ``None`` where the rules refuse it (R11, R17)."""
@@ -126,7 +157,7 @@ class Person:
             case "price":
                 invoice.price += 1
             case "currency":
-                invoice.currency = CURRENCIES["EUR"]
+                invoice.currency = CURRENCIES["GBP"]
             case _:
                 order_id = f"not-{invoice.order_id}"
                 town.world.simulator.replace_metadata(invoice.id, invoice.metadata | {"orderId": order_id})
@@ -141,7 +172,8 @@ class Person:
             possible.remove(PayerAction.MARK_INVALID)  # both are the operator's decisions, and were made
         amount, method = None, self.chance.choice(["BTC-LN", "BTC-LN", "BTC-CHAIN"])
         if not possible or self.chance.random() < 0.05:
-            action, amount = PayerAction.PAY, Decimal(self.chance.choice(["0.5", "5", "60"]))  # once more
+            more = Decimal(self.chance.choice(["0.5", "5", "60"]))  # once more
+            action, amount = PayerAction.PAY, more if invoice.currency.digits else 100 * more
         else:
             action = self.chance.choices(possible, [_WEIGHTS.get(known, 1) for known in possible])[0]
         self._look_out(invoice, action)
@@ -168,6 +200,8 @@ class Person:
 
 _ALTERED = 0.08  # how probable it is of an order
 _PACKS = 0.3
+_CHOOSES = 0.15  # of a step
+_RENEWS = 0.8
 _REMEMBERS = 0.3  # how probable it is of an act
 
 _WEIGHTS = {

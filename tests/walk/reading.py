@@ -20,7 +20,7 @@ from tests.walk.town import Town
 from tests.walk.worth import Pack, Purchase
 
 _ROWS = """
-SELECT s.*, q.plan_type, q.amount, q.quota, q.period, q.fits, i.btcpay_invoice_id
+SELECT s.*, q.plan_type, q.amount, q.currency, q.quota, q.period, q.fits, i.btcpay_invoice_id
 FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id
 LEFT JOIN btcpay_invoices AS i ON i.id = s.invoice_id
 WHERE s.user_id = ANY ($1) ORDER BY s.number
@@ -88,7 +88,7 @@ async def read(town: Town, connection: "asyncpg.Connection[Any]", people: Sequen
 def purchases(rows: Sequence[Any]) -> list[Purchase]:
     return [
         Purchase(
-            offer_of(row),
+            Offer.of(row),
             row["valid_from"],
             row["messages_used"],
             is_grant=row["source"] == "grant",
@@ -97,11 +97,6 @@ def purchases(rows: Sequence[Any]) -> list[Purchase]:
         )
         for row in rows
     ]
-
-
-def offer_of(row: Any) -> Offer:
-    """The quote of a row."""
-    return Offer(row["plan_type"], row["amount"], row["quota"], row["period"].days, tuple(row["fits"]))
 
 
 def _packs(row: Any) -> tuple[Pack, ...]:
@@ -114,6 +109,7 @@ def _packs(row: Any) -> tuple[Pack, ...]:
         if not Decimal(lot["paid"]):
             given = int(lot["messages"])
         else:
-            found.append(Pack(Fraction(lot["paid"]), int(lot["messages"]), given, Fraction(lot["after"])))
+            price, currency = Fraction(lot["paid"]), lot["currency"]
+            found.append(Pack(price, currency, int(lot["messages"]), given, Fraction(lot["after"])))
             given = 0
     return tuple(found)

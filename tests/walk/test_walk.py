@@ -1,7 +1,8 @@
 """Nobody loses or wins anything, whatever happens to the parts, in any order.
 
-People buy plans and packs, pay in every way, and spend credit. The operator grants, ends plans for credit,
-decides cases, refunds here and in BTCPay's pages, and restarts the daemons with another catalogue.
+People buy plans and packs, pay in every way, spend credit, and have it renew their plans. The operator
+grants, ends plans for credit, decides cases, refunds here and in BTCPay's pages, and restarts the daemons
+with another catalogue, also in another currency.
 
 ``KOSMO_WALK_SECONDS=1200 KOSMO_WALK_SEED=7 python -m pytest -p no:xdist -q -s -m soak tests/walk`` walks for
 long; it prints one line of JSON at its end. Without a seed a fresh one is taken and printed.
@@ -39,7 +40,7 @@ async def test_a_short_walk(tmp_path: Path) -> None:
     seed = int(os.environ.get("KOSMO_WALK_SEED", _FIXED))
     print(f"KOSMO_WALK_SEED={seed}")
     began = time.monotonic()
-    async with town_around(tmp_path, daemons=2) as town:
+    async with town_around(tmp_path, daemons=2, currency="JPY") as town:
         walk = Walk(town, seed, newcomers=6, reports=4, size=200)
         await walk.round(jumps=0)
         await walk.rest([*walk.people, *walk.chatty])

@@ -28,10 +28,11 @@ class Town:
     sells: Assortment
     plans_file: Path
 
-    def change_catalogue(self, chance: Random) -> None:
-        """Sell something else from the next start of the daemons on."""
-        self.sells.change(chance)
+    def change_catalogue(self, chance: Random) -> str:
+        """Sell something else from the next start of the daemons on, and say what."""
+        changed = self.sells.change(chance)
         self.plans_file.write_text(self.sells.toml)
+        return changed
 
     async def heal(self) -> None:
         """Bring back whatever is away, at once."""
@@ -73,7 +74,9 @@ class Town:
 
 
 @contextlib.asynccontextmanager
-async def town_around(directory: Path, daemons: int, *, credit: bool = True) -> AsyncIterator[Town]:
+async def town_around(
+    directory: Path, daemons: int, *, credit: bool = True, currency: str | None = None
+) -> AsyncIterator[Town]:
     """A town whose daemons are ready; unless they give ``credit``, unused money is a case."""
     async with contextlib.AsyncExitStack() as stack:
         place = stack.enter_context(temporary_directory("kosmo-walk-"))
@@ -83,6 +86,8 @@ async def town_around(directory: Path, daemons: int, *, credit: bool = True) -> 
         broker = await stack.enter_async_context(Mosquitto(max_queued_messages=0))
         world = await stack.enter_async_context(world_around(directory, url, broker))
         sells, plans_file = Assortment(), place / "plans.toml"
+        if currency is not None:
+            sells.change_currency(Random(currency), currency)
         plans_file.write_text(sells.toml)
         world.more |= {"CREDIT": "auto" if credit else "off", "PLANS_FILE": str(plans_file)}
         houses = []

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -24,6 +23,7 @@ from kosmo_billing_daemon.demo.btcpay.actions import PayerAction, possible_actio
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from tests.support import usage
 from tests.support.daemon import WEBHOOK_SECRET
+from tests.walk import renewals
 from tests.walk.audit import complaints
 from tests.walk.faults import FAULTS, Fault, mosquitto_killed
 from tests.walk.gateways import report_until_answered
@@ -69,6 +69,7 @@ class Walk:
     heals: list[float] = field(default_factory=list)
     sent: int = 0  # events, repetitions included
     jumped: timedelta = timedelta()
+    renewed: int = 0  # plans that credit had to renew at their end
     history: list[str] = field(default_factory=list)
     old: dict[str, bytes] = field(default_factory=dict)
     operator: Operator = field(init=False)
@@ -153,9 +154,10 @@ class Walk:
             "settled_by_hand": sum(len(person.settled_by_hand) for person in self.people),
             "offers": len(self.town.sells.ever),
             "cashed": sum(person.cashed for person in self.people),
-            "refunded_in_btcpay": str(sum((sum(p.refunded_there.values()) for p in self.people), Decimal(0))),
+            "refunded_in_btcpay": sum(len(person.refunded_there) for person in self.people),
             "from_credit": sum(len(person.from_credit) for person in self.people),
-            "refunded": str(sum((sum(p.refunded.values(), Decimal(0)) for p in self.people), Decimal(0))),
+            "refunded": sum(len(person.refunded) for person in self.people),
+            "renewed": self.renewed,
             "cases_closed": sum(len(person.dismissed) for person in self.people),
             "events_sent": self.sent,
             "events_distinct": distinct,
@@ -237,11 +239,13 @@ class Walk:
         distance = chance.choice(_JUMPS)
         self.jumped += distance
         self.history.append(f"jump {distance}")
+        ending = await renewals.ending(self.town, people, datetime.now(UTC) + distance)
         await self.town.stop_daemons()
         self.town.world.simulator.set_faults(webhooks={"hold": True})
         for person in people:
             if person.invoices and person.chance.random() < 0.3:
                 await person.act(self.town)
+                ending.pop(person.user_id, None)
         users = [person.user_id for person in people]
         async with self.town.world.sql() as connection, connection.transaction():
             for table in await connection.fetch(_TIMES):
@@ -253,10 +257,13 @@ class Walk:
             for invoice_id in person.invoices:
                 await self._age(self.town.world.simulator.invoices[invoice_id], distance)
         if chance.random() < 0.5:
-            self.town.change_catalogue(chance)
+            self.history.append(self.town.change_catalogue(chance))
         await self.town.start_daemons()
         await self.town.until_ready()
         await self._compare(people)
+        self.renewed += len(ending)
+        missing = await renewals.missing(self.town, ending)
+        assert not missing, self._told(missing)
 
     async def _age(self, invoice: SimulatedInvoice, distance: timedelta) -> None:
         invoice.created -= distance

@@ -13,6 +13,9 @@ _MICROSECOND = timedelta(microseconds=1)
 _NOTHING = Fraction(0)
 _ROUNDING = Fraction(1, 100_000)  # of a message
 
+Worth = dict[str, Fraction]
+"""What something is worth in each currency."""
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -22,6 +25,7 @@ class Pack:
     """
 
     price: Fraction
+    currency: str
     messages: int
     given: int
     after: Fraction
@@ -51,7 +55,7 @@ class Terms:
 
     until: datetime
     messages: Fraction | None
-    released: Fraction
+    released: Worth
 
     def allows(self, limit: int | None) -> bool:
         """Whether ``limit`` is right; rounding may not cost a message."""
@@ -68,6 +72,7 @@ class _Lot:
     """
 
     paid: Fraction
+    currency: str
     period: Fraction
     quota: Fraction | None
     time: Fraction
@@ -92,29 +97,27 @@ def terms(purchases: Sequence[Purchase]) -> list[Terms]:
     found: list[Terms] = []
     stack: list[_Lot] = []
     for place, new in enumerate(purchases):
-        taken = _taken(stack, purchases[place - 1], new) if place else []
-        kept = _within_cap(taken, new.offer)
-        released = _worth(taken) - _worth(kept)
+        old = _left_of(stack, purchases[place - 1], new) if place else []
+        kept = _within_cap(_taken(stack, old, purchases[place - 1], new) if place else [], new.offer)
+        released = _sum(_worth(old), _worth(kept), -1)
         stack = [*kept, _bought(new), *_packs(new)]
         until = new.at + -(-_time(stack) // 1) * _MICROSECOND
         if new.cashed_at is not None and new.cashed_at < until:
-            released += _worth(_left(stack, (new.cashed_at - new.at) // _MICROSECOND, new.used))
+            left = _left(stack, (new.cashed_at - new.at) // _MICROSECOND, new.used)
+            released = _sum(released, _worth(left))
         else:
             too_late = len(_packs(new, _time(stack)))
-            released += _worth(_left(stack, 0, new.used)[len(stack) - too_late :])
+            released = _sum(released, _worth(_left(stack, 0, new.used)[len(stack) - too_late :]))
         found.append(Terms(until, _messages(stack), released))
     return found
 
 
-def released_packs(before: Sequence[Purchase], revoked: Purchase) -> Fraction:
+def released_packs(before: Sequence[Purchase], revoked: Purchase) -> Worth:
     """What the packs of a revoked purchase are worth: they are its user's all the same.
 
     ``before`` are the purchases before it that stand.
     """
-    stack: list[_Lot] = []
-    for place, new in enumerate([*before, revoked]):
-        taken = _taken(stack, before[place - 1], new) if place else []
-        stack = [*_within_cap(taken, new.offer), _bought(new), *_packs(new)]
+    stack = _stack_of([*before, revoked])
     return _worth(_left(stack, 0, revoked.used)[len(stack) - len(_packs(revoked)) :])
 
 
@@ -123,26 +126,44 @@ def may_exceed_cap(purchases: Sequence[Purchase], offer: Offer, at: datetime) ->
     if not purchases:
         return False
     unused = [replace(purchase, used=0) for purchase in purchases]
-    stack: list[_Lot] = []
-    for place, new in enumerate(unused):
-        taken = _taken(stack, unused[place - 1], new) if place else []
-        stack = [*_within_cap(taken, new.offer), _bought(new), *_packs(new)]
-    taken = _taken(stack, unused[-1], Purchase(offer, at, 0))
+    stack, new = _stack_of(unused), Purchase(offer, at, 0)
+    taken = _taken(stack, _left_of(stack, unused[-1], new), unused[-1], new)
     return _time(taken) > (CAP - timedelta(days=offer.days, seconds=1)) // _MICROSECOND
 
 
-def _taken(stack: _Stack, old: Purchase, new: Purchase) -> list[_Lot]:
-    """What ``new`` takes over of the lots that ``old`` began with."""
+def _stack_of(purchases: Sequence[Purchase]) -> list[_Lot]:
+    """The lots that the last of these begins with."""
+    stack: list[_Lot] = []
+    for place, new in enumerate(purchases):
+        old = purchases[place - 1]
+        taken = _taken(stack, _left_of(stack, old, new), old, new) if place else []
+        stack = [*_within_cap(taken, new.offer), _bought(new), *_packs(new)]
+    return stack
+
+
+def _left_of(stack: _Stack, old: Purchase, new: Purchase) -> list[_Lot]:
+    """What is left of the lots that ``old`` began with when ``new`` is bought."""
     elapsed = (new.at - old.at) // _MICROSECOND
     if _time(stack) <= elapsed or old.cashed_at is not None:
         return []
-    left = _left(stack, elapsed, old.used)
+    return _left(stack, elapsed, old.used)
+
+
+def _taken(stack: _Stack, left: list[_Lot], old: Purchase, new: Purchase) -> list[_Lot]:
+    """What ``new`` takes over of what is left."""
     is_alike = old.offer.name == new.offer.name and (_messages(stack) is None) == (new.offer.messages is None)
     return left if is_alike else _converted(left, new.offer)
 
 
-def _worth(stack: _Stack) -> Fraction:
-    return sum((lot.worth for lot in stack), _NOTHING)
+def _worth(stack: _Stack) -> Worth:
+    found: Worth = {}
+    for lot in stack:
+        found[lot.currency] = found.get(lot.currency, _NOTHING) + lot.worth
+    return found
+
+
+def _sum(one: Worth, other: Worth, sign: int = 1) -> Worth:
+    return {key: one.get(key, _NOTHING) + sign * other.get(key, _NOTHING) for key in {*one, *other}}
 
 
 def _time(stack: _Stack) -> Fraction:
@@ -160,7 +181,7 @@ def _bought(purchase: Purchase) -> _Lot:
     paid = _NOTHING if purchase.is_grant else Fraction(offer.price)
     period = Fraction(timedelta(days=offer.days) // _MICROSECOND)
     messages = None if offer.messages is None else Fraction(offer.messages)
-    return _Lot(paid, period, messages, period, messages)
+    return _Lot(paid, offer.currency, period, messages, period, messages)
 
 
 def _packs(purchase: Purchase, since: Fraction = _NOTHING) -> list[_Lot]:
@@ -169,7 +190,7 @@ def _packs(purchase: Purchase, since: Fraction = _NOTHING) -> list[_Lot]:
     for pack in (one for one in purchase.packs if one.after >= since):
         for paid, messages in ((_NOTHING, Fraction(pack.given)), (pack.price, Fraction(pack.messages))):
             if messages:
-                found.append(_Lot(paid, _NOTHING, messages, _NOTHING, messages))
+                found.append(_Lot(paid, pack.currency, _NOTHING, messages, _NOTHING, messages))
     return found
 
 
@@ -190,14 +211,14 @@ def _left(stack: _Stack, elapsed: int, used: int) -> list[_Lot]:
 
 
 def _converted(stack: _Stack, offer: Offer) -> list[_Lot]:
-    """Buy time and messages of another plan with what each lot is still worth."""
+    """Buy time and messages of another plan with what each lot in its currency is still worth."""
     period = Fraction(timedelta(days=offer.days) // _MICROSECOND)
     found = []
     for lot in stack:
-        if worth := lot.worth:
+        if lot.currency == offer.currency and (worth := lot.worth):
             time = worth / Fraction(offer.price) * period
             messages = None if offer.messages is None else worth / Fraction(offer.price) * offer.messages
-            found.append(_Lot(worth, time, messages, time, messages))
+            found.append(_Lot(worth, lot.currency, time, messages, time, messages))
     return found
 
 
