@@ -13,7 +13,7 @@ from kosmo_billing_daemon.domain.currencies import smallest_unit
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import attention, invoices, ledger, refunds
+from kosmo_billing_daemon.store import attention, invoices, ledger_faults, refunds
 from kosmo_billing_daemon.store.postgres import Pool
 
 PAGE = 200
@@ -49,7 +49,7 @@ async def compare(
         # Those that v0.1 opened have an order id of v0.1 there.
         attached = await invoices.load_attached(connection, [each.btcpay_invoice_id for each in seen])
         ours = await invoices.load_created(connection, first, before)
-        unbooked = await ledger.load_unbooked(connection)
+        faults = await ledger_faults.load(connection)
         decided = await attention.load_decided(connection, [each.btcpay_invoice_id for each in seen])
         again = await attention.load_decided_twice(connection, list(known))
     for each in seen:
@@ -71,12 +71,12 @@ async def compare(
     found += [
         Difference(
             invoice_id=None,
-            order_id=str(each),
-            fact="the ledger has another sum than the invoice: report this as a bug",
+            order_id=None if each.order_id is None else str(each.order_id),
+            fact=f"{each.what}: {each.booked:f}, must be {each.right:f}; report this as a bug",
             amount=None,
             currency=None,
         )
-        for each in unbooked
+        for each in faults
     ]
     return found
 

@@ -112,23 +112,6 @@ async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> lis
     return [_entry(row) for row in await connection.fetch(_OF_USER, user_id, limit)]
 
 
-_UNBOOKED = """
-SELECT i.id FROM btcpay_invoices AS i LEFT JOIN (
-    SELECT invoice_id, sum(amount) FILTER (WHERE kind = 'received') AS received,
-        sum(amount) FILTER (WHERE kind IN ('granted', 'written_off')) AS adjusted
-    FROM ledger WHERE invoice_id IS NOT NULL GROUP BY invoice_id
-) AS l ON l.invoice_id = i.id
-WHERE i.received <> coalesce(l.received, 0)
-    OR CASE i.effect WHEN 'revoked' THEN least(0, i.adjusted) ELSE i.adjusted END <> coalesce(l.adjusted, 0)
-ORDER BY i.id
-"""
-
-
-async def load_unbooked(connection: Connection) -> list[UUID]:
-    """Return invoices of which the ledger has another sum than their row: there must be none."""
-    return [row["id"] for row in await connection.fetch(_UNBOOKED)]
-
-
 EntryPlace = tuple[datetime, int]
 """Where a list of entries goes on: the time and number of one."""
 

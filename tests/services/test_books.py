@@ -4,7 +4,11 @@ from datetime import timedelta
 from decimal import Decimal
 from uuid import uuid4
 
+import pytest
+
+from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.books import Difference, compare
+from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from tests.services.conftest import Shop
@@ -71,3 +75,41 @@ async def test_many_invoices_are_read_in_pages(shop: Shop, user: UserId) -> None
     shop.simulator.set_faults(webhooks={"drop": 1.0})
     await shop.simulator.act(shop.btcpay_id(invoice), "pay", method="BTC-LN")
     assert [found.invoice_id for found in await differences(shop)] == [shop.btcpay_id(invoice)]
+
+
+RELEASED = """
+UPDATE subscriptions SET stack = jsonb_build_object('lots', jsonb_build_array(),
+    'released', jsonb_build_array(jsonb_build_object('purchase', id, 'worth', '2', 'currency', 'USD')))
+"""
+ENTRY = """
+INSERT INTO ledger (at, user_id, kind, amount, currency, invoice_id, who, reason)
+SELECT at, user_id, {}, 'USD', {}, 'ann', 'a plant' FROM ledger LIMIT 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("planted", "fact"),
+    [
+        (ENTRY.format("'received', 1", "invoice_id"), "received: 8.00, must be 7.00"),
+        ("UPDATE btcpay_invoices SET received = 6", "received: 7.00, must be 6"),
+        ("UPDATE btcpay_invoices SET adjusted = -1", "granted or written off: 0, must be -1"),
+        ("UPDATE btcpay_invoices SET effect = 'credited'", "sold: 5.00, must be 0"),
+        ("UPDATE btcpay_invoices SET effect = 'withdrawn'", "given: 1, must be 0"),
+        ("UPDATE refunds SET cancelled_at = ordered_at", "refunded: 0.50, must be 0"),
+        (RELEASED, "taken back of purchase {purchase} in USD: 0, must be 2"),
+        (ENTRY.format("'refunded', -1", "NULL"), "refunded to user {user}: 1, must be 0"),
+        (ENTRY.format("'sold', -1", "user_id"), "booked for an invoice that is not there: -1, must be 0"),
+    ],
+)
+async def test_whatever_is_wrong_in_the_ledger_itself_is_named(
+    shop: Shop, user: UserId, planted: str, fact: str
+) -> None:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice, "7.00")
+    refunding = Refunding(pool=shop.front.pool, btcpay=shop.front.btcpay, clock=shop.clock)
+    await refunding.refund(shop.btcpay_id(invoice), Decimal("0.50"), OperatorAction("ann", "a test"))
+    assert await differences(shop) == []
+    (bought,) = await shop.front.subscriptions(user)
+    await shop.front.execute(planted)
+    right = fact.replace("{user}", str(user)).replace("{purchase}", str(bought["id"]))
+    assert f"{right}; report this as a bug" in [found.fact for found in await differences(shop)]

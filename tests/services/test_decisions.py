@@ -15,7 +15,7 @@ from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Payment
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, SubscriptionId, UserId
 from kosmo_billing_daemon.errors import Conflict
-from kosmo_billing_daemon.store import ledger
+from kosmo_billing_daemon.store import ledger_faults
 from tests.domain.builders import seen
 from tests.services.conftest import STORE, Daemon, Shop, reserve
 
@@ -114,7 +114,7 @@ async def test_in_every_order_of_marks_and_decisions_the_decision_stays(shop: Sh
     assert wrong == {}
     assert await shop.front.rows("SELECT user_id FROM ledger GROUP BY user_id HAVING sum(amount) <> 0") == []
     async with shop.front.pool.connection() as connection:
-        assert await ledger.load_unbooked(connection) == []
+        assert await ledger_faults.load(connection) == []
 
 
 async def test_a_decision_is_told_once_and_marks_around_it_tell_no_rights(shop: Shop, user: UserId) -> None:

@@ -15,7 +15,7 @@ from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.store import ledger
+from kosmo_billing_daemon.store import ledger_faults
 from tests.demo.btcpay.conftest import HandClock
 from tests.domain.builders import WITH_PACK
 from tests.services.conftest import Shop
@@ -31,7 +31,7 @@ async def shop(simulator: Simulator, clock: HandClock, database_url: str) -> Asy
         await opened.start(credit=True)
         yield opened
         async with opened.front.pool.connection() as connection:
-            assert await ledger.load_unbooked(connection) == []
+            assert await ledger_faults.load(connection) == []
 
 
 def operator(shop: Shop) -> AdminActions:
