@@ -156,7 +156,10 @@ async def world_around(
     async with (
         Simulator(store_id=STORE, api_key=KEY, retry_waits=(0.05,) * 8) as simulator,
         observing(broker, **identity) as observer,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
+        # A kept connection may bring one more request, for which a daemon that stops waits a second.
+        aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=30), connector=aiohttp.TCPConnector(force_close=True)
+        ) as http,
     ):
         world = World(directory, database_url, broker, simulator, observer, http, identity=identity)
         try:

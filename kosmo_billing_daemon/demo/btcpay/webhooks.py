@@ -25,6 +25,7 @@ from kosmo_billing_daemon.runtime.records import record
 
 BTCPAY_RETRY_WAITS: tuple[float, ...] = (10, 60, 600, 600, 600, 600, 600, 600)
 _REORDER_PATIENCE_SECONDS = 0.05  # long enough for the events of one payment, short enough for a test
+KEPT_FOR = 0.1  # seconds that a connection without a delivery stays open
 
 
 @record(kw_only=True)
@@ -141,7 +142,10 @@ class Webhooks:
 
     async def open(self) -> None:
         # The answer body is never read and cookies are never kept, as with the real server's client.
-        self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        # A connection that is kept longer would only make a daemon that stops wait for one more request.
+        self._session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(keepalive_timeout=KEPT_FOR)
+        )
         for queue in self._queues.values():
             self._start(queue)
 
