@@ -75,6 +75,8 @@ class DemoStage:
             await self._running
 
     async def _raise_curtain(self) -> None:
+        # First: a taken port stops everything. The daemon needs its own address for the links it gives out.
+        listening = self._resources.enter_context(_listen(self._port))
         directory = self._data_dir
         if directory is None:
             directory = self._resources.enter_context(temporary_directory("kosmo-demo-"))
@@ -89,8 +91,6 @@ class DemoStage:
                     group.create_task(self._resources.enter_async_context(part))
         webhook_secret = secrets.token_hex(20)
         mqtt = urlsplit(broker.url)
-        # Listened on before the daemon begins, which has to know its own address for the links it gives out.
-        listening = self._resources.enter_context(_listen(self._port))
         daemon = Daemon(
             load(
                 {

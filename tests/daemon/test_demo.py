@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,8 +72,12 @@ class Demo:
         """Press Ctrl-C and see everything go."""
         self.process.send_signal(signal.SIGINT)
         code = await asyncio.to_thread(self.process.wait, 30)
-        await eventually(lambda: not any(map(is_alive, self.family)), f"the end of {self.family}")
+        await self.until_gone()
         return code
+
+    async def until_gone(self) -> None:
+        """Wait until no process of it is left."""
+        await eventually(lambda: not any(map(is_alive, self.family)), f"the end of {self.family}")
 
 
 @contextlib.asynccontextmanager
@@ -91,56 +97,48 @@ async def playing(*options: str) -> AsyncIterator[Demo]:
                 process.kill()
 
 
-async def test_the_journey_of_the_readme_and_nothing_left_after_ctrl_c() -> None:
-    async with playing() as demo:
-        print(f"\nready after {demo.seconds:.1f} s")
-        assert demo.seconds < 10
-        assert set(demo.urls) >= {"api", "mqtt", "btcpay", "database"}
-        assert len(demo.family) > 3
-        await demo.buy()
-        assert (await demo.document())["plan_type"] == "wanderer"
-        assert await demo.plan() == "wanderer"
-        assert await demo.stopped() == 0
-        assert demo.process.stdout is not None
-        assert demo.process.stdout.read() == b""
-
-
-async def test_nothing_is_left_after_kill_9() -> None:
-    async with playing() as demo:
-        demo.process.kill()
-        demo.process.wait(10)
-        await eventually(lambda: not any(map(is_alive, demo.family)), f"the end of {demo.family}")
-
-
-async def test_without_mosquitto_the_same_journey() -> None:
-    async with playing("--broker", "amqtt") as demo:
-        await demo.buy()
-        assert (await demo.document(Protocol.V311))["plan_type"] == "wanderer"
-        assert await demo.stopped() == 0
-
-
-async def test_a_data_directory_is_kept_from_run_to_run() -> None:
+async def test_a_data_directory_is_kept_from_run_to_run_and_nothing_else_is_left() -> None:
+    """The journey of the README, ended by Ctrl-C; then once more on what it left, ended by kill -9."""
     with temporary_directory("kosmo-demo-test-") as directory:
         kept = str(directory / "kept")
         async with playing("--data-dir", kept) as demo:
+            print(f"\nready after {demo.seconds:.1f} s")
+            assert set(demo.urls) >= {"api", "mqtt", "btcpay", "database"}
+            assert len(demo.family) > 3
             await demo.buy()
             first = await demo.document()
+            assert first["plan_type"] == "wanderer"
             assert await demo.stopped() == 0
+            assert demo.process.stdout is not None
+            assert demo.process.stdout.read() == b""
         async with playing("--data-dir", kept) as demo:
             assert await demo.plan() == "wanderer"
             again = await demo.document()
             assert again["subscription_id"] == first["subscription_id"]
             assert again["version"] >= first["version"]
-            assert await demo.stopped() == 0
+            demo.process.kill()
+            demo.process.wait(10)
+            await demo.until_gone()
 
 
-async def test_a_port_in_use_is_said_in_words_and_leaves_nothing() -> None:
-    async with playing() as demo:
-        port = demo.urls["api"].rpartition(":")[2]
+async def test_without_mosquitto_and_a_directory_the_same_journey() -> None:
+    async with playing("--broker", "amqtt") as demo:
+        await demo.buy()
+        assert (await demo.document(Protocol.V311))["plan_type"] == "wanderer"
+        assert await demo.plan() == "wanderer"
+        assert await demo.stopped() == 0
+
+
+async def test_a_port_in_use_is_reported_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
         process = await asyncio.create_subprocess_exec(
-            *command("demo", "--json", "--port", port), env=environment(), stderr=asyncio.subprocess.PIPE
+            *command("demo", "--json", "--port", port, "--data-dir", str(tmp_path / "kept")),
+            env=environment(),
+            stderr=asyncio.subprocess.PIPE,
         )
         _, said = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode == 69
-        assert said.decode().startswith(f"kosmo-billing: cannot listen on 127.0.0.1 port {port}")
-        assert "Traceback" not in said.decode()
+    assert process.returncode == 69
+    assert said.decode().startswith(f"kosmo-billing: cannot listen on 127.0.0.1 port {port}")
+    assert "Traceback" not in said.decode()
+    assert not (tmp_path / "kept").exists()
