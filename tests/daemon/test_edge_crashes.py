@@ -20,9 +20,7 @@ from tests.support.observer import TOPICS
 from tests.support.world import World, grant, until
 
 ROOT = Path(__file__).resolve().parents[2]
-MESSAGES = 20_000
-SEEN_TWICE = MESSAGES // 10  # messages that both gateways record: a tenth of all are duplicates
-KILLS = 4  # of each
+SEEN_TWICE = 10  # of a hundred messages that many are recorded by both gateways: duplicates
 SECONDS = 150.0
 
 
@@ -36,13 +34,17 @@ async def gateways(tmp_path: Path, world: World) -> AsyncIterator[list[GatewayPr
             one.kill()
 
 
-def share_out(users: list[UUID], gateways: list[GatewayProcess]) -> Counter[UUID]:
+def twice(messages: int) -> int:
+    return messages * SEEN_TWICE // 100
+
+
+def share_out(users: list[UUID], gateways: list[GatewayProcess], messages: int) -> Counter[UUID]:
     """Give each gateway its part of the messages, in disorder; returns how many each user has sent."""
     chance = random.Random(7)
     now = utc_now()
     sent: Counter[UUID] = Counter()
     lines = []
-    for number in range(MESSAGES):
+    for number in range(messages):
         user_id = chance.choice(users)
         sent[user_id] += 1
         message = {
@@ -52,22 +54,25 @@ def share_out(users: list[UUID], gateways: list[GatewayProcess]) -> Counter[UUID
             "sent_at": (now + timedelta(milliseconds=number)).isoformat(),  # within the purchases
         }
         lines.append(json.dumps(message))
-    middle = MESSAGES // 2
-    for one, part in zip(gateways, (lines[: middle + SEEN_TWICE], lines[middle:]), strict=True):
+    middle = messages // 2
+    for one, part in zip(gateways, (lines[: middle + twice(messages)], lines[middle:]), strict=True):
         chance.shuffle(part)
         one.messages.write_text("".join(f"{line}\n" for line in part))
     return sent
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("messages", "kills_of_each"), [(4_000, 2), pytest.param(20_000, 4, marks=pytest.mark.soak)]
+)
 async def test_every_message_counts_exactly_once_over_kill_9_of_everybody(
-    world: World, gateways: list[GatewayProcess]
+    world: World, gateways: list[GatewayProcess], messages: int, kills_of_each: int
 ) -> None:
     daemon = await world.daemon()
     users = [await world.buy(daemon, plan=plan) for plan in ("wanderer", "guardian", "sanctuary") * 4]
     for user_id in users:
         await world.until_published(user_id)
-    sent = share_out(users, gateways)
+    sent = share_out(users, gateways, messages)
 
     def kill_daemon() -> None:
         daemon.kill()
@@ -78,13 +83,13 @@ async def test_every_message_counts_exactly_once_over_kill_9_of_everybody(
             one.kill()
             one.launch()
 
-    kills = ["daemon", "broker", *gateways] * KILLS
+    kills = ["daemon", "broker", *gateways] * kills_of_each
     random.Random(11).shuffle(kills)
     for one in gateways:
         one.launch()
     for number, victim in enumerate(kills, start=1):
         # Spread over the recording, so that each meets messages in every state.
-        due = (MESSAGES + SEEN_TWICE) * number // (len(kills) + 1)
+        due = (messages + twice(messages)) * number // (len(kills) + 1)
         await until(
             lambda due=due: sum(one.recorded for one in gateways) >= due,  # type: ignore[misc]
             lambda: "\n".join([*(one.log for one in gateways), world.logs]),
@@ -105,7 +110,7 @@ async def test_every_message_counts_exactly_once_over_kill_9_of_everybody(
     )
 
     counted = await world.value("SELECT count(*) FROM usage_events")
-    assert counted == MESSAGES
+    assert counted == messages
     async with world.sql() as connection:
         rows = await connection.fetch(
             "SELECT user_id, sum(messages_used) AS used FROM subscriptions GROUP BY user_id"
