@@ -54,3 +54,10 @@ def empty_database_url(_postgres_session: PostgresSession) -> Iterator[str]:
     """The URL of a database of this test's own with nothing in it."""
     with _postgres_session.database() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def module_database_url(_postgres_session: PostgresSession, template_database: str) -> Iterator[str]:
+    """The URL of a migrated database that the tests of one module share."""
+    with _postgres_session.database(template_database) as url:
+        yield url

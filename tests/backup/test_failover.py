@@ -161,7 +161,7 @@ async def same(world: World, gate: Gate) -> bool:
 
 def no_event_id_twice(world: World) -> None:
     told = defaultdict(set)
-    for event in world.observer.news():
+    for event in world.observer.cloud_events():
         told[event["id"]].add(str(event))
     assert not [events for events in told.values() if len(events) > 1]
 

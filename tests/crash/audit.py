@@ -182,7 +182,9 @@ async def _heard(
 ) -> AsyncGenerator[str, None]:
     """The subscriber got all of the news, some of it perhaps twice; its ids tell that."""
     rows = await connection.fetch("SELECT id FROM events WHERE user_id = $1", user_id)
-    heard = {event["id"].rpartition("/")[2].partition("-")[0] for event in world.observer.news(user_id)}
+    heard = {
+        event["id"].rpartition("/")[2].partition("-")[0] for event in world.observer.cloud_events(user_id)
+    }
     if heard != {str(row["id"]) for row in rows}:
         yield f"{LOST}: heard {heard} of {[row['id'] for row in rows]}"
 

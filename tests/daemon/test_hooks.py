@@ -47,8 +47,8 @@ async def test_a_purchase_reaches_an_endpoint_over_the_death_of_the_leader(world
         await until(lambda: len(target.received) >= 4, lambda: f"{target.ids}\n{daemon.log}")
         bodies = [json.loads(one.body) for one in target.received[1:]]
         assert [body["type"] for body in bodies][-1] == "subscription.activated"
-        await until(lambda: len(world.observer.news(user)) >= len(bodies), "MQTT says the same")
-        assert sorted(ids(bodies)) == sorted(ids(world.observer.news(user)))
+        await until(lambda: len(world.observer.cloud_events(user)) >= len(bodies), "MQTT says the same")
+        assert sorted(ids(bodies)) == sorted(ids(world.observer.cloud_events(user)))
         assert target.ids[1:] == ids(bodies)
 
         target.reply = lambda _: answer(502)

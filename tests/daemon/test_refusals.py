@@ -156,7 +156,9 @@ async def test_refused_news_come_when_they_may(guarded: World) -> None:
     await guarded.until_published(user_id)
     await until_named(guarded, daemon, TOPICS.event(""))
     await guarded.broker.reload(acl=acl())
-    await until(lambda: len(guarded.observer.news(user_id)) == 3, lambda: guarded.observer.events(user_id))
+    await until(
+        lambda: len(guarded.observer.cloud_events(user_id)) == 3, lambda: guarded.observer.events(user_id)
+    )
     await guarded.until_ready(daemon)
 
 

@@ -46,9 +46,9 @@ class Observer:
 
     def events(self, user_id: UUID | None = None) -> list[str]:
         """The types of the events about a user, in order."""
-        return [event["type"] for event in self.news(user_id)]
+        return [event["type"] for event in self.cloud_events(user_id)]
 
-    def news(self, user_id: UUID | None = None) -> list[dict[str, Any]]:
+    def cloud_events(self, user_id: UUID | None = None) -> list[dict[str, Any]]:
         """The CloudEvents about a user, in order."""
         found = [json.loads(m.payload) for m in self.messages if m.topic.startswith(TOPICS.event(""))]
         return [event for event in found if user_id is None or event.get("subject") == str(user_id)]
