@@ -26,17 +26,21 @@ DEADLINE = 20.0
 async def until(
     fact: Callable[[], bool | Awaitable[bool]], what: str | Callable[[], object], seconds: float = DEADLINE
 ) -> float:
-    """Wait until ``fact`` holds and return how long it took; fail with ``what`` after ``seconds``."""
+    """Wait until ``fact`` holds and return how long it took; fail with ``what`` after ``seconds``.
+
+    The longer it has taken, the less often it is asked: many facts cost a connection or a request.
+    """
     began = time.monotonic()
     while True:
         holds = fact()
         if isinstance(holds, Awaitable):
             holds = await holds
+        took = time.monotonic() - began
         if holds:
-            return time.monotonic() - began
-        told = what if isinstance(what, str) else what()
-        assert time.monotonic() - began < seconds, f"not within {seconds} s: {told}"
-        await asyncio.sleep(0.01)
+            return took
+        if took >= seconds:
+            raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
+        await asyncio.sleep(min(0.1, 0.01 + took / 20))
 
 
 @dataclass
