@@ -9,6 +9,7 @@ import pytest
 
 from kosmo_billing_daemon.gate import Gate, Reason
 from kosmo_billing_daemon.link import Broker
+from tests.daemon.conftest import on_shared_loop
 from tests.support.daemon import environment
 from tests.support.node import node_modules
 from tests.support.world import World, until
@@ -65,12 +66,14 @@ def modules() -> Path:
     return node_modules(EXAMPLE / "package.json")
 
 
+@on_shared_loop
 async def test_a_client_written_from_the_contract_sends_exactly_what_was_bought(
-    world: World, tmp_path: Path, modules: Path
+    shared: World, tmp_path: Path, modules: Path
 ) -> None:
+    world = shared
     shutil.copytree(EXAMPLE, tmp_path / "js", ignore=shutil.ignore_patterns("node_modules"))
     (tmp_path / "js" / "node_modules").symlink_to(modules)
-    daemon = await world.daemon()
+    (daemon,) = world.daemons
     user_id = await world.buy(daemon, uuid4(), "wanderer")
     await world.until_published(user_id)
     process = await asyncio.create_subprocess_exec(
@@ -97,12 +100,14 @@ async def test_a_client_written_from_the_contract_sends_exactly_what_was_bought(
     assert await world.value(query, user_id) == 100
 
 
+@on_shared_loop
 async def test_strict_gateways_in_two_languages_send_exactly_what_was_bought_together(
-    world: World, tmp_path: Path, modules: Path
+    shared: World, tmp_path: Path, modules: Path
 ) -> None:
+    world = shared
     shutil.copytree(EXAMPLE, tmp_path / "js", ignore=shutil.ignore_patterns("node_modules"))
     (tmp_path / "js" / "node_modules").symlink_to(modules)
-    daemon = await world.daemon()
+    (daemon,) = world.daemons
     user_id = await world.buy(daemon, uuid4(), "wanderer")
     await world.until_published(user_id)
     process = await asyncio.create_subprocess_exec(
