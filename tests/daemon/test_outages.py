@@ -1,9 +1,9 @@
-"""BTCPay, the broker or PostgreSQL away: nothing is lost, the same process heals by itself, and says so."""
+"""BTCPay, the broker or PostgreSQL away: nothing is lost, and the same process says so and recovers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -43,155 +43,150 @@ async def says(world: World, daemon: DaemonProcess, status: str, part: str) -> N
     await until(fact, lambda: f"{status} because of {part}: {seen}")
 
 
-async def test_btcpay_away_delays_a_payment_and_loses_nothing(world: World) -> None:
-    daemon = await world.daemon()
-    pid, user_id = daemon.pid, uuid4()
-    invoice_id = await world.order(daemon, user_id)
+async def test_btcpay_away_or_silent_delays_payments_and_loses_none(world: World) -> None:
+    """It is away when the daemon starts, again later, then silent, and at last forgets its webhooks."""
+    await world.simulator.go_away()
+    daemon = await started(world, BTCPAY_TIMEOUT="1")
+    pid = daemon.pid
+    async with world.http.get(f"{daemon.url}{API}/plans") as response:
+        assert response.status == 200
+    assert await order_status(world, daemon) == 503
+    await world.simulator.come_back()
+    await world.until_published(await world.buy(daemon))
+
+    away, silent, forgotten = uuid4(), uuid4(), uuid4()
+    invoice_id = await world.order(daemon, away)
     await world.simulator.go_away()
     await world.pay(invoice_id)
     await says(world, daemon, "degraded", "btcpay")
-    async with world.http.post(
-        f"{daemon.url}{API}/invoices", json={"plan_type": "wanderer"}, headers={"X-User-ID": str(uuid4())}
-    ) as response:
-        assert response.status == 503
+    assert await order_status(world, daemon) == 503
     await world.simulator.come_back()
-    await world.until_published(user_id)
+    await world.until_published(away)
     await world.until_ready(daemon)
-    assert daemon.pid == pid
 
-
-async def test_btcpay_silent_delays_a_payment_and_loses_nothing(world: World) -> None:
-    daemon = await world.daemon(BTCPAY_TIMEOUT="1")
-    user_id = uuid4()
-    invoice_id = await world.order(daemon, user_id)
+    invoice_id = await world.order(daemon, silent)
     world.simulator.set_faults(slow_ms=60_000)
     await world.pay(invoice_id)
     await says(world, daemon, "degraded", "btcpay")
     world.simulator.set_faults(slow_ms=0)
-    await world.until_published(user_id)
+    await world.until_published(silent)
     await world.until_ready(daemon)
+    assert daemon.pid == pid
 
-
-async def test_webhooks_lost_while_we_were_away_are_made_up_for(world: World) -> None:
-    daemon = await world.daemon()
-    user_id = uuid4()
-    invoice_id = await world.order(daemon, user_id)
+    invoice_id = await world.order(daemon, forgotten)
     daemon.kill()
     await world.pay(invoice_id)
     await world.simulator.restart()  # its retries live in its memory
     await daemon.start()
-    await world.until_published(user_id)
+    await world.until_published(forgotten)
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-async def test_the_broker_away_delays_documents_and_stops_no_payment(world: World, how: str) -> None:
-    daemon = await world.daemon(MQTT_KEEPALIVE="2")
+async def order_status(world: World, daemon: DaemonProcess) -> int:
+    """How an order of somebody new is answered."""
+    order, buyer = {"plan_type": "wanderer"}, {"X-User-ID": str(uuid4())}
+    async with world.http.post(f"{daemon.url}{API}/invoices", json=order, headers=buyer) as response:
+        return response.status
+
+
+async def started(world: World, **settings: str) -> DaemonProcess:
+    """A daemon that listens, and is not waited for any longer."""
+    daemon = world.prepare(**settings)
+    await daemon.start()
+    world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)
+    return daemon
+
+
+async def test_the_broker_away_or_frozen_delays_documents_and_stops_no_payment(world: World) -> None:
+    """It is away when the daemon starts, is killed later, and frozen after that."""
+    broker = world.broker
+    broker.kill()
+    daemon = await started(world, MQTT_KEEPALIVE="2")
     pid = daemon.pid
-    before = await world.buy(daemon)
-    await world.until_published(before)
-    world.broker.kill() if how == "killed" else world.broker.freeze()
-    during = await world.buy(daemon)
-    await says(world, daemon, "degraded", "broker")
-    held = "SELECT EXISTS (SELECT FROM subscriptions WHERE user_id = $1 AND status = 'active')"
-    await until(lambda: world.value(held, during), "the subscription")
-    waits = "SELECT EXISTS (SELECT FROM outbox WHERE kind = 'rights' AND $1 = ANY (users))"
-    assert await world.value(waits, during)
-    if how == "killed":
-        await world.broker.start()
-    else:
-        world.broker.thaw()
-    assert await world.until_published(during) < 5.0
+    users = [await bought_without_the_broker(world, daemon)]
+    await broker.start()
+    await world.until_published(users[0])
+    await world.until_ready(daemon)
+
+    broker.kill()
+    users.append(await bought_without_the_broker(world, daemon))
+    await broker.start()
+    assert await world.until_published(users[1]) < 5.0
+    await world.until_ready(daemon)
+
+    broker.freeze()
+    users.append(await bought_without_the_broker(world, daemon))
+    broker.thaw()
+    assert await world.until_published(users[2]) < 5.0
     await world.until_ready(daemon)
 
     async def complete() -> bool:
         found = await world.retained(TOPICS.entitlements_filter)
-        return {before, during} <= {TOPICS.entitlement_user(topic) for topic in found}
+        return {*users} <= {TOPICS.entitlement_user(topic) for topic in found}
 
-    await until(complete, "both documents")
+    await until(complete, "everybody's document")
     # Events are not retained: an observer that came back after the daemon may have missed them.
     await until(lambda: world.value("SELECT NOT EXISTS (SELECT FROM outbox)"), "the acks")
     assert daemon.pid == pid
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-async def test_postgresql_away_delays_a_payment_and_loses_nothing(
-    own_world: World, own_postgres: EmbeddedPostgres, how: str
-) -> None:
-    world = own_world
-    daemon = await world.daemon()
-    pid, paid, user_id = daemon.pid, uuid4(), uuid4()
-    before = await world.buy(daemon, paid)
-    await world.until_published(before)
-    invoice_id = await world.order(daemon, user_id)
-    own_postgres.kill() if how == "killed" else own_postgres.freeze()
-    await world.pay(invoice_id)
-    await says(world, daemon, "unready", "database")
-    assert (await world.ready(daemon))[0] == 503
-    async with world.http.get(f"{daemon.url}/health/live") as response:
-        assert response.status == 200
-    if how == "killed":
-        await own_postgres.start()
-    else:
-        own_postgres.thaw()
-    await world.until_published(user_id)
-    await world.until_ready(daemon)
-    assert daemon.pid == pid
-    assert await world.value("SELECT count(*) FROM subscriptions") == 2
-
-
-async def test_sigterm_ends_a_daemon_whose_database_is_frozen(
-    own_world: World, own_postgres: EmbeddedPostgres
-) -> None:
-    daemon = await own_world.daemon()
-    own_postgres.freeze()
-    await says(own_world, daemon, "unready", "database")
-    assert await daemon.stop(seconds=25) == 0
-    own_postgres.thaw()
-
-
-async def test_it_starts_without_the_broker_and_finds_it_later(world: World) -> None:
-    world.broker.kill()
-    daemon = world.prepare()
-    await daemon.start()
-    world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)
-    await says(world, daemon, "degraded", "broker")
+async def bought_without_the_broker(world: World, daemon: DaemonProcess) -> UUID:
+    """Buy while it is away: the subscription is there, and its document waits."""
     user_id = await world.buy(daemon)
-    await world.broker.start()
-    await world.until_published(user_id)
-    await world.until_ready(daemon)
+    await says(world, daemon, "degraded", "broker")
+    held = "SELECT EXISTS (SELECT FROM subscriptions WHERE user_id = $1 AND status = 'active')"
+    await until(lambda: world.value(held, user_id), "the subscription")
+    waits = "SELECT EXISTS (SELECT FROM outbox WHERE kind = 'rights' AND $1 = ANY (users))"
+    assert await world.value(waits, user_id)
+    return user_id
 
 
-async def test_it_starts_without_btcpay_and_finds_it_later(world: World) -> None:
-    await world.simulator.go_away()
-    daemon = world.prepare()
-    await daemon.start()
-    world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)
-    async with world.http.get(f"{daemon.url}{API}/plans") as response:
-        assert response.status == 200
-    await world.simulator.come_back()
-    await world.until_published(await world.buy(daemon))
-
-
-async def test_it_starts_without_postgresql_and_finds_it_later(
+async def test_postgresql_away_or_frozen_delays_payments_and_loses_none(
     own_world: World, own_postgres: EmbeddedPostgres
 ) -> None:
+    """It is away when the daemon starts, is killed later, then frozen, and frozen when the daemon ends."""
     world = own_world
     await own_postgres.stop()
-    daemon = world.prepare()
-    await daemon.start()
-    world.simulator.add_webhook(daemon.webhook_url, WEBHOOK_SECRET)
+    daemon = await started(world)
+    pid = daemon.pid
     status, body = await world.ready(daemon)
     assert (status, body["checks"]["database"]["ok"]) == (503, False)
-    async with world.http.post(
-        f"{daemon.url}{API}/invoices", json={"plan_type": "wanderer"}, headers={"X-User-ID": str(uuid4())}
-    ) as response:
-        assert response.status == 503
+    assert await order_status(world, daemon) == 503
     await own_postgres.start()
     await world.until_ready(daemon)
     await world.until_published(await world.buy(daemon))
 
+    invoice_id = await world.order(daemon, killed := uuid4())
+    own_postgres.kill()
+    await world.pay(invoice_id)
+    await unready_and_alive(world, daemon)
+    await own_postgres.start()
+    await world.until_published(killed)
+    await world.until_ready(daemon)
 
-async def test_a_read_only_database_is_told_and_forgotten_as_soon_as_it_takes_writes(world: World) -> None:
+    invoice_id = await world.order(daemon, frozen := uuid4())
+    own_postgres.freeze()
+    await world.pay(invoice_id)
+    await unready_and_alive(world, daemon)
+    own_postgres.thaw()
+    await world.until_published(frozen)
+    await world.until_ready(daemon)
+    assert daemon.pid == pid
+    assert await world.value("SELECT count(*) FROM subscriptions") == 3
+
+    own_postgres.freeze()
+    assert await daemon.stop(seconds=25) == 0
+    own_postgres.thaw()
+
+
+async def unready_and_alive(world: World, daemon: DaemonProcess) -> None:
+    """Wait until readiness blames the database; the process itself is well."""
+    await says(world, daemon, "unready", "database")
+    assert (await world.ready(daemon))[0] == 503
+    async with world.http.get(f"{daemon.url}/health/live") as response:
+        assert response.status == 200
+
+
+async def test_a_read_only_database_is_reported_until_it_takes_writes(world: World) -> None:
     """Seen: leadership won and lost seven times a second, and creations refused long after it was well."""
     daemon = await world.daemon()
     name = urlsplit(world.database_url).path.lstrip("/")
