@@ -33,8 +33,8 @@ async def leading(leadership: Leadership, work: Work) -> AsyncIterator[None]:
             await asyncio.wait([task], timeout=1)
 
 
-def make(database_url: str) -> Leadership:
-    return Leadership(Database(url=database_url), lambda _payload, _sender: None)
+def make(database_url: str, **more: float) -> Leadership:
+    return Leadership(Database(url=database_url), lambda _payload, _sender: None, **more)
 
 
 async def test_work_that_swallows_its_cancellation_does_not_end_leading(
@@ -134,3 +134,26 @@ async def test_others_see_that_a_leader_is_at_work_and_how_long_none_was(
         assert not (await leader_lock.look(other, "another")).is_held
         assert not (await leader_lock.look(other, "public", silent_for=0)).is_exercised
     await seen(is_held=False, is_exercised=False)
+
+
+async def test_a_leader_is_replaced_once_it_was_silent_and_not_while_it_gives_heartbeats(
+    database_url: str, connect: Connector
+) -> None:
+    """The connection of a frozen leader lasts, so a candidate ends it."""
+    holder, begun = await connect(), asyncio.Event()
+    assert await leader_lock.try_lock(holder, "public")
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with leading(make(database_url, silent_for=2.0), work):
+        until_time = time.monotonic() + 2.5
+        while time.monotonic() < until_time:
+            assert await leader_lock.holds(holder, "public")
+            await asyncio.sleep(0.1)
+        assert not begun.is_set()
+        silent_since = time.monotonic()
+        await begun.wait()
+        assert time.monotonic() - silent_since >= 2.0
+    assert holder.is_closed()
