@@ -46,25 +46,21 @@ async def in_flight(world: World, daemon: DaemonProcess, milliseconds: int) -> "
     return task
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_with_0_after_the_request_in_flight(
-    world: World, number: signal.Signals
-) -> None:
+async def test_a_signal_ends_it_after_the_request_in_flight_and_a_second_one_at_once(world: World) -> None:
     daemon = await world.daemon()
-    request = await in_flight(world, daemon, 800)
-    daemon.send(number)
-    assert await request == 201
-    assert await daemon.ended() == 0
-    assert "stopped" in daemon.log
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", int(daemon.url.rpartition(":")[2]))
-
-
-async def test_a_second_ctrl_c_waits_for_nobody(world: World) -> None:
-    daemon = await world.daemon()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        request = await in_flight(world, daemon, 800)
+        daemon.send(number)
+        assert await request == 201
+        assert await daemon.ended() == 0
+        assert "stopped" in daemon.log
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", int(daemon.url.rpartition(":")[2]))
+        await daemon.start()
+        await world.until_ready(daemon)
     request = await in_flight(world, daemon, 60_000)
     daemon.send(signal.SIGINT)
-    await until(lambda: world.observer.states()[-1] == "offline", "the goodbye")
+    await until(lambda: world.observer.states()[-1] == "offline", "the offline message")
     daemon.send(signal.SIGINT)
     daemon.leaves_in_order = False
     assert await daemon.ended(20.0) != 0
@@ -135,8 +131,10 @@ async def test_a_port_in_use_is_said_in_one_line(world: World) -> None:
         daemon = world.prepare(PORT=str(port), ADMIN_LISTEN="")
         daemon.launch()
         assert await daemon.ended() == 69
-    assert daemon.log.startswith(f"kosmo-billing: cannot listen on 127.0.0.1 port {port}: ")
-    assert len(daemon.log.splitlines()) == 1
+    # Before it, the log may say that there is no console: it opens first, and has no place on this host.
+    *before, last = daemon.log.splitlines()
+    assert last.startswith(f"kosmo-billing: cannot listen on 127.0.0.1 port {port}: ")
+    assert all(" console " in line for line in before), daemon.log
 
 
 async def test_tables_of_somebody_else_are_refused_and_left_alone(
