@@ -1,10 +1,12 @@
-"""An installation whose PostgreSQL, broker and BTCPay belong to the test alone."""
+"""An installation whose PostgreSQL, broker and BTCPay belong to the test, or to one module, alone."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.faults.disk import Disk, disk
 from tests.support.mosquitto import Mosquitto
@@ -31,18 +33,25 @@ async def world(tmp_path: Path, database_url: str, broker: Mosquitto) -> AsyncIt
         yield world
 
 
-@pytest.fixture
-async def own_postgres(service_directory: Path) -> AsyncIterator[EmbeddedPostgres]:
-    """A server whose connections and speed this test alone decides on."""
-    async with EmbeddedPostgres(service_directory / "postgres", settings=SETTINGS) as server:
-        yield server
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def own_postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A server whose connections and speed the tests of one module alone decide on."""
+    with temporary_directory("kosmo-test-") as directory:
+        async with EmbeddedPostgres(directory / "postgres", settings=SETTINGS) as server:
+            yield server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def own_world(
-    tmp_path: Path, own_postgres: EmbeddedPostgres, broker: Mosquitto
+    tmp_path_factory: pytest.TempPathFactory, own_postgres: EmbeddedPostgres
 ) -> AsyncIterator[World]:
-    async with world_around(tmp_path, own_postgres.url, broker) as world:
+    """An installation on that server, with a daemon that serves these tests."""
+    directory = tmp_path_factory.mktemp("own")
+    async with (
+        Mosquitto(max_queued_messages=0) as broker,
+        world_around(directory, own_postgres.url, broker) as world,
+    ):
+        await world.daemon()
         yield world
 
 
