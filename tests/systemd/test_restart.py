@@ -11,13 +11,13 @@ import pytest
 
 from tests.systemd.served import Manager
 
-RESTARTS = 2
 CLIENTS = 4
 BETWEEN = 40  # answers between two restarts
 
 
 @pytest.mark.timeout(150)
-async def test_no_request_is_dropped_by_restarts_under_load(manager: Manager) -> None:
+@pytest.mark.parametrize("restarts", [1, pytest.param(20, marks=pytest.mark.soak)])
+async def test_no_request_is_dropped_by_restarts_under_load(manager: Manager, restarts: int) -> None:
     answered: Counter[str] = Counter()
     failed: list[str] = []
     enough = asyncio.Event()
@@ -45,7 +45,7 @@ async def test_no_request_is_dropped_by_restarts_under_load(manager: Manager) ->
             for kind in ("hint", "question"):
                 for _ in range(CLIENTS // 2):
                     group.create_task(client(kind, keeps=keeps))
-        for _ in range(RESTARTS):
+        for _ in range(restarts):
             await answers(BETWEEN)
             manager.send(signal.SIGTERM)
             assert await manager.ended() == 0
@@ -54,7 +54,7 @@ async def test_no_request_is_dropped_by_restarts_under_load(manager: Manager) ->
         enough.set()
     assert failed == []
     assert min(answered["hint"], answered["question"]) > 0
-    assert manager.notes.count("READY=1") == 1 + RESTARTS
+    assert manager.notes.count("READY=1") == 1 + restarts
     assert "Traceback" not in manager.log, manager.log
 
 
@@ -81,17 +81,9 @@ async def _hint(session: aiohttp.ClientSession) -> int:
         return response.status
 
 
-async def test_what_arrives_between_two_processes_is_answered_by_the_next(manager: Manager) -> None:
-    await manager.start()
-    manager.send(signal.SIGTERM)
-    assert await manager.ended() == 0
-    async with aiohttp.ClientSession(manager.url) as session, asyncio.TaskGroup() as group:
-        waiting = group.create_task(_question(session))
-        await manager.start()
-        assert await waiting == 200
-
-
-async def test_a_request_half_sent_is_still_answered(manager: Manager) -> None:
+async def test_what_is_half_sent_is_still_answered_and_what_comes_then_by_the_next_process(
+    manager: Manager,
+) -> None:
     await manager.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", manager.listening.getsockname()[1])
     writer.write(b"GET /api/v1/billing/plans HTTP/1.1\r\nHost: here\r\n")
@@ -105,3 +97,7 @@ async def test_a_request_half_sent_is_still_answered(manager: Manager) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"\r\nConnection: close\r\n" in answer
     assert await manager.ended() == 0
+    async with aiohttp.ClientSession(manager.url) as session, asyncio.TaskGroup() as group:
+        waiting = group.create_task(_question(session))
+        await manager.start()
+        assert await waiting == 200
