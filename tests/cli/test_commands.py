@@ -91,6 +91,13 @@ async def test_nothing_is_cut_whatever_the_width(cli: Cli) -> None:
         assert "…" not in shown
 
 
+async def test_a_process_that_a_test_copies_ends_as_one_that_is_started(cli: Cli) -> None:
+    for words, code in ((("attention",), 78), (("user", "shwo"), 2), (("ledger", "--help"), 0)):
+        copied = await cli(*words, BTCPAY_API_KEY="")
+        started = await cli(*words, BTCPAY_API_KEY="", PYTHONHASHSEED="1")
+        assert (copied.code, copied) == (code, started)
+
+
 def test_who_stops_reading_or_types_ctrl_c_sees_no_traceback(cli: Cli) -> None:
     program = f"{sys.executable} -m kosmo_billing_daemon"
     script = f"{program} --help | head -c 5; {program} version >/dev/full; {program} version >&-"

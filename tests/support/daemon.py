@@ -1,6 +1,7 @@
 """The daemon as a real process, as systemd would start it: settings in the environment, log on a file."""
 
 import asyncio
+import functools
 import os
 import re
 import signal
@@ -9,12 +10,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from kosmo_billing_daemon.contract.paths import WEBHOOK
+from tests.support.fork_server import ForkedProcess, ForkServer
 from tests.support.mosquitto import Mosquitto
 
 DEADLINE = 20.0
+PROGRAM = "kosmo_billing_daemon"
 STORE = "StoreOne"
 KEY = "a1" * 20
 WEBHOOK_SECRET = "webhook-secret-of-the-tests"
@@ -33,8 +36,39 @@ def environment(**settings: str) -> dict[str, str]:
     }
 
 
-def command(*arguments: str, program: str = "kosmo_billing_daemon") -> list[str]:
+def command(*arguments: str, program: str = PROGRAM) -> list[str]:
     return [sys.executable, "-m", program, *arguments]
+
+
+Process = subprocess.Popen[bytes] | ForkedProcess
+
+
+def start_process(
+    *arguments: str,
+    settings: Mapping[str, str],
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    program: str = PROGRAM,
+) -> Process:
+    """Start a program of ours, as a copy of one that has imported it unless its environment forbids that."""
+    whole = environment(**settings)
+    if not _fork_server().can_start(whole):
+        return subprocess.Popen(  # noqa: S603  our own interpreter
+            command(*arguments, program=program),
+            env=whole,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd="/",
+        )
+    with Path(os.devnull).open("rb") as nothing:
+        streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
+        return _fork_server().start(program, arguments, whole, streams=streams, directory="/")
+
+
+@functools.cache
+def _fork_server() -> ForkServer:
+    return ForkServer(environment())
 
 
 def settings_for(*, database_url: str, broker: Mosquitto, btcpay_url: str, **more: str) -> dict[str, str]:
@@ -56,7 +90,7 @@ def settings_for(*, database_url: str, broker: Mosquitto, btcpay_url: str, **mor
 class DaemonProcess:
     """One ``kosmo-billing serve``; the port it chooses at its first start is kept."""
 
-    program = "kosmo_billing_daemon"
+    program = PROGRAM
 
     def __init__(self, directory: Path, settings: Mapping[str, str], name: str = "daemon") -> None:
         self.name = name
@@ -64,7 +98,7 @@ class DaemonProcess:
         self._settings = {"INSTANCE_NAME": name, **settings}
         self._log = directory / f"{name}.log"
         self._port = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._log_from = 0
 
     async def __aenter__(self) -> Self:
@@ -97,13 +131,8 @@ class DaemonProcess:
         self._log_from = len(self.log)
         settings = {**self._settings, "PORT": str(self._port or self._settings["PORT"])}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  our own interpreter
-                command("serve", program=self.program),
-                env=environment(**settings),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
+            self._process = start_process(
+                "serve", settings=settings, stdout=log, stderr=log, program=self.program
             )
 
     async def start(self, seconds: float = DEADLINE) -> None:
@@ -148,6 +177,6 @@ class DaemonProcess:
         if self._process is not None:
             self.kill()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> Process:
         assert self._process is not None, f"{self.name} is not running"
         return self._process
