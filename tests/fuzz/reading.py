@@ -66,6 +66,7 @@ def webhook(data: bytes) -> None:
     for one in (signed, taken):
         texts = (one.delivery_id, one.type, one.btcpay_invoice_id, one.order_id, one.store_id)
         storable((*texts, one.claimed_status), 128)
+        printable("".join(text or "" for text in texts))
 
 
 def usage(data: bytes) -> None:
