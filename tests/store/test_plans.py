@@ -2,25 +2,18 @@
 there for nothing or may be lost unseen.
 """
 
-import importlib
-import json
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import pytest
 
-from kosmo_billing_daemon import store
-from kosmo_billing_daemon.store.ledger import BY_PERIOD
-from kosmo_billing_daemon.store.migrations import objects
+from kosmo_billing_daemon.store.postgres import Database
 from tests.store.conftest import Connector
-from tests.store.test_statements import MODULES, statements
+from tests.store.plans import EXPLAIN, GROWING, Plan, plans
+from tests.support.postgres import PostgresSession
 from tests.support.shop import fill
-
-GROWING = frozenset(objects("TABLE")) - {"installation", "figures", "kosmo_billing_migrations", "hooks"}
 
 SMALL_OR_UNINDEXED = (
     "adopted_rows", "adoptions", "extensions", "hook_answers", "hook_deliveries", "leases", "outbox",
@@ -138,9 +131,6 @@ NAMED = {
     "erased_users_pkey": "whether a user was erased is asked at each change",
 }
 
-# Above a part of a table that holds only what waits, or is open: all of that is read for each of a few.
-JOINED = {"Hash", "Hash Join", "Materialize", "Merge Join", "Nested Loop", "Sort"}
-
 DEARER = 2.0  # times what the planner expects with the index
 
 _INDEXES = """
@@ -153,69 +143,6 @@ FROM pg_index AS i
     LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')
 ORDER BY 1
 """
-
-
-OF_PERIOD = "l.at >= $1 AND l.at < $2"  # in every statement whose transaction begins with BY_PERIOD
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a statement is done: the growing tables it reads from end to end, and what that costs."""
-
-    sql: str
-    whole: frozenset[str] = frozenset()
-    cost: float = float("inf")
-
-
-def _nodes(plan: dict[str, Any], above: str = "") -> Iterator[tuple[dict[str, Any], str]]:
-    yield plan, above
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below, plan["Node Type"])
-
-
-async def planned(connection: "asyncpg.Connection[Any]", sql: str, partial: set[str]) -> Plan:
-    """How it is done whatever its arguments; what the schema does not allow costs infinitely much."""
-    # An unknown limit would be taken for a tenth of the table. 10 of these 20,000 rows are as 1,000 of two
-    # million: with that limit and a million invoices the plans are the same (seen).
-    probe = re.sub(r"LIMIT \$\d+", "LIMIT 10", sql)
-    parameters = (await connection.prepare(sql)).get_parameters()
-    types = ", ".join(kind.name for kind in parameters)
-    await connection.execute(f"PREPARE probe{f' ({types})' if types else ''} AS {probe}")
-    arguments = f" ({', '.join(['NULL'] * len(parameters))})" if types else ""
-    try:
-        async with connection.transaction():
-            if OF_PERIOD in sql:
-                await connection.execute(BY_PERIOD)
-            told = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE probe{arguments}"))
-    except asyncpg.InvalidColumnReferenceError:  # ON CONFLICT without the index it names
-        return Plan(sql)
-    finally:
-        await connection.execute("DEALLOCATE probe")
-    whole = set()
-    for node, above in _nodes(told[0]["Plan"]):
-        is_bounded = above == "Limit" and "Filter" not in node
-        is_walk = node["Node Type"] == "Seq Scan" or (
-            node["Node Type"] in {"Index Scan", "Index Only Scan"}
-            and "Index Cond" not in node
-            and (node["Index Name"] not in partial or above in JOINED)
-        )
-        if is_walk and not is_bounded:
-            whole.add(node["Relation Name"])
-    return Plan(sql, frozenset(whole & GROWING), told[0]["Plan"]["Total Cost"])
-
-
-async def plans(connection: "asyncpg.Connection[Any]", words: str = "") -> dict[str, Plan]:
-    """The plan of every statement of the store that names ``words``, by where it stands."""
-    partial = {
-        row[0]
-        for row in await connection.fetch("SELECT indexname FROM pg_indexes WHERE indexdef LIKE '% WHERE %'")
-    }
-    found = {}
-    for name in MODULES:
-        for line, sql in statements(importlib.import_module(f"{store.__name__}.{name}")):
-            if re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", sql) and words in sql:
-                found[f"{name}.py:{line}"] = await planned(connection, sql, partial)
-    return found
 
 
 def complaints(found: Mapping[str, Plan], with_all: Mapping[str, Plan] | None = None) -> list[str]:
@@ -272,17 +199,37 @@ async def without(connection: "asyncpg.Connection[Any]", index: asyncpg.Record) 
         await transaction.rollback()
 
 
+@pytest.fixture(scope="module")
+def full_database_url(_postgres_session: PostgresSession, template_database: str) -> Iterator[str]:
+    """The URL of a shop's database after years."""
+
+    async def fill_it(url: str) -> None:
+        connection = await Database(url=url).connect()
+        try:
+            await fill(connection, invoices=20_000, users=4_000)
+        finally:
+            await connection.close()
+
+    with _postgres_session.database(template_database) as url:
+        _postgres_session.run(fill_it(url))
+        yield url
+
+
 @pytest.fixture
-async def shop(connect: Connector) -> "asyncpg.Connection[Any]":
-    connection = await connect()
-    await fill(connection, invoices=20_000, users=4_000)
-    await connection.execute("SET plan_cache_mode = force_generic_plan")
-    return connection
+async def shop(full_database_url: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """A connection to it; whatever a test changes is rolled back."""
+    connector = Connector(full_database_url)
+    async with connector.stack:
+        connection = await connector()
+        await connection.execute(EXPLAIN)
+        yield connection
 
 
 async def test_a_plan_made_for_empty_tables_is_good_for_full_ones(connect: Connector) -> None:
     """Plans are kept: what is planned on the first day is carried out for months."""
-    assert complaints(await plans(await connect())) == []
+    connection = await connect()
+    await connection.execute(EXPLAIN)
+    assert complaints(await plans(connection)) == []
 
 
 async def test_no_statement_reads_a_growing_table_whole(shop: "asyncpg.Connection[Any]") -> None:
