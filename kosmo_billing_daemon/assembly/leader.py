@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.assembly.connections import broker_of
 from kosmo_billing_daemon.assembly.wakeups import Wakeups
+from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.hooks.client import HookClient
@@ -30,9 +31,9 @@ from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
+from kosmo_billing_daemon.services.reconciliation import Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
-from kosmo_billing_daemon.services.settlement import Settlement
+from kosmo_billing_daemon.services.settlement import TRANSACTIONS, Settlement
 from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.postgres import Pool
@@ -97,7 +98,8 @@ class Leader:
             clock=clock,
             next_due=self._reconciliation.next_due,
             poll=LOOKED_UP_AT_LEAST,
-            batch=MOST_AT_ONCE,
+            batch=ORDERS_PER_CALL,
+            parallel=TRANSACTIONS,
         )
         expiring = Loop("expiry", expiry.run_once, clock=clock, next_due=expiry.next_due, gather=GATHERED)
         correcting = Loop(
@@ -111,7 +113,7 @@ class Leader:
         self._loops = (settling, expiring, correcting, inquiring, summing, cleaning)
         self._hooks = HookSenders(pool=pool, clock=clock, client=HookClient(), topups=topups)
         wakeups.publish = self.publisher.wake
-        wakeups.settle = settling.wake
+        wakeups.settle = self._reconciliation.more = settling.wake
         wakeups.inquire = inquiring.wake
         wakeups.expire = expiring.wake
         wakeups.recount = correcting.wake

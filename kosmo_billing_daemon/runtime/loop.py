@@ -19,8 +19,9 @@ POLL = 30.0  # seconds; notifications are for speed, this is for truth
 class Loop:
     """Runs ``run_once`` until it finds less than ``batch``, then waits to be woken, ``next_due`` or ``poll``.
 
-    Wake-ups are gathered for ``gather`` seconds, so that those of a busy time cost one look together; what
-    is due meanwhile is not held up.
+    Where it is woken meanwhile, up to ``parallel`` runs are under way at once. Wake-ups are gathered for
+    ``gather`` seconds, so that those of a busy time cost one look together; what is due meanwhile is not
+    held up.
     """
 
     def __init__(
@@ -33,58 +34,95 @@ class Loop:
         poll: float = POLL,
         gather: float = 0.0,
         batch: int = 1,
+        parallel: int = 1,
     ) -> None:
         self.name = name
         self.failing_since: datetime | None = None
         self.last_error: str | None = None
-        self.step_began: float | None = None  # monotonic; for the watchdog
         self._run_once = run_once
         self._next_due = next_due
         self._clock = clock
         self._poll = poll
         self._gather = gather
         self._batch = batch
-        self._woken = asyncio.Event()
+        self._parallel = parallel
+        self._is_wanted = False
+        self._turn = asyncio.Event()  # woken, or a run has ended
+        self._runs: dict[asyncio.Task[int], float] = {}
+        self._backoff = Backoff(0.1, 5.0)
         self._throttle = LogThrottle()
+
+    @property
+    def step_began(self) -> float | None:
+        """When the oldest run that is under way began, monotonic; for the watchdog."""
+        return min(self._runs.values(), default=None)
 
     def wake(self) -> None:
         """Look for work now."""
-        self._woken.set()
+        self._is_wanted = True
+        self._turn.set()
 
     async def run(self) -> None:
         """Run until cancelled."""
-        backoff = Backoff(0.1, 5.0)
         while True:
-            self._woken.clear()
             try:
-                due = await self._work()
+                await self._work()
+                wait = await self._next_wait()
             except Unavailable as error:
                 self._note(error)
-                await asyncio.sleep(backoff.failed())
+                await asyncio.sleep(self._backoff.failed())
                 continue
-            if backoff.succeeded():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._turn.wait()
+                    await asyncio.sleep(self._gather)
+
+    async def _work(self) -> None:
+        """Run until nothing is found; what is under way when one run fails is waited for."""
+        self._is_wanted = True
+        try:
+            while self._goes_on():
+                await self._turn.wait()
+                self._collect()
+        except Unavailable:
+            if self._runs:
+                await asyncio.wait(self._runs)
+            while self._runs:
+                with contextlib.suppress(Unavailable):
+                    self._collect()
+            raise
+        finally:
+            for run in self._runs:
+                run.cancel()
+            await asyncio.gather(*self._runs, return_exceptions=True)
+            self._runs.clear()
+
+    def _goes_on(self) -> bool:
+        """Begin another run if one is wanted and has room; returns whether any is under way."""
+        self._turn.clear()
+        if self._is_wanted and len(self._runs) < self._parallel:
+            self._is_wanted = False
+            run = asyncio.ensure_future(self._run_once())
+            run.add_done_callback(lambda _: self._turn.set())
+            self._runs[run] = time.monotonic()
+        return bool(self._runs)
+
+    def _collect(self) -> None:
+        """Take what has ended, and raise what ended it."""
+        for run in [run for run in self._runs if run.done()]:
+            del self._runs[run]
+            self._is_wanted |= run.result() >= self._batch
+            if self._backoff.succeeded():
                 log.info("%s goes on", self.name)
                 self.failing_since = self.last_error = None
                 self._throttle.forget(self.name)
-            wait = self._poll
-            if due is not None:
-                wait = min(wait, max(0.0, (due - self._clock()).total_seconds()))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._woken.wait()
-                    await asyncio.sleep(self._gather)
 
-    async def _work(self) -> datetime | None:
-        """Run until nothing is found; return when to look again."""
-        self.step_began = time.monotonic()
-        try:
-            while await self._run_once() >= self._batch:
-                self.step_began = time.monotonic()
-            if self._next_due is None or self._woken.is_set():
-                return None
-            return await self._next_due()
-        finally:
-            self.step_began = None
+    async def _next_wait(self) -> float:
+        """Return the seconds until work may be there without anybody's call."""
+        due = None if self._next_due is None or self._is_wanted else await self._next_due()
+        if due is None:
+            return self._poll
+        return min(self._poll, max(0.0, (due - self._clock()).total_seconds()))
 
     def _note(self, error: Unavailable) -> None:
         self.failing_since = self.failing_since or self._clock()

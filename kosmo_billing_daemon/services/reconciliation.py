@@ -4,8 +4,9 @@ Polling is mandatory, since BTCPay's retries live in its memory and die with it:
 was set, on a schedule that backs off with the invoice's age, and until 72 h after expiry.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,13 +25,16 @@ from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.store import invoices, lookups
 from kosmo_billing_daemon.store.combining import combine
-from kosmo_billing_daemon.store.lookups import DueLookup, Key, Requeueing
+from kosmo_billing_daemon.store.lookups import DueLookup, DueLookups, Key, Requeueing
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = ORDERS_PER_CALL
-"""Lookups made together: one list call's worth."""
+FEW = 16
+"""Lookups of one round, so that while one is written the next is asked for.
+
+As long as more are due, each round has twice as many as the last, up to one list call's worth.
+"""
 
 GIVE_UP_AFTER = timedelta(minutes=10)
 """A reservation that BTCPay does not know by then was never created there."""
@@ -54,13 +58,21 @@ class _Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Reconciliation:
-    """Makes the lookups that are due, and those of everything open when ``watch`` saw the clock being set."""
+    """Makes the lookups that are due, and those of everything open when ``watch`` saw the clock being set.
+
+    ``more`` is called when a round leaves something that is due: for the next one, which may begin at once.
+    """
 
     pool: Pool
     settlement: Settlement
     clock: Clock
     watch: ClockWatch = field(default_factory=ClockWatch)
+    more: Callable[[], None] = lambda: None
     _aside: Cooldown[InvoiceId] = field(default_factory=Cooldown, init=False)
+    _taking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _taken: set[InvoiceId] = field(default_factory=set, init=False)
+    _passed_over: bool = field(default=False, init=False)
+    _most: int = field(default=FEW, init=False)
     _steps: int = field(default=0, init=False)
     _looked_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), init=False)
 
@@ -76,19 +88,46 @@ class Reconciliation:
         return min((at for at in (due, self._aside.next_end()) if at is not None), default=None)
 
     async def run_once(self) -> int:
-        """Make the lookups that are due, at most one list call's worth; returns how many.
+        """Make lookups that are due, without those of another round under way; returns how many.
 
         Raises ``Unavailable`` when BTCPay or the database is unreachable; the lookups stay due. What cannot
         be read or settled is set aside for a while, and so is a user whose rows somebody else has locked.
         """
+        async with self._taking:
+            due, now = await self._take()
+        if due is None:
+            return 0
+        try:
+            await self._make(due, now)
+        finally:
+            self._taken.difference_update(one.invoice.id for one in due.lookups)
+            if self._passed_over and not self._taken:
+                self._passed_over = False
+                self.more()
+        return len(due.lookups)
+
+    async def _take(self) -> tuple[DueLookups | None, datetime]:
+        """Return lookups that are due; a hint at what another round has taken waits until that is over."""
         if self._steps != (steps := self.watch.steps):
             await self.begin()  # what was put off, was until a time that may be far away now
             self._steps = steps
         self._looked_at = now = self.clock()
+        others = [*self._aside.resting(now), *self._taken]
+        self._passed_over |= bool(self._taken)
         async with self.pool.connection() as connection:
-            due = await lookups.load_due(connection, now, MOST_AT_ONCE, self._aside.resting(now))
+            due = await lookups.load_due(connection, now, self._most, others)
         if due is None:
-            return 0
+            return None, now
+        self._taken.update(one.invoice.id for one in due.lookups)
+        if len(due.lookups) == self._most:
+            self._most = min(2 * self._most, ORDERS_PER_CALL)
+            self.more()
+        else:
+            self._most = FEW
+        return due, now
+
+    async def _make(self, due: DueLookups, now: datetime) -> None:
+        """Ask BTCPay, and write what it answers."""
         asked = _by_invoice(due.lookups)
         if self.settlement.trust_body:
             result = observations.claimed(due.lookups, self.settlement.store_id)
@@ -111,7 +150,6 @@ class Reconciliation:
                 if isinstance(written, Exception):
                     failed.append((one.invoice, written))
         await self._set_aside(failed)
-        return len(due.lookups)
 
     async def _settle(self, result: LookupResult, part: Sequence[_Asked]) -> list[None]:
         observed = {one.invoice.id: result.observations[one.invoice.id] for one in part}

@@ -36,6 +36,9 @@ from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
 
+TRANSACTIONS = 3
+"""How many write observations at the same time: while the database writes one, the next is evaluated."""
+
 _BY_ITSELF = "settled by itself"
 
 Also = Callable[[Connection, Invoice, datetime], Awaitable[None]]
@@ -65,7 +68,7 @@ class Settlement:
     _answers: Batcher[LookupAnswer, dict[InvoiceId, Invoice]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._answers = Batcher(self._settle, most=100)
+        self._answers = Batcher(self._settle, most=100, parallel=TRANSACTIONS)
 
     async def look_up(self, asked: Sequence[Invoice]) -> LookupResult:
         """Ask BTCPay for invoices; raises ``Unavailable`` when it cannot be asked."""

@@ -1,5 +1,6 @@
 """A relay before BTCPay that counts what is asked, and can spoil what it answers, or answer in its place."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ Spoil = Callable[[str, Any], Any]
 class Relay:
     """``asked`` holds the method and path of every request, without its query.
 
-    ``answer`` keeps a request from BTCPay; ``instead`` lets it pass and keeps back what BTCPay answers.
+    ``answer`` keeps a request from BTCPay; ``instead`` lets it pass and keeps back what BTCPay answers. What
+    BTCPay answers is held back while ``passes`` is not set.
     """
 
     target: str
@@ -26,6 +28,10 @@ class Relay:
     refuse: Callable[[str, str], bool] | None = None
     answer: Callable[[web.Request], web.Response] | None = None
     instead: Callable[[web.Request], web.Response] | None = None
+    passes: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.passes.set()
 
     @property
     def lists(self) -> int:
@@ -46,6 +52,7 @@ class Relay:
         url = self.target + request.path_qs
         async with session.request(request.method, url, headers=headers, data=await request.read()) as answer:
             body = await answer.read()
+            await self.passes.wait()
             if self.instead is not None:
                 return self.instead(request)
             if self.spoil is not None and answer.status == 200:

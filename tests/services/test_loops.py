@@ -163,3 +163,75 @@ async def test_gathering_does_not_hold_up_what_is_due() -> None:
         await work.wait_for(1)
         loop.wake()
         await work.wait_for(2)
+
+
+class Side:
+    """Work of which each run lasts until it is let go; ``under_way`` are the runs that have begun."""
+
+    def __init__(self) -> None:
+        self.under_way: list[asyncio.Future[int]] = []
+        self.cancelled = 0
+
+    async def __call__(self) -> int:
+        ends: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.under_way.append(ends)
+        try:
+            return await ends
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def begun(self, number: int) -> None:
+        async def reached() -> bool:
+            return len(self.under_way) >= number
+
+        await until(reached, f"{number} runs have begun")
+
+
+async def test_calls_begin_runs_side_by_side_up_to_a_number_and_the_rest_when_one_ends() -> None:
+    side = Side()
+    loop = Loop("test", side, clock=utc_now, parallel=2)
+    async with running(loop):
+        for begun in (1, 2):
+            await side.begun(begun)
+            loop.wake()
+        await asyncio.sleep(0)
+        assert len(side.under_way) == 2
+        began = loop.step_began
+        assert began is not None
+        side.under_way[1].set_result(0)
+        await side.begun(3)
+        assert loop.step_began == began, "the watchdog sees the run that takes longest"
+    assert side.cancelled == 2, "no run outlasts its loop"
+    assert loop.step_began is None
+
+
+async def test_an_outage_met_by_one_run_lets_the_others_end_first() -> None:
+    side = Side()
+    loop = Loop("test", side, clock=utc_now, parallel=2)
+    async with running(loop):
+        await side.begun(1)
+        loop.wake()
+        await side.begun(2)
+        side.under_way[0].set_exception(Unavailable("away"))
+        await asyncio.sleep(0)
+        side.under_way[1].set_result(1)
+        await side.begun(3)
+        assert loop.failing_since is not None
+        assert side.cancelled == 0
+        side.under_way[2].set_result(0)
+        await until(lambda: state(loop, fails=False), "it goes on")
+
+
+async def test_a_bug_beside_an_outage_ends_the_loop() -> None:
+    side = Side()
+    loop = Loop("test", side, clock=utc_now, parallel=2)
+    task = asyncio.create_task(loop.run())
+    await side.begun(1)
+    loop.wake()
+    await side.begun(2)
+    side.under_way[0].set_exception(Unavailable("away"))
+    side.under_way[1].set_exception(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        async with asyncio.timeout(5):
+            await task

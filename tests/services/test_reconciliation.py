@@ -1,14 +1,15 @@
 """What no webhook told is found by polling: on a schedule, at start, in few calls."""
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
-from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
-from tests.services.conftest import Shop
+from kosmo_billing_daemon.services.reconciliation import FEW
+from tests.services.conftest import Shop, until
 from tests.services.relay import relay
 
 CREATED, SETTLED, ACTIVATED = "invoice.created", "invoice.settled", "subscription.activated"
@@ -85,18 +86,58 @@ async def test_one_list_call_looks_at_a_whole_batch(deaf: Shop) -> None:
 async def test_one_list_call_settles_a_whole_batch_of_webhooks(shop: Shop) -> None:
     async with relay(shop.simulator.url) as passing:
         daemon = await shop.start(btcpay_url=passing.url)
-        users = [UserId(uuid4()) for _ in range(12)]
+        users = [UserId(uuid4()) for _ in range(3)]
         opened = [await shop.open(user) for user in users]
         passing.asked.clear()
         for invoice in opened:
             await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
         await shop.simulator.drained()
         hints = await shop.front.rows("SELECT FROM lookups WHERE hinted_at IS NOT NULL")
-        assert len(users) <= len(hints) <= ORDERS_PER_CALL
+        assert len(users) <= len(hints) <= FEW
         assert await daemon.settle() == len(hints)
         assert passing.asked == [("GET", "/api/v1/stores/StoreOne/invoices")]
         for user in users:
             assert await daemon.news(user) == [CREATED, SETTLED, ACTIVATED]
+
+
+async def test_rounds_at_the_same_time_take_different_invoices_and_lose_no_hint(shop: Shop) -> None:
+    """What BTCPay says later of an invoice that is being looked up is found when that lookup is over."""
+    async with relay(shop.simulator.url) as passing:
+        daemon = await shop.start(btcpay_url=passing.url)
+        users = [UserId(uuid4()) for _ in range(2)]
+        slow, quick = [await shop.open(user) for user in users]
+        over: list[None] = []
+        daemon.reconciliation.more = lambda: over.append(None)
+        passing.asked.clear()
+
+        async def begin(rounds: int) -> "asyncio.Task[int]":
+            await shop.simulator.drained()
+            task = asyncio.create_task(daemon.reconciliation.run_once())
+            await until(lambda: _is_true(passing.lists == rounds or task.done()), "it asks BTCPay")
+            return task
+
+        passing.passes.clear()
+        hint = f'{{"type": "InvoiceCreated", "metadata": {{"orderId": "{slow.id}"}}}}'
+        await daemon.inbox.record(shop.delivery(hint.encode()))
+        first = await begin(1)
+        shop.clock.move(seconds=1)
+        await shop.simulator.act(shop.btcpay_id(slow), "pay", None, "BTC-LN")
+        await shop.simulator.act(shop.btcpay_id(quick), "pay", None, "BTC-LN")
+        second = await begin(2)
+        assert await begin(3) is not second
+        assert passing.lists == 2, "nothing is left that nobody asks for"
+        passing.passes.set()
+        assert await first > 0
+        assert await second > 0
+        assert await daemon.statuses(users[1]) == ["active"]
+        assert await daemon.statuses(users[0]) == []
+        assert over == [None], "when both are over, the later payment is looked for"
+        await daemon.settle()
+        assert await daemon.news(users[0]) == [CREATED, SETTLED, ACTIVATED]
+
+
+async def _is_true(fact: bool) -> bool:
+    return fact
 
 
 async def test_outage_keeps_what_waits(shop: Shop, user: UserId) -> None:
