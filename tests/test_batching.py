@@ -72,6 +72,17 @@ async def test_what_arrives_meanwhile_is_the_next_batch(writer: Writer) -> None:
     assert writer.batches == [[0], [1, 2, 3, 4, 5]]
 
 
+async def test_what_arrives_in_the_same_moment_is_one_batch(writer: Writer) -> None:
+    batches = Batcher(writer, turns=5)
+    writer.allowed.set()
+    arriving = []
+    for number in range(5):
+        arriving.append(asyncio.create_task(batches.submit(number)))
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*arriving) == [0, 2, 4, 6, 8]
+    assert writer.batches == [[0, 1, 2, 3, 4]]
+
+
 async def test_batches_have_a_greatest_size_and_are_written_one_by_one(writer: Writer) -> None:
     batches = Batcher(writer, most=3)
     assert await asyncio.gather(*(batches.submit(n) for n in range(8))) == [2 * n for n in range(8)]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from kosmo_billing_daemon.runtime.batcher import Batcher
+from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher
 from kosmo_billing_daemon.store import deliveries
 from kosmo_billing_daemon.store.deliveries import Delivery
 from kosmo_billing_daemon.store.postgres import Pool
@@ -20,7 +20,7 @@ class Inbox:
     _batches: Batcher[Delivery, None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._batches = Batcher(self._write)
+        self._batches = Batcher(self._write, turns=TOGETHER)
 
     async def record(self, delivery: Delivery) -> None:
         """Return when the delivery is committed; raises ``Unavailable`` when it could not be."""

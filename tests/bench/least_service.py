@@ -20,7 +20,7 @@ from aiohttp import ClientSession, web
 from httpx_aiohttp import AiohttpTransport
 
 from kosmo_billing_daemon.link import Broker, Link, connect
-from kosmo_billing_daemon.runtime.batcher import Batcher
+from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher
 from tests.bench.fake_btcpay import STORE
 from tests.bench.plain_service import (
     AMOUNT,
@@ -74,7 +74,7 @@ class Shop:
     def __init__(self, pool: "asyncpg.Pool[Any]", http: httpx.AsyncClient, link: Link) -> None:
         self._pool, self._http, self._link = pool, http, link
         self._running: set[asyncio.Task[Any]] = set()
-        self.records = Batcher(self._record)
+        self.records = Batcher(self._record, turns=TOGETHER)
         self.settlements = Batcher(self._settle, most=100)
         self.reservations = Batcher(self._reserve)
         self.openings = Batcher(self._open)
