@@ -45,7 +45,7 @@ async def test_everybody_with_a_plan_gets_the_days_once(shop: Shop, extending: E
     assert told == [2]
     assert await ends(shop) == {user: end + 3 * DAY for user, end in before.items()}  # as previewed
     for user in (renewed, other):
-        assert (await shop.front.news(user))[-1] == "subscription.changed"
+        assert (await shop.front.events(user))[-1] == "subscription.changed"
         (row,) = await shop.front.rows("SELECT * FROM audit_log WHERE user_id = $1", user)
         assert (row["action"], row["who"], row["reason"]) == ("user.extend", "margarete", "outage of May")
     assert await shop.front.statuses(lapsed) == ["expired"]
@@ -105,11 +105,11 @@ async def test_one_user_is_extended_once_for_a_reason_and_all_of_them_do_not_rep
 async def test_reminders_are_about_the_new_end(shop: Shop, extending: Extending, user: UserId) -> None:
     await shop.buy(user)
     await shop.wait(days=29, hours=1)
-    assert (await shop.front.news(user)).count("subscription.expiring") == 1
+    assert (await shop.front.events(user)).count("subscription.expiring") == 1
     await extending.extend(user, 5, BY)
     await shop.front.expire()
-    assert (await shop.front.news(user)).count("subscription.expiring") == 1
+    assert (await shop.front.events(user)).count("subscription.expiring") == 1
     await shop.wait(days=5)  # past the steps of 72 and 24 hours
-    assert (await shop.front.news(user)).count("subscription.expiring") == 2
+    assert (await shop.front.events(user)).count("subscription.expiring") == 2
     await shop.wait(days=1)
-    assert (await shop.front.news(user))[-1] == "subscription.expired"
+    assert (await shop.front.events(user))[-1] == "subscription.expired"

@@ -67,8 +67,8 @@ async def raw_client(mosquitto: ShippedMosquitto, user: str) -> AsyncIterator[Ra
     reader, writer = await asyncio.open_connection(mosquitto.host, mosquitto.port)
     try:
         flags = 0xC2  # a user name, a password, a clean start
-        hello = text("MQTT") + bytes((5, flags, 0, 60, 0)) + text(user) + text(user) + text(PASSWORD)
-        writer.write(packet(0x10, hello))
+        connect = text("MQTT") + bytes((5, flags, 0, 60, 0)) + text(user) + text(user) + text(PASSWORD)
+        writer.write(packet(0x10, connect))
         client = RawClient(reader, writer)
         async with asyncio.timeout(10):
             first, body = await client._next()

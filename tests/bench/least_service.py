@@ -1,7 +1,7 @@
 """The least that asks BTCPay before it gives, to see what can be had: `python -m tests.bench.least_service`.
 
 It records a webhook, asks with the client library of the daemon, activates and publishes, each in batches
-that form themselves, and opens an invoice with a row before and after. It keeps no history, versions, news,
+that form themselves, and opens an invoice with a row before and after. It keeps no history, versions, events,
 marks or locks of users, reads nothing again, and survives nothing. Prints the port it listens on.
 """
 

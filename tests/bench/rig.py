@@ -166,7 +166,7 @@ class Process:
                 await asyncio.sleep(0.002)
 
     def complain(self) -> None:
-        """Show what it logged above the level of news."""
+        """Show what it logged above the level of information."""
         for line in self.log.read_text(errors="replace").splitlines():
             if " INFO " not in line:
                 print(line, file=sys.stderr)

@@ -178,7 +178,7 @@ async def test_server_store_and_key_are_told(client: BtcpayClient) -> None:
     assert "btcpay.store.canviewinvoices" in await client.current_key()
 
 
-async def test_a_webhook_is_registered_and_mended(client: BtcpayClient) -> None:
+async def test_a_webhook_is_registered_and_fixed(client: BtcpayClient) -> None:
     made = await client.create_webhook(
         "https://kosmo.example/hook", secret="s3cret-of-ours", events=["InvoiceSettled"]
     )
@@ -189,9 +189,9 @@ async def test_a_webhook_is_registered_and_mended(client: BtcpayClient) -> None:
     all_events = type(made)(
         id=made.id, url="https://kosmo.example/new", enabled=True, automatic_redelivery=True, everything=True
     )
-    mended = await client.update_webhook(all_events)
-    assert (mended.url, mended.everything, mended.events) == ("https://kosmo.example/new", True, ())
-    assert await client.list_webhooks() == [mended]
+    fixed = await client.update_webhook(all_events)
+    assert (fixed.url, fixed.everything, fixed.events) == ("https://kosmo.example/new", True, ())
+    assert await client.list_webhooks() == [fixed]
 
 
 async def test_an_own_secret_is_made_where_none_is_given(client: BtcpayClient) -> None:

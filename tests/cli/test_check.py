@@ -1,4 +1,4 @@
-"""``check`` says what is wrong in the surroundings, and how to mend each thing; never a secret."""
+"""``check`` says what is wrong in the surroundings, and how to fix each thing; never a secret."""
 
 import asyncio
 import contextlib

@@ -22,7 +22,7 @@ async def test_grant_is_a_purchase_and_is_audited(shop: Shop, cli: Cli, user: Us
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["source"], row["messages_limit"]) == ("active", "grant", 50)
     assert granted["subscription_id"] == str(row["id"])
-    assert await shop.front.news(user) == ["subscription.activated"]
+    assert await shop.front.events(user) == ["subscription.activated"]
     (deed,) = await audit(shop, user)
     assert (deed["action"], deed["reason"], deed["subject"]) == (
         "user.grant",

@@ -47,15 +47,15 @@ async def test_new_webhook_gets_the_secret_we_expect(signed: Cli, simulator: Sim
     assert (listed["ours"], listed["defects"]) == (True, [])
 
 
-async def test_webhook_of_ours_is_mended_and_another_left_alone(signed: Cli, simulator: Simulator) -> None:
+async def test_webhook_of_ours_is_fixed_and_another_left_alone(signed: Cli, simulator: Simulator) -> None:
     other = simulator.add_webhook("https://shop.example.org/hook", "theirs", enabled=False)
     broken = simulator.add_webhook(URL, "old", enabled=False, events=["InvoiceCreated"])
     shown = (await signed("webhook", "list")).out
     assert "it is switched off" in shown
-    mended = (await signed("webhook", "register", "--json")).json
-    assert (mended["id"], mended["enabled"], mended["defects"]) == (broken, True, [])
-    assert len(mended["fixed"]) == 2
-    assert "InvoiceSettled" in mended["events"]
+    registered = (await signed("webhook", "register", "--json")).json
+    assert (registered["id"], registered["enabled"], registered["defects"]) == (broken, True, [])
+    assert len(registered["fixed"]) == 2
+    assert "InvoiceSettled" in registered["events"]
     assert secret_of(simulator, broken) == WEBHOOK_SECRET
     assert secret_of(simulator, other) == "theirs"
     listed = {hook["id"]: hook for hook in (await signed("webhook", "list", "--json")).json}

@@ -22,14 +22,14 @@ LOST, DOUBLED = "lost", "doubled"
 
 @dataclass(frozen=True)
 class Expected:
-    """How a user ends: fulfilled purchases, standing, news (``may`` come or not), messages.
+    """How a user ends: fulfilled purchases, standing, events (``may`` come or not), messages.
 
     ``leased`` of the messages were counted under a lease, of which there is one then.
     """
 
     purchases: int
     status: str = "active"
-    news: Mapping[str, int] = field(default_factory=dict)
+    events: Mapping[str, int] = field(default_factory=dict)
     may: frozenset[str] = frozenset()
     messages: int = 0
     leased: int = 0
@@ -84,7 +84,7 @@ async def complaints(
     checks = [
         _ledger,
         _money,
-        _news,
+        _events,
         _messages,
         _leases,
         _orders,
@@ -165,14 +165,14 @@ async def _periods(rows: list[Any], expected: Expected) -> AsyncGenerator[str, N
             yield f"from {row['valid_from']} until {row['valid_until']}"
 
 
-async def _news(
+async def _events(
     _world: World, connection: Connection, user_id: UUID, expected: Expected
 ) -> AsyncGenerator[str, None]:
-    """Each piece of news is there once."""
+    """Each event is there once."""
     rows = await connection.fetch("SELECT type FROM events WHERE user_id = $1", user_id)
     told = Counter(row["type"] for row in rows)
-    for name in told.keys() | expected.news.keys():
-        wanted = min(told[name], 1) if name in expected.may else expected.news.get(name, 0)
+    for name in told.keys() | expected.events.keys():
+        wanted = min(told[name], 1) if name in expected.may else expected.events.get(name, 0)
         for complaint in _off(name, told[name], wanted):
             yield complaint
 
@@ -180,7 +180,7 @@ async def _news(
 async def _heard(
     world: World, connection: Connection, user_id: UUID, _expected: Expected
 ) -> AsyncGenerator[str, None]:
-    """The subscriber got all of the news, some of it perhaps twice; its ids tell that."""
+    """The subscriber got all of the events, some perhaps twice; their ids tell that."""
     rows = await connection.fetch("SELECT id FROM events WHERE user_id = $1", user_id)
     heard = {
         event["id"].rpartition("/")[2].partition("-")[0] for event in world.observer.cloud_events(user_id)

@@ -42,7 +42,7 @@ class Trial:
         """Begin with one plan that was bought and published; returns BTCPay's invoice."""
         invoice_id = await order(self.world, self.daemon, self.user_id)
         await self.world.simulator.act(invoice_id, how, method=LIGHTNING)
-        await self.until_ended_as(Expected(1, news=BOUGHT))
+        await self.until_ended_as(Expected(1, events=BOUGHT))
         return invoice_id
 
     async def complaint(self, expected: Expected, *, in_the_past: bool = False) -> str | None:
@@ -69,14 +69,14 @@ class Path:
     """``begin`` runs unharmed and returns an invoice; ``act`` meets the death; ``end`` is the end.
 
     With ``at_start`` the daemon is dead while ``act`` runs, and is started, armed, after it. Where the broker
-    lost something, ``mends_everybody`` has everybody's document compared in the end.
+    lost something, ``repairs_everybody`` has everybody's document compared in the end.
     """
 
     begin: Callable[[Trial], Awaitable[str]]
     act: Callable[[Trial, str], Awaitable[None]]
     end: Expected
     at_start: bool = False
-    mends_everybody: bool = False
+    repairs_everybody: bool = False
 
 
 async def _nothing(_trial: Trial) -> str:
@@ -159,7 +159,7 @@ async def _pay_and_meddle(trial: Trial, invoice_id: str) -> None:
 
 RENEWED = Expected(
     2,
-    news={
+    events={
         "invoice.created": 2,
         "invoice.settled": 2,
         "subscription.activated": 1,
@@ -167,20 +167,22 @@ RENEWED = Expected(
     },
     messages=7,
 )
-FROM_CREDIT = Expected(2, news={**RENEWED.news, "credit.spent": 1}, may=frozenset({"subscription.renewing"}))
+FROM_CREDIT = Expected(
+    2, events={**RENEWED.events, "credit.spent": 1}, may=frozenset({"subscription.renewing"})
+)
 EXPIRED = Expected(
     1, "expired", {**BOUGHT, "subscription.expired": 1}, may=frozenset({"subscription.expiring"})
 )
 REVOKED = Expected(1, "revoked", {**BOUGHT, "invoice.invalid": 1, "subscription.revoked": 1})
-USED = Expected(1, news={**BOUGHT, "quota.warning": 1, "quota.exhausted": 1}, messages=55, leased=30)
+USED = Expected(1, events={**BOUGHT, "quota.warning": 1, "quota.exhausted": 1}, messages=55, leased=30)
 
 PATHS = {
-    "purchase": Path(_nothing, _buy, Expected(1, news=BOUGHT)),
+    "purchase": Path(_nothing, _buy, Expected(1, events=BOUGHT)),
     "settlement": Path(_used_and_ordered_again, _pay, RENEWED),
     "expiry": Path(Trial.bought, _reach_the_end, EXPIRED),
     "renewal": Path(_with_credit, _reach_the_end, FROM_CREDIT),
     "revocation": Path(_marked_settled, _mark_invalid, REVOKED),
     "usage": Path(Trial.bought, _use, USED),
-    "republication": Path(Trial.bought, _forget, Expected(1, news=BOUGHT), mends_everybody=True),
-    "recovery": Path(_with_a_bystander, _pay_and_meddle, RENEWED, at_start=True, mends_everybody=True),
+    "republication": Path(Trial.bought, _forget, Expected(1, events=BOUGHT), repairs_everybody=True),
+    "recovery": Path(_with_a_bystander, _pay_and_meddle, RENEWED, at_start=True, repairs_everybody=True),
 }

@@ -2,11 +2,11 @@
 
 Whatever it dies at, systemd starts it again, and in the end each settled invoice has activated once (R1),
 the periods conserve what was paid (R2), what was received is what was sold (R13), each message counted once,
-each lease was granted once, each piece of news is told, and what the broker retains is what the database
+each lease was granted once, each event is published, and what the broker retains is what the database
 says, in versions that never fall.
 
-Seen to fail with the usage intake acknowledging before it counts (messages lost), news appended after the
-settling commit or marked before they are sent (news lost), and invoices saved after the commit of their
+Seen to fail with the usage intake acknowledging before it counts (messages lost), events appended after the
+settling commit or marked before they are sent (events lost), and invoices saved after the commit of their
 period without UNIQUE on it (a purchase doubled).
 """
 

@@ -115,7 +115,7 @@ class Range:
 
     async def _until_healed(self, trial: Trial, path_name: str) -> None:
         await trial.until_ended_as(PATHS[path_name].end)
-        if PATHS[path_name].mends_everybody:
+        if PATHS[path_name].repairs_everybody:
             await until(self._is_everybody_told, "what is retained is the database")
 
     async def _is_quiet(self) -> bool:

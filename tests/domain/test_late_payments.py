@@ -50,7 +50,7 @@ def test_a_server_whose_times_are_shifted_ahead_does_not_make_a_payment_late() -
     assert observe(invoice(), ahead, EXPIRY + 71 * HOUR, store_id=STORE).action is Action.FULFIL
 
 
-def test_settling_a_fulfilled_late_invoice_is_no_further_news() -> None:
+def test_settling_a_fulfilled_late_invoice_causes_no_further_event() -> None:
     late = look(invoice(), OBSERVATIONS["expired, late, confirmed"], 3 * HOUR).invoice
     marked = look(late, OBSERVATIONS["settled, marked"], 4 * HOUR)
     assert (marked.action, marked.events) == (Action.NOTHING, ())

@@ -227,7 +227,7 @@ def test_a_reserved_invoice_found_at_btcpay_is_attached() -> None:
     )
 
 
-def test_falling_back_from_processing_to_new_is_no_news() -> None:
+def test_falling_back_from_processing_to_new_causes_no_event() -> None:
     processing = look(invoice(), OBSERVATIONS["processing"]).invoice
     back = look(processing, OBSERVATIONS["new, partly paid"])
     assert (back.invoice.status, back.action, back.events, back.cases) == (NEW, Action.NOTHING, (), ())

@@ -54,13 +54,13 @@ def test_advance_is_idempotent_and_rights_never_come_back_by_waiting(
 def test_one_late_timer_equals_many_timely_ones(story: list[Step], late: timedelta) -> None:
     history, now = play(story)
     stepwise = history
-    news: list[Happening] = []
+    happened: list[Happening] = []
     for part in range(1, 11):
         outcome = advance(stepwise, now + late * part / 10, holding=False)
         stepwise = outcome.history
-        news += outcome.happenings
+        happened += outcome.happenings
     once = advance(history, now + late, holding=False)
-    assert (once.history, list(once.happenings)) == (stepwise, news)
+    assert (once.history, list(once.happenings)) == (stepwise, happened)
 
 
 @given(

@@ -36,7 +36,7 @@ def test_it_is_active_until_just_before_its_end_and_expired_at_its_end() -> None
 
 
 @given(st.timedeltas(min_value=timedelta(0), max_value=400 * DAY))
-def test_a_late_timer_changes_neither_dates_nor_news(late: timedelta) -> None:
+def test_a_late_timer_changes_neither_dates_nor_events(late: timedelta) -> None:
     history = buy((), 1, WANDERER, START).history
     assert advance(history, END + late, holding=False) == advance(history, END, holding=False)
 

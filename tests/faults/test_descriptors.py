@@ -83,7 +83,7 @@ async def test_clients_that_hold_connections_cost_nobody_a_purchase(world: World
 async def test_a_daemon_short_of_descriptors_says_so_and_goes_on(world: World, uvloop: bool) -> None:
     """As with a leak, or a limit set too low: nothing new can be opened, what is open works.
 
-    Fails without ``_is_news``: asyncio's loop fills the log with tracebacks.
+    Fails without ``_is_no_shortage``: asyncio's loop fills the log with tracebacks.
     """
     if not uvloop:
         (world.directory / "uvloop.py").write_text("raise ImportError\n")

@@ -160,7 +160,7 @@ async def _gate(data: bytes, bench: _Bench) -> None:
     try:
         _documents(edge, data)
         _acknowledgements(edge, data)
-        _news(edge, data)
+        _watermark_and_status(edge, data)
         if edge.documents.malformed == malformed + 5:  # as document, acknowledgement, watermark, state, time
             assert edge.answer == answer
             return
@@ -216,7 +216,7 @@ def _acknowledgements(edge: _Edge, data: bytes) -> None:
     assert edge.journal.rejected() == refused
 
 
-def _news(edge: _Edge, data: bytes) -> None:
+def _watermark_and_status(edge: _Edge, data: bytes) -> None:
     """The watermark and the daemon's state are read or counted as malformed."""
     malformed = edge.documents.malformed
     edge.receive(TOPICS.watermark, data)

@@ -175,7 +175,7 @@ async def test_ids_used_again_are_told_wherever_they_were_counted(
                 edge.record(user, NODE, packet)
             before = one.ledger.reports
             await eventually(lambda: one.ledger.reports >= before + 2, "a repeat")
-            assert edge.status.duplicates == 0, "what a repeat finds counted is no news"
+            assert edge.status.duplicates == 0, "what a repeat finds counted is no duplicate"
             one.acknowledging = True
             edge.record(user, NODE, packets[0])
             await eventually(lambda: edge.status.unacknowledged == 0, "the acknowledgement")

@@ -112,7 +112,7 @@ async def test_unknown_host_is_a_lost_link() -> None:
         pytest.param(b"\x00" * 64, id="zeros"),
         pytest.param(b"\xff" * 64, id="ones"),
         pytest.param(bytes.fromhex("20 02 00 01"), id="3.1.1 refusal"),
-        pytest.param(bytes.fromhex("e0 01 8e"), id="goodbye"),
+        pytest.param(bytes.fromhex("e0 01 8e"), id="disconnect"),
     ],
 )
 @BOTH

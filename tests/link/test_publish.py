@@ -18,7 +18,7 @@ async def test_published_retained_state_is_at_the_broker(mosquitto: Mosquitto, p
     async with connect(at(mosquitto, protocol=protocol)) as link:
         await link.publish("state/1", b"one", retain=True)
         await link.publish("state/2", b"two", retain=True, qos=0)
-        await link.publish("state/3", b"news")
+        await link.publish("state/3", b"change")
     found = await retained(mosquitto, "state/1", "state/2", "state/3")
     assert found == {"state/1": b"one", "state/2": b"two"}
 

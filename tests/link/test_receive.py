@@ -150,12 +150,15 @@ async def test_qos_0_needs_no_acknowledgement(mosquitto: Mosquitto) -> None:
         link.acknowledge(message)
 
 
-async def test_retained_flag_tells_state_from_news(mosquitto: Mosquitto) -> None:
+async def test_retained_flag_tells_state_from_a_change(mosquitto: Mosquitto) -> None:
     async with connect(at(mosquitto)) as link:
         await link.publish("t/x", b"state", retain=True)
         await link.subscribe(["t/#"])
-        await link.publish("t/x", b"news", retain=True)
-        assert [(m.payload, m.retain) for m in await collect(link, 2)] == [(b"state", True), (b"news", False)]
+        await link.publish("t/x", b"change", retain=True)
+        assert [(m.payload, m.retain) for m in await collect(link, 2)] == [
+            (b"state", True),
+            (b"change", False),
+        ]
 
 
 async def test_unsubscribed_topics_come_no_more(mosquitto: Mosquitto) -> None:

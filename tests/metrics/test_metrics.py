@@ -82,7 +82,7 @@ async def test_purchase_shows_up(world: World) -> None:
     async def measured() -> bool:
         return value(await scrape(world, daemon), "settle_to_publish_seconds_count") == 1
 
-    await until(measured, "the news of the purchase is acknowledged")
+    await until(measured, "the events of the purchase are acknowledged")
     after = await scrape(world, daemon)
     assert 0 < value(after, "settle_to_publish_seconds_sum") < 30
     assert value(after, "publications_total") > value(before, "publications_total")

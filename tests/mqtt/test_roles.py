@@ -135,7 +135,7 @@ async def test_a_user_without_a_block_reads_nothing_at_all(mosquitto: ShippedMos
         for topic in sorted(MAY_WRITE[DAEMON]):
             await links[DAEMON].publish(topic, b"a secret", retain=True)
         await links[GATEWAY].publish(USAGE, b"a secret")
-        # Its own goodbye comes after whatever was sent to it.
+        # Its own offline message comes after whatever was sent to it.
         reading = asyncio.create_task(links[NAMELESS].receive())
         await links[NAMELESS].subscribe(EVERYTHING)
         await links[NAMELESS].unsubscribe(EVERYTHING)

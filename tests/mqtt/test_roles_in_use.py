@@ -35,7 +35,7 @@ async def _live(world: World, gateway: Gate, bridge: Gate) -> None:
     user_id = await world.buy(daemon, uuid4(), "wanderer")
     await world.until_published(user_id)
     await eventually(lambda: world.observer.watermark["entitlements"] == 1, "the watermark")
-    await eventually(lambda: "subscription.activated" in world.observer.events(user_id), "the news")
+    await eventually(lambda: "subscription.activated" in world.observer.events(user_id), "the event")
     async with gateway, bridge:
         for gate in (gateway, bridge):
             await gate.ready(20)

@@ -131,7 +131,7 @@ async def _document_says(watcher: Link, number: int) -> None:
                         return
 
 
-async def test_a_threshold_is_news_at_once(mosquitto: Mosquitto, database_url: str) -> None:
+async def test_a_threshold_causes_an_event_at_once(mosquitto: Mosquitto, database_url: str) -> None:
     (row,) = await subscribers(database_url, 1)
     async with intake(database_url, mosquitto.port), connect(at(mosquitto, "watcher")) as watcher:
         await watcher.subscribe([f"{TOPICS.prefix}/events/+"])
@@ -140,9 +140,9 @@ async def test_a_threshold_is_news_at_once(mosquitto: Mosquitto, database_url: s
         assert message.topic == TOPICS.event("quota.warning")
         await fetch(database_url, "UPDATE subscriptions SET messages_used = messages_used + 10")
         (message,) = await collect(watcher, 1)
-        news = json.loads(message.payload)
-        assert (news["type"], news["subject"]) == ("quota.exhausted", str(row.user_id))
-        assert news["data"]["messages_used"] == 50
+        found = json.loads(message.payload)
+        assert (found["type"], found["subject"]) == ("quota.exhausted", str(row.user_id))
+        assert found["data"]["messages_used"] == 50
 
 
 async def test_what_waits_for_a_daemon_that_is_down_is_counted_when_it_is_back(

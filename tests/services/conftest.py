@@ -85,7 +85,7 @@ class Daemon:
         (row,) = await self.rows("SELECT * FROM btcpay_invoices WHERE id = $1", invoice_id)
         return row
 
-    async def news(self, user_id: UserId) -> list[str]:
+    async def events(self, user_id: UserId) -> list[str]:
         """The types of a user's events in order: every one there is."""
         rows = await self.rows("SELECT type FROM events WHERE user_id = $1 ORDER BY id", user_id)
         return [row["type"] for row in rows]

@@ -92,7 +92,7 @@ async def test_shuffled_repeated_and_lost_webhooks_end_in_the_same_rows(shop: Sh
 @pytest.mark.parametrize(
     "faults", [{"duplicate": True}, {"reorder": True}, {"duplicate": True, "reorder": True}]
 )
-async def test_duplicated_and_reordered_deliveries_cause_each_news_once(
+async def test_duplicated_and_reordered_deliveries_cause_each_event_once(
     shop: Shop, user: UserId, faults: dict[str, bool]
 ) -> None:
     shop.simulator.set_faults(webhooks=faults)
@@ -100,7 +100,7 @@ async def test_duplicated_and_reordered_deliveries_cause_each_news_once(
     await shop.simulator.act(shop.btcpay_id(invoice), "pay")
     await shop.simulator.act(shop.btcpay_id(invoice), "confirm")
     await shop.told()
-    assert await shop.front.news(user) == ["invoice.created", "invoice.settled", "subscription.activated"]
+    assert await shop.front.events(user) == ["invoice.created", "invoice.settled", "subscription.activated"]
 
 
 async def test_observation_that_was_fetched_earlier_and_arrives_later_changes_nothing(
@@ -126,5 +126,5 @@ async def test_two_daemons_settling_the_same_invoices_fulfil_each_once(shop: Sho
         one.settle(), two.settle(), one.settlement.settle(seen[0]), two.settlement.settle(seen[1])
     )
     for user in USERS:
-        assert await one.news(user) == ["invoice.created", "invoice.settled", "subscription.activated"]
+        assert await one.events(user) == ["invoice.created", "invoice.settled", "subscription.activated"]
         assert await one.statuses(user) == ["active"]

@@ -52,7 +52,7 @@ async def chosen(shop: Shop, user: UserId, amount: str = "5.00", plan_type: str 
 
 
 async def since_bought(shop: Shop, user: UserId) -> list[str]:
-    return (await shop.front.news(user))[len(BOUGHT) :]
+    return (await shop.front.events(user))[len(BOUGHT) :]
 
 
 async def test_credit_renews_at_the_end_without_a_gap_and_says_so_once_before(

@@ -46,12 +46,12 @@ async def test_deliveries_are_forgotten_when_they_are_old(shop: Shop, user: User
 
 async def test_delivery_that_was_forgotten_and_comes_again_changes_nothing(shop: Shop, user: UserId) -> None:
     await shop.buy(user)
-    news = await shop.front.news(user)
+    before = await shop.front.events(user)
     await shop.front.execute("DELETE FROM webhook_deliveries")
     for body in shop.bodies:
         await shop.front.inbox.record(shop.delivery(body))
     assert await shop.front.settle() == len(shop.bodies)
-    assert await shop.front.news(user) == news
+    assert await shop.front.events(user) == before
 
 
 async def test_document_follows_the_purchase_and_its_end(shop: Shop, user: UserId) -> None:

@@ -61,7 +61,7 @@ async def test_death_within_the_settling_transaction_leaves_nothing_half_done(
     restarted = await shop.start()
     assert await restarted.settle() > 0
     for user in USERS:
-        assert await restarted.news(user) == BOUGHT
+        assert await restarted.events(user) == BOUGHT
         assert await restarted.statuses(user) == ["active"]
 
 
@@ -90,7 +90,7 @@ async def test_death_after_the_settling_commit_changes_nothing_at_the_next_start
     await restarted.expire()
     assert await everything(restarted) == after
     for user in USERS:
-        assert await restarted.news(user) == BOUGHT
+        assert await restarted.events(user) == BOUGHT
 
 
 async def test_death_between_recording_and_settling_is_made_up_for(shop: Shop) -> None:
@@ -98,7 +98,7 @@ async def test_death_between_recording_and_settling_is_made_up_for(shop: Shop) -
     restarted = await shop.start()
     await restarted.settle()
     for user in USERS:
-        assert await restarted.news(user) == BOUGHT
+        assert await restarted.events(user) == BOUGHT
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_expiry_that_died_or_runs_twice_ends_reminds_and_renews_once(
     await asyncio.gather(restarted.expire(), shop.front.expire())
     around = FROM_CREDIT if event == "subscription.renewed" else [event]
     for user in USERS:
-        assert await restarted.news(user) == [*BOUGHT, *around]
+        assert await restarted.events(user) == [*BOUGHT, *around]
         assert await restarted.statuses(user) == statuses
 
 
@@ -165,4 +165,4 @@ async def test_death_while_creating_is_made_up_for(shop: Shop, answered: bool) -
     assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
     await shop.told()
     await shop.lightning(invoice)
-    assert await restarted.news(user) == BOUGHT
+    assert await restarted.events(user) == BOUGHT

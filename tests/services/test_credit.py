@@ -47,7 +47,7 @@ async def credit(shop: Shop, user: UserId) -> dict[str, Decimal]:
 
 
 async def events(shop: Shop, user: UserId) -> list[str]:
-    return [name for name in await shop.front.news(user) if name.startswith("credit.")]
+    return [name for name in await shop.front.events(user) if name.startswith("credit.")]
 
 
 async def test_a_purchase_is_received_and_sold_and_leaves_nothing(shop: Shop, user: UserId) -> None:

@@ -120,10 +120,10 @@ async def test_in_every_order_of_marks_and_decisions_the_decision_stays(shop: Sh
 async def test_a_decision_is_told_once_and_marks_around_it_tell_no_rights(shop: Shop, user: UserId) -> None:
     invoice = await shop.buy(user)
     await operations(shop.front, shop).revoke(user, None, DEED)
-    before = await shop.front.news(user)
+    before = await shop.front.events(user)
     for status in (InvoiceStatus.INVALID, InvoiceStatus.SETTLED):
         await mark(shop.front, Purchase(user, invoice.id), status, shop.btcpay_id(invoice))
-    assert (await shop.front.news(user))[len(before) :] == ["invoice.invalid"]
+    assert (await shop.front.events(user))[len(before) :] == ["invoice.invalid"]
     gift = await operations(shop.front, shop).grant(user, "guardian", DEED)
     assert gift.carried.messages == 0, "what was taken back is not carried"
     assert await shop.front.statuses(user) == ["revoked", "active"]

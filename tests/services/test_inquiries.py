@@ -111,7 +111,7 @@ async def test_what_is_given_to_a_user_is_booked_as_received_once(shop: Shop, us
         await acting.give(row["id"], user, BY)
     assert refused.value.code == "closed_before"
     assert await credit(shop, user) == Decimal("1.25")
-    assert await shop.front.news(user) == ["credit.added"]
+    assert await shop.front.events(user) == ["credit.added"]
     assert await differences(shop) == []
     # The rest comes in late: of that alone nobody has decided yet.
     for action in ("pay_late", "confirm"):
@@ -167,7 +167,7 @@ async def test_a_refund_made_in_btcpays_pages_is_booked_by_itself_once(shop: Sho
     assert await credit(shop, user) == Decimal("0.50")
     (booked,) = await shop.front.rows("SELECT who, reason FROM ledger WHERE kind = 'refunded'")
     assert tuple(booked) == ("BTCPay", "refunded in BTCPay's own pages")
-    assert (await shop.front.news(user))[-1] == "credit.refunded"
+    assert (await shop.front.events(user))[-1] == "credit.refunded"
     assert await differences(shop) == []
     recorded = Refunding(pool=shop.front.pool, btcpay=shop.front.btcpay, clock=shop.clock)
     assert (await recorded.record(name, made.id, BY)).total.amount == Decimal("1.50")

@@ -68,7 +68,7 @@ async def test_what_is_voided_of_an_earlier_subscription_returns_to_those_that_t
     assert (await actions.void("gateway", shop.clock() - 30 * DAY, by)).messages == 40
     rows = await shop.front.subscriptions(user)
     assert [(row["messages_used"], row["messages_limit"]) for row in rows] == [(0, 50), (0, 100)]
-    assert (await shop.front.news(user))[-1] == "subscription.changed"
+    assert (await shop.front.events(user))[-1] == "subscription.changed"
     assert await shop.front.recounting.run_once() == 0
 
 

@@ -134,8 +134,8 @@ async def test_sql_increments_beside_reports_lose_nothing(pool: Pool, metering: 
     await asyncio.gather(*work)
     async with pool.connection() as connection:
         assert await used(connection, row) == 50
-    news = await rows(pool, "SELECT type FROM events ORDER BY id")
-    assert [type_ for (type_,) in news] == ["quota.warning", "quota.exhausted"]
+    events = await rows(pool, "SELECT type FROM events ORDER BY id")
+    assert [type_ for (type_,) in events] == ["quota.warning", "quota.exhausted"]
 
 
 async def _one(metering: Metering, user: UUID, number: int) -> None:
@@ -234,8 +234,8 @@ async def test_a_purchase_arms_the_thresholds_again_and_ends_the_shortage(shop: 
     shop.clock.move(minutes=1)
     await count(metering, messages(user, 40, 90, shop.clock()))
     await count(metering, messages(user, 90, 100, shop.clock()))
-    news = [name for name in await shop.front.news(user) if name.startswith(("quota", "subscription"))]
-    assert news == [
+    events = [name for name in await shop.front.events(user) if name.startswith(("quota", "subscription"))]
+    assert events == [
         "subscription.activated",
         "quota.warning",
         "subscription.renewed",
@@ -248,7 +248,7 @@ async def test_a_purchase_arms_the_thresholds_again_and_ends_the_shortage(shop: 
 async def test_a_purchase_without_shortage_resets_nothing(shop: Shop, user: UserId) -> None:
     await shop.buy(user)
     await shop.buy(user)
-    assert not [name for name in await shop.front.news(user) if name.startswith("quota")]
+    assert not [name for name in await shop.front.events(user) if name.startswith("quota")]
 
 
 def limited(pool: Pool, passed: list[float]) -> Metering:

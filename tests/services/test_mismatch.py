@@ -48,7 +48,7 @@ async def test_changed_order_id_activates_nothing_and_is_listed(
     invoice = await shop.open(user)
     await relabel(shop, invoice, order_id)
     await shop.lightning(invoice)
-    assert await shop.front.news(user) == [CREATED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, ATTENTION]
     assert await shop.front.cases(user) == [("mismatch", Decimal("5.00"), True)]
     assert await detail(shop) == f"order id is {order_id}, quoted for {invoice.id}"
     assert await shop.front.subscriptions(user) == []
@@ -73,7 +73,7 @@ async def test_changed_price_activates_nothing_and_is_listed(shop: Shop, user: U
     invoice = await shop.open(user, "sanctuary")
     shop.at_btcpay(invoice).price = Decimal("0.01")
     await shop.lightning(invoice)
-    assert await shop.front.news(user) == [CREATED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, ATTENTION]
     assert await shop.front.cases(user) == [("mismatch", Decimal("0.01"), True)]
     assert await detail(shop) == "price is 0.01 USD, quoted 50.00 USD"
     assert await shop.front.subscriptions(user) == []
@@ -83,7 +83,7 @@ async def test_changed_currency_activates_nothing_and_is_listed(shop: Shop, user
     invoice = await shop.open(user)
     shop.at_btcpay(invoice).currency = CURRENCIES["JPY"]
     await shop.lightning(invoice)
-    assert await shop.front.news(user) == [CREATED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, ATTENTION]
     assert await shop.front.cases(user) == [("mismatch", Decimal("5.00"), True)]
     assert await shop.front.subscriptions(user) == []
 
@@ -104,7 +104,7 @@ async def test_invoice_of_another_store_is_never_seen(shop: Shop, user: UserId) 
         )
     )
     assert await shop.front.settle() == 1
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
     assert (await shop.front.invoice(invoice.id))["status"] == "new"
 
 
@@ -116,11 +116,11 @@ async def test_operator_may_settle_a_mismatch_and_btcpay_cannot_undo_it_by_repea
     await shop.lightning(invoice)
     await shop.front.settlement.settle_by_hand(invoice.id, "checked", also=nothing_more)
     await shop.front.settlement.settle((await shop.front.settlement.look_up([invoice])).observations)
-    assert await shop.front.news(user) == [CREATED, ATTENTION, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, ATTENTION, SETTLED, ACTIVATED]
     assert await shop.front.cases(user) == [("mismatch", Decimal("5.00"), False)]
 
 
-async def test_mismatch_that_is_mended_at_btcpay_is_fulfilled(shop: Shop, user: UserId) -> None:
+async def test_mismatch_that_is_fixed_at_btcpay_is_fulfilled(shop: Shop, user: UserId) -> None:
     invoice = await shop.open(user)
     await relabel(shop, invoice, "a typing error")
     await shop.lightning(invoice)
@@ -131,7 +131,7 @@ async def test_mismatch_that_is_mended_at_btcpay_is_fulfilled(shop: Shop, user: 
     )
     await shop.front.inbox.record(again)
     await shop.front.settle()
-    assert (await shop.front.news(user))[-1] == ACTIVATED
+    assert (await shop.front.events(user))[-1] == ACTIVATED
     assert await shop.front.statuses(user) == ["active"]
 
 
@@ -147,9 +147,9 @@ async def test_money_on_second_invoices_of_one_order_is_one_case_that_an_operato
     ((kind, amount, is_open),) = await shop.front.cases(user)
     assert (kind, is_open, str(amount)) == ("paid_twice", True, "10.00")
     assert await shop.front.statuses(user) == ["active"]
-    news = await shop.front.news(user)
-    assert news[:3] == [CREATED, SETTLED, ACTIVATED]
-    assert set(news[3:]) == {ATTENTION}
+    events = await shop.front.events(user)
+    assert events[:3] == [CREATED, SETTLED, ACTIVATED]
+    assert set(events[3:]) == {ATTENTION}
     (row,) = await shop.front.rows("SELECT id FROM attention_cases")
     acting, by = CaseActions(pool=shop.front.pool, clock=shop.clock), OperatorAction("eva", "ticket 7")
     with pytest.raises(Conflict):
@@ -173,7 +173,7 @@ async def test_confirmed_money_on_a_second_invoice_of_an_order_is_credit_once(
         (credit,) = await shop.front.rows("SELECT sum(amount) FROM ledger WHERE user_id = $1", user)
         assert str(credit["sum"]) == total
         assert await shop.front.cases(user) == [("paid_twice", Decimal(total), False)]
-    assert (await shop.front.news(user))[3:] == ["credit.added", "credit.added"]
+    assert (await shop.front.events(user))[3:] == ["credit.added", "credit.added"]
     day = timedelta(days=1)
     compared = await compare(shop.front.pool, shop.front.btcpay, shop.clock() - day, shop.clock() + day)
     assert compared == []

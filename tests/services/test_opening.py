@@ -127,7 +127,7 @@ async def test_parallel_requests_get_one_invoice(shop: Shop, user: UserId) -> No
     assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
     assert Counter(is_new for _, is_new in opened) == {True: 1, False: 7}
     assert len(shop.simulator.invoices) == 1
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
 
 
 async def test_parallel_requests_at_two_daemons_get_one_invoice(shop: Shop, user: UserId) -> None:
@@ -213,7 +213,7 @@ async def test_creation_whose_answer_is_lost_is_found_by_its_order_id(shop: Shop
     assert is_new
     assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
     assert invoice.status is InvoiceStatus.NEW
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
 
 
 async def test_request_after_an_outage_uses_the_same_reservation(shop: Shop, user: UserId) -> None:
@@ -243,7 +243,7 @@ async def test_orphan_is_attached_by_reconciliation(shop: Shop, user: UserId) ->
     await shop.wait(seconds=1)
     kept = await shop.front.invoice(reserved)
     assert (kept["status"], kept["btcpay_invoice_id"]) == ("new", created)
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
 
 
 async def test_orphan_is_attached_and_fulfilled_by_its_own_webhooks(shop: Shop, user: UserId) -> None:
@@ -251,7 +251,7 @@ async def test_orphan_is_attached_and_fulfilled_by_its_own_webhooks(shop: Shop, 
     created = await create_at_btcpay(shop, reserved)
     await shop.simulator.act(created, "pay", None, "BTC-LN")
     await shop.told()
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def test_reservation_that_btcpay_never_saw_is_abandoned(shop: Shop, user: UserId) -> None:
@@ -260,7 +260,7 @@ async def test_reservation_that_btcpay_never_saw_is_abandoned(shop: Shop, user: 
         await shop.wait(minutes=1)
     kept = await shop.front.invoice(reserved)
     assert (kept["status"], kept["next_check_at"]) == ("abandoned", None)
-    assert await shop.front.news(user) == []
+    assert await shop.front.events(user) == []
     invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
     assert is_new
     assert invoice.id != reserved
@@ -273,7 +273,7 @@ async def test_abandoned_reservation_that_turns_up_after_all_is_honoured(shop: S
     created = await create_at_btcpay(shop, reserved)
     await shop.simulator.act(created, "pay", None, "BTC-LN")
     await shop.told()
-    assert (await shop.front.news(user))[-2:] == [SETTLED, ACTIVATED]
+    assert (await shop.front.events(user))[-2:] == [SETTLED, ACTIVATED]
 
 
 async def test_refusal_frees_the_user_to_try_again(shop: Shop, user: UserId) -> None:
@@ -307,7 +307,7 @@ async def test_two_creations_for_one_order_attach_one(shop: Shop, user: UserId) 
     await shop.told()
     kept = await shop.front.invoice(reserved)
     assert kept["btcpay_invoice_id"] in created
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
     assert await shop.front.cases(user) == []
 
 
@@ -320,7 +320,7 @@ async def test_invoice_is_shown_as_btcpay_sees_it_at_most_every_two_seconds(shop
     shop.clock.move(seconds=2)
     shown = await shop.front.invoicing.show(user, shop.btcpay_id(invoice))
     assert shown.status is InvoiceStatus.SETTLED
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def test_invoice_is_shown_as_last_seen_while_btcpay_is_away(shop: Shop, user: UserId) -> None:

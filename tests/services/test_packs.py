@@ -48,14 +48,18 @@ async def test_a_pack_raises_the_limit_and_arms_the_thresholds_and_adds_no_time(
     await shop.buy(user)
     await use(shop, user, 50)
     (before,) = await shop.front.subscriptions(user)
-    known = len(await shop.front.news(user))
+    known = len(await shop.front.events(user))
     await shop.lightning(await order(shop, user))
     (after,) = await shop.front.subscriptions(user)
     assert (after["id"], after["valid_until"]) == (before["id"], before["valid_until"])
     assert (after["messages_limit"], after["messages_used"]) == (100, 50)
-    assert (await shop.front.news(user))[known:] == ["invoice.created", "invoice.settled", "quota.topped_up"]
+    assert (await shop.front.events(user))[known:] == [
+        "invoice.created",
+        "invoice.settled",
+        "quota.topped_up",
+    ]
     await use(shop, user, 80)
-    assert (await shop.front.news(user))[known + 3 :] == ["quota.warning"]
+    assert (await shop.front.events(user))[known + 3 :] == ["quota.warning"]
     assert await credit(shop, user) == {}
     await shop.buy(user)
     assert await limits(shop, user) == [100, 70], "what is left of a pack is carried over"
@@ -113,7 +117,7 @@ async def test_a_pack_that_credit_pays_is_added_at_once_and_a_double_click_buys_
     assert len({one.invoice.id for one in opened}) == 1
     assert await limits(shop, user) == [100]
     assert await credit(shop, user) == {"USD": Decimal("4.00")}
-    assert (await shop.front.news(user)).count("quota.topped_up") == 1
+    assert (await shop.front.events(user)).count("quota.topped_up") == 1
     shop.clock.move(minutes=2)
     await shop.front.invoicing.open_under(None, user, EXTRA, None)
     assert await limits(shop, user) == [150]

@@ -1,4 +1,4 @@
-"""What each way of paying causes: the complete list of news, the subscriptions, the cases."""
+"""What each way of paying causes: the complete list of events, the subscriptions, the cases."""
 
 import logging
 from datetime import timedelta
@@ -17,13 +17,13 @@ ACTIVATED = "subscription.activated"
 
 async def test_payment_on_chain_activates_when_it_is_confirmed(shop: Shop, user: UserId) -> None:
     invoice = await shop.open(user)
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
     await shop.act(invoice, "pay")
-    assert await shop.front.news(user) == [CREATED, PROCESSING]
+    assert await shop.front.events(user) == [CREATED, PROCESSING]
     assert await shop.front.subscriptions(user) == []
     shop.clock.move(minutes=40)
     await shop.act(invoice, "confirm")
-    assert await shop.front.news(user) == [CREATED, PROCESSING, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, PROCESSING, SETTLED, ACTIVATED]
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["source"], row["plan_type"]) == ("active", "btcpay", "wanderer")
     assert (row["valid_from"], row["valid_until"]) == (shop.clock(), shop.clock() + MONTH)
@@ -37,7 +37,7 @@ async def test_payment_on_chain_activates_when_it_is_confirmed(shop: Shop, user:
 
 async def test_lightning_activates_at_once(shop: Shop, user: UserId) -> None:
     await shop.buy(user)
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
     assert await shop.front.statuses(user) == ["active"]
 
 
@@ -52,9 +52,9 @@ async def test_each_settled_invoice_tells_what_was_bought(shop: Shop, user: User
 async def test_invoice_that_nobody_pays_expires(shop: Shop, user: UserId) -> None:
     invoice = await shop.open(user)
     await shop.wait(minutes=16)
-    assert await shop.front.news(user) == [CREATED, EXPIRED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED]
     await shop.wait(days=4)
-    assert await shop.front.news(user) == [CREATED, EXPIRED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED]
     assert await shop.front.subscriptions(user) == []
     assert await shop.front.cases(user) == []
     assert (await shop.front.invoice(invoice.id))["next_check_at"] is None
@@ -63,11 +63,11 @@ async def test_invoice_that_nobody_pays_expires(shop: Shop, user: UserId) -> Non
 async def test_partial_payment_activates_nothing_and_is_listed_once(shop: Shop, user: UserId) -> None:
     invoice = await shop.open(user)
     await shop.act(invoice, "pay_partial", "confirm")
-    assert await shop.front.news(user) == [CREATED]
+    assert await shop.front.events(user) == [CREATED]
     await shop.wait(minutes=16)
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION]
     await shop.wait(days=4)
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION]
     assert await shop.front.cases(user) == [("partial_payment", Decimal("2.50"), True)]
     assert await shop.front.subscriptions(user) == []
 
@@ -82,7 +82,7 @@ async def test_partial_payment_completed_late_is_fulfilled_and_its_case_closed(
     await shop.act(invoice, "pay_late")
     assert await shop.front.subscriptions(user) == []
     await shop.act(invoice, "confirm")
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION, SETTLED, ACTIVATED]
     assert await shop.front.cases(user) == [("partial_payment", Decimal("2.50"), False)]
     assert await shop.front.statuses(user) == ["active"]
 
@@ -92,7 +92,7 @@ async def test_late_payment_within_72_hours_is_fulfilled(shop: Shop, user: UserI
     await shop.wait(minutes=16)
     await shop.wait(hours=71)
     await shop.act(invoice, "pay_late", "confirm")
-    assert await shop.front.news(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED]
     assert await shop.front.cases(user) == []
     (row,) = await shop.front.subscriptions(user)
     assert row["valid_from"] == shop.clock()
@@ -106,9 +106,9 @@ async def test_late_payment_beyond_72_hours_is_listed_only(shop: Shop, user: Use
     await shop.wait(minutes=16)
     await shop.wait(hours=72)
     await shop.lightning(invoice, "5.00")
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION]
     await shop.wait(days=2)
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION]
     assert await shop.front.cases(user) == [("late_payment", Decimal("5.00"), True)]
     assert await shop.front.subscriptions(user) == []
 
@@ -118,10 +118,10 @@ async def test_late_payment_waits_for_its_confirmation(shop: Shop, user: UserId)
     await shop.wait(minutes=16)
     await shop.act(invoice, "pay_late")
     await shop.wait(hours=10)
-    assert await shop.front.news(user) == [CREATED, EXPIRED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED]
     assert (await shop.front.invoice(invoice.id))["late_unconfirmed_at"] == shop.clock()
     await shop.act(invoice, "confirm")
-    assert await shop.front.news(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED]
 
 
 async def test_late_payment_that_confirms_without_a_word_is_found_by_polling(
@@ -135,7 +135,7 @@ async def test_late_payment_that_confirms_without_a_word_is_found_by_polling(
     await shop.act(invoice, "confirm")
     assert await shop.front.subscriptions(user) == []
     await shop.wait(minutes=31)
-    assert await shop.front.news(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED]
 
 
 async def test_late_payment_not_confirmed_in_time_is_listed(shop: Shop, user: UserId) -> None:
@@ -143,12 +143,14 @@ async def test_late_payment_not_confirmed_in_time_is_listed(shop: Shop, user: Us
     await shop.wait(minutes=16)
     await shop.act(invoice, "pay_late")
     await shop.wait(hours=71)
-    assert await shop.front.news(user) == [CREATED, EXPIRED]
+    assert await shop.front.events(user) == [CREATED, EXPIRED]
     await shop.wait(hours=2)
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION]
     assert await shop.front.cases(user) == [("late_payment", Decimal("5.00"), True)]
     await shop.act(invoice, "confirm")
-    assert await shop.front.news(user) == [CREATED, EXPIRED, ATTENTION, ATTENTION], "and when it is confirmed"
+    assert await shop.front.events(user) == [CREATED, EXPIRED, ATTENTION, ATTENTION], (
+        "and when it is confirmed"
+    )
     assert await shop.front.cases(user) == [("late_payment", Decimal("5.00"), True)]
     assert await shop.front.subscriptions(user) == []
 
@@ -156,9 +158,9 @@ async def test_late_payment_not_confirmed_in_time_is_listed(shop: Shop, user: Us
 async def test_overpayment_fulfils_once_and_lists_the_excess(shop: Shop, user: UserId) -> None:
     invoice = await shop.open(user)
     await shop.act(invoice, "pay_over")
-    assert await shop.front.news(user) == [CREATED, PROCESSING]
+    assert await shop.front.events(user) == [CREATED, PROCESSING]
     await shop.act(invoice, "confirm")
-    assert await shop.front.news(user) == [CREATED, PROCESSING, SETTLED, ACTIVATED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, PROCESSING, SETTLED, ACTIVATED, ATTENTION]
     assert await shop.front.cases(user) == [("overpaid", Decimal("2.50"), True)]
     (row,) = await shop.front.subscriptions(user)
     assert row["valid_until"] == shop.clock() + MONTH
@@ -169,10 +171,10 @@ async def test_money_sent_after_settlement_is_listed_and_gives_no_second_period(
 ) -> None:
     invoice = await shop.buy(user)
     await shop.lightning(invoice, "5.00")
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED, ATTENTION]
     assert await shop.front.cases(user) == [("overpaid", Decimal("5.00"), True)]
     await shop.lightning(invoice, "1.00")
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED, ATTENTION, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED, ATTENTION, ATTENTION]
     assert await shop.front.cases(user) == [("overpaid", Decimal("6.00"), True)]
     assert await shop.front.statuses(user) == ["active"]
 
@@ -181,7 +183,7 @@ async def test_late_overpayment_fulfils_and_lists_the_excess(shop: Shop, user: U
     invoice = await shop.open(user)
     await shop.wait(minutes=16)
     await shop.lightning(invoice, "7.00")
-    assert await shop.front.news(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED, ATTENTION]
     assert await shop.front.cases(user) == [("overpaid", Decimal("2.00"), True)]
 
 
@@ -191,9 +193,9 @@ async def test_payment_that_is_replaced_falls_back_and_expires(shop: Shop, user:
     await shop.act(invoice, "pay", "replace_payment")
     await shop.wait(minutes=1)
     assert (await shop.front.invoice(invoice.id))["status"] == "new"
-    assert await shop.front.news(user) == [CREATED, PROCESSING]
+    assert await shop.front.events(user) == [CREATED, PROCESSING]
     await shop.act(invoice, "pay", "confirm")
-    assert await shop.front.news(user) == [CREATED, PROCESSING, PROCESSING, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, PROCESSING, PROCESSING, SETTLED, ACTIVATED]
 
 
 async def test_unconfirmed_payment_at_the_monitoring_deadline_activates_nothing(
@@ -203,12 +205,12 @@ async def test_unconfirmed_payment_at_the_monitoring_deadline_activates_nothing(
     invoice = await shop.open(user)
     await shop.act(invoice, "pay")
     await shop.wait(days=1, minutes=20)
-    assert await shop.front.news(user) == [CREATED, PROCESSING, INVALID]
+    assert await shop.front.events(user) == [CREATED, PROCESSING, INVALID]
     assert await shop.front.cases(user) == []
     assert await shop.front.subscriptions(user) == []
     await shop.act(invoice, "confirm")
     await shop.wait(hours=1)
-    assert await shop.front.news(user) == [CREATED, PROCESSING, INVALID, ATTENTION]
+    assert await shop.front.events(user) == [CREATED, PROCESSING, INVALID, ATTENTION]
     assert await shop.front.cases(user) == [("paid_invalid", Decimal("5.00"), True)]
 
 

@@ -52,7 +52,7 @@ async def test_renewal_adds_what_is_left(shop: Shop, user: UserId) -> None:
     await use(shop, user, 30)
     shop.clock.move(days=12)
     await shop.buy(user)
-    assert await shop.front.news(user) == BOUGHT + RENEWED
+    assert await shop.front.events(user) == BOUGHT + RENEWED
     old, new = await shop.front.subscriptions(user)
     assert (old["status"], old["ended_at"], old["messages_used"]) == ("replaced", start + 12 * DAY, 30)
     assert (new["status"], new["messages_used"], new["messages_limit"]) == ("active", 0, 70)
@@ -66,7 +66,7 @@ async def test_upgrade_converts_what_is_left(shop: Shop, user: UserId) -> None:
     await use(shop, user, 10)
     shop.clock.move(days=15)
     await shop.buy(user, "guardian")
-    assert await shop.front.news(user) == BOUGHT + CHANGED
+    assert await shop.front.events(user) == BOUGHT + CHANGED
     _, new = await shop.front.subscriptions(user)
     # Half the time and four fifths of the messages are left: half of 5.00 USD, 5/24 of 12.00 USD.
     assert new["valid_until"] == start + 15 * DAY + MONTH + 6.25 * DAY
@@ -105,7 +105,7 @@ async def test_two_invoices_settled_in_one_batch_are_stacked(shop: Shop, user: U
     await shop.told()
     assert await shop.front.statuses(user) == ["replaced", "active"]
     assert await end(shop, user) == start + MONTH + MONTH * 5 / 12
-    assert sorted((await shop.front.news(user))[2:]) == sorted(BOUGHT[1:] + CHANGED[1:])
+    assert sorted((await shop.front.events(user))[2:]) == sorted(BOUGHT[1:] + CHANGED[1:])
 
 
 async def hours_left(shop: Shop, user: UserId) -> list[int]:
@@ -139,7 +139,7 @@ async def test_subscription_expires_at_its_end_after_one_reminder_per_step(shop:
     await shop.wait(hours=23, minutes=59, seconds=59)
     assert await shop.front.statuses(user) == ["active"]
     await shop.wait(seconds=1)
-    assert await shop.front.news(user) == [*BOUGHT, *["subscription.expiring"] * 3, "subscription.expired"]
+    assert await shop.front.events(user) == [*BOUGHT, *["subscription.expiring"] * 3, "subscription.expired"]
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["ended_at"]) == ("expired", until)
     assert await shop.front.expiry.next_due() is None
@@ -189,7 +189,7 @@ async def test_purchase_after_a_missed_expiry_starts_afresh(shop: Shop, user: Us
     shop.clock.move(days=40)
     await shop.buy(user)
     # The end that was due is told with the purchase that found it.
-    assert await shop.front.news(user) == [
+    assert await shop.front.events(user) == [
         *BOUGHT,
         *("invoice.created", "invoice.settled", "subscription.expired", "subscription.activated"),
     ]
@@ -213,7 +213,7 @@ async def test_confirming_purchase_keeps_the_old_rights(shop: Shop, user: UserId
     until = await held(shop, user)
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["grace_until"], row["ended_at"]) == ("grace", until + DAY, None)
-    assert (await shop.front.news(user))[-1] != "subscription.expired"
+    assert (await shop.front.events(user))[-1] != "subscription.expired"
     (invoice,) = [i for i in shop.simulator.invoices.values() if i.status == "Processing"]
     await shop.simulator.act(invoice.id, "confirm")
     await shop.told()
@@ -230,7 +230,7 @@ async def test_hold_ends_when_the_payment_falls_away(shop: Shop, user: UserId) -
     await shop.told()
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["ended_at"], row["grace_until"]) == ("expired", shop.clock(), None)
-    assert (await shop.front.news(user))[-2:] == ["invoice.invalid", "subscription.expired"]
+    assert (await shop.front.events(user))[-2:] == ["invoice.invalid", "subscription.expired"]
 
 
 async def test_hold_ends_after_24_hours(shop: Shop, user: UserId) -> None:
@@ -243,7 +243,7 @@ async def test_hold_ends_after_24_hours(shop: Shop, user: UserId) -> None:
     await shop.front.expire()
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["ended_at"]) == ("expired", until + DAY)
-    assert (await shop.front.news(user)).count("subscription.expired") == 1
+    assert (await shop.front.events(user)).count("subscription.expired") == 1
 
 
 async def test_nothing_is_sold_beyond_400_days(shop: Shop, user: UserId) -> None:

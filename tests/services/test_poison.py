@@ -30,7 +30,7 @@ async def break_rows(daemon: Daemon, user: UserId) -> None:
     await daemon.execute(BREAK_ROWS.format(user=user))
 
 
-async def mend(daemon: Daemon) -> None:
+async def repair(daemon: Daemon) -> None:
     await daemon.execute("DROP TRIGGER broken ON subscriptions")
 
 
@@ -48,15 +48,15 @@ async def test_delivery_that_cannot_be_handled_is_set_aside_and_tried_again(
         await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
     await shop.told()
     for other in others:
-        assert await shop.front.news(other) == [CREATED, SETTLED, ACTIVATED]
-    assert await shop.front.news(user) == [CREATED]
+        assert await shop.front.events(other) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED]
     waiting = "SELECT FROM lookups WHERE hinted_at IS NOT NULL"
     assert len(await shop.front.rows(waiting)) > 0
-    await mend(shop.front)
+    await repair(shop.front)
     assert await shop.front.settle() == 0, "it waits a minute"
     shop.clock.move(minutes=1)
     assert await shop.front.settle() > 0
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
     assert await shop.front.rows(waiting) == []
 
 
@@ -65,16 +65,16 @@ async def test_nothing_is_set_aside_until_a_clock_that_was_set_back_has_caught_u
 ) -> None:
     await break_rows(shop.front, user)
     await shop.buy(user)
-    await mend(shop.front)
+    await repair(shop.front)
     shop.clock.move(hours=-3)
     await shop.front.settle()
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
     await shop.front.execute("UPDATE subscriptions SET reminder_hours = 0")
     await shop.front.execute(BREAK_ROWS.format(user=user))
     shop.clock.move(days=31)
     await shop.front.expire()
     assert await shop.front.statuses(user) == ["active"]
-    await mend(shop.front)
+    await repair(shop.front)
     shop.clock.move(minutes=-30)
     await shop.front.expire()
     assert await shop.front.statuses(user) == ["expired"]
@@ -105,14 +105,14 @@ async def test_invoice_that_cannot_be_reconciled_holds_up_no_other(
         await shop.buy(each)
     await shop.wait(seconds=15)
     for other in others:
-        assert await shop.front.news(other) == [CREATED, SETTLED, ACTIVATED]
-    assert await shop.front.news(user) == [CREATED]
+        assert await shop.front.events(other) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED]
     due = await shop.front.reconciliation.next_due()
     assert due is not None
     assert due == shop.clock() + timedelta(minutes=1)
-    await mend(shop.front)
+    await repair(shop.front)
     await shop.wait(minutes=1)
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def test_subscription_that_cannot_be_ended_holds_up_no_other(
@@ -128,7 +128,7 @@ async def test_subscription_that_cannot_be_ended_holds_up_no_other(
         assert await shop.front.statuses(other) == ["expired"]
     assert await shop.front.statuses(user) == ["active"]
     assert await shop.front.expiry.next_due() == shop.clock() + timedelta(minutes=1), "no busy loop"
-    await mend(shop.front)
+    await repair(shop.front)
     shop.clock.move(minutes=1)
     await shop.front.expire()
     assert await shop.front.statuses(user) == ["expired"]
@@ -145,15 +145,15 @@ async def test_invoice_that_cannot_be_read_at_btcpay_holds_up_no_other(
             await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
         await shop.told()
         for other in others:
-            assert await daemon.news(other) == [CREATED, SETTLED, ACTIVATED]
-        assert await daemon.news(user) == [CREATED]
+            assert await daemon.events(other) == [CREATED, SETTLED, ACTIVATED]
+        assert await daemon.events(user) == [CREATED]
         shop.clock.move(minutes=1)
         assert await daemon.settle() > 0
-        assert await daemon.news(user) == [CREATED]
+        assert await daemon.events(user) == [CREATED]
         passing.spoil = None
         shop.clock.move(minutes=1)
         await daemon.settle()
-        assert await daemon.news(user) == [CREATED, SETTLED, ACTIVATED]
+        assert await daemon.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def test_late_payment_that_cannot_be_read_holds_up_no_other(
@@ -169,12 +169,12 @@ async def test_late_payment_that_cannot_be_read_holds_up_no_other(
             await shop.simulator.act(shop.btcpay_id(invoice), "pay_late", None, "BTC-LN")
         await shop.told()
         for other in others:
-            assert (await daemon.news(other))[-2:] == [SETTLED, ACTIVATED]
+            assert (await daemon.events(other))[-2:] == [SETTLED, ACTIVATED]
         assert await daemon.subscriptions(user) == []
         passing.refuse = None
         shop.clock.move(minutes=1)
         await daemon.settle()
-        assert (await daemon.news(user))[-2:] == [SETTLED, ACTIVATED]
+        assert (await daemon.events(user))[-2:] == [SETTLED, ACTIVATED]
 
 
 async def test_reservation_whose_invoice_cannot_be_read_is_not_created_again(

@@ -29,7 +29,7 @@ async def test_payment_is_found_without_any_webhook(deaf: Shop, user: UserId) ->
     await deaf.wait(seconds=14)
     assert await deaf.front.subscriptions(user) == []
     await deaf.wait(seconds=1)
-    assert await deaf.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await deaf.front.events(user) == [CREATED, SETTLED, ACTIVATED]
     assert await deaf.front.reconciliation.next_due() is None
 
 
@@ -43,7 +43,7 @@ async def test_expiry_is_looked_at_a_little_after_it_happened(deaf: Shop, user: 
     assert due - invoice.expires_at == timedelta(seconds=3)
     deaf.clock.now = due
     await deaf.front.settle()
-    assert await deaf.front.news(user) == [CREATED, "invoice.expired"]
+    assert await deaf.front.events(user) == [CREATED, "invoice.expired"]
 
 
 async def test_waits_grow_with_age_and_end_72_hours_after_expiry(deaf: Shop, user: UserId) -> None:
@@ -68,7 +68,7 @@ async def test_everything_open_is_looked_at_after_a_start(deaf: Shop, user: User
     assert await restarted.settle() == 0
     await restarted.reconciliation.begin()
     assert await restarted.settle() == 1
-    assert (await restarted.news(user))[-1] == ACTIVATED
+    assert (await restarted.events(user))[-1] == ACTIVATED
 
 
 async def test_one_list_call_looks_at_a_whole_batch(deaf: Shop) -> None:
@@ -97,7 +97,7 @@ async def test_one_list_call_settles_a_whole_batch_of_webhooks(shop: Shop) -> No
         assert await daemon.settle() == len(hints)
         assert passing.asked == [("GET", "/api/v1/stores/StoreOne/invoices")]
         for user in users:
-            assert await daemon.news(user) == [CREATED, SETTLED, ACTIVATED]
+            assert await daemon.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def test_rounds_at_the_same_time_take_different_invoices_and_lose_no_hint(shop: Shop) -> None:
@@ -133,7 +133,7 @@ async def test_rounds_at_the_same_time_take_different_invoices_and_lose_no_hint(
         assert await daemon.statuses(users[0]) == []
         assert over == [None], "when both are over, the later payment is looked for"
         await daemon.settle()
-        assert await daemon.news(users[0]) == [CREATED, SETTLED, ACTIVATED]
+        assert await daemon.events(users[0]) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def _is_true(fact: bool) -> bool:
@@ -154,7 +154,7 @@ async def test_outage_keeps_what_waits(shop: Shop, user: UserId) -> None:
         shop.simulator.set_faults(down=False, error_rate=0, garbage=False, unauthorized=False)
     assert await shop.front.subscriptions(user) == []
     await shop.front.settle()
-    assert await shop.front.news(user) == [CREATED, SETTLED, ACTIVATED]
+    assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
 async def test_refused_list_is_an_outage_and_no_end(shop: Shop, user: UserId) -> None:
@@ -179,4 +179,4 @@ async def test_invoice_that_btcpay_forgot_is_asked_for_ever_more_seldom(deaf: Sh
     due = await deaf.front.reconciliation.next_due()
     assert due is not None
     assert due - deaf.clock() == timedelta(minutes=5)
-    assert await deaf.front.news(user) == [CREATED]
+    assert await deaf.front.events(user) == [CREATED]

@@ -55,7 +55,7 @@ async def test_a_refund_takes_the_credit_and_a_repeat_returns_the_same_link(shop
     assert await credit(shop, user) == 0
     assert await refunding(shop).refund(name, None, BY) == made
     assert len(shop.simulator.pull_payments) == 1
-    assert (await shop.front.news(user))[-1] == "credit.refunded"
+    assert (await shop.front.events(user))[-1] == "credit.refunded"
     rows = await shop.front.rows("SELECT who, reason FROM ledger WHERE kind = 'refunded'")
     assert [tuple(row) for row in rows] == [("eva", "ticket 7")]
 

@@ -103,7 +103,7 @@ class Mosquitto:
         self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """SIGTERM: it saves and says goodbye."""
+        """SIGTERM: it saves and disconnects everybody."""
         process = self._running()
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait, DEADLINE)

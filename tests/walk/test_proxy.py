@@ -1,4 +1,4 @@
-"""The proxy parts two sides in each of its ways, and mends."""
+"""The proxy parts two sides in each of its ways, and joins them again."""
 
 import asyncio
 import contextlib

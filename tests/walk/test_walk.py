@@ -10,9 +10,9 @@ long; it prints one line of JSON at its end. Without a seed a fresh one is taken
 Seen failing within seven rounds each: with nothing carried over (R2), settling by hand that gives nothing
 (R6) or does not last, late payments fulfilled for ever (R6), rights left to what was marked invalid (R8),
 mismatches accepted (R9), closed cases opened again, each look fulfilling once more without R1's constraint,
-no reconciliation, nothing published again after the broker's loss, and one piece of news in fifty marked and
+no reconciliation, nothing published again after the broker's loss, and one event in fifty marked and
 not sent. Passed seven rounds and more, so others must watch these: users not locked (with R1's constraint and
-without), news marked just before it is sent.
+without), events marked just before they are sent.
 """
 
 import json

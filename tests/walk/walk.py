@@ -27,7 +27,7 @@ from tests.walk import renewals
 from tests.walk.audit import complaints
 from tests.walk.faults import FAULTS, Fault, mosquitto_killed
 from tests.walk.gateways import report_until_answered
-from tests.walk.news import News
+from tests.walk.heard import HeardEvents
 from tests.walk.operator import Operator
 from tests.walk.people import Person
 from tests.walk.town import Town
@@ -73,11 +73,11 @@ class Walk:
     history: list[str] = field(default_factory=list)
     old: dict[str, bytes] = field(default_factory=dict)
     operator: Operator = field(init=False)
-    news: News = field(init=False)
+    heard: HeardEvents = field(init=False)
 
     def __post_init__(self) -> None:
         self.operator = Operator(self.town)
-        self.news = News(self.town.world)
+        self.heard = HeardEvents(self.town.world)
 
     async def round(self, jumps: float = 0.5) -> None:
         """One burst, and rest; fails with what differs and what the people concerned did.
@@ -127,7 +127,7 @@ class Walk:
         await self._hint(people)
         await self.operator.reconcile()
         await self.rest(people)
-        await self.news.listen(may_miss=broker_forgot)
+        await self.heard.listen(may_miss=broker_forgot)
 
     async def rest(self, people: list[Person]) -> None:
         """Wait until nothing differs."""

@@ -185,11 +185,11 @@ async def _deliveries(client: BtcpayClient, hook: RegisteredWebhook) -> AsyncIte
         PART,
         False,
         f"{failed} of its last {len(attempts)} deliveries failed, the last with {why}",
-        _mend_delivery(last),
+        _fix_delivery(last),
     )
 
 
-def _mend_delivery(last: DeliveryAttempt) -> str:
+def _fix_delivery(last: DeliveryAttempt) -> str:
     if last.http_code == 403:
         return "its secret is not our WEBHOOK_SECRET; kosmo-billing webhook register gives it ours"
     if last.http_code is None or last.http_code == 0:

@@ -1,4 +1,4 @@
-"""Whether all news was heard: marked as published means that the broker had it, and passed it on."""
+"""Whether all events were heard: marked as published means that the broker had it, and passed it on."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from tests.support.world import World, until
 
 
 @dataclass
-class News:
-    """What an observer heard. What a broker forgets on its way is lost: news is never needed (section 5)."""
+class HeardEvents:
+    """What an observer heard. What a broker forgets on its way is lost: no event is ever needed."""
 
     world: World
-    heard: int = 0  # pieces of news that were listened for
+    heard: int = 0  # events that were listened for
     _ids: set[int] = field(default_factory=set)
     _read: int = 0
     _up_to: int = 0
@@ -27,11 +27,11 @@ class News:
             self.heard += len(new)
         self._up_to = max(new, default=self._up_to)
 
-    def _missing(self, news: dict[int, str]) -> dict[int, str]:
+    def _missing(self, sent: dict[int, str]) -> dict[int, str]:
         messages = self.world.observer.messages
         for message in messages[self._read :]:
             if message.topic.startswith(TOPICS.event("")):
                 number = json.loads(message.payload)["id"].rpartition("/")[2].partition("-")[0]
                 self._ids.add(int(number))
         self._read = len(messages)
-        return {number: kind for number, kind in news.items() if number not in self._ids}
+        return {number: kind for number, kind in sent.items() if number not in self._ids}
