@@ -155,19 +155,15 @@ class AdminActions:
     async def cash(self, user_id: UserId, by: OperatorAction) -> Subscription:
         """End the current subscription; the worth of what is left of it becomes credit (R2)."""
 
-        async def work(connection: Connection) -> Subscription:
-            now = self.clock()
-            before = await subscriptions.lock_history(connection, user_id)
-            row = _chosen(before, None)
+        async def current_one(_: Connection, history: Sequence[Subscription]) -> Subscription:
+            return _chosen(history, None)
 
-            def cashed(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
-                return periods.cash(history, now, reason="operator", holding=holding)
+        def cashed(
+            history: Sequence[Subscription], _: SubscriptionId, now: datetime, *, reason: str, holding: bool
+        ) -> Outcome:
+            return periods.cash(history, now, reason=reason, holding=holding)
 
-            rows = await self._apply(connection, user_id, before, cashed, now)
-            await audit.append(connection, by.entry("user.cash", user_id, f"subscription {row.id}", now))
-            return _chosen(rows, row.id)
-
-        return await self.pool.retrying(work, locking_users([user_id]))
+        return await self._decide(user_id, "user.cash", by, current_one, cashed)
 
     async def reinstate(
         self, user_id: UserId, subscription_id: SubscriptionId, by: OperatorAction
@@ -322,6 +318,7 @@ class DecisionRule(Protocol):
         history: Sequence[Subscription],
         subscription_id: SubscriptionId,
         now: datetime,
+        /,
         *,
         reason: str,
         holding: bool,

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.encoding import Malformed
+from kosmo_billing_daemon.contract.encoding import CANONICAL_UUID, Malformed
 from kosmo_billing_daemon.contract.payloads import Rejection, UsageAck
 from kosmo_billing_daemon.contract.usage_columns import Row, UsageColumns
 from kosmo_billing_daemon.domain.metering import TOO_OLD, USER_ERASED, counts_as_sent
@@ -35,7 +35,7 @@ MOST_BYTES = 1 << 20  # of a report; those of 500 events have about 90,000
 KEPT_BYTES = 4096  # of a report that could not be read
 REPORTER_LENGTH = 128
 MOST_PARKED_AT_ONCE = 200
-_IDS: Final = re.compile(rb"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_IDS: Final = re.compile(CANONICAL_UUID.pattern.encode(), re.IGNORECASE)
 
 
 @record

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from kosmo_billing_daemon.contract.encoding import CANONICAL_UUID
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.columns import Columns
@@ -40,7 +41,7 @@ _HINTS = Columns(
 # A hint is due a day before it came: before what is only polled, and whatever the leader's clock says.
 _DUE = "received_at - interval '1 day'"
 
-_IS_ORDER = "order_id ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'"
+_IS_ORDER = f"order_id ~ '^{CANONICAL_UUID.pattern}$'"
 
 # BTCPay's id is unique to a store, and our order id is ours alone; a hint mostly carries both. Where the
 # body is believed, BTCPay is not asked about anything else.
