@@ -5,7 +5,7 @@ The rule it keeps: a row is read exactly or not at all, and then the reason says
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from uuid import UUID, uuid5
@@ -202,14 +202,7 @@ class Reader:
             raise UnreadableRow("an invoice for the free plan")
         if (plan.price.amount, plan.price.currency) == (amount, currency):
             return plan
-        return Plan(
-            plan_type=plan.plan_type,
-            price=Price(amount, currency),
-            period=plan.period,
-            quota=plan.quota,
-            scope=plan.scope,
-            features=plan.features,
-        )
+        return replace(plan, price=Price(amount, currency))
 
     def _time(self, text: str | None, kind: ColumnKind | None, what: str) -> datetime | None:
         """Read a time to the microsecond; ``None`` where there is none, or one without end."""
