@@ -83,23 +83,14 @@ class EmbeddedPostgres(EmbeddedServer):
             port=self._port,
         )
 
-    async def create_database(self, name: str, template: str | None = None) -> str:
-        """Create a database, a copy of `template` if given (nobody may be connected to it); give its URL."""
-        # By files: quicker for a server that does not wait for its disk, and as quick for others.
-        source = f" TEMPLATE {_quoted(template)} STRATEGY file_copy" if template else ""
-        await self._execute(f"CREATE DATABASE {_quoted(name)}{source}")
-        return self.database_url(name)
-
-    async def drop_database(self, name: str) -> None:
-        """Drop a database if it exists, cutting off who is connected to it."""
-        await self._execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
-
-    async def _execute(self, statement: str) -> None:
+    async def create_database(self, name: str) -> str:
+        """Create a database and return its URL."""
         connection = await asyncpg.connect(self.url)
         try:
-            await connection.execute(statement)
+            await connection.execute(f"CREATE DATABASE {_quoted(name)}")
         finally:
             await connection.close()
+        return self.database_url(name)
 
     @property
     def _cluster(self) -> Path:

@@ -174,16 +174,6 @@ async def test_a_wrong_setting_is_reported_with_the_log(service_directory: Path)
     assert server.pid is None
 
 
-async def test_a_copied_database_holds_what_the_template_held(service_directory: Path) -> None:
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
-        await fetch(await server.create_database("original"), "CREATE TABLE fact ()")
-        url = await server.create_database("copy", template="original")
-        assert await fetch(url, "SELECT count(*) FROM fact") == 0
-        await server.drop_database("copy")
-        with pytest.raises(asyncpg.InvalidCatalogNameError):
-            await asyncpg.connect(url)
-
-
 @as_root_only
 async def test_root_is_told_which_directory_closes_the_way(service_directory: Path) -> None:
     closed = service_directory / "closed"

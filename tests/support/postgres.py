@@ -33,9 +33,15 @@ ENOUGH = 4 << 30  # bytes that must be free there
 class PostgresSession:
     """The server of one test session (of one worker under pytest-xdist) and the databases on it."""
 
-    def __init__(self, server: EmbeddedPostgres, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+    def __init__(
+        self,
+        server: EmbeddedPostgres,
+        run: Callable[[Coroutine[Any, Any, Any]], Any],
+        connection: "asyncpg.Connection[Any]",
+    ) -> None:
         self.server = server
         self._run = run
+        self._connection = connection  # kept: to connect takes as long as to drop a database
         self._numbers = count(1)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -62,11 +68,12 @@ class PostgresSession:
     def database(self, template: str | None = None) -> Iterator[str]:
         """The URL of a fresh database, dropped afterwards whoever is still connected."""
         name = f"test_{next(self._numbers)}"
-        url = self.run(self.server.create_database(name, template))
+        source = "" if template is None else f" TEMPLATE {template} STRATEGY file_copy"
+        self.run(self._connection.execute(f"CREATE DATABASE {name}{source}"))
         try:
-            yield url
+            yield self.server.database_url(name)
         finally:
-            self.run(self.server.drop_database(name))
+            self.run(self._connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
 
 @contextmanager
@@ -80,7 +87,9 @@ def postgres_session() -> Iterator[PostgresSession]:
         server = EmbeddedPostgres(directory / "postgres", settings=SETTINGS, durable=False)
         runner.run(server.start())
         try:
-            yield PostgresSession(server, runner.run)
+            connection = runner.run(asyncpg.connect(server.url))
+            yield PostgresSession(server, runner.run, connection)
+            runner.run(connection.close())
         finally:
             runner.run(server.stop())
 
