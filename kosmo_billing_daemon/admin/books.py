@@ -151,29 +151,49 @@ async def _compare(
 
 
 async def _refunds(pool: Pool, btcpay: BtcpayClient, seen: Sequence[Observation]) -> list[Difference]:
-    """Find refunds made in BTCPay's pages by the name that BTCPay gives them; needs the right to see them."""
+    """Find refunds that one side alone has, by the name that BTCPay gives those made in its pages.
+
+    They are made there and not booked, or archived there and still booked. It needs the right to see them.
+    """
     names = {
         refunds_at_btcpay.name_in_pages(each.btcpay_invoice_id): each
         for each in seen
         if _order(each) is not None
     }
     try:
-        listed = [each for each in await refunds_at_btcpay.load(btcpay) if each.name in names]
+        listed = await refunds_at_btcpay.load(btcpay)
     except BtcpayDenied:
         return []
     async with pool.connection() as connection:
         booked = await refunds.load_booked(connection, [each.id for each in listed])
-    return [
+    found = [
         Difference(
-            invoice_id=names[each.name or ""].btcpay_invoice_id,
-            order_id=names[each.name or ""].order_id,
+            invoice_id=names[each.name].btcpay_invoice_id,
+            order_id=names[each.name].order_id,
             fact=f"refund {each.id} over {each.total.amount:f} was made in BTCPay and is not in the ledger",
             amount=-each.total.amount,
             currency=each.total.currency,
         )
         for each in listed
-        if each.id not in booked and not each.is_archived
+        if each.name in names and each.id not in booked and not each.is_archived
     ]
+    shown = {each.btcpay_invoice_id: each for each in seen}
+    for each in listed:
+        refund = booked.get(each.id)
+        if refund is None or refund.cancelled_at is not None or not each.is_archived:
+            continue
+        if refund.btcpay_invoice_id in shown and not await refunds_at_btcpay.fetch_claims(btcpay, each.id):
+            found.append(
+                Difference(
+                    invoice_id=refund.btcpay_invoice_id,
+                    order_id=shown[refund.btcpay_invoice_id].order_id,
+                    fact=f"refund {each.id} over {refund.total.amount:f} is archived in BTCPay, unclaimed,"
+                    f" and in the ledger; see: kosmo-billing refund cancel {refund.btcpay_invoice_id}",
+                    amount=refund.total.amount,
+                    currency=refund.total.currency,
+                )
+            )
+    return found
 
 
 def _difference(invoice: Invoice, fact: str, amount: Decimal | None) -> Difference:

@@ -56,7 +56,8 @@ class CaseActions:
             if case.invoice is not None:
                 if case.kind not in _BESIDE_A_FULFILMENT:
                     await invoices.decide(connection, case.invoice.id, Effect.DECLINED, [Effect.NONE])
-                await self._write_off(connection, case.invoice, by, now)
+                if case.kind is not CaseKind.MISMATCH:  # whose money is in no ledger
+                    await self._write_off(connection, case.invoice, by, now)
             await audit.append(connection, by.entry("attention.close", case.user_id, _subject(case), now))
             return case
 
@@ -117,7 +118,7 @@ class CaseActions:
     ) -> None:
         """Book that the operator has settled outside what an invoice brought in and did not buy (R13).
 
-        What became credit because it bought nothing stays the user's, and what was refunded is gone.
+        What became credit because it bought nothing stays the user's. What was refunded or spent is gone.
         """
         unused = await self._left(connection, invoice)
         if unused > 0:
@@ -127,11 +128,15 @@ class CaseActions:
             await combine(connection, ledger.append_statements(postings, now))
 
     async def _left(self, connection: Connection, invoice: Invoice) -> Decimal:
-        """Return what an invoice brought in and neither bought, nor became credit, nor was refunded."""
+        """Return what an invoice brought in that bought nothing and is still there."""
         if invoice.effect is Effect.CREDITED:
             return Decimal(0)
+        key = (invoice.user_id, invoice.plan.price.currency)
         refunded = await ledger.load_refunded(connection, invoice.user_id, invoice.id)
-        return books.unused(invoice) - refunded
+        balances = await ledger.load_balances(connection, [invoice.user_id])
+        reserved = await invoices.load_reserved_credit(connection, [invoice.user_id])
+        free = balances.get(key, Decimal(0)) - reserved.get(key, Decimal(0))
+        return min(books.unused(invoice) - refunded, free)
 
 
 async def _lock_open(connection: Connection, number: int) -> ListedCase:

@@ -16,7 +16,6 @@ from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayDenied, BtcpayRefused
 from kosmo_billing_daemon.btcpay.refunds import ClaimState
 from kosmo_billing_daemon.domain.currencies import rounded_down, smallest_unit
-from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
@@ -159,37 +158,56 @@ class Refunding:
         await audit.append(connection, by.entry("invoice.refund", None, about, now))
 
     async def cancel(self, name: str, by: OperatorAction) -> Refund:
-        """Take back a refund that nobody has claimed; the credit is the user's again."""
+        """Take back a refund that nobody has claimed; the credit is the user's again.
+
+        One that we ordered comes first, then those that were made in BTCPay's own pages.
+        """
         one = await self._receipt(name)
         async with self.pool.connection() as connection:
             known = await refunds.load_ordered(connection, [one.btcpay_invoice_id])
-        refund = next((each for each in known if each.paid_at is None), None)
-        if refund is None:
+            known += await refunds.load_recorded(connection, one.btcpay_invoice_id)
+        standing = [each for each in known if each.paid_at is None]
+        if not standing:
             raise NotFound(f"invoice {name} has no refund that is open")
-        if refund.pull_payment_id is None:
-            refund = await self._complete(refund, by, is_new=False)
-        claimed = "somebody has claimed it: approve or cancel the claim in BTCPay"
-        if await at_btcpay.fetch_claims(self.btcpay, refund.pull_payment_id or ""):
-            raise Conflict(claimed, code="refund_claimed")
-        await at_btcpay.archive(self.btcpay, refund.pull_payment_id or "")
-        # Archiving cancels claims but those that are being paid.
-        if await at_btcpay.fetch_claims(self.btcpay, refund.pull_payment_id or ""):
-            raise Conflict(claimed, code="refund_claimed")
-        await self._give_back(refund, by)
-        return refund
+        for each in standing:
+            refund = each
+            if refund.pull_payment_id is None:
+                refund = await self._complete(refund, by, is_new=False)
+            if await self._archive(refund.pull_payment_id or ""):
+                await self._give_back(refund, by)
+                return refund
+        raise Conflict(
+            "somebody has claimed it: approve or cancel the claim in BTCPay", code="refund_claimed"
+        )
 
-    async def record(self, name: str, pull_payment_id: str, by: OperatorAction) -> Refund:
+    async def _archive(self, pull_payment_id: str) -> bool:
+        """Keep everybody from claiming a refund; say whether nobody has."""
+        if await at_btcpay.fetch_claims(self.btcpay, pull_payment_id):
+            return False
+        await at_btcpay.archive(self.btcpay, pull_payment_id)
+        # Archiving cancels claims but those that are being paid.
+        return not await at_btcpay.fetch_claims(self.btcpay, pull_payment_id)
+
+    async def record(
+        self, name: str, pull_payment_id: str, by: OperatorAction, *, worth: Decimal | None = None
+    ) -> Refund:
         """Book a refund that was made in BTCPay's own pages; a repeat changes nothing.
 
         The user's credit can fall below zero by it: then the plan that the money paid for was not taken back.
+        ``worth`` says how much a refund in another currency was in that of the invoice.
         """
-        found = await self._find(name)
+        of = await self._receipt(name)
+        unit = smallest_unit(of.left.currency)
+        if worth is not None and (worth <= 0 or worth % unit):
+            raise Invalid(f"an amount in steps of {unit:f} {of.left.currency}", field="amount")
         made = await at_btcpay.fetch(self.btcpay, pull_payment_id)
         if made is None:
             raise NotFound(f"BTCPay has no pull payment {pull_payment_id!r}")
         if made.is_archived and not await at_btcpay.fetch_claims(self.btcpay, made.id):
             raise Conflict("it is archived, and nobody has claimed it", code="refund_archived")
-        booked, _ = await booking.book_made(self.pool, self.clock, found, made, who=by.who, reason=by.reason)
+        booked, _ = await booking.book_made(
+            self.pool, self.clock, of, made, who=by.who, reason=by.reason, worth=worth
+        )
         return booked
 
     async def _complete(self, refund: Refund, by: OperatorAction, *, is_new: bool) -> Refund:
@@ -228,15 +246,6 @@ class Refunding:
 
         users = [] if refund.user_id is None else [refund.user_id]
         await self.pool.retrying(work, locking_users(users))
-
-    async def _find(self, name: str) -> Invoice:
-        async with self.pool.connection() as connection:
-            found = await listings.find_invoice(connection, name)
-        if found is None:
-            raise NotFound(f"there is no invoice {name!r}")
-        if found.btcpay_invoice_id is None:
-            raise Conflict("BTCPay received nothing for this invoice", code="not_attached")
-        return found
 
     async def _receipt(self, name: str) -> Receipt:
         """Return what came in on an invoice, which may be one of an order that is not known here."""

@@ -64,14 +64,18 @@ def record(
     pull_payment: Annotated[str, typer.Argument(metavar="PULL_PAYMENT", help="BTCPay's id of it.")],
     *,
     reason: Reason,
+    amount: Annotated[
+        str | None, typer.Option(help="How much a refund in bitcoin was in the invoice's currency.")
+    ] = None,
     as_json: AsJson = False,
     env_file: EnvFile = None,
 ) -> None:
     """Book a refund that was made in BTCPay's own pages, so that the ledger agrees."""
+    worth = None if amount is None else read_amount(amount)
 
     async def work(at: OpenedServices) -> Refund:
         refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-        return await refunding.record(invoice, pull_payment, by(reason))
+        return await refunding.record(invoice, pull_payment, by(reason), worth=worth)
 
     booked = run_opened(env_file, work)
     if as_json:

@@ -1,9 +1,11 @@
 """What users have in credit, and what a purchase would cost and do (R15, R16). It only reads."""
 
+from dataclasses import replace
 from decimal import Decimal
 
-from kosmo_billing_daemon.domain.invoices import reserves_credit
+from kosmo_billing_daemon.domain.invoices import is_confirming, reserves_credit
 from kosmo_billing_daemon.domain.plans import Plan
+from kosmo_billing_daemon.domain.prepaid import refusal
 from kosmo_billing_daemon.domain.quoting import Quote, quote
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -54,13 +56,22 @@ class CreditAccounts:
         return CreditAccount(balances, open_, tuple(entries))
 
     async def quote(self, user_id: UserId, plan: Plan) -> Quote:
-        """Say what buying a plan or pack would do at this instant."""
+        """Say what buying a plan or pack would do at this instant.
+
+        It is refused as opening an invoice is: what is being paid already counts too (R11).
+        """
+        now = self.clock()
         async with self.pool.connection() as connection:
             balances, holdings = await self._load(connection, user_id)
         price = plan.price
         spendable = sum((b.amount - b.reserved for b in balances if b.currency == price.currency), Decimal(0))
         history = () if holdings.current is None else (holdings.current,)
-        return quote(history, plan, spendable if self.spends else Decimal(0), self.clock())
+        quoted = quote(history, plan, spendable if self.spends else Decimal(0), now)
+        confirming = [one.plan for one in holdings.open if is_confirming(one)]
+        if quoted.refusal is None and confirming and not plan.is_pack:
+            why = refusal(history, [*confirming, plan], now)
+            quoted = replace(quoted, refusal=why, subscription=quoted.subscription if why is None else None)
+        return quoted
 
     async def _load(self, connection: Connection, user_id: UserId) -> tuple[tuple[Balance, ...], Holdings]:
         holdings = (await purchases.load(connection, [user_id], self.clock())).get(user_id, Holdings())

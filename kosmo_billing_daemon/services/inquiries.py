@@ -16,15 +16,17 @@ from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayRefused, Garbled
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, needs_confirmation
 from kosmo_billing_daemon.domain.plans import Price
+from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services import refunds as booking
-from kosmo_billing_daemon.store import attention, inquiries, invoices, listings, refunds
+from kosmo_billing_daemon.store import attention, inquiries, invoices, refunds
 from kosmo_billing_daemon.store.inquiries import Inquiry
 from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.refunds import Receipt
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +103,13 @@ class Inquiries:
         The webhook's word that it is a refund of this invoice is not enough: BTCPay names it so.
         """
         async with self.pool.connection() as connection:
-            invoice = await listings.find_invoice(connection, btcpay_invoice_id)
+            of = await refunds.load_receipt(connection, btcpay_invoice_id)
             known = await refunds.load_booked(connection, [pull_payment_id])
         made = await at_btcpay.fetch(self.btcpay, pull_payment_id)
-        if invoice is None or known or made is None or made.is_archived:
+        if known or made is None or made.is_archived:
+            return
+        of = of or await self._second_receipt(btcpay_invoice_id)
+        if of is None:
             return
         if made.name is not None and OURS.fullmatch(made.name):
             return
@@ -114,7 +119,7 @@ class Inquiries:
                 booked, is_new = await booking.book_made(
                     self.pool,
                     self.clock,
-                    invoice,
+                    of,
                     made,
                     who=fulfilment.BTCPAY,
                     reason="refunded in BTCPay's own pages",
@@ -130,6 +135,24 @@ class Inquiries:
             "a refund was made in BTCPay and is not booked: %s; see: kosmo-billing refund record",
             problem,
             extra=fields(invoice=btcpay_invoice_id, pull_payment=pull_payment_id),
+        )
+
+    async def _second_receipt(self, btcpay_invoice_id: str) -> Receipt | None:
+        """Return what came in on a further invoice of an order of ours, once it is the user's credit."""
+        seen = await self.btcpay.fetch_invoice(btcpay_invoice_id)
+        order_id = None if seen is None else _order(seen)
+        if seen is None or order_id is None or seen.store_id != self.store_id:
+            return None
+        async with self.pool.connection() as connection:
+            invoice = (await invoices.load(connection, [order_id])).get(InvoiceId(order_id))
+            decided = (await attention.load_decided_twice(connection, [order_id])).get(order_id)
+        if invoice is None or not decided:
+            return None
+        return Receipt(
+            btcpay_invoice_id=btcpay_invoice_id,
+            invoice_id=None,
+            user_id=invoice.user_id,
+            left=Price(decided, invoice.plan.price.currency),
         )
 
     async def _received(self, seen: Observation) -> Decimal:

@@ -1,9 +1,9 @@
 """Refunds in the books: the one place where what goes back, or comes back, is written into the ledger."""
 
 from datetime import datetime
+from decimal import Decimal
 
 from kosmo_billing_daemon.btcpay.refunds import PullPayment
-from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.ledger import EntryKind, Posting
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -12,7 +12,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.store import audit, refunds
 from kosmo_billing_daemon.store.audit import AuditEntry
-from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners, locking_users
 from kosmo_billing_daemon.store.refunds import Receipt, Refund
 
 
@@ -50,36 +50,44 @@ async def book(
 
 
 async def book_made(
-    pool: Pool, clock: Clock, found: Invoice, made: PullPayment, *, who: str, reason: str
+    pool: Pool,
+    clock: Clock,
+    of: Receipt,
+    made: PullPayment,
+    *,
+    who: str,
+    reason: str,
+    worth: Decimal | None = None,
 ) -> tuple[Refund, bool]:
     """Book a refund that was made in BTCPay's own pages; returns it, and whether it was not booked before.
 
     The user's credit can fall below zero by it: then the plan that the money paid for was not taken back.
-    Raises ``Conflict`` for a refund in another currency.
+    ``worth`` says how much a refund in another currency was in that of the receipt; without it, such a
+    refund raises ``Conflict``.
     """
-    if made.total.currency != found.plan.price.currency:
-        raise Conflict(
-            f"it is in {made.total.currency}, the invoice in {found.plan.price.currency}: a refund in"
-            " another currency cannot be booked",
-            code="refund_currency",
-        )
+    user_id, total = of.user_id, made.total
+    if user_id is None:
+        raise Conflict("nobody knows whose the money is; decide its case", code="unknown_order")
+    if made.total.currency != of.left.currency:
+        if worth is None:
+            raise Conflict(
+                f"it is in {made.total.currency}, the invoice in {of.left.currency}: say with --amount how"
+                f" much it was in {of.left.currency}",
+                code="refund_currency",
+            )
+        total = Price(worth, of.left.currency)
+    elif worth not in (None, made.total.amount):
+        raise Conflict(f"it is over {total.amount:f} {total.currency}", code="refund_amount")
 
     async def work(connection: Connection) -> tuple[Refund, bool]:
         now = clock()
         known = await refunds.load_booked(connection, [made.id])
         is_new = made.id not in known
         if is_new:
-            of = Receipt(
-                btcpay_invoice_id=found.btcpay_invoice_id or "",
-                invoice_id=found.id,
-                user_id=found.user_id,
-                left=made.total,
-            )
-            await refunds.record_made(
-                connection, of, made.total, now, pull_payment_id=made.id, link=made.link
-            )
-            await book(connection, found.user_id, of, made.total, now, who=who, reason=reason)
+            await refunds.record_made(connection, of, total, now, pull_payment_id=made.id, link=made.link)
+            await book(connection, user_id, of, total, now, who=who, reason=reason)
             known = await refunds.load_booked(connection, [made.id])
         return known[made.id], is_new
 
-    return await pool.retrying(work, locking_owners([found.id]))
+    locking = locking_users([user_id]) if of.invoice_id is None else locking_owners([of.invoice_id])
+    return await pool.retrying(work, locking)

@@ -118,6 +118,16 @@ async def load_ordered(connection: Connection, btcpay_invoices: Sequence[str]) -
     return sorted((_refund(row) for row in rows), key=lambda one: -one.id)
 
 
+async def load_recorded(connection: Connection, btcpay_invoice_id: str) -> list[Refund]:
+    """Return refunds of an invoice that were made in BTCPay's pages and not cancelled, the newest first."""
+    rows = await connection.fetch(
+        f"{_SELECT} WHERE r.btcpay_invoice_id = $1 AND r.cancelled_at IS NULL AND r.is_recorded"
+        " ORDER BY r.id DESC",
+        btcpay_invoice_id,
+    )
+    return [_refund(row) for row in rows]
+
+
 async def load_booked(connection: Connection, pull_payments: Sequence[str]) -> dict[str, Refund]:
     """Return the refunds that are known by these ids of BTCPay."""
     rows = await connection.fetch(

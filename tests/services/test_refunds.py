@@ -13,9 +13,10 @@ from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from kosmo_billing_daemon.errors import Conflict, KosmoError, NotFound, Unavailable
+from kosmo_billing_daemon.errors import Conflict, Invalid, KosmoError, NotFound, Unavailable
 from tests.demo.btcpay.conftest import HandClock
 from tests.services.conftest import KEY, Shop
+from tests.services.test_books import differences
 from tests.services.test_credit import paid_partly
 from tests.services.test_inquiries import PAID, inquire, lost
 
@@ -217,3 +218,76 @@ async def test_what_is_no_refund_of_the_invoice_is_not_booked(shop: Shop, user: 
     with pytest.raises(NotFound):
         await refunding(shop).record(name, "nothing", BY)
     assert await credit(shop, user) == Decimal(2)
+
+
+async def test_a_refund_in_bitcoin_is_booked_by_what_the_operator_says_it_was_worth(
+    shop: Shop, user: UserId
+) -> None:
+    name = await overpaid(shop, user)
+    made = shop.simulator.refund(name, refundVariant="RateThen")
+    for wrong in ("0", "0.001"):
+        with pytest.raises(Invalid):
+            await refunding(shop).record(name, made.id, BY, worth=Decimal(wrong))
+    for _ in range(2):
+        await refunding(shop).record(name, made.id, BY, worth=Decimal("1.75"))
+    assert await credit(shop, user) == Decimal("0.25")
+    assert await differences(shop) == []
+
+
+@pytest.mark.parametrize("in_pages", [False, True])
+async def test_a_refund_that_is_archived_in_btcpay_is_named_and_can_be_taken_back(
+    shop: Shop, user: UserId, in_pages: bool
+) -> None:
+    """Nobody can claim it any more, so the money is the user's; BTCPay tells nobody."""
+    name = await overpaid(shop, user)
+    if in_pages:
+        made = shop.simulator.refund(name, refundVariant="Custom", customAmount="2.00", customCurrency="USD")
+        await inquire(shop)
+        pull_payment = made.id
+    else:
+        pull_payment = (await refunding(shop).refund(name, None, BY)).pull_payment_id or ""
+    assert (await credit(shop, user), await differences(shop)) == (Decimal(0), [])
+    await shop.front.btcpay.ask("archive", f"pull-payments/{pull_payment}", method="DELETE")
+    (found,) = await differences(shop)
+    assert (found.invoice_id, found.amount) == (name, Decimal(2))
+    await refunding(shop).cancel(name, BY)
+    assert (await credit(shop, user), await differences(shop)) == (Decimal(2), [])
+    for body in shop.bodies:  # BTCPay's words again, which book nothing
+        await shop.front.inbox.record(shop.delivery(body, str(uuid4())))
+    await inquire(shop)
+    assert await credit(shop, user) == Decimal(2)
+
+
+async def test_a_refund_in_btcpays_pages_of_an_orders_second_invoice_is_booked_by_itself(
+    shop: Shop, user: UserId
+) -> None:
+    invoice = await shop.open(user)
+    stray = await shop.front.btcpay.create_invoice(invoice.id, invoice.plan)
+    await shop.simulator.act(stray.btcpay_invoice_id, "pay", method="BTC-LN")
+    await shop.lightning(invoice)
+    assert await credit(shop, user) == Decimal(5)
+    shop.simulator.refund(
+        stray.btcpay_invoice_id, refundVariant="Custom", customAmount="5.00", customCurrency="USD"
+    )
+    await inquire(shop)
+    assert (await credit(shop, user), await differences(shop)) == (Decimal(0), [])
+
+
+async def test_closing_cases_writes_off_no_credit_that_was_spent_or_is_of_before(
+    shop: Shop, user: UserId
+) -> None:
+    invoice = await shop.open(user, "guardian")
+    await shop.act(invoice, "pay_partial", "confirm", amount="6.00")
+    await shop.wait(minutes=16)
+    await shop.open(user)  # which five of the six pay
+    shop.simulator.replace_metadata(shop.btcpay_id(invoice), {"orderId": "edited"})
+    await shop.act(invoice, "pay", amount="0.50")  # not confirmed, and BTCPay tells of it
+    await shop.front.execute("UPDATE lookups SET due_at = now() - interval '9 years'")
+    await shop.front.settle()
+    listed = await shop.front.rows(
+        "SELECT id, kind FROM attention_cases WHERE closed_at IS NULL ORDER BY kind"
+    )
+    assert [case["kind"] for case in listed] == ["mismatch", "partial_payment"]
+    for case, left in zip(listed, (1, 0), strict=True):
+        await CaseActions(pool=shop.front.pool, clock=shop.clock).close(case["id"], BY)
+        assert await credit(shop, user) == left
