@@ -27,11 +27,11 @@ async def test_connections_that_end_at_once_come_ever_more_seldom_and_stay_in_th
     broker = Broker(host="127.0.0.1", port=server.sockets[0].getsockname()[1], client_id="gateway-1")
     async with Gate(broker, state, reporter="gateway-1") as edge:
         await eventually(lambda: len(times) > 1, "a second connection")
-        while len(times) < 6:
+        while len(times) < 5:
             assert edge.status.last_error is not None
             await asyncio.sleep(0.02)
     server.close()
-    assert times[5] - times[0] > 3.0
+    assert times[4] - times[0] > 1.2  # without growing waits it is at most 0.8
 
 
 async def test_of_two_gates_with_one_name_each_says_so(mosquitto: Mosquitto, tmp_path: Path) -> None:

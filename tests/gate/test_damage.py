@@ -146,13 +146,15 @@ def test_a_gate_starts_with_any_page_destroyed_and_loses_what_was_on_it(
         assert path.with_name("gate.db.unreadable-1").read_bytes() == content
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("header", "count"), [(25, 50), pytest.param(100, 2_000, marks=pytest.mark.soak)])
 def test_a_gate_starts_with_any_bit_flipped_and_nobody_has_other_rights(
-    fast: Path, written: Written, caplog: pytest.LogCaptureFixture
+    fast: Path, written: Written, caplog: pytest.LogCaptureFixture, header: int, count: int
 ) -> None:
     caplog.set_level("CRITICAL")
     chance = random.Random(2)
     used = [place for place, byte in enumerate(written.content) if byte]
-    places = [*range(100), *chance.sample(used, 400)]  # the header, and anywhere
+    places = [*chance.sample(range(100), header), *chance.sample(used, count)]  # the header, and anywhere
     for place in places:
         content = bytearray(written.content)
         content[place] ^= 1 << chance.randrange(8)
