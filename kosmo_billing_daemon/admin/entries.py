@@ -7,13 +7,11 @@ from typing import Final
 
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import ledger
-from kosmo_billing_daemon.store.ledger import Entry, EntryFilter, EntryPlace, EntrySum
+from kosmo_billing_daemon.store import entries
+from kosmo_billing_daemon.store.entries import Entry, EntryFilter, EntryPlace, EntrySum
 from kosmo_billing_daemon.store.postgres import Pool
 
 BATCH: Final = 5_000
-MOST_SUMMED: Final = 100_000
-"""Entries whose sums a page shows; more would make it slow."""
 
 _LAST: Final[EntryPlace] = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 
@@ -34,16 +32,16 @@ class EntryPage:
 
 async def load_page(pool: Pool, wanted: EntryFilter, before: EntryPlace | None, limit: int) -> EntryPage:
     """Return one page of the ledger."""
-    async with pool.transaction(ledger.BY_PERIOD) as connection:
-        found = await ledger.load_newest(connection, wanted, before or _LAST, limit + 1)
+    async with pool.connection() as connection:
+        found = await entries.load_newest(connection, wanted, before or _LAST, limit + 1)
     shown = tuple(found[:limit])
     return EntryPage(shown, (shown[-1].at, shown[-1].id) if len(found) > limit else None)
 
 
 async def load_every(pool: Pool, wanted: EntryFilter) -> AsyncIterator[list[Entry]]:
     """Give all of it, oldest first, in batches of which only one is in memory."""
-    async with pool.transaction(ledger.BY_PERIOD) as connection:
-        async for found in ledger.stream(connection, wanted, BATCH):
+    async with pool.transaction() as connection:
+        async for found in entries.stream(connection, wanted, BATCH):
             yield found
 
 
@@ -61,12 +59,11 @@ class Equation:
     entries: int
 
 
-async def load_equations(pool: Pool, wanted: EntryFilter) -> tuple[list[Equation], bool]:
-    """Return the sums of what the filter finds, and whether they leave older entries out."""
-    async with pool.transaction(ledger.BY_PERIOD) as connection:
-        sums = await ledger.load_sums(connection, wanted, MOST_SUMMED)
-    found = [_equation(name, sums) for name in dict.fromkeys(each.currency for each in sums)]
-    return found, sum(each.entries for each in sums) >= MOST_SUMMED
+async def load_equations(pool: Pool, wanted: EntryFilter) -> list[Equation]:
+    """Return the sums of what the filter finds, by currency."""
+    async with pool.connection() as connection:
+        sums = await entries.load_sums(connection, wanted)
+    return [_equation(name, sums) for name in dict.fromkeys(each.currency for each in sums)]
 
 
 def _equation(currency: str, sums: Sequence[EntrySum]) -> Equation:

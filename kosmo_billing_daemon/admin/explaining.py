@@ -14,7 +14,7 @@ from kosmo_billing_daemon.domain.folding import own_extensions, own_packs
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.domain.subscriptions import Rule, Source, Subscription
 from kosmo_billing_daemon.services.auto_renewal import RenewalOutlook
-from kosmo_billing_daemon.store.ledger import Entry
+from kosmo_billing_daemon.store.entries import Entry
 
 
 def when(at: datetime | None) -> str:

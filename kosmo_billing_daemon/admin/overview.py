@@ -11,10 +11,10 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals, RenewalOutlook
 from kosmo_billing_daemon.services.entitlements import Entitlements
-from kosmo_billing_daemon.store import audit, events, ledger, listings, nodes, subscriptions, usage
+from kosmo_billing_daemon.store import audit, entries, events, ledger, listings, nodes, subscriptions, usage
 from kosmo_billing_daemon.store.audit import AuditEntry
+from kosmo_billing_daemon.store.entries import Entry
 from kosmo_billing_daemon.store.events import Event
-from kosmo_billing_daemon.store.ledger import Entry
 from kosmo_billing_daemon.store.listings import ListedCase, ListedPublication
 from kosmo_billing_daemon.store.nodes import Node
 from kosmo_billing_daemon.store.postgres import Pool
@@ -82,7 +82,7 @@ class Histories:
                     for (_, currency), amount in (await ledger.load_balances(connection, [user_id])).items()
                     if amount
                 },
-                entries=tuple(await ledger.load_of_user(connection, user_id, limit)),
+                entries=tuple(await entries.load_of_user(connection, user_id, limit)),
                 cases=tuple(await listings.load_cases_of_user(connection, user_id, limit)),
                 events=tuple(await events.load_of_user(connection, user_id, limit)),
                 actions=tuple(await audit.load_of_user(connection, user_id, limit)),

@@ -12,7 +12,7 @@ from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
 from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
 from kosmo_billing_daemon.cli.progress import long_work
 from kosmo_billing_daemon.cli.rendering import console, line, print_json
-from kosmo_billing_daemon.store.ledger import Entry, EntryFilter
+from kosmo_billing_daemon.store.entries import Entry, EntryFilter
 
 First = Annotated[str, typer.Option("--from", metavar="DAY", help="The first day (UTC), as 2026-03-01.")]
 Last = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]

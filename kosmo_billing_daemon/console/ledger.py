@@ -17,7 +17,7 @@ from kosmo_billing_daemon.console.places import read_place, write_place
 from kosmo_billing_daemon.console.rendering import render, url
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.errors import Conflict, Invalid, Refused, Unavailable
-from kosmo_billing_daemon.store.ledger import EntryFilter
+from kosmo_billing_daemon.store.entries import EntryFilter
 
 PER_PAGE: Final = 50
 SHOWN_DAYS: Final = 30
@@ -40,13 +40,12 @@ async def _show(request: web.Request) -> web.Response:
     desk, given = request.app[DESK], _given(request)
     error, page = "", entries.EntryPage((), None)
     equations: Sequence[entries.Equation] = ()
-    is_cut = False
     try:
         wanted = await _filter(request, given)
         page = await entries.load_page(
             desk.pool, wanted, read_place(request.query.get("before", "")), PER_PAGE
         )
-        equations, is_cut = await entries.load_equations(desk.pool, wanted)
+        equations = await entries.load_equations(desk.pool, wanted)
     except Refused as refused:
         error = f"{refused.message[:1].upper()}{refused.message[1:]}."
     return render(
@@ -55,8 +54,6 @@ async def _show(request: web.Request) -> web.Response:
         status=422 if error else 200,
         page=page,
         equations=equations,
-        is_cut=is_cut,
-        most=entries.MOST_SUMMED,
         kinds=KIND_WORDS,
         told=explaining.booked,
         error=error,

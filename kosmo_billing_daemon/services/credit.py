@@ -10,8 +10,8 @@ from kosmo_billing_daemon.domain.quoting import Quote, quote
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import ledger, purchases, refunds
-from kosmo_billing_daemon.store.ledger import Entry
+from kosmo_billing_daemon.store import entries, ledger, purchases, refunds
+from kosmo_billing_daemon.store.entries import Entry
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.purchases import Holdings
 from kosmo_billing_daemon.store.refunds import Refund
@@ -51,9 +51,9 @@ class CreditAccounts:
         async with self.pool.connection() as connection:
             balances, _ = await self._load(connection, user_id)
             ordered = await refunds.load_of_user(connection, user_id)
-            entries = await ledger.load_of_user(connection, user_id, ENTRIES)
+            booked = await entries.load_of_user(connection, user_id, ENTRIES)
         open_ = tuple(each for each in ordered if each.cancelled_at is None and each.link is not None)
-        return CreditAccount(balances, open_, tuple(entries))
+        return CreditAccount(balances, open_, tuple(booked))
 
     async def quote(self, user_id: UserId, plan: Plan) -> Quote:
         """Say what buying a plan or pack would do at this instant.

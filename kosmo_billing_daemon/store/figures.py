@@ -77,6 +77,13 @@ _ADD_ENTRIES = _ADD.format(
     INSERT INTO takings AS t (day, plan_type, currency, amount, payments) {_TAKEN.format(entries="new")}
     ON CONFLICT (day, plan_type, currency) DO UPDATE
         SET amount = t.amount + EXCLUDED.amount, payments = t.payments + EXCLUDED.payments
+), days AS (
+    INSERT INTO ledger_days AS d (day, kind, currency, amount, entries, first_id, last_id)
+    SELECT (at AT TIME ZONE 'UTC')::date, kind, currency, sum(amount), count(*), min(id), max(id)
+    FROM new GROUP BY 1, 2, 3
+    ON CONFLICT (day, kind, currency) DO UPDATE
+        SET amount = d.amount + EXCLUDED.amount, entries = d.entries + EXCLUDED.entries,
+            first_id = least(d.first_id, EXCLUDED.first_id), last_id = greatest(d.last_id, EXCLUDED.last_id)
 )""",
     sums="""
     SELECT 'credit', currency, sum(amount) FROM new GROUP BY currency

@@ -180,6 +180,7 @@ HOLDS_NOBODY: Final = {
     "adoptions": "that v0.1 was moved in, and how",
     "figures": "sums for metrics",
     "takings": "sums by day",
+    "ledger_days": "sums by day",
     "pseudonyms": "random ids, and nothing that they belong to",
     "erased_users": "fingerprints, from which no id follows",
     "kosmo_billing_migrations": "which migrations were applied",

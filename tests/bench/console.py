@@ -10,6 +10,7 @@ import aiohttp
 import asyncpg
 
 from kosmo_billing_daemon.admin.access import ConsoleAccess
+from kosmo_billing_daemon.console.places import write_place
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.services.figures import Figures
 from kosmo_billing_daemon.store.postgres import Database, Pool
@@ -25,8 +26,11 @@ DAYS = 730
 
 _SPREAD = f"""
 SET session_replication_role = replica;
-UPDATE ledger SET at = at - mod(abs(hashtext(invoice_id::text)), {DAYS * 24}) * interval '1 hour';
+UPDATE ledger SET at = now() - interval '{DAYS} days' * (1 - id / (SELECT max(id) FROM ledger)::float8),
+    currency = CASE WHEN id % 100000 < 2 THEN 'EUR' ELSE currency END;
 SET session_replication_role = DEFAULT;
+DELETE FROM takings;
+DELETE FROM ledger_days;
 """  # noqa: S608  a number of ours
 
 PAGES = {
@@ -50,7 +54,11 @@ PAGES = {
     "closed cases": "/admin/attention/closed",
     "ledger": "/admin/ledger",
     "ledger of all times": "/admin/ledger?from=2000-01-01",
-    "ledger, a rare kind": "/admin/ledger?from=2000-01-01&kind=granted",
+    "ledger of all times, its end": "/admin/ledger?from=2000-01-01&before={early}",
+    "ledger of an old day": "/admin/ledger?from={day}&to={day}",
+    "ledger, a kind": "/admin/ledger?from=2000-01-01&kind=sold",
+    "ledger, a kind that is not there": "/admin/ledger?from=2000-01-01&kind=granted",
+    "ledger, a rare currency": "/admin/ledger?from=2000-01-01&currency=EUR",
     "ledger of a user": "/admin/ledger?user={user_id}",
     "refunds": "/admin/refunds",
     "hooks": "/admin/hooks",
@@ -77,7 +85,8 @@ async def measure(rounds: int, *, quick: bool = False) -> list[Figure]:
             " JOIN whitelisted_nodes AS n USING (user_id) OFFSET 777 LIMIT 1"
         )
         case = await connection.fetchval("SELECT max(id) FROM attention_cases WHERE closed_at IS NULL")
-        names = {**row, "case": case}
+        early = await connection.fetchval("SELECT at FROM ledger WHERE id = 40")
+        names = {**row, "case": case, "day": f"{early:%Y-%m-%d}", "early": write_place((early, 40))}
         await connection.close()
         async with daemon(where, name="console", database_url=url, ADMIN_LISTEN="127.0.0.1:0") as ours:
             await until_idle(ours.pid)

@@ -11,7 +11,6 @@ from typing import Any
 import asyncpg
 
 from kosmo_billing_daemon import store
-from kosmo_billing_daemon.store.ledger import BY_PERIOD
 from kosmo_billing_daemon.store.migrations import objects
 from tests.store.test_statements import MODULES, statements
 
@@ -34,8 +33,6 @@ $$
 _EXPLAIN_ALL = (
     "SELECT pg_temp.explain(statement) FROM unnest($1::text[]) WITH ORDINALITY AS s (statement, n) ORDER BY n"
 )
-
-OF_PERIOD = "l.at >= $1 AND l.at < $2"  # in every statement whose transaction begins with BY_PERIOD
 
 
 @dataclass(frozen=True)
@@ -100,13 +97,7 @@ async def plans(connection: "asyncpg.Connection[Any]", words: str = "") -> dict[
         for row in await connection.fetch("SELECT indexname FROM pg_indexes WHERE indexdef LIKE '% WHERE %'")
     }
     sent = {place: sql for place, sql in _all_statements().items() if words in sql}
-    found = {}
-    for of_period in (False, True):
-        asked = {place: sql for place, sql in sent.items() if (OF_PERIOD in sql) == of_period}
-        async with connection.transaction():
-            if of_period:
-                await connection.execute(BY_PERIOD)
-            told = await connection.fetch(_EXPLAIN_ALL, [_probe(sql) for sql in asked.values()])
-        for (place, sql), (plan,) in zip(asked.items(), told, strict=True):
-            found[place] = _plan(sql, plan, partial)
-    return found
+    told = await connection.fetch(_EXPLAIN_ALL, [_probe(sql) for sql in sent.values()])
+    return {
+        place: _plan(sql, plan, partial) for (place, sql), (plan,) in zip(sent.items(), told, strict=True)
+    }

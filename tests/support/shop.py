@@ -119,6 +119,8 @@ SELECT sha256(user_id::text::bytea), 'operator', now() FROM people;
 INSERT INTO console_sessions (token_hash, who, started_at, seen_at)
 SELECT sha256(user_id::text::bytea), 'operator', now(), now() FROM people;
 INSERT INTO takings SELECT current_date - 40 - n, 'wanderer', 'USD', 12, 1 FROM generate_series(1, 400) AS n;
+INSERT INTO ledger_days
+SELECT current_date - 40 - n, 'sold', 'USD', -12, 1, n, n FROM generate_series(1, 400) AS n;
 INSERT INTO figures SELECT 'active', 'plan ' || n, n FROM generate_series(1, 10) AS n;
 INSERT INTO pseudonyms SELECT md5('pseudonym ' || number)::uuid FROM people;
 INSERT INTO erased_users SELECT sha256(user_id::text::bytea), now()::date - number % 40 FROM people;

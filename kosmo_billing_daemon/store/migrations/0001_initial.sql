@@ -214,9 +214,6 @@ CREATE TABLE ledger (
     CONSTRAINT ledger_is_for_something CHECK (invoice_id IS NOT NULL OR purchase IS NOT NULL OR who IS NOT NULL)
 );
 CREATE INDEX ledger_by_user ON ledger (user_id, id);
--- For periods. Entries come in the order of time, so a summary of each stretch of the table is enough; a B-tree would
--- cost every entry a record.
-CREATE INDEX ledger_by_time ON ledger USING brin (at) WITH (autosummarize = on);
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -1093,6 +1090,19 @@ CREATE TABLE takings (
     amount    numeric NOT NULL,
     payments  bigint NOT NULL,
     PRIMARY KEY (day, plan_type, currency)
+);
+
+-- What was booked on each day (UTC), added up with the figures, and between which ids of the ledger it stands: so a
+-- period is summed up and found without an index of the ledger by time, which would cost every entry a record.
+CREATE TABLE ledger_days (
+    day      date NOT NULL,
+    kind     text NOT NULL,
+    currency text NOT NULL,
+    amount   numeric NOT NULL,
+    entries  bigint NOT NULL,
+    first_id bigint NOT NULL,
+    last_id  bigint NOT NULL,
+    PRIMARY KEY (day, kind, currency)
 );
 
 -- Erased users are known by a fingerprint, for as long as something late may still name them (store/erasures.py). Other
