@@ -15,7 +15,7 @@ from kosmo_billing_daemon.admin import feed, finding
 from kosmo_billing_daemon.admin.feed import TOPICS, FeedItem
 from kosmo_billing_daemon.console.desk import DESK, operator_of
 from kosmo_billing_daemon.console.forms import FormField
-from kosmo_billing_daemon.console.rendering import fragment, render, url
+from kosmo_billing_daemon.console.rendering import fragment, render, sentence, url
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Invalid, Refused, Unavailable
 from kosmo_billing_daemon.web.server.draining import DRAINING
@@ -35,7 +35,7 @@ async def _show(request: web.Request) -> web.Response:
     try:
         items = await _load(request, *await _wanted(request))
     except Refused as refused:
-        error = f"{refused.message[:1].upper()}{refused.message[1:]}."
+        error = sentence(refused.message)
     query = request.rel_url.query_string
     return render(
         request,

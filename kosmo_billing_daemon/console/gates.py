@@ -12,7 +12,7 @@ from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
-from kosmo_billing_daemon.console.rendering import count, redirect, render, url, when
+from kosmo_billing_daemon.console.rendering import count, counted, redirect, render, url, when
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.store import dashboard, leases, reporters
 from kosmo_billing_daemon.store.leases import GrantedLease
@@ -111,7 +111,7 @@ async def _preview_freeing(request: web.Request, _: Values) -> Preview:
     messages, users = _outstanding(held)
     more = " or more" if len(held) >= COUNTED_LEASES else ""
     return Preview(
-        sentence=f"{count(messages)}{more} messages of {count(users)} users can be leased by others again.",
+        sentence=f"{counted(messages, 'message', more)} of {counted(users, 'user')} can be leased again.",
         warning="If the gateway returns after all, what it let through meanwhile is counted, and may exceed "
         "the quota.",
     )
@@ -119,7 +119,7 @@ async def _preview_freeing(request: web.Request, _: Values) -> Preview:
 
 async def _free(request: web.Request, _: Values, by: OperatorAction) -> str:
     freed = await _actions(request).free(_name(request), None, by)
-    return f"{count(freed.messages)} messages of {count(freed.users)} users were taken back."
+    return f"{counted(freed.messages, 'message')} of {counted(freed.users, 'user')} taken back."
 
 
 async def _since_when(_: web.Request) -> Sequence[FormField]:
@@ -147,7 +147,7 @@ async def _preview_voiding(request: web.Request, given: Values) -> Preview:
 
 async def _void(request: web.Request, given: Values, by: OperatorAction) -> str:
     voided = await _actions(request).void(_name(request), read_time(given["since"], "since"), by)
-    return f"{count(voided.messages)} messages of {count(voided.users)} users were taken back."
+    return f"{counted(voided.messages, 'message')} of {counted(voided.users, 'user')} taken back."
 
 
 async def _preview_closing(request: web.Request, _: Values) -> Preview:

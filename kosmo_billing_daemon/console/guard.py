@@ -18,7 +18,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin.access import Operator
 from kosmo_billing_daemon.console.desk import DESK, OPERATOR
-from kosmo_billing_daemon.console.rendering import COOKIE, CSRF, render
+from kosmo_billing_daemon.console.rendering import COOKIE, CSRF, render, sentence
 from kosmo_billing_daemon.contract.paths import ADMIN
 from kosmo_billing_daemon.errors import Forbidden, Refused, Unavailable
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
@@ -82,11 +82,13 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
                 await _require_own_form(request)
         return await handler(request)
     except Refused as error:
-        return _problem(request, status_of(error), error.message, error)
+        return _problem(request, status_of(error), sentence(error.message), error)
     except Unavailable as error:
         if request.app[_THROTTLE].allows(error.code):
             log.warning("a page failed: a dependency is unreachable: %s", error)
-        return _problem(request, HTTPStatus.SERVICE_UNAVAILABLE, f"{error.message}. Try again in a moment.")
+        return _problem(
+            request, HTTPStatus.SERVICE_UNAVAILABLE, f"{sentence(error.message)} Try again in a moment."
+        )
     except web.HTTPException as error:
         if error.status < HTTPStatus.BAD_REQUEST:
             raise

@@ -14,7 +14,7 @@ from kosmo_billing_daemon.admin.times import read_period
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField
 from kosmo_billing_daemon.console.places import read_place, write_place
-from kosmo_billing_daemon.console.rendering import render, url
+from kosmo_billing_daemon.console.rendering import render, sentence, url
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.errors import Conflict, Invalid, Refused, Unavailable
 from kosmo_billing_daemon.store.entries import EntryFilter
@@ -47,7 +47,7 @@ async def _show(request: web.Request) -> web.Response:
         )
         equations = await entries.load_equations(desk.pool, wanted)
     except Refused as refused:
-        error = f"{refused.message[:1].upper()}{refused.message[1:]}."
+        error = sentence(refused.message)
     return render(
         request,
         "ledger.html",
@@ -99,7 +99,7 @@ async def _check(request: web.Request) -> web.Response:
     except TimeoutError:
         trouble = "This takes long: run kosmo-billing ledger check, or compare a shorter period."
     except (Refused, Unavailable) as error:
-        trouble = f"{error.message[:1].upper()}{error.message[1:]}."
+        trouble = sentence(error.message)
     return render(
         request,
         "ledger_check.html",

@@ -68,6 +68,16 @@ def count(number: int | None) -> str:
     return "unlimited" if number is None else f"{number:,}"
 
 
+def sentence(said: str) -> str:
+    """Write what an error says as a whole sentence."""
+    return f"{said[:1].upper()}{said[1:]}{'' if said.endswith('.') else '.'}"
+
+
+def counted(number: int, noun: str, more: str = "") -> str:
+    """Write how many there are of what, such as "1 message"; ``more`` stands between the two."""
+    return f"{count(number)}{more} {noun if number == 1 and not more else f'{noun}s'}"
+
+
 def when(at: datetime | None) -> str:
     """Write a time for people, to the minute, in UTC."""
     return NOTHING if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"

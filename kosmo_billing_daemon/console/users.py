@@ -10,7 +10,7 @@ from kosmo_billing_daemon.admin import listing, spreadsheets
 from kosmo_billing_daemon.admin.listing import HasPlan, UserFilter
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField
-from kosmo_billing_daemon.console.rendering import render, url
+from kosmo_billing_daemon.console.rendering import render, sentence, url
 from kosmo_billing_daemon.errors import Invalid, NotFound
 
 PER_PAGE: Final = 50
@@ -28,7 +28,7 @@ async def show(request: web.Request) -> web.Response:
             desk.pool, _filter(given), request.query.get("after"), PER_PAGE, desk.clock()
         )
     except (Invalid, NotFound) as refused:
-        error = f"{refused.message[:1].upper()}{refused.message[1:]}."
+        error = sentence(refused.message)
     sold = await listing.load_plans(desk.pool)
     return render(
         request,

@@ -253,7 +253,7 @@ async def test_a_gateway_that_nobody_believes_is_voided_freed_and_its_case_close
     assert "17 messages of 1 user " in f"{text(shown.text)} "
     query = page.partition("?")[2]
     freed = await alice.carry_out(f"/admin/gates/free?{query}", {"reason": "gone"})
-    assert "17 messages of 1 users were taken back." in freed.text
+    assert "17 messages of 1 user taken back." in freed.text
     since = f"{now:%Y-%m-%dT%H:%M}"
     preview = await alice.send(f"/admin/gates/void?{query}", {"since": since, "reason": "stolen"})
     assert "<dd>7</dd>" in preview.text
