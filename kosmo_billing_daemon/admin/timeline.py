@@ -9,6 +9,7 @@ from kosmo_billing_daemon.admin import explaining
 from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.domain.subscriptions import Status
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.refunds import Refund
 
@@ -137,6 +138,8 @@ _DONE = {
     "usage.void": "took messages back",
     "leases.free": "took leases back",
     "invoice.settle": "settled an invoice",
+    "invoice.refund": "refunded an invoice",
+    "invoice.refund_cancel": "cancelled a refund",
     "attention.close": "closed a case",
     "attention.give": "gave the money of an unknown order",
 }
@@ -162,10 +165,14 @@ def _rest(history: History) -> Iterator[Moment]:
                 title=f"case {case.number} closed: {kind}",
                 text=case.resolution or "",
             )
-    for action in history.actions:
-        yield Moment(
-            at=action.at,
-            topic=Topic.OPERATOR,
-            title=f"{action.who} {_DONE.get(action.action, action.action)}: {action.reason}",
-            text=action.subject,
-        )
+    yield from map(by_operator, history.actions)
+
+
+def by_operator(action: AuditEntry) -> Moment:
+    """Say what an operator did."""
+    return Moment(
+        at=action.at,
+        topic=Topic.OPERATOR,
+        title=f"{action.who} {_DONE.get(action.action, action.action)}: {action.reason}",
+        text=action.subject,
+    )

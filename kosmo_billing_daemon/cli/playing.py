@@ -31,6 +31,12 @@ def demo(
         BrokerKind | None,
         typer.Option(help="The broker; otherwise Mosquitto if it is installed, else amqtt."),
     ] = None,
+    cases: Annotated[
+        bool,
+        typer.Option(
+            "--cases", help="Begin with ten payments that need a decision, to practise on; CREDIT is off."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line with the URLs when ready, nothing else.")
     ] = False,
@@ -54,7 +60,7 @@ def demo(
     async def play() -> None:
         stop = asyncio.Event()
         with stopped_by_signals(stop):
-            async with DemoStage(port=port, data_dir=directory, broker=broker) as stage:
+            async with DemoStage(port=port, data_dir=directory, broker=broker, has_cases=cases) as stage:
                 announce = _announce_json if as_json else _announce
                 announce(stage.urls)
                 await stage.until_ended(stop)

@@ -1,19 +1,21 @@
 """The queue of what needs an operator: open cases, worked off one after another, and the closed ones."""
 
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlencode
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import attention
+from kosmo_billing_daemon.admin import attention, timeline
 from kosmo_billing_daemon.admin.ways_out import MEANINGS, TITLES, CaseDecision, WayOut, ways_out
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.places import read_place, write_place
-from kosmo_billing_daemon.console.rendering import render, url
-from kosmo_billing_daemon.domain.invoices import Effect, InvoiceStatus, Observation, Payment
+from kosmo_billing_daemon.console.rendering import render, sentence, url
+from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.errors import NotFound, Refused, Unavailable
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import listings
+from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.listings import ListedCase
 
 PAGE: Final = 50
@@ -47,15 +49,34 @@ EFFECT_WORDS: Final = {
 
 @record
 class CaseButton:
-    """How a decision about a case is shown: where it leads, its label and its key."""
+    """How a decision about a case is shown: where it leads, its label and key, and whether it is likely."""
 
     to: str
     label: str
     key: str
     when: str
+    is_main: bool
 
 
-def _button(case: ListedCase, way: WayOut) -> CaseButton:
+def _buttons(case: ListedCase, done: Sequence[AuditEntry]) -> list[CaseButton]:
+    """Return what can be decided about a case; once its money is refunded, say, it is to be closed."""
+    ways = [] if case.closed_at else ways_out(case)
+    likely = CaseDecision.CLOSE if any(_answers(one, case) for one in done) else None
+    return [
+        _button(case, way, is_main=way.decision is likely or (likely is None and way is ways[0]))
+        for way in ways
+    ]
+
+
+def _answers(done: AuditEntry, case: ListedCase) -> bool:
+    """Whether an operator did what a case asks for, but for closing it."""
+    if case.kind is CaseKind.PAID_TWICE and done.action == "user.grant":
+        return True
+    refunded = done.action == "invoice.refund" and case.kind is not CaseKind.NEGATIVE_BALANCE
+    return refunded and (case.btcpay_invoice_id or "") in done.subject
+
+
+def _button(case: ListedCase, way: WayOut, *, is_main: bool) -> CaseButton:
     at, invoice = f"/attention/{case.number}", case.invoice
     label, key = _LABELS[way.decision]
     to = f"{at}/{way.decision.replace('_', '-')}"
@@ -65,7 +86,7 @@ def _button(case: ListedCase, way: WayOut) -> CaseButton:
         label, key = "Make it credit", "m"
     if way.decision is CaseDecision.SETTLE and invoice is not None and invoice.plan.is_pack:
         label = "Add the pack"
-    return CaseButton(to, label, key, f"{way.when[:1].upper()}{way.when[1:]}.")
+    return CaseButton(to, label, key, sentence(way.when), is_main)
 
 
 _LABELS: Final = {
@@ -125,7 +146,8 @@ async def _show(request: web.Request) -> web.Response:
         title=TITLES[case.kind],
         titles=TITLES,
         meaning=MEANINGS[case.kind],
-        buttons=[] if case.closed_at else [_button(case, way) for way in ways_out(case)],
+        buttons=_buttons(case, found.done),
+        done=[timeline.by_operator(one) for one in found.done],
         btcpay_words=STATUS_WORDS,
         payment_words=PAYMENT_WORDS,
         effect_words=EFFECT_WORDS,

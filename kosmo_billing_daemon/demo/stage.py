@@ -26,11 +26,13 @@ from kosmo_billing_daemon.demo.console import Console
 from kosmo_billing_daemon.demo.console.phone import EVENTS, TEXTS, Phone
 from kosmo_billing_daemon.demo.gateway import Gateway
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
+from kosmo_billing_daemon.demo.practice import PracticeCases
+from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.errors import KosmoError, Unavailable
 from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.task_groups import ungrouped
-from kosmo_billing_daemon.settings import load
+from kosmo_billing_daemon.settings import CreditMode, load
 from kosmo_billing_daemon.store.postgres import Database, Pool
 
 STORE_ID = "DemoStore"
@@ -45,8 +47,16 @@ _DEMO_LASTS = timedelta(days=1)  # of the link to the operator's console
 class DemoStage:
     """All parts up within ``async with``, all down after it; nothing is left behind."""
 
-    def __init__(self, *, port: int = 0, data_dir: Path | None = None, broker: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        data_dir: Path | None = None,
+        broker: str | None = None,
+        has_cases: bool = False,
+    ) -> None:
         self._port = port
+        self._has_cases = has_cases
         self._data_dir = data_dir
         self._broker = broker
         self._stop = asyncio.Event()
@@ -106,6 +116,7 @@ class DemoStage:
                     "PLANS_FILE": str(PLANS),
                     "ADMIN_LISTEN": f"{HOST}:0",
                     "PUBLIC_URL": f"http://{HOST}:{listening.getsockname()[1]}",
+                    "CREDIT": CreditMode.OFF if self._has_cases else CreditMode.AUTO,
                 }
             )
         )
@@ -135,6 +146,8 @@ class DemoStage:
             Console(watching, api=api, gateway=gateway.url, btcpay=simulator.url, phone=phone)
         )
         phone.secret = await _add_hook(pool, f"{console.url}/mesh-bot")
+        if self._has_cases:
+            await PracticeCases(api=api, simulator=simulator, pool=pool, plan=BUILT_IN.plans[0]).make()
         self.urls = {
             "console": console.url,
             "operator": f"{desk}/login?token={await _invite(pool)}",

@@ -167,7 +167,8 @@ async def test_a_plan_is_given_again_for_a_second_payment_and_money_of_a_lost_or
     twice, unknown = await console.value("SELECT array_agg(id ORDER BY id) FROM attention_cases")
     given = await alice.carry_out(f"/admin/attention/{twice}/grant", {"reason": "ticket 7"})
     assert f"Now close case {twice}." in given.text
-    assert "What operators did about this user since" in given.text
+    assert "What was done about this user since" in given.text
+    assert ">Close the case" in given.text.partition('class="button main"')[2][:120]
     assert await console.value("SELECT messages_limit FROM subscriptions ORDER BY number DESC LIMIT 1") == 100
     path = f"/admin/refunds/make?invoice={lost}&case={unknown}"
     assert f'value="{lost}"' in (await alice.get(path)).text

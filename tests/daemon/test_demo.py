@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import asyncpg
 
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.demo.children import is_alive, temporary_directory
@@ -68,6 +69,14 @@ class Demo:
                     if document["user_id"] == USER and document["status"] == "active":
                         return document
 
+    async def cases(self) -> dict[str, int]:
+        database = await asyncpg.connect(self.urls["database"])
+        found = await database.fetch(
+            "SELECT kind, count(*) FROM attention_cases WHERE closed_at IS NULL GROUP BY 1"
+        )
+        await database.close()
+        return {row["kind"]: row["count"] for row in found}
+
     async def stopped(self) -> int:
         """Press Ctrl-C and see everything go."""
         self.process.send_signal(signal.SIGINT)
@@ -98,7 +107,7 @@ async def playing(*options: str) -> AsyncIterator[Demo]:
 
 
 async def test_a_data_directory_is_kept_from_run_to_run_and_nothing_else_is_left() -> None:
-    """The journey of the README, ended by Ctrl-C; then once more on what it left, ended by kill -9."""
+    """The journey of the README, ended by Ctrl-C; then on what it left, with cases, ended by kill -9."""
     with temporary_directory("kosmo-demo-test-") as directory:
         kept = str(directory / "kept")
         async with playing("--data-dir", kept) as demo:
@@ -111,7 +120,11 @@ async def test_a_data_directory_is_kept_from_run_to_run_and_nothing_else_is_left
             assert await demo.stopped() == 0
             assert demo.process.stdout is not None
             assert demo.process.stdout.read() == b""
-        async with playing("--data-dir", kept) as demo:
+        async with playing("--data-dir", kept, "--cases") as demo:
+            assert await demo.cases() == {
+                "partial_payment": 3, "overpaid": 2, "paid_invalid": 1, "late_payment": 1, "paid_twice": 1,
+                "unknown_order": 1, "negative_balance": 1,
+            }  # fmt: skip
             assert await demo.plan() == "wanderer"
             again = await demo.document()
             assert again["subscription_id"] == first["subscription_id"]
