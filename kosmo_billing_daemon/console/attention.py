@@ -72,8 +72,9 @@ def _answers(done: AuditEntry, case: ListedCase) -> bool:
     """Whether an operator did what a case asks for, but for closing it."""
     if case.kind is CaseKind.PAID_TWICE and done.action == "user.grant":
         return True
-    refunded = done.action == "invoice.refund" and case.kind is not CaseKind.NEGATIVE_BALANCE
-    return refunded and (case.btcpay_invoice_id or "") in done.subject
+    if case.kind is CaseKind.NEGATIVE_BALANCE:
+        return done.action == "user.cash"
+    return done.action == "invoice.refund" and (case.btcpay_invoice_id or "") in done.subject
 
 
 def _button(case: ListedCase, way: WayOut, *, is_main: bool) -> CaseButton:

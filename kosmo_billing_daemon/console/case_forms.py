@@ -13,7 +13,7 @@ from kosmo_billing_daemon.admin.ways_out import TITLES, CaseDecision, invoice_na
 from kosmo_billing_daemon.console.attention import NUMBER, case_number, next_case
 from kosmo_billing_daemon.console.desk import DESK, Desk, operator_of
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
-from kosmo_billing_daemon.console.rendering import money, when
+from kosmo_billing_daemon.console.rendering import about, money, when
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, NotFound
@@ -172,10 +172,12 @@ async def _preview_ending(request: web.Request, _: Values) -> Preview:
         request, user_id, lambda desk, by: desk.operations.cash(user_id, by)
     )
     worth, owed = _gained(before, after, case.currency), case.undecided
-    left = f"{money(owed - worth, case.currency)} stay owed." if worth < owed else "That pays all of it."
+    left = "That pays all of it."
+    if worth < owed:
+        left = f"The rest, {about(owed - worth, case.currency)}, stays owed: close the case next."
     return Preview(
         sentence=f"The plan of user {user_id} ends now. What is left of it is worth "
-        f"{money(worth, case.currency)}, and is set against the {money(owed, case.currency)} owed. {left}",
+        f"{about(worth, case.currency)}, and is set against the {money(owed, case.currency)} owed. {left}",
         effects=effects,
         warning="The user can send no more messages until the next purchase.",
     )

@@ -63,6 +63,14 @@ def money(amount: Decimal | None, currency: str = "") -> str:
     return f"{exact:,f}{f' {currency}' if currency else ''}"
 
 
+def about(amount: Decimal | None, currency: str = "") -> str:
+    """Write an amount rounded to what can be paid, for headings and lists; the ledger has it exactly."""
+    unit = smallest_unit(currency)
+    if amount is None or not 0 < abs(amount) < unit:
+        return money(None if amount is None else amount.quantize(unit, context=_WIDE), currency)
+    return f"under {money(unit, currency)}"
+
+
 def count(number: int | None) -> str:
     """Write a whole number with thin groups; nothing at all is unlimited."""
     return "unlimited" if number is None else f"{number:,}"
@@ -119,6 +127,7 @@ def _environment() -> "Environment":
     )
     environment.filters |= {
         "money": money,
+        "about": about,
         "count": count,
         "when": when,
         "span": span,

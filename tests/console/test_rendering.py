@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from kosmo_billing_daemon.console.rendering import NOTHING, count, money, span, when
+from kosmo_billing_daemon.console.rendering import NOTHING, about, count, counted, money, sentence, span, when
 
 
 def test_amounts_have_the_digits_of_their_currency_and_lose_none() -> None:
@@ -13,6 +13,20 @@ def test_amounts_have_the_digits_of_their_currency_and_lose_none() -> None:
     assert money(Decimal("1.005"), "USD") == "1.005 USD"
     assert money(Decimal("1E+3"), "JPY") == "1,000 JPY"
     assert money(None, "USD") == NOTHING
+
+
+def test_amounts_in_headings_are_rounded_to_what_can_be_paid_and_never_to_nothing() -> None:
+    assert about(Decimal("4.999842102137"), "USD") == "5.00 USD"
+    assert about(Decimal("0.000157897863"), "USD") == about(Decimal("-0.004"), "USD") == "under 0.01 USD"
+    assert about(Decimal(0), "USD") == "0.00 USD"
+    assert about(Decimal("1200.5"), "JPY") == "1,200 JPY"
+    assert about(None, "USD") == NOTHING
+
+
+def test_errors_are_whole_sentences_and_one_is_no_plural() -> None:
+    assert sentence("no such user") == sentence("No such user.") == "No such user."
+    assert (counted(1, "user"), counted(1200, "user")) == ("1 user", "1,200 users")
+    assert counted(1, "message", " or more") == "1 or more messages"
 
 
 def test_durations_have_two_neighbouring_units() -> None:
