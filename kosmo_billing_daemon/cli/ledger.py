@@ -1,5 +1,7 @@
 """``ledger``: the books, for the accountant (R13)."""
 
+import json
+from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Annotated
 
@@ -36,15 +38,28 @@ def export(
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
     begin, end = read_period(first, last)
 
-    async def work(at: OpenedServices) -> list[Entry]:
-        batches = entries.load_every(at.pool, EntryFilter(since=begin, before=end))
-        return [entry async for batch in batches for entry in batch]
+    async def work(at: OpenedServices) -> None:
+        write = _write_json if format_ is BookFormat.JSON else _write_csv
+        await write(entries.load_every(at.pool, EntryFilter(since=begin, before=end)))
 
-    rows = [entries.cells(entry) for entry in run_opened(env_file, work)]
-    if format_ is BookFormat.JSON:
-        print_json([dict(zip(entries.HEADINGS, row, strict=True)) for row in rows])
-        return
-    typer.echo(spreadsheets.lines([entries.HEADINGS, *rows]), nl=False)
+    run_opened(env_file, work)
+
+
+async def _write_csv(batches: AsyncIterator[list[Entry]]) -> None:
+    typer.echo(spreadsheets.lines([entries.HEADINGS]), nl=False)
+    async for batch in batches:
+        typer.echo(spreadsheets.lines(map(entries.cells, batch)), nl=False)
+
+
+async def _write_json(batches: AsyncIterator[list[Entry]]) -> None:
+    """Write one list, batch after batch, with a line for each entry."""
+    before = "["
+    async for batch in batches:
+        for entry in batch:
+            row = dict(zip(entries.HEADINGS, entries.cells(entry), strict=True))
+            typer.echo(f"{before}\n{json.dumps(row)}", nl=False)
+            before = ","
+    typer.echo("[]" if before == "[" else "\n]")
 
 
 def check(

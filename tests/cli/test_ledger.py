@@ -41,6 +41,8 @@ async def test_the_exported_totals_are_those_of_btcpay(shop: Shop, cli: Cli, use
     assert {row["invoice_id"] for row in rows} == set(shop.simulator.invoices)
     listed = (await cli("ledger", "export", "--from", day, "--to", day, "--format", "json")).json
     assert [each["amount"] for each in listed] == [row["amount"] for row in rows]
+    nothing = await cli("ledger", "export", "--from", "2020-01-01", "--to", "2020-01-01", "--format", "json")
+    assert nothing.json == []
     await shop.front.execute(
         "INSERT INTO ledger (at, user_id, kind, amount, currency, who, reason)"
         " VALUES ($1, $2, 'granted', 1, 'USD', 'eva', '=1+1')",
