@@ -1,6 +1,6 @@
 """The ledger as it is listed, summed up and written for spreadsheets (R13)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
@@ -38,8 +38,8 @@ async def load_page(pool: Pool, wanted: EntryFilter, before: EntryPlace | None, 
     return EntryPage(shown, (shown[-1].at, shown[-1].id) if len(found) > limit else None)
 
 
-async def load_every(pool: Pool, wanted: EntryFilter) -> AsyncIterator[list[Entry]]:
-    """Give all of it, oldest first, in batches of which only one is in memory."""
+async def load_every(pool: Pool, wanted: EntryFilter) -> AsyncGenerator[list[Entry]]:
+    """Give all of it, oldest first, in batches of which only one is in memory; close it in any case."""
     async with pool.transaction() as connection:
         async for found in entries.stream(connection, wanted, BATCH):
             yield found

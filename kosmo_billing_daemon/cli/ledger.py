@@ -1,5 +1,6 @@
 """``ledger``: the books, for the accountant (R13)."""
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from enum import StrEnum
@@ -40,7 +41,9 @@ def export(
 
     async def work(at: OpenedServices) -> None:
         write = _write_json if format_ is BookFormat.JSON else _write_csv
-        await write(entries.load_every(at.pool, EntryFilter(since=begin, before=end)))
+        found = entries.load_every(at.pool, EntryFilter(since=begin, before=end))
+        async with contextlib.aclosing(found):
+            await write(found)
 
     run_opened(env_file, work)
 

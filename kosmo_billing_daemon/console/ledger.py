@@ -1,6 +1,7 @@
 """The ledger: entries by filters, what they come to, the same as a file, and whether BTCPay agrees."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
@@ -75,8 +76,9 @@ async def _download(request: web.Request) -> web.StreamResponse:
     response.content_type, response.charset = "text/csv", "utf-8"
     await response.prepare(request)
     await response.write(spreadsheets.lines([entries.HEADINGS]).encode())
-    async for batch in entries.load_every(desk.pool, wanted):
-        await response.write(spreadsheets.lines(map(entries.cells, batch)).encode())
+    async with contextlib.aclosing(entries.load_every(desk.pool, wanted)) as batches:
+        async for batch in batches:
+            await response.write(spreadsheets.lines(map(entries.cells, batch)).encode())
     await response.write_eof()
     return response
 
