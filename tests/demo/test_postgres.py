@@ -1,6 +1,7 @@
 import os
 import shutil
 import socket
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import asyncpg
 import pytest
 
 from kosmo_billing_daemon.demo import children
-from kosmo_billing_daemon.demo.children import EmbeddedServiceError, is_alive
+from kosmo_billing_daemon.demo.children import EmbeddedServiceError, is_alive, temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.support.processes import killed_parent_leaves_nothing, with_descendants
 
@@ -28,6 +29,13 @@ asyncio.run(main())
 """
 
 
+@pytest.fixture(scope="module")
+def data() -> Iterator[Path]:
+    """The data directory of servers that come and go; the first creates the cluster."""
+    with temporary_directory("kosmo-test-") as directory:
+        yield directory / "data"
+
+
 def pid_of(server: EmbeddedPostgres) -> int:
     assert server.pid is not None
     return server.pid
@@ -45,12 +53,10 @@ async def fetch(url: str, statement: str) -> object:
         await connection.close()
 
 
-async def test_serves_utf8_and_utc_without_a_locale(
-    service_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_serves_utf8_and_utc_without_a_locale(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LANG", "LC_ALL", "LC_CTYPE"):
         monkeypatch.delenv(name, raising=False)
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+    async with EmbeddedPostgres(data, durable=False) as server:
         assert await fetch(server.url, "SELECT length('žluťoučký')") == 9
         assert await fetch(server.url, "SHOW server_encoding") == "UTF8"
         assert await fetch(server.url, "SHOW timezone") == "UTC"
@@ -70,8 +76,8 @@ async def test_stop_leaves_no_process_and_data_survive(service_directory: Path) 
         assert await fetch(again.database_url("kept"), "SELECT count(*) FROM fact") == 0
 
 
-async def test_the_url_survives_a_restart(service_directory: Path) -> None:
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+async def test_the_url_survives_a_restart(data: Path) -> None:
+    async with EmbeddedPostgres(data, durable=False) as server:
         url = server.url
         await server.restart()
         assert server.url == url
@@ -79,9 +85,9 @@ async def test_the_url_survives_a_restart(service_directory: Path) -> None:
 
 
 async def test_a_killed_server_leaves_no_process_and_recovers_what_was_committed(
-    service_directory: Path,
+    data: Path,
 ) -> None:
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+    async with EmbeddedPostgres(data, durable=False) as server:
         connection = await asyncpg.connect(server.url)
         await connection.execute("CREATE TABLE fact (n int)")
         await connection.execute("INSERT INTO fact VALUES (7)")
@@ -95,8 +101,8 @@ async def test_a_killed_server_leaves_no_process_and_recovers_what_was_committed
         assert await fetch(server.url, "SELECT n FROM fact") == 7
 
 
-async def test_a_frozen_server_answers_nothing_until_thawed(service_directory: Path) -> None:
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+async def test_a_frozen_server_answers_nothing_until_thawed(data: Path) -> None:
+    async with EmbeddedPostgres(data, durable=False) as server:
         connection = await asyncpg.connect(server.url)
         server.freeze()
         with pytest.raises(TimeoutError):
@@ -112,29 +118,27 @@ async def fetch_within(url: str, seconds: float) -> None:
     await connection.close()
 
 
-async def test_a_killed_parent_leaves_no_server(service_directory: Path) -> None:
-    await killed_parent_leaves_nothing(STARTER, str(service_directory / "data"), cwd=service_directory)
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+async def test_a_killed_parent_leaves_no_server(service_directory: Path, data: Path) -> None:
+    await killed_parent_leaves_nothing(STARTER, str(data), cwd=service_directory)
+    async with EmbeddedPostgres(data, durable=False) as server:
         assert await fetch(server.url, "SELECT 1") == 1
 
 
-async def test_settings_reach_the_server(service_directory: Path) -> None:
-    async with EmbeddedPostgres(
-        service_directory / "data", settings={"work_mem": "7MB"}, durable=False
-    ) as server:
+async def test_settings_reach_the_server(data: Path) -> None:
+    async with EmbeddedPostgres(data, settings={"work_mem": "7MB"}, durable=False) as server:
         assert await fetch(server.url, "SHOW work_mem") == "7MB"
         assert await fetch(server.url, "SHOW fsync") == "off"
         assert await fetch(server.url, "SHOW synchronous_commit") == "on"
 
 
-async def test_nobody_gets_in_without_the_password(service_directory: Path) -> None:
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+async def test_nobody_gets_in_without_the_password(data: Path) -> None:
+    async with EmbeddedPostgres(data, durable=False) as server:
         with pytest.raises(asyncpg.InvalidPasswordError):
             await asyncpg.connect(host="127.0.0.1", port=server.port, user="postgres", password="guess")
 
 
-async def test_the_unix_socket_works(service_directory: Path) -> None:
-    async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+async def test_the_unix_socket_works(data: Path) -> None:
+    async with EmbeddedPostgres(data, durable=False) as server:
         connection = await asyncpg.connect(server.url, host=str(server.socket_dir), port=server.port)
         assert await connection.fetchval("SELECT inet_client_addr() IS NULL")
         await connection.close()
@@ -146,29 +150,27 @@ async def test_a_long_path_does_without_the_unix_socket(service_directory: Path)
         assert await fetch(server.url, "SELECT 1") == 1
 
 
-async def test_a_taken_port_that_was_asked_for_is_reported_with_the_log(service_directory: Path) -> None:
+async def test_a_taken_port_that_was_asked_for_is_reported_with_the_log(data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = EmbeddedPostgres(service_directory / "data", port=taken.getsockname()[1], durable=False)
+        server = EmbeddedPostgres(data, port=taken.getsockname()[1], durable=False)
         with pytest.raises(EmbeddedServiceError, match="Address already in use"):
             await server.start()
     assert server.pid is None
 
 
-async def test_a_chosen_port_taken_meanwhile_is_replaced(
-    service_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_chosen_port_taken_meanwhile_is_replaced(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1], children.free_port()]
         monkeypatch.setattr("random.choice", lambda _: ports[0] if len(ports) == 1 else ports.pop(0))
         # The probe sees the port free, as it would be a moment before another process takes it.
         monkeypatch.setattr("socket.socket.bind", lambda *_: None)
-        async with EmbeddedPostgres(service_directory / "data", durable=False) as server:
+        async with EmbeddedPostgres(data, durable=False) as server:
             assert server.port == ports[0]
             assert await fetch(server.url, "SELECT 1") == 1
 
 
-async def test_a_wrong_setting_is_reported_with_the_log(service_directory: Path) -> None:
-    server = EmbeddedPostgres(service_directory / "data", settings={"no_such_setting": "1"}, durable=False)
+async def test_a_wrong_setting_is_reported_with_the_log(data: Path) -> None:
+    server = EmbeddedPostgres(data, settings={"no_such_setting": "1"}, durable=False)
     with pytest.raises(EmbeddedServiceError, match="no_such_setting"):
         await server.start()
     assert server.pid is None
