@@ -63,6 +63,7 @@ UNPASSED = {
     "hooks": _BY_HAND,
     "insert auto_renewals": _REQUEST,
     "kosmo_billing_migrations": "before there is any path",
+    "ledger_days": _AGAIN,
     "lease_files": "with the grant of a lease, in its transaction",
     "node_additions": _REQUEST,
     "parked_reports": _FAILURE,
