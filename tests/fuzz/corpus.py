@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from tests.btcpay.test_payloads import INVOICE, LATE, methods, payment
-from tests.contract.test_payloads import ACK, DOCUMENT, EVENT, REPORT, WATERMARK
+from tests.contract.builders import ACK, ENTITLEMENT, EVENT, REPORT, WATERMARK
 from tests.settings.setting import COMPLETE
 from tests.web.test_webhooks import event
 
@@ -66,14 +66,14 @@ CORPORA: dict[str, list[bytes]] = {
     ],
     "gate": [
         *_json(
-            DOCUMENT,
-            DOCUMENT | {"scope": "any_node", "messages_limit": None},
-            DOCUMENT | {"valid_until": "2026-02-28T12:00:00Z"},
-            DOCUMENT | {"status": "grace", "grace_until": "2026-03-02T12:00:00Z"},
-            DOCUMENT | {"status": "revoked"},
-            DOCUMENT | {"messages_used": 499, "valid_from": "2026-02-01T12:00:00Z"},
-            DOCUMENT | {"user_id": "ab111111-1111-1111-1111-111111111112"},
-            DOCUMENT | {"allowed_nodes": ["!0000000A"]},
+            ENTITLEMENT,
+            ENTITLEMENT | {"scope": "any_node", "messages_limit": None},
+            ENTITLEMENT | {"valid_until": "2026-02-28T12:00:00Z"},
+            ENTITLEMENT | {"status": "grace", "grace_until": "2026-03-02T12:00:00Z"},
+            ENTITLEMENT | {"status": "revoked"},
+            ENTITLEMENT | {"messages_used": 499, "valid_from": "2026-02-01T12:00:00Z"},
+            ENTITLEMENT | {"user_id": "ab111111-1111-1111-1111-111111111112"},
+            ENTITLEMENT | {"allowed_nodes": ["!0000000A"]},
             ACK,
             WATERMARK,
             {"state": "online", "instance": "one", "version": "1", "since": "2026-03-01T12:00:00Z"},

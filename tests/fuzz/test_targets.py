@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.test_payloads import DOCUMENT
+from tests.contract.builders import ENTITLEMENT
 from tests.fuzz.__main__ import main
 from tests.fuzz.corpus import CORPORA
 from tests.fuzz.mutations import mutated
@@ -45,7 +45,7 @@ def test_undamaged_payloads_keep_them_too(name: str) -> None:
 
 
 def test_the_same_random_numbers_give_the_same_damage() -> None:
-    seed = json.dumps(DOCUMENT).encode()
+    seed = json.dumps(ENTITLEMENT).encode()
     found = [[mutated(seed, Random(number)) for number in range(50)] for _ in range(2)]
     assert found[0] == found[1]
     assert len(set(found[0])) > 40
