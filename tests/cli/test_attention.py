@@ -5,42 +5,16 @@ from uuid import uuid4
 
 import pytest
 
-from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.plans import BUILT_IN
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.metering import Metering, Report
 from tests.cli.conftest import Cli
+from tests.console.cases import paid_another_price, paid_late, paid_partly
 from tests.services.conftest import STORE, Shop
-from tests.support.quotes import quoting
 from tests.support.usage import event, payload
 
 pytestmark = pytest.mark.timeout(180)  # each command is a process of its own
-
-
-async def paid_late(shop: Shop, user: UserId) -> Invoice:
-    invoice = await shop.open(user)
-    await shop.wait(minutes=16)
-    await shop.wait(hours=72)
-    await shop.act(invoice, "pay_late", "confirm")
-    return invoice
-
-
-async def paid_partly(shop: Shop, user: UserId) -> Invoice:
-    invoice = await shop.open(user)
-    await shop.act(invoice, "pay_partial", "confirm")
-    await shop.wait(minutes=16)
-    return invoice
-
-
-async def paid_another_price(shop: Shop, user: UserId) -> Invoice:
-    """The invoice at BTCPay does not carry what was quoted."""
-    invoice = await shop.open(user)
-    dearer = "'wanderer', 6.00, 'USD', '30 days', 50, 'any_node', '{}'"
-    change = quoting(dearer, "UPDATE btcpay_invoices SET quote_id = :quote WHERE id = $1")
-    await shop.front.execute(change, invoice.id)
-    await shop.lightning(invoice)
-    return invoice
 
 
 PAYMENTS = {"late_payment": paid_late, "partial_payment": paid_partly, "mismatch": paid_another_price}

@@ -1,7 +1,10 @@
 """Ten payments that no rule decides, as BTCPay brings them about, and the console of their shop."""
 
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
+
+import pytest
 
 from kosmo_billing_daemon.admin.access import ConsoleAccess
 from kosmo_billing_daemon.admin.actions import AdminActions
@@ -13,7 +16,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.links import RenewalLinks
-from tests.console.conftest import ConsoleShop, ready, serve_desk
+from tests.console.conftest import ConsoleShop, Visitor, ready, serve_desk
 from tests.services.conftest import STEPS, STORE, Shop
 from tests.support.quotes import quoting
 
@@ -126,3 +129,16 @@ async def console_of(shop: Shop, stack: AsyncExitStack) -> ConsoleShop:
         readiness=ready,
     )
     return await serve_desk(stack, desk, shop.simulator)
+
+
+@pytest.fixture
+async def console(business: Shop) -> AsyncIterator[ConsoleShop]:
+    """The console of a shop that goes about its business."""
+    async with AsyncExitStack() as stack:
+        yield await console_of(business, stack)
+
+
+@pytest.fixture
+async def alice(console: ConsoleShop) -> Visitor:
+    """An operator who is logged in there."""
+    return await console.operator()

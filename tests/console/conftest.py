@@ -36,9 +36,15 @@ from tests.support.node import node_modules
 
 STORE = "StoreOne"
 KEY = "a1" * 20
+HOSTILE = "<img src=x onerror=alert(1)>'\"&"
 _CSRF = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
 _INPUT = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 _CONFIRM = re.compile(r'name="confirm" value="([^"]+)"')
+
+
+def text(page: str) -> str:
+    """What is read, one blank between words."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 @dataclass

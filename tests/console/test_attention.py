@@ -1,11 +1,8 @@
 """The queue of attention: worked off case by case, by keyboard, with the same effects as the commands."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from decimal import Decimal
 
-import pytest
 from playwright.async_api import Browser, Page, expect
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
@@ -13,7 +10,8 @@ from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.refunding import Refunding
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from tests.console.cases import (
-    console_of,
+    alice,
+    console,
     owes,
     paid_for_a_lost_order,
     paid_late,
@@ -22,25 +20,12 @@ from tests.console.cases import (
     somebody,
     ten_cases,
 )
-from tests.console.conftest import ConsoleShop, Visitor
+from tests.console.conftest import HOSTILE, ConsoleShop, Visitor
 from tests.console.test_browser import enter
 from tests.services.conftest import Shop, clock, simulator
 from tests.services.conftest import shop as business
 
-__all__ = ["business", "clock", "simulator"]
-
-HOSTILE = "<img src=x onerror=alert(1)>'\"&"
-
-
-@pytest.fixture
-async def console(business: Shop) -> AsyncIterator[ConsoleShop]:
-    async with AsyncExitStack() as stack:
-        yield await console_of(business, stack)
-
-
-@pytest.fixture
-async def alice(console: ConsoleShop) -> Visitor:
-    return await console.operator()
+__all__ = ["alice", "business", "clock", "console", "simulator"]
 
 
 async def open_kinds(console: ConsoleShop) -> list[str]:
@@ -108,6 +93,7 @@ async def test_ten_cases_are_worked_off_by_keyboard(
     await press(page, "Enter")
     await expect(page.get_by_role("alert")).to_contain_text("more than 400 days ahead")
     await page.get_by_role("link", name="Back without a change").click()
+    await expect(page.get_by_role("alert")).to_have_count(0)  # the case's own page, of the same heading
     await decide(page, "c", "Close the case")
     await expect(title).to_have_text("Unknown order")
     await press(page, "b")

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.console.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, stacked
 from kosmo_billing_daemon.domain.subscriptions import UserId
-from tests.console.conftest import ConsoleShop, Visitor
+from tests.console.conftest import HOSTILE, ConsoleShop, Visitor, text
 from tests.support.shop import fill
 
-HOSTILE = "<img src=x onerror=alert(1)>'\"&"
 BY = OperatorAction("alice", "ticket")
 
 
@@ -25,11 +24,6 @@ async def granted(shop: ConsoleShop, plan: str, number: int = 1) -> list[UUID]:
     for user in users:
         await shop.operations.grant(UserId(user), plan, BY)
     return users
-
-
-def text(page: str) -> str:
-    """What is read, one blank between words."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
 async def test_an_empty_shop_says_so(alice: Visitor) -> None:
