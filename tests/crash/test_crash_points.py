@@ -6,7 +6,7 @@ each lease was granted once, each event is published, and what the broker retain
 says, in versions that never fall.
 
 Seen to fail with the usage intake acknowledging before it counts (messages lost), events appended after the
-settling commit or marked before they are sent (events lost), and invoices saved after the commit of their
+settling commit or deleted before they are sent (events lost), and invoices saved after the commit of their
 period without UNIQUE on it (a purchase doubled).
 """
 
@@ -26,7 +26,7 @@ from tests.crash.points import TABLE, is_excused, load_table
 from tests.crash.trials import LATE, Plan, Range, range_around
 
 AT_ONCE = 0.1  # seconds a path is followed after its end, where time is short
-SAMPLE = 1  # trials of each path in every run
+SAMPLE = 3  # paths with a trial in every run
 MOST_MISSED = 0.2  # of the trials: a point passed by chance, or once less than it was recorded
 TRIALS = int(os.environ.get("KOSMO_TRIALS", "1000"))
 SEED = int(os.environ.get("KOSMO_SEED", random.randrange(10**6)))
@@ -41,10 +41,9 @@ async def test_the_table_is_complete_and_a_sample_of_its_points_loses_nothing(
     async with range_around(tmp_path, database_url) as crashes:
         recorded = await _record(crashes, AT_ONCE)
         _check_table(recorded.values())
-        for path, lines in recorded.items():
-            for line in chance.sample(sorted(lines), SAMPLE):
-                plan = Plan(path, line)
-                print(f"{plan}: {await crashes.run(plan)}")
+        for path in chance.sample(sorted(recorded), SAMPLE):
+            plan = Plan(path, chance.choice(sorted(recorded[path])))
+            print(f"{plan}: {await crashes.run(plan)}")
         await crashes.audit()
 
 

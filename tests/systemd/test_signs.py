@@ -18,20 +18,16 @@ class Part:
     step_began: float | None
 
 
-async def test_outages_are_no_hang(lost: Manager) -> None:
+async def test_outages_are_no_hang_and_the_end_is_announced_before_it_comes(lost: Manager) -> None:
     """With database, broker and BTCPay away it serves, says so in words, and gives its signs."""
-    await lost.start()
-    await lost.until(lambda: lost.notes.count("WATCHDOG=1") >= 4, "four signs of life")
-    assert any(note.startswith("STATUS=unready") and "database" in note for note in lost.notes)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_the_end_is_announced_before_it_comes(lost: Manager, number: signal.Signals) -> None:
-    await lost.start()
-    lost.send(number)
-    assert await lost.ended() == 0
-    assert "STOPPING=1" in lost.notes
-    assert "WATCHDOG=1" not in lost.notes[lost.notes.index("STOPPING=1") :]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        lost.notes.clear()
+        await lost.start()
+        await lost.until(lambda: lost.notes.count("WATCHDOG=1") >= 4, "four signs of life")
+        assert any(note.startswith("STATUS=unready") and "database" in note for note in lost.notes)
+        lost.send(number)
+        assert await lost.ended() == 0
+        assert "WATCHDOG=1" not in lost.notes[lost.notes.index("STOPPING=1") :]
 
 
 def test_a_part_is_stuck_when_one_step_takes_too_long() -> None:
