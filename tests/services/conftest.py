@@ -41,7 +41,8 @@ KEY = "a1" * 20
 DEADLINE = 10.0
 PUBLIC = "https://billing.kosmoconnect.example"
 STEPS = (168, 72, 24)  # hours
-TIMEOUTS = Timeouts(connect=2, call=5, create=0.5)
+TIMEOUTS = Timeouts(connect=2, call=5, create=5)
+IMPATIENT = Timeouts(connect=2, call=5, create=0.5)  # for creations whose answer never comes
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from uuid import uuid4
 
+import pytest
+
 from kosmo_billing_daemon.admin.actions import AdminActions, OperatorAction
 from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Payment
@@ -20,7 +22,6 @@ from tests.domain.builders import seen
 from tests.services.conftest import STORE, Daemon, Shop, reserve
 
 DEED = OperatorAction("ann", "ticket 7")
-LENGTH = 4
 
 
 @dataclass
@@ -82,12 +83,13 @@ async def step(what: str, purchase: Purchase, daemon: Daemon, by: AdminActions) 
             purchase.withdrawn, purchase.gives = False, True
 
 
-async def test_in_every_order_of_marks_and_decisions_the_decision_stays(shop: Shop) -> None:
+@pytest.mark.parametrize("length", [3, pytest.param(4, marks=pytest.mark.soak)])
+async def test_in_every_order_of_marks_and_decisions_the_decision_stays(shop: Shop, length: int) -> None:
     """Two daemons take turns, and each may be the one that sees a mark or is told a decision."""
     daemons = [shop.front, await shop.start()]
     by = [operations(daemon, shop) for daemon in daemons]
     steps = ("settled", "invalid", "revoke", "reinstate", "settle")
-    stories = list(product(steps, repeat=LENGTH))
+    stories = list(product(steps, repeat=length))
     users = [UserId(uuid4()) for _ in stories]
     purchases = [Purchase(user, await reserve(shop, user)) for user in users]
     await asyncio.gather(*(mark(daemons[0], each, InvoiceStatus.SETTLED) for each in purchases))

@@ -64,9 +64,12 @@ async def subscribed(pool: Pool, limit: int | None = 500, **changes: Any) -> Sub
 
 
 async def ask(leasing: Leasing, user: UUID, want: int, reporter: str = "gw-1", **more: Any) -> LeaseAnswer:
+    """Ask until there is an answer, as gates do: on a busy host rows may be locked for too long."""
     request = LeaseRequest(**{"request_id": uuid4().hex, "user_id": user, "want": want, **more})
-    (answer,) = await leasing.answer([(reporter, request)])
-    assert answer is not None
+    answer: LeaseAnswer | None = None
+    async with asyncio.timeout(20):
+        while answer is None:
+            (answer,) = await leasing.answer([(reporter, request)])
     return answer
 
 

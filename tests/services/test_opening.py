@@ -19,7 +19,7 @@ from kosmo_billing_daemon.domain.plans import BUILT_IN, Catalogue, Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import NotFound, Unavailable
 from kosmo_billing_daemon.store.postgres import locking_users
-from tests.services.conftest import KEY, STORE, Shop, reserve, until
+from tests.services.conftest import IMPATIENT, KEY, STORE, Shop, reserve, until
 from tests.services.relay import relay
 
 CREATED, SETTLED, ACTIVATED = "invoice.created", "invoice.settled", "subscription.activated"
@@ -208,6 +208,7 @@ async def test_users_never_share_an_invoice(shop: Shop, user: UserId) -> None:
 
 
 async def test_creation_whose_answer_is_lost_is_found_by_its_order_id(shop: Shop, user: UserId) -> None:
+    await shop.start(timeouts=IMPATIENT)
     shop.simulator.set_faults(create_times_out=True)
     invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
     assert is_new

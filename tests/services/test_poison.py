@@ -8,7 +8,7 @@ import pytest
 
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
-from tests.services.conftest import Daemon, Shop
+from tests.services.conftest import IMPATIENT, Daemon, Shop
 from tests.services.relay import relay, unreadable
 
 CREATED, SETTLED, ACTIVATED = "invoice.created", "invoice.settled", "subscription.activated"
@@ -181,7 +181,7 @@ async def test_reservation_whose_invoice_cannot_be_read_is_not_created_again(
     shop: Shop, user: UserId
 ) -> None:
     async with relay(shop.simulator.url) as passing:
-        daemon = await shop.start(btcpay_url=passing.url)
+        daemon = await shop.start(btcpay_url=passing.url, timeouts=IMPATIENT)
         shop.simulator.set_faults(create_times_out=True)
 
         def spoil(_path: str, document: object) -> object:
