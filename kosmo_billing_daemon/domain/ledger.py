@@ -90,13 +90,14 @@ def of_invoice(
 def _books(invoice: Invoice) -> Mapping[EntryKind, Decimal]:
     """Return what an invoice, as it stands, has in the ledger; of one without effect, only what came in.
 
-    What somebody vouched for does not count while the invoice is revoked, and again once it is reinstated.
+    What somebody vouched for or wrote off does not count while the invoice is revoked, and again once it is
+    reinstated.
     """
-    granted = _NOTHING if invoice.effect is Effect.REVOKED else max(_NOTHING, invoice.adjusted)
+    adjusted = _NOTHING if invoice.effect is Effect.REVOKED else invoice.adjusted
     return {
         EntryKind.RECEIVED: invoice.received,
-        EntryKind.GRANTED: granted,
-        EntryKind.WRITTEN_OFF: min(_NOTHING, invoice.adjusted),
+        EntryKind.GRANTED: max(_NOTHING, adjusted),
+        EntryKind.WRITTEN_OFF: min(_NOTHING, adjusted),
         EntryKind.SOLD: -invoice.plan.price.amount if invoice.effect in _SALES else _NOTHING,
     }
 

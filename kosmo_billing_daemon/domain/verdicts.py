@@ -94,7 +94,7 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         expires_at=seen.expires_at,
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
     )
-    seen_invoice = _booked(seen_invoice, seen)
+    seen_invoice = _booked(seen_invoice, seen, known=invoice.status)
     if _is_vouched_anew(invoice, seen):
         seen_invoice = replace(seen_invoice, effect=Effect.NONE)
     events = _events(invoice, seen_invoice)
@@ -171,8 +171,8 @@ _CREDITED_KINDS = (*_OF_UNUSED_MONEY, CaseKind.OVERPAID)
 def as_credit(verdict: Verdict) -> Verdict:
     """Let money that bought nothing be the user's credit instead of a case (R14).
 
-    What was not booked as received stays a case: it is not confirmed, or the invoice is not what was quoted.
-    So does a mark that could not take effect: whoever made it expects that it did.
+    What was not booked as received stays a case: it is not confirmed, BTCPay calls the invoice invalid, or it
+    is not what was quoted. So does a mark that could not take effect: whoever made it expects that it did.
     """
     invoice = verdict.invoice
     listed = next((case for case in verdict.cases if case.kind in _CREDITED_KINDS), None)
@@ -192,10 +192,11 @@ def as_credit(verdict: Verdict) -> Verdict:
     return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
 
 
-def _booked(invoice: Invoice, seen: Observation) -> Invoice:
-    """Note what is confirmed: that is what came in (R13), whatever BTCPay calls the invoice or showed before.
+def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Invoice:
+    """Note what is confirmed: that is what came in (R13); ``known`` is the status before.
 
-    An invoice that is still open brings in nothing yet.
+    An invoice that is still open brings in nothing yet. One that turns invalid brings in nothing more, and
+    what gave a plan nothing at all, unless an operator gave the plan when it was invalid already.
     """
     if seen.status in (InvoiceStatus.NEW, InvoiceStatus.PROCESSING):
         return invoice
@@ -203,6 +204,10 @@ def _booked(invoice: Invoice, seen: Observation) -> Invoice:
     received = seen.confirmed_amount or Decimal(0)
     if seen.status is InvoiceStatus.SETTLED and seen.payment is not Payment.MARKED:
         received = max(asked, received)
+    elif seen.status is InvoiceStatus.INVALID:
+        is_decided = invoice.effect is Effect.FULFILLED and known is InvoiceStatus.INVALID
+        is_taken = invoice.effect in (Effect.FULFILLED, Effect.REVOKED) and not is_decided
+        received = Decimal(0) if is_taken else invoice.received
     if abs(received - asked) < smallest_unit(invoice.plan.price.currency):
         received = asked  # converted from bitcoin: that is rounding
     adjusted = invoice.adjusted
@@ -336,7 +341,7 @@ def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
 
 
 def _invalid(invoice: Invoice, seen: Observation, *, known: bool) -> Verdict:
-    """Take back what was given (R8). What is confirmed, and nothing else, is the customer's all the same."""
+    """Take back what was given (R8), and list what is confirmed all the same, unless it is credit already."""
     if invoice.effect is Effect.WITHDRAWN or (known and invoice.effect is Effect.FULFILLED):
         return Verdict(invoice)  # decided by an operator, who may give a plan although it is invalid
     was_given = invoice.effect is Effect.FULFILLED

@@ -44,7 +44,7 @@ WHERE i.user_id = $1 AND (d.btcpay_invoice_id = i.btcpay_invoice_id OR d.order_i
 # Nothing is given any more for what is paid later, or is settled again (R8): that money is listed, or credit.
 _INVOICES = """
 UPDATE btcpay_invoices SET user_id = $2, redirect_url = NULL,
-    adjusted = CASE WHEN effect = 'revoked' THEN least(0, adjusted) ELSE adjusted END,
+    adjusted = CASE WHEN effect = 'revoked' THEN 0 ELSE adjusted END,
     effect = CASE WHEN effect IN ('none', 'revoked') THEN 'declined' ELSE effect END
 WHERE user_id = $1
 """

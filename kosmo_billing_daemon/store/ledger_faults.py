@@ -39,7 +39,7 @@ LEFT JOIN (
 CROSS JOIN LATERAL (VALUES
     ('received', coalesce(l.received, 0), i.received),
     ('granted or written off', coalesce(l.adjusted, 0),
-        CASE i.effect WHEN 'revoked' THEN least(0, i.adjusted) ELSE i.adjusted END),
+        CASE i.effect WHEN 'revoked' THEN 0 ELSE i.adjusted END),
     ('sold', coalesce(-l.sold, 0), CASE WHEN i.effect IN ('fulfilled', 'withdrawn') THEN q.amount ELSE 0 END),
     ('refunded', coalesce(-l.refunded, 0), coalesce(r.amount, 0)),
     ('users beside its own', coalesce(cardinality(array_remove(l.users, i.user_id)), 0), 0),

@@ -104,14 +104,16 @@ def _late(invoice: SimulatedInvoice, confirmed_after: timedelta | None) -> Fate:
     return Fate(stands=False, must=frozenset({"late_payment"}), may=cases)
 
 
-def received(invoice: SimulatedInvoice, *, is_altered: bool) -> Decimal:
-    """R13: what must be booked as received of what BTCPay shows now, whatever it showed before.
+def received(invoice: SimulatedInvoice, *, is_altered: bool) -> tuple[Decimal, Decimal]:
+    """R13: the least and the most that may be booked as received of what BTCPay shows now.
 
-    Only confirmed money is, but for what BTCPay settles by its own rules, and none of what is still open.
+    Only confirmed money is, but for what BTCPay settles by its own rules, and none of what is still open. Of
+    an invoice that turned invalid stays what was credit before.
     """
     if is_altered or invoice.status in {SimulatedStatus.NEW, SimulatedStatus.PROCESSING}:
-        return Decimal(0)
+        return Decimal(0), Decimal(0)
     is_plain = invoice.additional_status is not AdditionalStatus.MARKED
     if invoice.status is SimulatedStatus.SETTLED and is_plain:
-        return max(invoice.price, invoice.confirmed)
-    return invoice.confirmed
+        right = max(invoice.price, invoice.confirmed)
+        return right, right
+    return Decimal(0) if invoice.status is SimulatedStatus.INVALID else invoice.confirmed, invoice.confirmed
