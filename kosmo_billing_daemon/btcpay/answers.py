@@ -99,9 +99,7 @@ def _said(body: bytes) -> tuple[list[Complaint], dict[str, Any]]:
 
 def _forbidden(permission: str, complaints: list[Complaint]) -> BtcpayDenied:
     if permission:
-        return BtcpayDenied(
-            f"BTCPay says the key lacks {permission} for this store (403)", permission=permission
-        )
+        return BtcpayDenied(f"BTCPay says the key lacks {permission} for this store (403)")
     return BtcpayDenied(f"BTCPay forbids this (403): {complaints[0].message}")
 
 

@@ -60,13 +60,12 @@ class Garbled(BtcpayAway):
 
 
 class BtcpayDenied(Unavailable):
-    """BTCPay does not accept the key (``unauthenticated``), or it lacks a right: ``permission`` if named."""
+    """BTCPay does not accept the key (``unauthenticated``), or it lacks a right, which is named."""
 
     code = "btcpay_denied"
 
-    def __init__(self, message: str, *, permission: str | None = None, unauthenticated: bool = False) -> None:
+    def __init__(self, message: str, *, unauthenticated: bool = False) -> None:
         super().__init__(message, retry_after=30.0)
-        self.permission = permission
         self.unauthenticated = unauthenticated
 
 

@@ -308,7 +308,7 @@ class Gate:
             refresh=self._refresh,
             monotonic=self._monotonic,
         )
-        return Parts(state, journal, ledger, holds, leases, documents, reporter, disk, connection, threads)
+        return Parts(state, journal, ledger, holds, leases, documents, reporter, disk, connection)
 
     def _forget(self) -> None:
         self._parts.holds.close()

@@ -1,7 +1,5 @@
 """What an open gate consists of."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from kosmo_billing_daemon.gate.connection import Connection
 from kosmo_billing_daemon.gate.disk import Disk
 from kosmo_billing_daemon.gate.documents import Documents
@@ -27,4 +25,3 @@ class Parts:
     reporter: Reporter | None
     disk: Disk
     connection: Connection
-    threads: ThreadPoolExecutor

@@ -104,7 +104,7 @@ async def test_a_missing_right_is_not_an_unknown_invoice(client: BtcpayClient, s
     simulator.add_key(KEY, ("btcpay.store.cancreateinvoice",))
     with pytest.raises(BtcpayDenied) as caught:
         await client.fetch_invoice(created.btcpay_invoice_id)
-    assert caught.value.permission == "btcpay.store.canviewinvoices"
+    assert "btcpay.store.canviewinvoices" in caught.value.message
     assert client.state.denied is not None
     assert "btcpay.store.canviewinvoices" in client.state.denied
     await client.create_invoice(uuid4(), PLAN)
