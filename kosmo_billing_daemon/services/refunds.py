@@ -71,8 +71,8 @@ async def book_made(
     if made.total.currency != of.left.currency:
         if worth is None:
             raise Conflict(
-                f"it is in {made.total.currency}, the invoice in {of.left.currency}: say with --amount how"
-                f" much it was in {of.left.currency}",
+                f"it is in {made.total.currency}, the invoice in {of.left.currency}: kosmo-billing refund"
+                f" record takes --amount, how much it was in {of.left.currency}",
                 code="refund_currency",
             )
         total = Price(worth, of.left.currency)
