@@ -182,14 +182,20 @@ async def _refunds(pool: Pool, btcpay: BtcpayClient, seen: Sequence[Observation]
         refund = booked.get(each.id)
         if refund is None or refund.cancelled_at is not None or not each.is_archived:
             continue
-        if refund.btcpay_invoice_id in shown and not await refunds_at_btcpay.fetch_claims(btcpay, each.id):
+        if refund.btcpay_invoice_id not in shown:
+            continue
+        claims = await refunds_at_btcpay.fetch_claims(btcpay, each.id)
+        if claims and each.total.currency != refund.total.currency:
+            continue
+        left = refund.total.amount - sum((claim.amount for claim in claims), Decimal(0))
+        if left > 0:
             found.append(
                 Difference(
                     invoice_id=refund.btcpay_invoice_id,
                     order_id=shown[refund.btcpay_invoice_id].order_id,
-                    fact=f"refund {each.id} over {refund.total.amount:f} is archived in BTCPay, unclaimed,"
-                    f" and in the ledger; see: kosmo-billing refund cancel {refund.btcpay_invoice_id}",
-                    amount=refund.total.amount,
+                    fact=f"{left:f} of refund {each.id} cannot be claimed, since BTCPay has archived it; see:"
+                    f" kosmo-billing refund cancel {refund.btcpay_invoice_id}",
+                    amount=left,
                     currency=refund.total.currency,
                 )
             )

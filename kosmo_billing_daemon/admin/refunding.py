@@ -158,7 +158,7 @@ class Refunding:
         await audit.append(connection, by.entry("invoice.refund", None, about, now))
 
     async def cancel(self, name: str, by: OperatorAction) -> Refund:
-        """Take back a refund that nobody has claimed; the credit is the user's again.
+        """Take back a refund that nobody has claimed, or what is left of one; the credit is the user's again.
 
         One that we ordered comes first, then those that were made in BTCPay's own pages.
         """
@@ -173,20 +173,30 @@ class Refunding:
             refund = each
             if refund.pull_payment_id is None:
                 refund = await self._complete(refund, by, is_new=False)
-            if await self._archive(refund.pull_payment_id or ""):
-                await self._give_back(refund, by)
-                return refund
-        raise Conflict(
-            "somebody has claimed it: approve or cancel the claim in BTCPay", code="refund_claimed"
-        )
+            left = await self._archive(refund)
+            if left > 0:
+                await self._give_back(refund, by, left)
+                return replace(refund, total=Price(left, refund.total.currency))
+        told = "somebody has claimed it: approve or cancel the claim in BTCPay"
+        raise Conflict(told, code="refund_claimed")
 
-    async def _archive(self, pull_payment_id: str) -> bool:
-        """Keep everybody from claiming a refund; say whether nobody has."""
-        if await at_btcpay.fetch_claims(self.btcpay, pull_payment_id):
-            return False
-        await at_btcpay.archive(self.btcpay, pull_payment_id)
-        # Archiving cancels claims but those that are being paid.
-        return not await at_btcpay.fetch_claims(self.btcpay, pull_payment_id)
+    async def _archive(self, refund: Refund) -> Decimal:
+        """Let nobody claim what is left of a refund any more, unless a claim waits; return how much it is."""
+        if not await self._unclaimed(refund):
+            return Decimal(0)
+        await at_btcpay.archive(self.btcpay, refund.pull_payment_id or "")
+        return await self._unclaimed(refund)  # archiving cancels claims but those that are being paid
+
+    async def _unclaimed(self, refund: Refund) -> Decimal:
+        name = refund.pull_payment_id or ""
+        claims = await at_btcpay.fetch_claims(self.btcpay, name)
+        if not claims:
+            return refund.total.amount
+        made = await at_btcpay.fetch(self.btcpay, name)
+        is_comparable = made is not None and made.total.currency == refund.total.currency
+        if not is_comparable or any(each.state is not ClaimState.COMPLETED for each in claims):
+            return Decimal(0)
+        return refund.total.amount - sum((each.amount for each in claims), Decimal(0))
 
     async def record(
         self, name: str, pull_payment_id: str, by: OperatorAction, *, worth: Decimal | None = None
@@ -225,23 +235,26 @@ class Refunding:
                     self.btcpay, refund.btcpay_invoice_id, refund.total, refund.name
                 )
             except (BtcpayRefused, BtcpayDenied):
-                await self._give_back(refund, by)
+                await self._give_back(refund, by, refund.total.amount)
                 raise
         async with self.pool.transaction() as connection:
             await refunds.attach(connection, refund.id, made.id, made.link)
         return replace(refund, pull_payment_id=made.id, link=made.link)
 
-    async def _give_back(self, refund: Refund, by: OperatorAction) -> None:
+    async def _give_back(self, refund: Refund, by: OperatorAction, left: Decimal) -> None:
         async def work(connection: Connection) -> None:
             now = self.clock()
-            if not await refunds.cancel(connection, refund.id, now):
+            paid = refund.total.amount - left
+            if paid:
+                is_new = await refunds.shrink(connection, refund.id, paid, now)
+            else:
+                is_new = await refunds.cancel(connection, refund.id, now)
+            if not is_new:
                 return
             if refund.user_id is None:
-                await attention.reopen_unknown_order(
-                    connection, refund.btcpay_invoice_id, refund.total.amount
-                )
+                await attention.reopen_unknown_order(connection, refund.btcpay_invoice_id, left)
                 return
-            back = Price(-refund.total.amount, refund.total.currency)
+            back = Price(-left, refund.total.currency)
             await booking.book(connection, refund.user_id, refund, back, now, who=by.who, reason=by.reason)
 
         users = [] if refund.user_id is None else [refund.user_id]

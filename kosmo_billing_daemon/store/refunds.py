@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -230,6 +231,17 @@ async def attach(connection: Connection, refund_id: int, pull_payment_id: str, l
     await connection.execute(
         "UPDATE refunds SET pull_payment_id = $2, link = $3 WHERE id = $1", refund_id, pull_payment_id, link
     )
+
+
+async def shrink(connection: Connection, refund_id: int, paid: Decimal, at: datetime) -> bool:
+    """Note that no more than ``paid`` of a refund, which is paid, can go out; say whether that is new."""
+    result = await connection.execute(
+        "UPDATE refunds SET amount = $2, paid_at = $3 WHERE id = $1 AND cancelled_at IS NULL AND amount > $2",
+        refund_id,
+        paid,
+        at,
+    )
+    return bool(result == "UPDATE 1")
 
 
 async def cancel(connection: Connection, refund_id: int, at: datetime) -> bool:

@@ -258,6 +258,31 @@ async def test_a_refund_that_is_archived_in_btcpay_is_named_and_can_be_taken_bac
     assert await credit(shop, user) == Decimal(2)
 
 
+@pytest.mark.parametrize("is_archived", [False, True])
+async def test_what_is_left_of_a_refund_that_was_paid_in_part_can_be_taken_back(
+    shop: Shop, user: UserId, is_archived: bool
+) -> None:
+    name = await overpaid(shop, user)
+    made = await refunding(shop).refund(name, None, BY)
+    pull_payment = made.pull_payment_id or ""
+    payout = shop.simulator.claim(pull_payment, "0.50")
+    with pytest.raises(Conflict):
+        await refunding(shop).cancel(name, BY)
+    assert not shop.simulator.pull_payments[pull_payment].archived
+    shop.simulator.pay_out(payout)
+    if is_archived:
+        await shop.front.btcpay.ask("archive", f"pull-payments/{pull_payment}", method="DELETE")
+        assert [found.amount for found in await differences(shop)] == [Decimal("1.50")]
+    taken = await refunding(shop).cancel(name, BY)
+    assert (taken.total.amount, await credit(shop, user)) == (Decimal("1.50"), Decimal("1.50"))
+    assert shop.simulator.pull_payments[pull_payment].archived
+    assert await differences(shop) == []
+    with pytest.raises(NotFound):  # all of it is paid now
+        await refunding(shop).cancel(name, BY)
+    another = await refunding(shop).refund(name, None, BY, another=True)
+    assert (another.total.amount, await credit(shop, user)) == (Decimal("1.50"), Decimal(0))
+
+
 async def test_a_refund_in_btcpays_pages_of_an_orders_second_invoice_is_booked_by_itself(
     shop: Shop, user: UserId
 ) -> None:

@@ -111,7 +111,7 @@ async def complaints(
                 yield f"{who}: {account['came']} came, {account['went']} went, {credit} is left"
             if abs(account["released"] - right) > _ROUNDING:
                 yield f"{who}: released {account['released']}, not {right}"
-            # What was spent and is taken back afterwards is owed: refunded elsewhere, invalid, or used before.
+            # What was spent and is taken back is owed: refunded elsewhere, invalid, or used before.
             is_invalid = any(invoices[key].status is SimulatedStatus.INVALID for key in person.invoices)
             if credit < reserved and not (right or person.refunded_there or is_invalid):
                 yield f"{who}: a credit of {credit}, {reserved} of it reserved"
