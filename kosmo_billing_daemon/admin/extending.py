@@ -24,7 +24,7 @@ from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.store import audit, extensions, invoices, subscriptions
 from kosmo_billing_daemon.store.combining import combine
 from kosmo_billing_daemon.store.events import Event
-from kosmo_billing_daemon.store.extensions import Extension, PlanToExtend
+from kosmo_billing_daemon.store.extensions import Extension, Meant, PlanToExtend
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 
 BATCH = 200  # users per transaction: their purchases wait for it
@@ -51,6 +51,11 @@ class ExtensionPreview:
     def users(self) -> int:
         return sum(plan.users for plan in self.plans)
 
+    @property
+    def ended(self) -> int:
+        """How many of them have a plan that is over, and goes on from now."""
+        return sum(plan.users for plan in self.plans if plan.is_over)
+
 
 @record
 class Extended:
@@ -68,56 +73,68 @@ class Extending:
     clock: Clock
     remind_hours: Sequence[int]
 
-    async def preview_all(self, days: int, reason: str) -> ExtensionPreview:
+    async def preview_all(self, days: int, reason: str, *, since: datetime | None = None) -> ExtensionPreview:
         """Say what ``extend_all`` would do, and change nothing."""
-        _require(days)
         now = self.clock()
+        _require(days, since, now)
         async with self.pool.connection() as connection:
             begun = await extensions.find(connection, reason, days)
             known, all_at = (_NO_EXTENSION, None) if begun is None else (begun.id, begun.all_at)
             time = timedelta(days=days)
             cap = now + PREPAID_CAP - time
-            plans = await extensions.load_by_plan(connection, known, all_at or now, cap)
+            plans = await extensions.load_by_plan(connection, Meant(known, all_at or now, since), cap, now)
             lately = await extensions.load_before(connection, LATELY, now, known)
         return ExtensionPreview(time=time, plans=tuple(plans), begun=begun, lately=tuple(lately))
 
-    async def extend_all(self, days: int, by: OperatorAction, progress: Callable[[int], None]) -> Extended:
-        """Extend everybody who has a plan now, or had one when this was begun.
+    async def extend_all(
+        self,
+        days: int,
+        by: OperatorAction,
+        progress: Callable[[int], None],
+        *,
+        since: datetime | None = None,
+    ) -> Extended:
+        """Extend everybody who has a plan now, or had one when this was begun, or ``since``.
 
+        A plan that has ended since then goes on from now for these days, with the messages that were left.
         Each batch is a transaction of its own; ``progress`` is told how many users are done so far. Users
         whose rows somebody else holds are left out; the same command again takes only them.
         """
-        _require(days)
+        _require(days, since, self.clock())
         async with self.pool.connection() as connection:
             extension = await self._begin(connection, days, by, everybody=True)
-        users, after = 0, UUID(int=0)
-        failed: dict[UserId, str] = {}
+        meant = Meant(extension.id, extension.all_at or extension.begun_at, since)
+        users, failed = 0, dict[UserId, str]()
 
         async def extend(batch: Sequence[UserId]) -> list[Subscription | None]:
             return await self.pool.retrying(
-                lambda connection: self._extend(connection, extension, batch, by), locking_users(batch)
+                lambda connection: self._extend(connection, extension, batch, by, since), locking_users(batch)
             )
 
-        while True:
-            async with self.pool.connection() as connection:
-                all_at = extension.all_at or extension.begun_at
-                batch = await extensions.load_left(connection, extension.id, all_at, after, BATCH)
-            if not batch:
-                return Extended(users, failed)
-            for user_id, result in zip(batch, await write_each(batch, extend), strict=True):
-                if isinstance(result, Exception):
-                    failed[user_id] = str(result)
-                elif result is not None:
-                    users += 1
-            progress(users)
-            after = batch[-1]
+        for load in (extensions.load_left, *((extensions.load_left_ended,) if since else ())):
+            after = UUID(int=0)
+            while True:
+                async with self.pool.connection() as connection:
+                    batch = await load(connection, meant, after, BATCH)
+                if not batch:
+                    break
+                for user_id, result in zip(batch, await write_each(batch, extend), strict=True):
+                    if isinstance(result, Exception):
+                        failed[user_id] = str(result)
+                    elif result is not None:
+                        users += 1
+                progress(users)
+                after = batch[-1]
+        return Extended(users, failed)
 
-    async def extend(self, user_id: UserId, days: int, by: OperatorAction) -> Subscription:
-        """Extend one user's current subscription and return it.
+    async def extend(
+        self, user_id: UserId, days: int, by: OperatorAction, *, since: datetime | None = None
+    ) -> Subscription:
+        """Extend one user's current subscription, or one that has ended ``since``, and return it.
 
         Raises ``Conflict`` if the user got so many days for the same reason before.
         """
-        _require(days)
+        _require(days, since, self.clock())
 
         async def work(connection: Connection) -> Subscription:
             extension = await self._begin(connection, days, by, everybody=False)
@@ -128,9 +145,10 @@ class Extending:
                     " name another reason if more are meant",
                     code="extended_before",
                 )
-            (row,) = await self._extend(connection, extension, [user_id], by)
+            (row,) = await self._extend(connection, extension, [user_id], by, since)
             if row is None:
-                raise NotFound("this user has no current subscription")
+                ended = "" if since is None else ", nor one that ended since then with messages left"
+                raise NotFound(f"this user has no current subscription{ended}")
             return row
 
         return await self.pool.retrying(work, locking_users([user_id]))
@@ -142,12 +160,20 @@ class Extending:
         return await extensions.begin(connection, uuid4(), days, by.reason, now, everybody=everybody)
 
     async def _extend(
-        self, connection: Connection, extension: Extension, users: Sequence[UserId], by: OperatorAction
+        self,
+        connection: Connection,
+        extension: Extension,
+        users: Sequence[UserId],
+        by: OperatorAction,
+        since: datetime | None,
     ) -> list[Subscription | None]:
         """Extend users who are locked; returns each one's subscription, if it was extended now."""
         now = self.clock()
         before = await extensions.load_extended(connection, extension.id, users)
-        rows = await subscriptions.lock_current(connection, [user for user in users if user not in before])
+        meant = [user for user in users if user not in before]
+        rows = await subscriptions.lock_current(connection, meant)
+        if since is not None:
+            rows |= await subscriptions.lock_ended(connection, set(meant) - rows.keys(), since)
         confirming = await invoices.load_processing(connection, rows, now)
         time = timedelta(days=extension.days)
         changes: list[Change] = []
@@ -187,6 +213,8 @@ class Extending:
         await audit.append(connection, *entries)
 
 
-def _require(days: int) -> None:
+def _require(days: int, since: datetime | None, now: datetime) -> None:
     if not 1 <= days <= MOST_DAYS:
         raise Invalid(f"a number of days from 1 to {MOST_DAYS} is needed", field="days")
+    if since is not None and not now - LATELY <= since <= now:
+        raise Invalid(f"a time within the last {LATELY.days} days is needed", field="since")

@@ -178,15 +178,19 @@ def extend(
     reason: str,
     holding: bool = False,
 ) -> Outcome:
-    """Lengthen the current subscription by time that an operator gives; it adds no messages.
+    """Lengthen a subscription by time that an operator gives; it adds no messages.
 
+    It is the current one, or one that has ended, if ``history`` is that alone: such a plan goes on from now.
     Nothing that was paid is worth less or more for it. R11's cap, which is about paying, does not refuse it.
-    Without a current subscription nothing changes, nor by a repeat.
+    Otherwise nothing changes, nor by a repeat.
     """
     due = _due(history, now)
     standing = advance(due.history, now, holding=holding)
     happenings = (*due.happenings, *standing.happenings)
-    row = current(standing.history)
+    row, event = current(standing.history), SubscriptionEvent.CHANGED
+    if row is None and len(history) == 1 and history[0].status is Status.EXPIRED:
+        row, event = history[0], SubscriptionEvent.ACTIVATED
+        time += now - row.valid_until
     if row is None or any(lot.purchase == extension_id for lot in row.lots):
         return Outcome(standing.history, happenings)
     given = lots.extension(
@@ -195,7 +199,7 @@ def extend(
     longer = with_stack(row, (*row.lots, given), row.carried)
     rows = tuple(longer if each is row else each for each in standing.history)
     extended = advance(rows, now, holding=holding)  # what was in grace is active again
-    return Outcome(extended.history, (*happenings, Happening(SubscriptionEvent.CHANGED, row.id, reason)))
+    return Outcome(extended.history, (*happenings, Happening(event, row.id, reason)))
 
 
 def recount(history: Sequence[Subscription], now: datetime, *, holding: bool = False) -> Outcome:

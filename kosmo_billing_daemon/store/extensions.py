@@ -8,6 +8,7 @@ from kosmo_billing_daemon.domain.subscriptions import SubscriptionId, UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.subscriptions import ended_since
 
 
 @record(kw_only=True)
@@ -89,45 +90,77 @@ AND (s.valid_from <= $1 OR (
 AND NOT EXISTS (SELECT FROM extended_users AS u WHERE u.user_id = s.user_id AND u.extension_id = $2)
 """
 
+# Whose plan ended since then, with messages left, and who bought none after it.
+_ENDED = f"""
+{ended_since("s", "$1")}
+AND NOT EXISTS (SELECT FROM extended_users AS u WHERE u.user_id = s.user_id AND u.extension_id = $2)
+"""
+
 _LEFT = f"""
 SELECT s.user_id FROM subscriptions AS s WHERE {_MEANT} AND s.user_id > $3 ORDER BY s.user_id LIMIT $4
 """
+_LEFT_ENDED = f"""
+SELECT s.user_id FROM subscriptions AS s WHERE {_ENDED} AND s.user_id > $3 ORDER BY s.user_id LIMIT $4
+"""
 
 
-async def load_left(
-    connection: Connection, extension_id: UUID, all_at: datetime, after: UUID, limit: int
-) -> list[UserId]:
-    """Return users who are meant and did not get it yet, in the order of their ids."""
-    rows = await connection.fetch(_LEFT, all_at, extension_id, after, limit)
+@record
+class Meant:
+    """Who gets an extension: those who had a plan when all were meant, or whose plan ended ``since``."""
+
+    extension_id: UUID
+    all_at: datetime
+    since: datetime | None
+
+
+async def load_left(connection: Connection, meant: Meant, after: UUID, limit: int) -> list[UserId]:
+    """Return users with a plan who are meant and did not get it yet, in the order of their ids."""
+    rows = await connection.fetch(_LEFT, meant.all_at, meant.extension_id, after, limit)
+    return [row["user_id"] for row in rows]
+
+
+async def load_left_ended(connection: Connection, meant: Meant, after: UUID, limit: int) -> list[UserId]:
+    """Return users whose plan has ended, who are meant and did not get it yet, in the order of their ids."""
+    rows = await connection.fetch(_LEFT_ENDED, meant.since, meant.extension_id, after, limit)
     return [row["user_id"] for row in rows]
 
 
 @record(kw_only=True)
 class PlanToExtend:
-    """Users of one plan who are meant: how many, between which ends, and how many end beyond a time."""
+    """Users of one plan who are meant: how many, between which ends, and how many end beyond a time.
+
+    A plan that ``is_over`` goes on from now, so now is its end.
+    """
 
     plan_type: str
     users: int
     first_end: datetime
     last_end: datetime
     beyond: int
+    is_over: bool
 
 
-_BY_PLAN = f"""
-SELECT q.plan_type, count(*) AS users, min(s.valid_until) AS first_end, max(s.valid_until) AS last_end,
-    count(*) FILTER (WHERE s.valid_until > $3) AS beyond
+_SUMMED_UP = """
+SELECT q.plan_type, count(*) AS users, min({until}) AS first_end, max({until}) AS last_end,
+    count(*) FILTER (WHERE {until} > $3) AS beyond
 FROM subscriptions AS s JOIN quotes AS q ON q.id = s.quote_id
-WHERE {_MEANT}
+WHERE {meant}
 GROUP BY q.plan_type ORDER BY q.plan_type
 """
+_BY_PLAN = _SUMMED_UP.format(until="s.valid_until", meant=_MEANT)
+_ENDED_BY_PLAN = _SUMMED_UP.format(until="$4::timestamptz", meant=_ENDED)
 
 
 async def load_by_plan(
-    connection: Connection, extension_id: UUID, all_at: datetime, beyond: datetime
+    connection: Connection, meant: Meant, beyond: datetime, now: datetime
 ) -> list[PlanToExtend]:
     """Return who is meant, by plan; ends are those before the extension."""
-    rows = await connection.fetch(_BY_PLAN, all_at, extension_id, beyond)
-    return [PlanToExtend(**row) for row in rows]
+    rows = await connection.fetch(_BY_PLAN, meant.all_at, meant.extension_id, beyond)
+    found = [PlanToExtend(**row, is_over=False) for row in rows]
+    if meant.since is not None:
+        rows = await connection.fetch(_ENDED_BY_PLAN, meant.since, meant.extension_id, beyond, now)
+        found += [PlanToExtend(**row, is_over=True) for row in rows]
+    return found
 
 
 _BEFORE = """

@@ -129,6 +129,31 @@ async def lock_current(connection: Connection, users: Iterable[UUID]) -> dict[Us
     return {row.user_id: row for row in rows}
 
 
+def ended_since(alias: str, time: str) -> str:
+    """Return the condition that a plan ended since then with messages left, and is the user's last."""
+    return f"""
+{alias}.status = 'expired' AND {alias}.ended_at >= {time} AND {alias}.cashed_at IS NULL
+AND ({alias}.messages_limit IS NULL OR {alias}.messages_used < {alias}.messages_limit)
+AND NOT EXISTS (
+    SELECT FROM subscriptions AS later
+    WHERE later.user_id = {alias}.user_id AND later.number > {alias}.number AND later.revoked_at IS NULL)
+"""
+
+
+_LOCK_ENDED = f"""
+SELECT {LOADED} FROM subscriptions WHERE user_id = ANY ($1::uuid[]) AND {ended_since("subscriptions", "$2")}
+ORDER BY user_id FOR UPDATE
+"""
+
+
+async def lock_ended(
+    connection: Connection, users: Iterable[UUID], since: datetime
+) -> dict[UserId, Subscription]:
+    """Return and lock the last plan of each user whose plan ended since then."""
+    rows = await fetched(connection, await connection.fetch(_LOCK_ENDED, sorted(users), since))
+    return {row.user_id: row for row in rows}
+
+
 _LOCK_HISTORY = f"""
 SELECT {LOADED} FROM subscriptions WHERE user_id = $1 ORDER BY number FOR UPDATE
 """

@@ -113,3 +113,53 @@ async def test_reminders_are_about_the_new_end(shop: Shop, extending: Extending,
     assert (await shop.front.events(user)).count("subscription.expiring") == 2
     await shop.wait(days=1)
     assert (await shop.front.events(user))[-1] == "subscription.expired"
+
+
+async def test_a_plan_that_ended_during_the_outage_goes_on_from_now_with_what_was_left(
+    shop: Shop, extending: Extending
+) -> None:
+    long_ago, drained, cashed, renewed, ended = (UserId(uuid4()) for _ in range(5))
+    await shop.buy(long_ago)
+    await shop.wait(days=1)
+    outage = shop.clock() + 29 * DAY + timedelta(hours=1)
+    for user in (drained, cashed, renewed, ended):
+        await shop.buy(user)
+    await shop.front.execute("UPDATE subscriptions SET messages_used = 50 WHERE user_id = $1", drained)
+    await shop.front.execute("UPDATE subscriptions SET messages_used = 20 WHERE user_id = $1", ended)
+    await shop.wait(days=31)
+    await shop.buy(renewed)
+    now = shop.clock()
+    await shop.front.execute("UPDATE subscriptions SET cashed_at = ended_at WHERE user_id = $1", cashed)
+    preview = await extending.preview_all(2, BY.reason, since=outage)
+    assert [(plan.users, plan.first_end, plan.is_over) for plan in preview.plans] == [
+        (1, now + 30 * DAY, False),
+        (1, now, True),
+    ]
+    assert (preview.users, preview.ended) == (2, 1)
+    for _ in range(2):  # the same again gives nothing twice
+        await extending.extend_all(2, BY, lambda _: None, since=outage)
+        assert await ends(shop) == {renewed: now + 32 * DAY, ended: now + 2 * DAY}
+    assert (await shop.front.events(ended))[-1] == "subscription.activated"
+    rows = await shop.front.subscriptions(ended)
+    assert [(row["messages_used"], row["messages_limit"]) for row in rows] == [(20, 50)]
+    await shop.buy(ended)  # takes over what is left, as of any plan
+    assert (await shop.front.subscriptions(ended))[-1]["messages_limit"] == 80
+    assert (await ends(shop))[ended] == now + 32 * DAY
+
+
+async def test_one_user_whose_plan_ended_is_extended_too(shop: Shop, extending: Extending) -> None:
+    user = UserId(uuid4())
+    await shop.buy(user)
+    await shop.wait(days=31)
+    with pytest.raises(NotFound):
+        await extending.extend(user, 2, BY)
+    for since in (shop.clock() + DAY, shop.clock() - 61 * DAY):
+        with pytest.raises(Invalid, match="within the last 60 days"):
+            await extending.extend(user, 2, BY, since=since)
+    with pytest.raises(NotFound, match="nor one that ended since then"):
+        await extending.extend(user, 2, BY, since=shop.clock())
+    assert (await extending.extend(user, 2, BY, since=shop.clock() - 2 * DAY)).valid_until == (
+        shop.clock() + 2 * DAY
+    )
+    await shop.wait(days=3)
+    assert await shop.front.statuses(user) == ["expired"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kosmo_billing_daemon.domain import lots
 from kosmo_billing_daemon.domain.folding import own_packs
-from kosmo_billing_daemon.domain.history import advance, extend, revoke
+from kosmo_billing_daemon.domain.history import advance, extend, recount, revoke
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.prepaid import refusal
 from kosmo_billing_daemon.domain.subscriptions import (
@@ -127,6 +127,29 @@ def test_nobody_without_a_plan_gets_one() -> None:
     late = lengthen(history, 3, START + 30 * DAY)  # the timer has not run yet
     assert [each.event for each in late.happenings] == [SubscriptionEvent.EXPIRED]
     assert current(late.history) is None
+
+
+@given(steps(), st.integers(1, 60), st.timedeltas(timedelta(0), 60 * DAY))
+def test_a_plan_that_has_ended_goes_on_from_now_and_is_worth_no_money(
+    story: list[Step], days: int, wait: timedelta
+) -> None:
+    history, now = play(story)
+    running = current(advance(history, now, holding=False).history)
+    assume(running is not None)
+    assert running is not None
+    now = running.valid_until + wait
+    history = advance(history, now, holding=False).history
+    ended = next(row for row in history if row.id == running.id)
+    outcome = lengthen((ended,), days, now)
+    row = live(outcome.history)
+    assert (row.id, row.valid_until) == (running.id, now + days * DAY)
+    assert (row.messages_limit, row.messages_used) == (ended.messages_limit, ended.messages_used)
+    assert not any(worth(row, now).values())
+    assert [each.event for each in outcome.happenings] == [SubscriptionEvent.ACTIVATED]
+    whole = tuple(row if each.id == row.id else each for each in history)
+    check_consistency(whole, now)
+    assert recount(whole, now).history == whole
+    assert lengthen(outcome.history, days, now) == Outcome(outcome.history)  # a repeat
 
 
 def test_cap_of_paying_ahead_does_not_refuse_it_but_what_is_bought_after_it() -> None:

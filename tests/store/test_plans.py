@@ -34,10 +34,7 @@ WHOLE = {
         "SELECT DISTINCT c.user_id FROM attention_cases",
         "attention_cases",
     ): "an operator's queue: all are open",
-    (
-        "max(s.valid_until) AS last_end",
-        "subscriptions",
-    ): "an operator extends everybody",
+    ("AS first_end, max(", "subscriptions"): "an operator extends everybody",
     ("FROM extensions AS e WHERE all_at > $1", "extensions"): "as many as there were outages",
     ("UPDATE extensions SET reason", "extensions"): ERASED,
     (
