@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, TableMap, lowered
-from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, OldTable, Part
+from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, OldTable, Part, bare
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.plans import FREE, Catalogue
 
@@ -61,10 +61,10 @@ def guess(tables: Mapping[Part, OldTable], catalogue: Catalogue) -> tuple[Adopti
 def _columns(part: Part, table: OldTable) -> tuple[dict[str, str], list[str]]:
     found: dict[str, str] = {}
     why: list[str] = []
-    by_name = {lowered(column.name): column for column in reversed(table.columns)}
+    by_name = {bare(column.name): column for column in reversed(table.columns)}
     for field, each in FIELDS[part].items():
         for name in each.names:
-            column = by_name.get(name)
+            column = by_name.get(bare(name))
             if column is None or (column.name in found.values() and field != "btcpay_invoice_id"):
                 continue
             if column.kind not in each.kinds:
@@ -92,13 +92,13 @@ def _plans(parts: Mapping[Part, TableMap], catalogue: Catalogue) -> dict[str, st
 def telling(part: Part, table: OldTable, document: Mapping[str, Any]) -> list[str]:
     """Return the columns whose values tell what they mean: what may be a status, a plan or an amount."""
     said = [each for each in ("status", "plan", "amount") if each in FIELDS[part]]
-    names = {name for each in said for name in FIELDS[part][each].names}
+    names = {bare(name) for each in said for name in FIELDS[part][each].names}
     named = {document[each] for each in said if isinstance(document.get(each), str)}
     kinds = (ColumnKind.TEXT, ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.BOOLEAN)
     return [
         column.name
         for column in table.columns
-        if (column.name.lower() in names or column.name in named) and column.kind in kinds
+        if (bare(column.name) in names or column.name in named) and column.kind in kinds
     ]
 
 

@@ -71,6 +71,26 @@ _NUMBERS = frozenset({ColumnKind.INTEGER, ColumnKind.NUMBER, ColumnKind.TEXT})
 _WORDS = frozenset({ColumnKind.TEXT, ColumnKind.INTEGER})
 
 
+def bare(name: str) -> str:
+    """Return a column's name as names are compared: ``validUntil`` is ``valid_until``."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(given.split())
+
+
+_USERS = _names("""
+    user_id user_uuid user subscriber_id subscriber member_id account_id account customer_id
+    customer owner_id owner client_id uid username
+""")
+_PLANS = _names("""
+    plan_type plan tier plan_name plan_id plan_code plan_key plan_slug subscription_type
+    subscription_plan subscription_tier membership package product product_name product_id sku
+    level type kind
+""")
+
+
 @record(kw_only=True)
 class Field:
     """Something that a row may say: the names of columns that say it, the likeliest first."""
@@ -82,113 +102,124 @@ class Field:
 
 FIELDS: Mapping[Part, Mapping[str, Field]] = {
     Part.SUBSCRIPTIONS: {
-        "id": Field(kinds=_IDS, names=("id", "subscription_id", "uuid")),
-        "user_id": Field(
-            kinds=_IDS,
-            names=("user_id", "userid", "user_uuid", "user", "account_id", "customer_id", "owner_id"),
-            is_needed=True,
-        ),
-        "plan": Field(
-            kinds=_WORDS,
-            names=("plan_type", "plan", "tier", "plan_name", "plan_id", "subscription_type", "product"),
-            is_needed=True,
-        ),
+        "id": Field(kinds=_IDS, names=_names("id subscription_id sub_id uuid subscription_uuid pk")),
+        "user_id": Field(kinds=_IDS, names=_USERS, is_needed=True),
+        "plan": Field(kinds=_WORDS, names=_PLANS, is_needed=True),
         "status": Field(
             kinds=_WORDS | {ColumnKind.BOOLEAN},
-            names=("status", "is_active", "active", "state", "subscription_status", "enabled"),
+            names=_names("""
+                status is_active active state subscription_status sub_status plan_status enabled
+                is_enabled is_valid is_current
+            """),
         ),
         "valid_from": Field(
             kinds=_TIMES,
-            names=(
-                "valid_from",
-                "start_date",
-                "starts_at",
-                "started_at",
-                "start_at",
-                "start_time",
-                "current_period_start",
-                "activated_at",
-                "created_at",
-            ),
+            names=_names("""
+                valid_from start_date starts_at started_at start_at start_time started starts start
+                start_ts valid_since active_from effective_from period_start current_period_start
+                begins_at begin_at begin_date begin from_date activated_at activation_date subscribed_at
+                purchased_at purchase_date created_at created_on date_created created
+            """),
         ),
         "valid_until": Field(
             kinds=_TIMES,
-            names=(
-                "valid_until",
-                "expires_at",
-                "end_date",
-                "ends_at",
-                "expiry_date",
-                "expiry",
-                "expires",
-                "valid_to",
-                "end_at",
-                "end_time",
-                "expiration_date",
-                "current_period_end",
-            ),
+            names=_names("""
+                valid_until expires_at end_date ends_at expiry_date expiry expires valid_to valid_till
+                valid_through end_at end_time expires_on expire_at expire_date expiration_date expiration
+                expiration_time expiry_at expiry_time expired_at ends ends_on end end_ts active_until
+                paid_until paid_through effective_until effective_to period_end current_period_end until
+                to_date renews_at renewal_date next_billing_date ended_at
+            """),
             is_needed=True,
         ),
         "messages_used": Field(
             kinds=_NUMBERS,
-            names=("messages_used", "used", "message_count", "messages_sent", "used_messages", "usage"),
+            names=_names("""
+                messages_used used message_count messages_sent sent_messages used_messages
+                messages_consumed messages_count msgs_used msg_used msg_count num_messages quota_used
+                used_quota usage usage_count used_count current_usage sent_count sent consumed counter
+                count
+            """),
         ),
         "messages_limit": Field(
             kinds=_NUMBERS,
-            names=(
-                "messages_limit",
-                "message_limit",
-                "quota",
-                "messages_quota",
-                "message_quota",
-                "limit",
-                "max_messages",
-                "messages_allowed",
-                "monthly_limit",
-            ),
+            names=_names("""
+                messages_limit message_limit quota messages_quota message_quota limit max_messages
+                messages_max messages_allowed message_allowance allowance messages_included
+                included_messages messages_total total_messages message_cap messages_cap msg_limit
+                msgs_limit msg_quota max_msgs quota_limit quota_total usage_limit monthly_limit
+                monthly_quota cap
+            """),
         ),
     },
     Part.INVOICES: {
         "id": Field(kinds=_IDS, names=("id",)),
         "btcpay_invoice_id": Field(
             kinds=frozenset({ColumnKind.TEXT}),
-            names=("btcpay_invoice_id", "invoice_id", "btcpay_id", "external_id", "id"),
+            names=_names("""
+                btcpay_invoice_id btcpay_id btcpay_invoice invoice_id external_id external_invoice_id
+                provider_id provider_invoice_id payment_id id
+            """),
             is_needed=True,
         ),
-        "user_id": Field(
-            kinds=_IDS,
-            names=("user_id", "userid", "user_uuid", "user", "account_id", "customer_id", "owner_id"),
-            is_needed=True,
-        ),
-        "plan": Field(
-            kinds=_WORDS,
-            names=("plan_type", "plan", "tier", "plan_name", "plan_id", "subscription_type", "product"),
-        ),
+        "user_id": Field(kinds=_IDS, names=_USERS, is_needed=True),
+        "plan": Field(kinds=_WORDS, names=_PLANS),
         "status": Field(
-            kinds=_WORDS, names=("status", "state", "invoice_status", "payment_status"), is_needed=True
+            kinds=_WORDS,
+            names=_names("status state invoice_status payment_status btcpay_status"),
+            is_needed=True,
         ),
         "amount": Field(
             kinds=_NUMBERS,
-            names=("amount", "price", "amount_cents", "price_cents", "total", "amount_usd", "price_usd"),
+            names=_names("""
+                amount price amount_cents price_cents total total_amount amount_usd price_usd amount_fiat
+                fiat_amount amount_due price_amount cost value
+            """),
             is_needed=True,
         ),
-        "currency": Field(kinds=frozenset({ColumnKind.TEXT}), names=("currency", "currency_code")),
+        "currency": Field(
+            kinds=frozenset({ColumnKind.TEXT}),
+            names=_names("currency currency_code currency_iso fiat_currency price_currency ccy fiat"),
+        ),
         "checkout_url": Field(
             kinds=frozenset({ColumnKind.TEXT}),
-            names=("checkout_url", "checkout_link", "payment_url", "invoice_url", "url"),
+            names=_names("""
+                checkout_url checkout_link payment_url payment_link pay_url invoice_url invoice_link
+                btcpay_url checkout url link
+            """),
         ),
-        "created_at": Field(kinds=_TIMES, names=("created_at", "created", "created_time", "date")),
-        "expires_at": Field(kinds=_TIMES, names=("expires_at", "expiration_time", "expires", "expiry")),
-        "settled_at": Field(kinds=_TIMES, names=("settled_at", "paid_at", "completed_at")),
+        "created_at": Field(
+            kinds=_TIMES,
+            names=_names("""
+                created_at created created_time created_on date_created opened_at issued_at inserted_at
+                invoice_date date timestamp
+            """),
+        ),
+        "expires_at": Field(
+            kinds=_TIMES,
+            names=_names("""
+                expires_at expiration_time expires expiry expire_at expired_at expires_on expiry_date
+                expiration expiration_date valid_until due_at due_date
+            """),
+        ),
+        "settled_at": Field(
+            kinds=_TIMES,
+            names=_names("settled_at paid_at paid_on completed_at confirmed_at fulfilled_at payment_date"),
+        ),
     },
     Part.WHITELIST: {
-        "user_id": Field(kinds=_IDS, names=("user_id", "userid", "user_uuid", "user"), is_needed=True),
+        "user_id": Field(kinds=_IDS, names=_USERS, is_needed=True),
         "node_id": Field(
             kinds=frozenset({ColumnKind.TEXT, ColumnKind.INTEGER}),
-            names=("node_id", "node", "node_num", "meshtastic_id"),
+            names=_names("node_id node node_num node_hex node_identifier meshtastic_id mesh_id device_id"),
             is_needed=True,
         ),
-        "label": Field(kinds=frozenset({ColumnKind.TEXT}), names=("label", "name", "description", "alias")),
+        "label": Field(
+            kinds=frozenset({ColumnKind.TEXT}),
+            names=_names(
+                "label name node_name long_name short_name nickname alias title description comment note"
+            ),
+        ),
     },
 }
 """What each table says, and which columns usually say it."""
