@@ -110,7 +110,7 @@ class DataSubjects:
         Raises ``Conflict`` while a refund is open, and for what the user still has, unless ``forfeit``. The
         document is cleared by the daemon that publishes; until then the outbox names the user.
         """
-        if str(user_id) in by.reason.lower():
+        if user_id.hex in by.reason.lower().replace("-", ""):
             raise Invalid("the reason is kept, so it must not name the user", field="reason")
         if open_refunds := await self._open_refunds(user_id):
             raise Conflict("; ".join(open_refunds), code="refund_open")

@@ -79,6 +79,12 @@ UPDATE attention_cases SET detail = regexp_replace(detail, $1, $2, 'gi'),
     resolution = regexp_replace(resolution, $1, $2, 'gi')
 WHERE detail || ' ' || coalesce(resolution, '') ~* $1
 """,
+    "hooks": """
+UPDATE hooks SET off_because = regexp_replace(off_because, $1, $2, 'gi') WHERE off_because ~* $1
+""",
+    "whitelisted_nodes": """
+UPDATE whitelisted_nodes SET label = regexp_replace(label, $1, $2, 'gi') WHERE label ~* $1
+""",
     "reporter_cases": """
 UPDATE reporter_cases SET detail = regexp_replace(detail, $1, $2, 'gi') WHERE detail ~* $1
 """,
@@ -104,7 +110,7 @@ def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]
 
     Usage waits from the middle on: what counting never touches comes before, however long it takes.
     """
-    named = str(user_id)
+    named = str(user_id).replace("-", "-?")  # people also write it without
     return [
         Statement(_BEGIN, [user_id, pseudonym, now.date()]),
         Statement(_HOOK_DELIVERIES, [user_id]),
@@ -118,6 +124,8 @@ def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]
         Statement(_AUDIT, [user_id, pseudonym, KEPT]),
         Statement(_MENTIONS["audit_log"], [named, KEPT]),
         Statement(_MENTIONS["attention_cases"], [named, KEPT]),
+        Statement(_MENTIONS["hooks"], [named, KEPT]),
+        Statement(_MENTIONS["whitelisted_nodes"], [named, KEPT]),
         Statement("DELETE FROM auto_renewals WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM lapses WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM extended_users WHERE user_id = $1", [user_id]),

@@ -49,6 +49,11 @@ VALUES (now(), 'operator', 'user.nodes', '%(user)s', 'node !0a0a0a0a listed', 'a
 INSERT INTO attention_cases (user_id, invoice_id, kind, detail, amount, opened_at, closed_at, resolution)
 SELECT user_id, id, 'overpaid', 'of Jo', 1, now(), now(), 'Jo was called' FROM btcpay_invoices
 WHERE user_id = '%(user)s' LIMIT 1;
+INSERT INTO ledger (at, user_id, kind, amount, currency, who, reason)
+SELECT now(), '%(other)s', 'granted', 1, 'USD', 'eva',
+    'it was %(USER)s who paid, not ' || replace('%(user)s', '-', '');
+INSERT INTO whitelisted_nodes VALUES ('%(other)s', '!0c0c0c0c', 'of %(user)s', now());
+UPDATE hooks SET off_because = 'the last answer was: no such user: %(user)s';
 UPDATE btcpay_invoices SET redirect_url = 'https://example.org/%(user)s' WHERE user_id = '%(user)s';
 """
 
@@ -131,7 +136,7 @@ async def test_after_an_erasure_nothing_names_the_user_and_no_sum_has_changed(
     async with home.http.get(f"{api}/subscription", headers=who) as shown:
         assert (await shown.json())["renew_url"]
     assert (await report(home.broker, user, "before"))["accepted"] == 1
-    await home.execute(FILL % {"user": user, "USER": str(user).upper()})
+    await home.execute(FILL % {"user": user, "USER": str(user).upper(), "other": other})
     async with home.sql() as connection:
         before = await sums(connection)
         held = await naming(connection, user)
@@ -141,7 +146,7 @@ async def test_after_an_erasure_nothing_names_the_user_and_no_sum_has_changed(
     exported = json.loads(file.read_text())
     assert file.stat().st_mode & 0o777 == 0o600
     assert exported["tables"].keys() == exported["about"].keys() == HELD.keys()
-    assert {name for name, rows in exported["tables"].items() if rows} >= held - {"outbox"}
+    assert {name for name, rows in exported["tables"].items() if rows} >= held - {"outbox", "hooks"}
     assert exported["entitlement"]["plan_type"] == "guardian"
     assert "roof of Jo" in file.read_text()
     assert str(other) not in file.read_text()
@@ -186,6 +191,8 @@ async def test_after_an_erasure_nothing_names_the_user_and_no_sum_has_changed(
         )
         assert not any("Jo" in row[0] or "!0a0a0a0a" in row[0] for row in written)
         assert await connection.fetchval("SELECT reason FROM audit_log WHERE action = 'user.erase'")
+        mentioned = "SELECT reason FROM ledger WHERE who = 'eva'"
+        assert await connection.fetchval(mentioned) == "it was erased who paid, not erased"
     assert str(user) not in daemon.log[length:]
     retained = await home.retained(f"{TOPICS.prefix}/#")
     assert str(user) not in json.dumps(retained)
@@ -235,8 +242,13 @@ async def test_an_entry_of_the_ledger_changes_its_user_and_nothing_else(
             (str(pseudonym), user, f", {change}"),
             ("", pseudonym, ""),
             (str(uuid4()), uuid4(), ""),
+            (str(pseudonym), user, ", reason = 'another'"),
         ):
-            await connection.execute("SELECT set_config('kosmo_billing.pseudonym', $1, false)", setting)
+            await connection.execute(
+                "SELECT set_config('kosmo_billing.pseudonym', $1, false),"
+                " set_config('kosmo_billing.gone', $2::text, false)",
+                *(setting, str(user)),
+            )
             with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="never changed"):
                 await connection.execute(f"UPDATE ledger SET user_id = $1{more}", owner)  # noqa: S608  words of the test
         await connection.execute("SELECT erase_from_ledger($1, $2)", user, pseudonym)

@@ -224,20 +224,31 @@ END $$;
 CREATE TRIGGER ledger_is_append_only BEFORE DELETE OR TRUNCATE ON ledger
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+-- How people write a user's id, as a regular expression: also in capitals, and without its hyphens.
+CREATE FUNCTION written_user(user_id uuid) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN '(?i)' || replace(user_id::text, '-', '-?');
+
+CREATE FUNCTION without_user(said text, user_id uuid) RETURNS text LANGUAGE sql IMMUTABLE
+RETURN regexp_replace(said, written_user(user_id), 'erased', 'g');
+
 -- Random ids under which the money of erased users is kept. Nothing says whose they were, nor when they were given.
 CREATE TABLE pseudonyms (user_id uuid PRIMARY KEY);
 
 -- The one change of an entry: whose it is, when its user is erased (erase_from_ledger), and with it what an operator
--- wrote about the user. Columns are compared as they are written, so new ones are covered, and no amount changes its
--- decimals.
+-- wrote about the user; of an entry of somebody else, the id that was written there. Columns are compared as they are
+-- written, so new ones are covered, and no amount changes its decimals.
 CREATE FUNCTION refuse_change_of_entry() RETURNS trigger LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
+DECLARE
+    pseudonym text := nullif(current_setting('kosmo_billing.pseudonym', true), '');
+    gone text := nullif(current_setting('kosmo_billing.gone', true), '');
 BEGIN
-    IF NEW.user_id::text = current_setting('kosmo_billing.pseudonym', true)
-        AND EXISTS (SELECT FROM pseudonyms WHERE user_id = NEW.user_id)
-        AND NOT EXISTS (SELECT FROM pseudonyms WHERE user_id = OLD.user_id)
+    IF EXISTS (SELECT FROM pseudonyms WHERE user_id = pseudonym::uuid)
         AND (to_jsonb(NEW) - '{user_id,reason}'::text[])::text = (to_jsonb(OLD) - '{user_id,reason}'::text[])::text
-        AND NEW.reason IS NOT DISTINCT FROM (CASE WHEN OLD.reason IS NOT NULL THEN 'erased' END)
+        AND (NEW.user_id = OLD.user_id AND NEW.reason = without_user(OLD.reason, gone::uuid)
+            OR NEW.user_id::text = pseudonym
+            AND NOT EXISTS (SELECT FROM pseudonyms WHERE user_id = OLD.user_id)
+            AND NEW.reason IS NOT DISTINCT FROM (CASE WHEN OLD.reason IS NOT NULL THEN 'erased' END))
     THEN
         RETURN NEW;
     END IF;
@@ -250,10 +261,12 @@ CREATE TRIGGER ledger_entries_stay BEFORE UPDATE ON ledger FOR EACH ROW EXECUTE 
 CREATE FUNCTION erase_from_ledger(gone uuid, pseudonym uuid) RETURNS void LANGUAGE plpgsql
 SET search_path FROM CURRENT AS $$
 BEGIN
-    PERFORM set_config('kosmo_billing.pseudonym', pseudonym::text, true);
+    PERFORM set_config('kosmo_billing.pseudonym', pseudonym::text, true),
+        set_config('kosmo_billing.gone', gone::text, true);
     UPDATE ledger SET user_id = pseudonym, reason = CASE WHEN reason IS NOT NULL THEN 'erased' END
     WHERE user_id = gone;
-    PERFORM set_config('kosmo_billing.pseudonym', '', true);
+    UPDATE ledger SET reason = without_user(reason, gone) WHERE reason ~* written_user(gone);
+    PERFORM set_config('kosmo_billing.pseudonym', '', true), set_config('kosmo_billing.gone', '', true);
 END $$;
 
 -- Refunds that operators ordered. The credit is taken with the order; BTCPay's pull payment is attached later. Of an
