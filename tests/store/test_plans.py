@@ -83,7 +83,12 @@ WHOLE = {
     ("UPDATE attention_cases SET detail = regexp_replace", "attention_cases"): ERASED,
     ("UPDATE reporter_cases SET detail = regexp_replace", "reporter_cases"): ERASED,
     ("UPDATE usage_quarantine SET reason", "usage_quarantine"): ERASED,
+    ("UPDATE whitelisted_nodes SET label", "whitelisted_nodes"): ERASED,
     ("UPDATE parked_reports SET payload", "parked_reports"): ERASED,
+    **{
+        ("WHERE sums.booked <> sums.should", table): "an operator compares the books"
+        for table in ("quotes", "refunds", "subscriptions")
+    },
     **{(") AS held", table): ERASED for table in SMALL_OR_UNINDEXED},
     **{
         ("SELECT NOT EXISTS (SELECT FROM subscriptions)", table): "asked once, when v0.1 moves in"
