@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.contract.payloads import QuotaState, Standing
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -197,12 +198,9 @@ def _decoded(cursor: str) -> _Place:
     try:
         text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, user_id = text.partition(" ")
-        place = datetime.fromisoformat(at), UUID(user_id)
-    except ValueError:
+        return read_time(at, "cursor"), UUID(user_id)
+    except (Invalid, ValueError):
         raise Invalid("the cursor is none of ours: start with the first page", field="cursor") from None
-    if place[0].tzinfo is None:
-        raise Invalid("the cursor is none of ours: start with the first page", field="cursor")
-    return place
 
 
 HEADINGS: Final = (

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Final
 
+from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.errors import Invalid
 
 _SEPARATOR: Final = "~"
@@ -16,10 +17,10 @@ def read_place(cursor: str) -> Place | None:
         return None
     at, _, number = cursor.partition(_SEPARATOR)
     try:
-        place = datetime.fromisoformat(at), int(number)
-    except ValueError:
+        place = read_time(at, "from"), int(number)
+    except (Invalid, ValueError):
         place = None
-    if place is None or place[0].tzinfo is None or not 0 <= place[1] < 2**63:
+    if place is None or not 0 <= place[1] < 2**63:
         raise Invalid("The address is none of ours: start with the first page.")
     return place
 
