@@ -41,6 +41,7 @@ async def credit(console: ConsoleShop, number: int) -> Decimal:
 
 
 async def press(page: Page, *keys: str) -> None:
+    await page.wait_for_load_state()  # only then do the page's keys work
     for key in keys:
         await page.keyboard.press(key)
 
@@ -94,6 +95,7 @@ async def test_ten_cases_are_worked_off_by_keyboard(
     await expect(page.get_by_role("alert")).to_contain_text("more than 400 days ahead")
     await page.get_by_role("link", name="Back without a change").click()
     await expect(page.get_by_role("alert")).to_have_count(0)  # the case's own page, of the same heading
+    await expect(title).to_have_text("Could not take effect")
     await decide(page, "c", "Close the case")
     await expect(title).to_have_text("Unknown order")
     await press(page, "b")
