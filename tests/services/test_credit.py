@@ -154,6 +154,10 @@ async def test_what_is_confirmed_on_an_invalid_invoice_is_a_case_unless_it_was_c
     assert listed == {Decimal(12)} | (set() if is_seen else {Decimal("2.50")})
     assert await shop.front.statuses(user) == (["revoked"] if is_seen else [])
     assert {each.amount for each in await differences(shop)} == listed
+    await shop.act(late, "mark_settled")
+    assert Decimal(12) not in {amount for _, amount, is_open in await shop.front.cases(user) if is_open}
+    await shop.act(late, "mark_invalid")
+    assert {amount for _, amount, is_open in await shop.front.cases(user) if is_open} == listed
 
 
 async def test_worth_in_another_currency_becomes_credit(shop: Shop, user: UserId) -> None:
