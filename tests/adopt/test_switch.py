@@ -1,6 +1,5 @@
 """The day of the move: money that comes in meanwhile, the old gateway that counts on, and the way back."""
 
-import asyncio
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from kosmo_billing_daemon.link import Broker, connect
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.postgres import Database, Pool
 from tests.adopt.conftest import INVOICES, SUBSCRIPTIONS, Old
-from tests.support.daemon import KEY, STORE, command, environment, settings_for
+from tests.support.daemon import KEY, STORE, run_process, settings_for
 from tests.support.mosquitto import Mosquitto
 from tests.support.usage import event, payload
 from tests.support.world import World, world_around
@@ -120,15 +119,7 @@ async def _complaints(old: Old) -> list[str]:
 
 async def run_command(settings: dict[str, str], *words: str, code: int = 0) -> dict[str, Any]:
     """Run a command of ours; what it says on standard error is under ``error``."""
-    process = await asyncio.create_subprocess_exec(
-        *command(*words),
-        env=environment(**settings),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd="/",
-    )
-    out, error = await process.communicate()
-    assert process.returncode == code, (out, error)
-    assert b"Traceback" not in error, error
-    return {"error": error.decode(), **(json.loads(out) if out.startswith(b"{") else {"out": out.decode()})}
+    ended, out, error = await run_process(*words, settings=settings)
+    assert ended == code, (out, error)
+    assert "Traceback" not in error, error
+    return {"error": error, **(json.loads(out) if out.startswith("{") else {"out": out})}

@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -18,14 +17,13 @@ from kosmo_billing_daemon.runtime.clock import utc_now
 from tests.demo.btcpay.conftest import HandClock
 from tests.mqtt.shipped import PASSWORD, ShippedMosquitto
 from tests.services.conftest import Shop, user
-from tests.support.daemon import KEY, STORE, WEBHOOK_SECRET, command, environment, start_process
+from tests.support.daemon import KEY, STORE, WEBHOOK_SECRET, command, environment, run_process
 from tests.support.mosquitto import Mosquitto
 from tests.support.world import World, world_around
 
 __all__ = ["user"]
 
 SECRETS = (KEY, WEBHOOK_SECRET, PASSWORD, "password-of-the-database")
-SECONDS = 45.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,7 @@ class Cli:
 
     async def __call__(self, *arguments: str, **more: str) -> Result:
         """Run ``kosmo-billing`` and wait for its end."""
-        with TemporaryFile() as out, TemporaryFile() as err:
-            process = start_process(*arguments, settings={**self.settings, **more}, stdout=out, stderr=err)
-            try:
-                code = await asyncio.to_thread(process.wait, SECONDS)
-            finally:
-                process.kill()
-            result = Result(code, _content(out), _content(err))
+        result = Result(*await run_process(*arguments, settings={**self.settings, **more}))
         self.printed += [result.out, result.err]
         assert "Traceback" not in result.err, result.err
         assert "ResourceWarning" not in result.err, result.err
@@ -84,11 +76,6 @@ class Cli:
         for text in self.printed:
             for secret in SECRETS:
                 assert secret not in text, f"a secret was printed:\n{text}"
-
-
-def _content(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode()
 
 
 Make = Callable[..., Cli]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Self
 
 from kosmo_billing_daemon.contract.paths import WEBHOOK
@@ -64,6 +65,24 @@ def start_process(
     with Path(os.devnull).open("rb") as nothing:
         streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
         return _fork_server().start(program, arguments, whole, streams=streams, directory="/")
+
+
+async def run_process(
+    *arguments: str, settings: Mapping[str, str], seconds: float = 45.0
+) -> tuple[int, str, str]:
+    """Run a program of ours to its end; returns its exit code, and what it wrote to its two outputs."""
+    with TemporaryFile() as out, TemporaryFile() as err:
+        process = start_process(*arguments, settings=settings, stdout=out, stderr=err)
+        try:
+            code = await asyncio.to_thread(process.wait, seconds)
+        finally:
+            process.kill()
+        return code, _content(out), _content(err)
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 @functools.cache
