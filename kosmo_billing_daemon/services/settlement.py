@@ -175,6 +175,9 @@ class Settlement:
         if self.credit:
             evaluations = [replace(one, verdict=rules.as_credit(one.verdict)) for one in evaluations]
         cases = [(one.verdict.invoice, case) for one in evaluations for case in one.verdict.cases]
+        revoked = [one.verdict.invoice.id for one in evaluations if one.verdict.action is Action.REVOKE]
+        if cases and revoked:
+            await attention.outdate(connection, revoked)
         opened = await attention.open_cases(connection, cases, now)
         again = await self._credit_paid_twice(connection, cases, opened, now) if self.credit else []
         opened -= {(one.invoice_id, CaseKind.PAID_TWICE) for one in again if one.invoice_id is not None}

@@ -52,6 +52,17 @@ async def open_cases(
     return {(row["invoice_id"], CaseKind(row["kind"])) for row in rows}
 
 
+_OUTDATE = """
+UPDATE attention_cases SET resolution = $2
+WHERE invoice_id = ANY ($1::uuid[]) AND kind = 'paid_invalid' AND closed_at IS NOT NULL
+"""
+
+
+async def outdate(connection: Connection, invoices: Sequence[UUID]) -> None:
+    """Let money on invalid invoices be listed again where it was closed because a plan was given for it."""
+    await connection.execute(_OUTDATE, list(invoices), OUTDATED)
+
+
 _CLOSE = """
 UPDATE attention_cases AS c SET
     closed_at = coalesce(c.closed_at, $4), resolution = coalesce(c.resolution, row.resolution)

@@ -112,6 +112,8 @@ async def test_partly_paid_invoice_marked_invalid_is_listed(shop: Shop, user: Us
     await shop.act(invoice, "mark_settled")
     assert await shop.front.events(user) == [CREATED, INVALID, ATTENTION, SETTLED, ACTIVATED]
     assert await shop.front.cases(user) == [("paid_invalid", Decimal("2.50"), False)]
+    await shop.act(invoice, "mark_invalid")
+    assert await shop.front.cases(user) == [("paid_invalid", Decimal("2.50"), True)]
 
 
 async def test_operator_settles_a_partial_payment_once(shop: Shop, user: UserId) -> None:
