@@ -134,7 +134,12 @@ async def money(driver: Driver, business: Shop, console: ConsoleShop) -> None:
     name = business.btcpay_id(invoice)
     user = f"/admin/users/{USER}"
     for back, made, cancelled, booked in (
-        (user, ("Refund credit", "Refund"), "Cancel a refund", ("Book a refund", "Book the refund")),
+        (
+            user,
+            ("Refund credit", "Refund"),
+            "Cancel the refund of 0.50 USD",
+            ("Book a refund", "Book the refund"),
+        ),
         (
             "/admin/refunds",
             ("Refund through BTCPay", "Make the refund"),
