@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 TRANSACTIONS = 3
 """How many write observations at the same time: while the database writes one, the next is evaluated."""
 
+_BY_ITSELF = "settled by itself"
+
 Also = Callable[[Connection, Invoice, datetime], Awaitable[None]]
 
 
@@ -156,7 +158,7 @@ class Settlement:
             evaluations.append(Evaluation(purchase, observations.with_strays(verdict, strays), number))
         known = {one.purchase.invoice.id for one in evaluations}
         answered = [key for answer in answers for key in answer.answered if key[1] in known]
-        return await self._write(connection, evaluations, now, attention.BY_ITSELF, answered)
+        return await self._write(connection, evaluations, now, _BY_ITSELF, answered)
 
     async def _write(
         self,
@@ -280,7 +282,7 @@ def _vouching(verdict: Verdict, resolution: str) -> str | None:
     """Say in the ledger who vouched for an invoice: an operator here, or whoever marked it at BTCPay."""
     if verdict.source is not Source.MANUAL or verdict.action is Action.NOTHING:
         return None
-    return "marked settled at BTCPay" if resolution == attention.BY_ITSELF else resolution
+    return "marked settled at BTCPay" if resolution == _BY_ITSELF else resolution
 
 
 def _resolution(verdict: Verdict, given: str) -> str:

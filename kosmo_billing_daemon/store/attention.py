@@ -13,9 +13,6 @@ from kosmo_billing_daemon.store.postgres import Connection
 OUTDATED = "BTCPay shows this invoice differently now"
 """How a case is closed whose money is now listed under another kind."""
 
-BY_ITSELF = "settled by itself"
-"""How a case is closed whose invoice gave what was bought after all."""
-
 _OPEN = """
 INSERT INTO attention_cases AS c (invoice_id, user_id, kind, detail, amount, opened_at)
 SELECT invoice_id, user_id, kind, detail, amount, $6
@@ -25,7 +22,7 @@ ON CONFLICT (invoice_id, kind) DO UPDATE SET
     detail = EXCLUDED.detail, amount = EXCLUDED.amount, opened_at = EXCLUDED.opened_at,
     closed_at = NULL, resolution = NULL
 WHERE c.amount IS DISTINCT FROM EXCLUDED.amount
-    OR c.resolution = ANY ($7::text[]) OR (c.closed_at IS NULL AND c.detail <> EXCLUDED.detail)
+    OR c.resolution = $7 OR (c.closed_at IS NULL AND c.detail <> EXCLUDED.detail)
 RETURNING invoice_id, kind
 """
 
@@ -47,7 +44,7 @@ async def open_cases(
         [case.detail for _, case in cases],
         [case.amount for _, case in cases],
         now,
-        [OUTDATED, BY_ITSELF],
+        OUTDATED,
     )
     return {(row["invoice_id"], CaseKind(row["kind"])) for row in rows}
 
