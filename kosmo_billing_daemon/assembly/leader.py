@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.assembly.connections import broker_of
 from kosmo_billing_daemon.assembly.wakeups import Wakeups
-from kosmo_billing_daemon.btcpay.client import ORDERS_PER_CALL
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.hooks.client import HookClient
@@ -31,7 +30,7 @@ from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.services.reconciliation import Reconciliation
+from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
 from kosmo_billing_daemon.services.settlement import TRANSACTIONS, Settlement
 from kosmo_billing_daemon.services.topups import TopUps
@@ -98,7 +97,7 @@ class Leader:
             clock=clock,
             next_due=self._reconciliation.next_due,
             poll=LOOKED_UP_AT_LEAST,
-            batch=ORDERS_PER_CALL,
+            batch=MOST_AT_ONCE,
             parallel=TRANSACTIONS,
         )
         expiring = Loop("expiry", expiry.run_once, clock=clock, next_due=expiry.next_due, gather=GATHERED)

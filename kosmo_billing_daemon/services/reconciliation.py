@@ -30,11 +30,8 @@ from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
 
-FEW = 16
-"""Lookups of one round, so that while one is written the next is asked for.
-
-As long as more are due, each round has twice as many as the last, up to one list call's worth.
-"""
+MOST_AT_ONCE = ORDERS_PER_CALL
+"""Lookups made together: one list call's worth."""
 
 GIVE_UP_AFTER = timedelta(minutes=10)
 """A reservation that BTCPay does not know by then was never created there."""
@@ -60,7 +57,7 @@ class _Asked:
 class Reconciliation:
     """Makes the lookups that are due, and those of everything open when ``watch`` saw the clock being set.
 
-    ``more`` is called when a round leaves something that is due: for the next one, which may begin at once.
+    Several rounds may be under way at once. ``more`` is called when something that they left is due.
     """
 
     pool: Pool
@@ -72,7 +69,6 @@ class Reconciliation:
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _taken: set[InvoiceId] = field(default_factory=set, init=False)
     _passed_over: bool = field(default=False, init=False)
-    _most: int = field(default=FEW, init=False)
     _steps: int = field(default=0, init=False)
     _looked_at: datetime = field(default=datetime.min.replace(tzinfo=UTC), init=False)
 
@@ -115,15 +111,10 @@ class Reconciliation:
         others = [*self._aside.resting(now), *self._taken]
         self._passed_over |= bool(self._taken)
         async with self.pool.connection() as connection:
-            due = await lookups.load_due(connection, now, self._most, others)
+            due = await lookups.load_due(connection, now, MOST_AT_ONCE, others)
         if due is None:
             return None, now
         self._taken.update(one.invoice.id for one in due.lookups)
-        if len(due.lookups) == self._most:
-            self._most = min(2 * self._most, ORDERS_PER_CALL)
-            self.more()
-        else:
-            self._most = FEW
         return due, now
 
     async def _make(self, due: DueLookups, now: datetime) -> None:
