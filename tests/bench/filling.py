@@ -32,10 +32,12 @@ async def tidied(connection: asyncpg.Connection) -> None:
 
 
 async def some_users(database_url: str, number: int) -> list[UUID]:
-    """Users of a filled database, from all over its index."""
+    """Users of a filled database who have a plan, from all over its index."""
     connection = await asyncpg.connect(database_url)
     try:
-        rows = await connection.fetch("SELECT user_id FROM entitlements ORDER BY random() LIMIT $1", number)
+        rows = await connection.fetch(
+            "SELECT user_id FROM subscriptions WHERE status = 'active' ORDER BY random() LIMIT $1", number
+        )
     finally:
         await connection.close()
     return [row["user_id"] for row in rows]
