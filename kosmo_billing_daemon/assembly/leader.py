@@ -30,9 +30,9 @@ from kosmo_billing_daemon.services.inquiries import Inquiries
 from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.metering import Metering
-from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, Reconciliation
+from kosmo_billing_daemon.services.reconciliation import MOST_AT_ONCE, ROUNDS, Reconciliation
 from kosmo_billing_daemon.services.recounting import Recounting
-from kosmo_billing_daemon.services.settlement import TRANSACTIONS, Settlement
+from kosmo_billing_daemon.services.settlement import Settlement
 from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.postgres import Pool
@@ -98,7 +98,7 @@ class Leader:
             next_due=self._reconciliation.next_due,
             poll=LOOKED_UP_AT_LEAST,
             batch=MOST_AT_ONCE,
-            parallel=TRANSACTIONS,
+            parallel=ROUNDS,
         )
         expiring = Loop("expiry", expiry.run_once, clock=clock, next_due=expiry.next_due, gather=GATHERED)
         correcting = Loop(

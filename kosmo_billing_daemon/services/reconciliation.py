@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 MOST_AT_ONCE = ORDERS_PER_CALL
 """Lookups made together: one list call's worth."""
 
+ROUNDS = 3
+"""How many are under way at the same time: while the database writes one, BTCPay is asked for the next."""
+
 GIVE_UP_AFTER = timedelta(minutes=10)
 """A reservation that BTCPay does not know by then was never created there."""
 
@@ -145,7 +148,7 @@ class Reconciliation:
     async def _settle(self, result: LookupResult, part: Sequence[_Asked]) -> list[None]:
         observed = {one.invoice.id: result.observations[one.invoice.id] for one in part}
         answered = [row for one in part for row in one.rows]
-        await self.settlement.settle(observed, answered, number=result.number)
+        await self.settlement.settle_round(observed, answered, result.number)
         return [None] * len(part)
 
     async def _put_off(self, now: datetime, part: Sequence[_Asked]) -> list[None]:

@@ -26,7 +26,7 @@ from kosmo_billing_daemon.domain.polling import Patience
 from kosmo_billing_daemon.domain.prepaid import refusal
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Refusal, Source, Subscription, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
-from kosmo_billing_daemon.runtime.batcher import Batcher
+from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.rate_limit import RateLimit
 from kosmo_billing_daemon.runtime.records import record
@@ -94,7 +94,7 @@ class Reservations:
     _requests: Batcher[PurchaseRequest, OpenedInvoice | Refused] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._requests = Batcher(self._write, most=100)
+        self._requests = Batcher(self._write, most=100, turns=TOGETHER)
 
     async def reserve(self, request: PurchaseRequest) -> OpenedInvoice:
         """Return an open invoice, a reserved one if there was none.

@@ -1,7 +1,7 @@
 """The only path on which an invoice becomes settled, and anything else BTCPay says of it.
 
-Whoever observed something (the queue of lookups, a creation, a front end asking) brings observations here;
-what comes while others are being written shares the next transaction, under the locks of its users.
+Whoever observed something brings it here, to be written under the locks of its users. A round of lookups has
+a transaction of its own; single observations (of a creation, or a front end that asks) share one.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from kosmo_billing_daemon.domain.polling import next_check
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Source
 from kosmo_billing_daemon.domain.verdicts import Action, Verdict
 from kosmo_billing_daemon.errors import Conflict, NotFound
-from kosmo_billing_daemon.runtime.batcher import Batcher
+from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
@@ -35,11 +35,6 @@ from kosmo_billing_daemon.store.lookups import Key, Requeueing
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
-
-TRANSACTIONS = 3
-"""How many write observations at the same time: while the database writes one, the next is evaluated."""
-
-_BY_ITSELF = "settled by itself"
 
 Also = Callable[[Connection, Invoice, datetime], Awaitable[None]]
 
@@ -68,7 +63,7 @@ class Settlement:
     _answers: Batcher[LookupAnswer, dict[InvoiceId, Invoice]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._answers = Batcher(self._settle, most=100, parallel=TRANSACTIONS)
+        self._answers = Batcher(self._settle, most=100, turns=TOGETHER)
 
     async def look_up(self, asked: Sequence[Invoice]) -> LookupResult:
         """Ask BTCPay for invoices; raises ``Unavailable`` when it cannot be asked."""
@@ -76,15 +71,23 @@ class Settlement:
             number = await invoices.number_observation(connection)
         return await observations.look_up(self.btcpay, asked, number)
 
-    async def settle(
-        self, observed: Observations, answered: Sequence[Key] = (), *, number: int | None = None
-    ) -> dict[InvoiceId, Invoice]:
-        """Evaluate and write observations, and take answered lookups out of the queue, in one transaction.
+    async def settle(self, observed: Observations, *, number: int | None = None) -> dict[InvoiceId, Invoice]:
+        """Evaluate and write observations; those that come at the same time share a transaction.
 
         Returns the invoices as they are afterwards, without those that a later lookup than ``number`` has
-        observed, whose rows stay in the queue. A repeat changes nothing.
+        observed. A repeat changes nothing.
         """
-        return await self._answers.submit(LookupAnswer(observed, answered, number))
+        return await self._answers.submit(LookupAnswer(observed, number=number))
+
+    async def settle_round(
+        self, observed: Observations, answered: Sequence[Key], number: int | None
+    ) -> dict[InvoiceId, Invoice]:
+        """Do the same for a whole round of lookups, at once, and take those answered out of the queue.
+
+        The rows of an invoice that a later lookup has observed stay in the queue.
+        """
+        (after,) = await self._settle([LookupAnswer(observed, answered, number)])
+        return after
 
     async def _settle(self, answers: Sequence[LookupAnswer]) -> list[dict[InvoiceId, Invoice]]:
         async def work(connection: Connection) -> tuple[list[dict[InvoiceId, Invoice]], list[Event]]:
@@ -158,7 +161,7 @@ class Settlement:
             evaluations.append(Evaluation(purchase, observations.with_strays(verdict, strays), number))
         known = {one.purchase.invoice.id for one in evaluations}
         answered = [key for answer in answers for key in answer.answered if key[1] in known]
-        return await self._write(connection, evaluations, now, _BY_ITSELF, answered)
+        return await self._write(connection, evaluations, now, attention.BY_ITSELF, answered)
 
     async def _write(
         self,
@@ -177,9 +180,6 @@ class Settlement:
         if self.credit:
             evaluations = [replace(one, verdict=rules.as_credit(one.verdict)) for one in evaluations]
         cases = [(one.verdict.invoice, case) for one in evaluations for case in one.verdict.cases]
-        revoked = [one.verdict.invoice.id for one in evaluations if one.verdict.action is Action.REVOKE]
-        if cases and revoked:
-            await attention.outdate(connection, revoked)
         opened = await attention.open_cases(connection, cases, now)
         again = await self._credit_paid_twice(connection, cases, opened, now) if self.credit else []
         opened -= {(one.invoice_id, CaseKind.PAID_TWICE) for one in again if one.invoice_id is not None}
@@ -282,7 +282,7 @@ def _vouching(verdict: Verdict, resolution: str) -> str | None:
     """Say in the ledger who vouched for an invoice: an operator here, or whoever marked it at BTCPay."""
     if verdict.source is not Source.MANUAL or verdict.action is Action.NOTHING:
         return None
-    return "marked settled at BTCPay" if resolution == _BY_ITSELF else resolution
+    return "marked settled at BTCPay" if resolution == attention.BY_ITSELF else resolution
 
 
 def _resolution(verdict: Verdict, given: str) -> str:

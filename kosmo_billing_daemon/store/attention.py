@@ -13,6 +13,9 @@ from kosmo_billing_daemon.store.postgres import Connection
 OUTDATED = "BTCPay shows this invoice differently now"
 """How a case is closed whose money is now listed under another kind."""
 
+BY_ITSELF = "settled by itself"
+"""How a case is closed whose invoice gave what was bought after all."""
+
 _OPEN = """
 INSERT INTO attention_cases AS c (invoice_id, user_id, kind, detail, amount, opened_at)
 SELECT invoice_id, user_id, kind, detail, amount, $6
@@ -22,7 +25,7 @@ ON CONFLICT (invoice_id, kind) DO UPDATE SET
     detail = EXCLUDED.detail, amount = EXCLUDED.amount, opened_at = EXCLUDED.opened_at,
     closed_at = NULL, resolution = NULL
 WHERE c.amount IS DISTINCT FROM EXCLUDED.amount
-    OR c.resolution = $7 OR (c.closed_at IS NULL AND c.detail <> EXCLUDED.detail)
+    OR c.resolution = ANY ($7::text[]) OR (c.closed_at IS NULL AND c.detail <> EXCLUDED.detail)
 RETURNING invoice_id, kind
 """
 
@@ -32,7 +35,8 @@ async def open_cases(
 ) -> set[tuple[UUID, CaseKind]]:
     """List cases and return those that are new; a repeat is none.
 
-    More money reopens a closed one; so does an invoice that is again as it was when the case was opened.
+    More money reopens a closed one. So does an invoice that is again as it was when the case was opened,
+    unless an operator closed it.
     """
     if not cases:
         return set()
@@ -44,20 +48,9 @@ async def open_cases(
         [case.detail for _, case in cases],
         [case.amount for _, case in cases],
         now,
-        OUTDATED,
+        [OUTDATED, BY_ITSELF],
     )
     return {(row["invoice_id"], CaseKind(row["kind"])) for row in rows}
-
-
-_OUTDATE = """
-UPDATE attention_cases SET resolution = $2
-WHERE invoice_id = ANY ($1::uuid[]) AND kind = 'paid_invalid' AND closed_at IS NOT NULL
-"""
-
-
-async def outdate(connection: Connection, invoices: Sequence[UUID]) -> None:
-    """Let money on invalid invoices be listed again where it was closed because a plan was given for it."""
-    await connection.execute(_OUTDATE, list(invoices), OUTDATED)
 
 
 _CLOSE = """

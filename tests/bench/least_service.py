@@ -76,8 +76,8 @@ class Shop:
         self._running: set[asyncio.Task[Any]] = set()
         self.records = Batcher(self._record, turns=TOGETHER)
         self.settlements = Batcher(self._settle, most=100)
-        self.reservations = Batcher(self._reserve)
-        self.openings = Batcher(self._open)
+        self.reservations = Batcher(self._reserve, turns=TOGETHER)
+        self.openings = Batcher(self._open, turns=TOGETHER)
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)

@@ -114,6 +114,9 @@ async def test_partly_paid_invoice_marked_invalid_is_listed(shop: Shop, user: Us
     assert await shop.front.cases(user) == [("paid_invalid", Decimal("2.50"), False)]
     await shop.act(invoice, "mark_invalid")
     assert await shop.front.cases(user) == [("paid_invalid", Decimal("2.50"), True)]
+    await shop.front.execute("UPDATE attention_cases SET closed_at = now(), resolution = 'paid back'")
+    await shop.act(invoice, "mark_settled", "mark_invalid")
+    assert await shop.front.cases(user) == [("paid_invalid", Decimal("2.50"), False)], "it is decided"
 
 
 async def test_operator_settles_a_partial_payment_once(shop: Shop, user: UserId) -> None:
