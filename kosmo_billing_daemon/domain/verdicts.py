@@ -100,7 +100,9 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
     events = _events(invoice, seen_invoice)
     match seen.status:
         case InvoiceStatus.SETTLED:
-            verdict = _settled(seen_invoice, now)
+            source = Source.MANUAL if seen.payment is Payment.MARKED else Source.BTCPAY
+            settled_at, cases = seen_invoice.settled_at or now, _overpaid(seen_invoice)
+            verdict = _fulfil(seen_invoice, settled_at, source=source, cases=cases)
         case InvoiceStatus.EXPIRED:
             verdict = _expired(seen_invoice, seen, now)
         case InvoiceStatus.INVALID:
@@ -247,8 +249,9 @@ def _mismatches(invoice: Invoice, seen: Observation, store_id: str) -> list[str]
 def _blocked(verdict: Verdict, wrong: Sequence[str], before: Invoice) -> Verdict:
     """Keep a mismatching invoice from giving rights or credit; taking rights back needs no match."""
     case = Case(CaseKind.MISMATCH, "; ".join(wrong), verdict.invoice.paid_amount)
-    as_before = replace(verdict.invoice, received=before.received, adjusted=before.adjusted)
-    verdict = replace(verdict, invoice=as_before)
+    if verdict.action is not Action.REVOKE:
+        as_before = replace(verdict.invoice, received=before.received, adjusted=before.adjusted)
+        verdict = replace(verdict, invoice=as_before)
     if verdict.action in (Action.FULFIL, Action.REINSTATE):
         invoice = replace(verdict.invoice, effect=before.effect)
         return replace(verdict, invoice=invoice, action=Action.NOTHING, events=(), cases=(case,), closes=())
@@ -287,16 +290,8 @@ def _fulfil(
 
 def _unused(invoice: Invoice, case: Case, *more: Case) -> Verdict:
     """List money that gives nothing; what it was listed as before is outdated."""
-    return Verdict(
-        invoice,
-        cases=(case, *more),
-        closes=tuple(kind for kind in _OF_UNUSED_MONEY if kind is not case.kind),
-    )
-
-
-def _settled(invoice: Invoice, now: datetime) -> Verdict:
-    source = Source.MANUAL if invoice.payment is Payment.MARKED else Source.BTCPAY
-    return _fulfil(invoice, invoice.settled_at or now, source=source, cases=_overpaid(invoice))
+    others = tuple(kind for kind in _OF_UNUSED_MONEY if kind is not case.kind)
+    return Verdict(invoice, cases=(case, *more), closes=others)
 
 
 def _overpaid(invoice: Invoice) -> tuple[Case, ...]:

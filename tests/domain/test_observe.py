@@ -204,9 +204,10 @@ def test_another_btcpay_invoice_with_our_order_id_changes_nothing_ever(
 
 
 def test_revoking_needs_no_match() -> None:
-    settled = look(invoice(), OBSERVATIONS["settled, marked"]).invoice
+    settled = replace(look(invoice(), OBSERVATIONS["settled, marked"]).invoice, received=Decimal(2))
     verdict = look(settled, seen(INVALID, Payment.MARKED, order_id="edited"))
     assert (verdict.action, kinds(verdict)) == (Action.REVOKE, [CaseKind.MISMATCH])
+    assert verdict.invoice.received == 0, "and what it had brought in is out of the books"
 
 
 def test_a_mismatch_keeps_a_revoked_invoice_from_being_reinstated() -> None:
