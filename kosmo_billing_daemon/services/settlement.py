@@ -184,7 +184,7 @@ class Settlement:
         again = await self._credit_paid_twice(connection, cases, opened, now) if self.credit else []
         opened -= {(one.invoice_id, CaseKind.PAID_TWICE) for one in again if one.invoice_id is not None}
         closed = [
-            (one.verdict.invoice.id, kind, _resolution(one.verdict, resolution))
+            (one.verdict.invoice.id, kind, _resolution(one.verdict, kind, resolution))
             for one in evaluations
             if one.purchase.has_cases
             for kind in one.verdict.closes
@@ -285,11 +285,11 @@ def _vouching(verdict: Verdict, resolution: str) -> str | None:
     return "marked settled at BTCPay" if resolution == attention.BY_ITSELF else resolution
 
 
-def _resolution(verdict: Verdict, given: str) -> str:
+def _resolution(verdict: Verdict, kind: CaseKind, given: str) -> str:
     """Say why a case is closed by what was observed."""
-    if verdict.credited is not None:
-        return "credited"
-    return given if verdict.invoice.effect is Effect.FULFILLED else attention.OUTDATED
+    if verdict.invoice.effect is Effect.FULFILLED and kind is not verdict.credited:
+        return given
+    return attention.OUTDATED if verdict.credited is None else "credited"
 
 
 def log_committed(new_events: Sequence[Event]) -> None:

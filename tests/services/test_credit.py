@@ -139,23 +139,23 @@ async def test_what_is_confirmed_on_an_invalid_invoice_is_a_case_unless_it_was_c
     late, partly = await shop.open(user, "guardian"), await shop.open(user)
     if not is_seen:
         shop.simulator.set_faults(webhooks={"drop": 1.0})
-    for invoice, amount in ((late, "12.00"), (partly, "2.50")):
+    for invoice, amount in ((late, "13.00"), (partly, "2.50")):
         await shop.simulator.act(shop.btcpay_id(invoice), "expire")
         await shop.simulator.act(shop.btcpay_id(invoice), "pay", amount)
         await shop.simulator.act(shop.btcpay_id(invoice), "confirm")
         await shop.told()
     assert await shop.front.statuses(user) == (["active"] if is_seen else [])
-    assert await credit(shop, user) == ({"USD": Decimal("2.50")} if is_seen else {})
+    assert await credit(shop, user) == ({"USD": Decimal("3.50")} if is_seen else {})
     shop.simulator.set_faults(webhooks={"drop": 0})
     for invoice in (late, partly):
         await shop.act(invoice, "mark_invalid")
     assert await credit(shop, user) == ({"USD": Decimal("2.50")} if is_seen else {})
     listed = {amount for kind, amount, is_open in await shop.front.cases(user) if is_open}
-    assert listed == {Decimal(12)} | (set() if is_seen else {Decimal("2.50")})
+    assert listed == {Decimal(13)} | (set() if is_seen else {Decimal("2.50")})
     assert await shop.front.statuses(user) == (["revoked"] if is_seen else [])
     assert {each.amount for each in await differences(shop)} == listed
     await shop.act(late, "mark_settled")
-    assert Decimal(12) not in {amount for _, amount, is_open in await shop.front.cases(user) if is_open}
+    assert Decimal(13) not in {amount for _, amount, is_open in await shop.front.cases(user) if is_open}
     await shop.act(late, "mark_invalid")
     assert {amount for _, amount, is_open in await shop.front.cases(user) if is_open} == listed
 
