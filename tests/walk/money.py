@@ -20,7 +20,6 @@ from tests.walk.town import Town
 
 _NOTHING = Decimal(0)
 _ROUNDING = Decimal("1e-6")
-_CONVERTED = Decimal("0.005")  # less than half a cent
 
 _BOOKED = """
 SELECT i.user_id, i.id, i.btcpay_invoice_id, i.credit_used, q.plan_type, q.amount, q.currency, q.quota,
@@ -114,10 +113,17 @@ async def complaints(
                 yield f"{who}: released {account['released']}, not {right}"
             # What was spent and is taken back is owed: refunded elsewhere, invalid, or used before.
             is_invalid = any(invoices[key].status is SimulatedStatus.INVALID for key in person.invoices)
-            if credit < reserved and not (right or person.refunded_there or is_invalid):
+            if reserved - credit > _converted(currency) and not (
+                right or person.refunded_there or is_invalid
+            ):
                 yield f"{who}: a credit of {credit}, {reserved} of it reserved"
     if any(totals.values()):
         yield f"in total, what came is not what went and what is left: {totals}"
+
+
+def _converted(currency: str) -> Decimal:
+    """What converting from bitcoin may lose: less than half of what can be paid in a currency."""
+    return Decimal("0.5") if currency == "JPY" else Decimal("0.005")
 
 
 def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -> Iterator[str]:
@@ -136,7 +142,8 @@ def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -
         )
         is_vouched = by_hand or is_marked
     # As long as some of it is not confirmed, the rest is converted from bitcoin, by a satoshi each.
-    converted = _CONVERTED if invoice is not None and invoice.paid != invoice.confirmed else _NOTHING
+    is_waiting = invoice is not None and invoice.paid != invoice.confirmed
+    converted = _converted(one.offer.currency) if is_waiting else _NOTHING
     if not least - converted <= got <= most + converted:
         yield f"received {got}, must be from {least} to {most}"
     if one.sum("sold") != (-one.price if one.stands else _NOTHING):
