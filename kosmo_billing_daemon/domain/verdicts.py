@@ -191,7 +191,7 @@ def as_credit(verdict: Verdict) -> Verdict:
             credited = tuple(kind for kind in _CREDITED_KINDS if kind is not why)
     kept = tuple(case for case in verdict.cases if case.kind not in credited)
     closes = (*verdict.closes, *(kind for kind in credited if kind not in verdict.closes))
-    return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why)
+    return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why if shown else None)
 
 
 def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Invoice:

@@ -131,6 +131,20 @@ async def test_an_invoice_that_turns_invalid_reverses_what_it_booked(shop: Shop,
     )
 
 
+async def test_a_payment_that_comes_again_after_it_was_replaced_is_listed_again(
+    shop: Shop, user: UserId
+) -> None:
+    """Seen to fail: its case had been closed as credited, when nothing was left of it."""
+    invoice = await shop.open(user)
+    await shop.act(invoice, "pay_partial")
+    await shop.wait(minutes=16)
+    for action, is_open in (("replace_payment", False), ("pay_partial", True), ("confirm", False)):
+        await shop.act(invoice, action)
+        await shop.wait(hours=2)  # BTCPay tells nobody of a payment that is gone
+        assert [case[2] for case in await shop.front.cases(user)] == [is_open], action
+    assert await credit(shop, user) == {"USD": Decimal("2.50")}
+
+
 @pytest.mark.parametrize("is_seen", [True, False])
 async def test_what_is_confirmed_on_an_invalid_invoice_is_a_case_unless_it_was_credit_before(
     shop: Shop, user: UserId, is_seen: bool

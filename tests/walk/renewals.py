@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -64,9 +63,9 @@ async def missing(town: Town, due: Mapping[UUID, tuple[int, Offer]]) -> list[str
 
 
 def renewed_by_itself(rows: Sequence[Any]) -> set[UUID]:
-    """Return the orders of purchases that may have been made so: of the plan that was there before."""
+    """Return the orders of purchases that may have been made so: of a plan that was there before."""
     return {
         new["invoice_id"]
-        for old, new in pairwise(rows)
-        if new["source"] == "credit" and Offer.of(old).name == Offer.of(new).name
+        for place, new in enumerate(rows)
+        if new["source"] == "credit" and any(Offer.of(old).name == Offer.of(new).name for old in rows[:place])
     }
