@@ -21,7 +21,7 @@ from kosmo_billing_daemon.store.reporters import STANDING_COUNTED, ReporterCase
 LATELY: Final = timedelta(hours=1)
 MOST_GATEWAYS: Final = 500
 MOST_LEASES: Final = 100
-COUNTED_LEASES: Final = 10_000
+COUNTED_LEASES: Final = 5_000
 NUMBER: Final = r"{number:\d{1,18}}"
 _LONGEST_NAME: Final = 1000
 
