@@ -104,7 +104,9 @@ class Leader:
         correcting = Loop(
             "recounting", recounting.run_once, clock=clock, next_due=recounting.next_due, gather=GATHERED
         )
-        inquiring = Loop("inquiries", inquiries.run_once, clock=clock, gather=INQUIRED_WITHIN)
+        inquiring = Loop(
+            "inquiries", inquiries.run_once, clock=clock, next_due=inquiries.next_due, gather=INQUIRED_WITHIN
+        )
         figures = Figures(pool=pool)
         summing = Loop("figures", figures.run_once, clock=clock, poll=FIGURES_EVERY, batch=FIGURES_PAGE)
         cleaning = Loop("housekeeping", housekeeping.run_once, clock=clock, poll=EVERY)

@@ -6,7 +6,9 @@ case, though a failover or an old backup lost the order. A webhook says where to
 
 import logging
 import re
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import field
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -18,11 +20,13 @@ from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, nee
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.errors import Conflict
+from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
 from kosmo_billing_daemon.services import refunds as booking
+from kosmo_billing_daemon.services.reconciliation import Unreadable
 from kosmo_billing_daemon.store import attention, inquiries, invoices, refunds
 from kosmo_billing_daemon.store.inquiries import Inquiry
 from kosmo_billing_daemon.store.postgres import Pool
@@ -32,10 +36,6 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 20
 """Inquiries of one round; each takes one to three calls."""
-
-AGAIN_AFTER = timedelta(minutes=10)
-"""How long an inquiry waits whose answer could not be read."""
-
 
 OURS: Final = re.compile(r"Refund [0-9]+ of .+")
 """The names of refunds that we ordered (``Refund.name``)."""
@@ -49,29 +49,37 @@ class Inquiries:
     btcpay: BtcpayClient
     store_id: str
     clock: Clock
+    _aside: Cooldown[tuple[str, str]] = field(default_factory=Cooldown, init=False)
+
+    async def next_due(self) -> datetime | None:
+        """Return when what was set aside is tried again."""
+        return self._aside.next_end()
 
     async def run_once(self) -> int:
         """Make some that are due; returns how many. Raises ``Unavailable``, and what is due stays so."""
         now = self.clock()
         async with self.pool.connection() as connection:
-            due = await inquiries.load_due(connection, now, AT_ONCE)
+            due = await inquiries.load_due(connection, now, AT_ONCE, self._aside.resting(now))
         for one in due:
-            try:
-                await self._answer(one)
-            except (Garbled, BtcpayRefused) as error:
-                log.warning("asked BTCPay in vain: %s", error, extra=fields(invoice=one.btcpay_invoice_id))
-                async with self.pool.connection() as connection:
-                    await inquiries.postpone(connection, one, now + AGAIN_AFTER)
-            else:
-                async with self.pool.connection() as connection:
-                    await inquiries.delete(connection, one)
+            (result,) = await write_each([one], self._answer)
+            if isinstance(result, Exception):
+                named = fields(invoice=one.btcpay_invoice_id)
+                self._aside.put(one.key, result, self.clock())
+                self._aside.tell(log, "inquiry set aside", result, named, known=Unreadable)
         return len(due)
 
-    async def _answer(self, one: Inquiry) -> None:
-        if one.pull_payment_id:
-            await self._book_refund(one.btcpay_invoice_id, one.pull_payment_id)
-        else:
-            await self._look_for_lost_order(one.btcpay_invoice_id)
+    async def _answer(self, asked: Sequence[Inquiry]) -> list[None]:
+        (one,) = asked
+        try:
+            if one.pull_payment_id:
+                await self._book_refund(one.btcpay_invoice_id, one.pull_payment_id)
+            else:
+                await self._look_for_lost_order(one.btcpay_invoice_id)
+        except (Garbled, BtcpayRefused) as error:  # about this one, as far as anybody can tell
+            raise Unreadable(str(error)) from error
+        async with self.pool.connection() as connection:
+            await inquiries.delete(connection, one)
+        return [None]
 
     async def _look_for_lost_order(self, btcpay_invoice_id: str) -> None:
         """Open a case for money that came in for an order in the form of ours that is in no row (R13)."""

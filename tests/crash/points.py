@@ -79,7 +79,6 @@ UNPASSED = {
     "setval": _RISES,
     "takings": _AGAIN,
     "top_ups": _AGAIN,
-    "update inquiries": _AGAIN,
     "update lookups": _AGAIN,
     "update usage_days": _BY_HAND,
     "update usage_quarantine": _BY_HAND,

@@ -17,16 +17,20 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Unavailable
 from kosmo_billing_daemon.services.inquiries import Inquiries
 from tests.services.conftest import STORE, Shop
+from tests.services.test_locked_rows import locking
 
 BY = OperatorAction("eva", "ticket 7")
+
+
+def inquiries(shop: Shop) -> Inquiries:
+    front = shop.front
+    return Inquiries(pool=front.pool, btcpay=front.btcpay, store_id=STORE, clock=shop.clock)
 
 
 async def inquire(shop: Shop) -> int:
     """Let every webhook arrive, and make the inquiries that are due."""
     await shop.told()
-    front = shop.front
-    asking = Inquiries(pool=front.pool, btcpay=front.btcpay, store_id=STORE, clock=shop.clock)
-    return await asking.run_once()
+    return await inquiries(shop).run_once()
 
 
 async def lost(shop: Shop, *acts: tuple[str, str | None], order: str | None = None) -> str:
@@ -171,6 +175,46 @@ async def test_a_refund_made_in_btcpays_pages_is_booked_by_itself_once(shop: Sho
     assert await differences(shop) == []
     recorded = Refunding(pool=shop.front.pool, btcpay=shop.front.btcpay, clock=shop.clock)
     assert (await recorded.record(name, made.id, BY)).total.amount == Decimal("1.50")
+    assert await credit(shop, user) == Decimal("0.50")
+
+
+async def refunded_in_pages(shop: Shop, user: UserId) -> None:
+    invoice = await shop.open(user)
+    await shop.lightning(invoice, "7.00")
+    shop.simulator.refund(
+        shop.btcpay_id(invoice), refundVariant="Custom", customAmount="1.50", customCurrency="USD"
+    )
+
+
+async def test_a_refund_whose_user_is_locked_holds_up_no_other(shop: Shop, user: UserId) -> None:
+    await shop.start(credit=True)
+    other = UserId(uuid4())
+    await refunded_in_pages(shop, user)
+    await refunded_in_pages(shop, other)
+    await shop.told()
+    asking = inquiries(shop)
+    async with locking(shop, user, "SELECT lock_users(ARRAY[$1::uuid])"):
+        assert await asking.run_once() == 2
+        assert (await credit(shop, user), await credit(shop, other)) == (Decimal("2.00"), Decimal("0.50"))
+        assert await asking.run_once() == 0
+    shop.clock.move(seconds=6)
+    assert (await asking.next_due() or shop.clock()) < shop.clock()
+    assert await asking.run_once() == 1
+    assert await credit(shop, user) == Decimal("0.50")
+    assert await asking.next_due() is None
+
+
+async def test_one_answer_that_cannot_be_read_puts_a_refund_off_by_a_minute(shop: Shop, user: UserId) -> None:
+    await shop.start(credit=True)
+    await refunded_in_pages(shop, user)
+    await shop.told()
+    asking = inquiries(shop)
+    shop.simulator.set_faults(garbage=True)
+    assert await asking.run_once() == 1
+    shop.simulator.set_faults(garbage=False)
+    assert await asking.run_once() == 0
+    shop.clock.move(minutes=1)
+    assert await asking.run_once() == 1
     assert await credit(shop, user) == Decimal("0.50")
 
 

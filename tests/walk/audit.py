@@ -23,6 +23,7 @@ SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL) AS deliveries,
     (SELECT count(*) FROM outbox WHERE kind = 'event') AS events,
     (SELECT count(*) FROM outbox WHERE kind <> 'event') AS documents,
     (SELECT count(*) FROM lookups WHERE due_at <= clock_timestamp()) AS checks,
+    (SELECT count(*) FROM inquiries) AS inquiries,
     (SELECT count(*) FROM recounts) AS recounts
 """
 
