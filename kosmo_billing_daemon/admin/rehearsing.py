@@ -83,7 +83,7 @@ def _facts(state: UserState) -> Iterator[tuple[str, str]]:
     listed = (f"{node.node_id} ({node.label})" if node.label else node.node_id for node in state.nodes)
     yield "Nodes", ", ".join(listed) or "none"
     yield "Leased to gateways", f"{state.leased} messages"
-    yield "Open cases", str(user.open_cases)
+    yield "Open cases of this user", str(user.open_cases)
 
 
 def credit(user: ListedUser) -> str:

@@ -107,7 +107,7 @@ def ways_out(case: ListedCase) -> list[WayOut]:
     return [*ways, WayOut(CaseDecision.CLOSE, after)]
 
 
-_AFTER_EXCESS: Final = "after paying the excess back, or if it is kept"
+_AFTER_EXCESS: Final = "after paying the excess back, or if you keep it"
 
 
 def is_refundable(invoice: Invoice) -> bool:
