@@ -5,13 +5,15 @@ late payments for 72 hours (R6), marks at BTCPay as long (R8); refunds and rever
 money, which are kept for ever. The settings' least values are above those times.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain.metering import ACCEPTED_LATE
+from kosmo_billing_daemon.errors import Locked
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.idempotency import KEPT_FOR
@@ -20,6 +22,8 @@ from kosmo_billing_daemon.settings import Retention
 from kosmo_billing_daemon.store import deliveries, erasures, idempotency, leases, pruning, usage
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.pruning import Prune
+
+log = logging.getLogger(__name__)
 
 BATCH = 1000
 PAGE = 2000
@@ -75,20 +79,26 @@ class Housekeeping:
         """Remove one batch of each kind; returns how many rows went."""
         now, keep = self.clock(), self.retention
         counted_once = ACCEPTED_LATE + timedelta(days=1)
-        async with self.pool.connection() as connection:
-            removed = (
-                await deliveries.remove(connection, now - keep.deliveries, BATCH)
-                + await usage.remove_events(connection, now - max(keep.usage, counted_once), BATCH)
-                + await usage.remove_days(connection, (now - keep.usage_days).date(), BATCH)
-                + await usage.remove_quarantined(connection, now - QUARANTINE_KEPT, QUARANTINE_MOST, BATCH)
-                + await leases.remove(connection, now - LEASES_KEPT, BATCH)
-                + await idempotency.remove(connection, now - KEPT_FOR, BATCH)
-                + await pruning.events(connection, now - keep.events, BATCH)
-                + await erasures.forget(connection, (now - ERASED_KEPT).date(), BATCH)
-                + await self._documents.step(connection, now - keep.documents)
-                + await self._links.step(connection, now - keep.links)
-                + await self._additions.step(connection, now - WINDOW)
-                + await self._invoices.step(connection, now - keep.invoices)
-            )
-            await pruning.lookups(connection, now)
-            return removed
+        kinds: tuple[Callable[[Connection], Awaitable[int]], ...] = (
+            lambda c: deliveries.remove(c, now - keep.deliveries, BATCH),
+            lambda c: usage.remove_events(c, now - max(keep.usage, counted_once), BATCH),
+            lambda c: usage.remove_days(c, (now - keep.usage_days).date(), BATCH),
+            lambda c: usage.remove_quarantined(c, now - QUARANTINE_KEPT, QUARANTINE_MOST, BATCH),
+            lambda c: leases.remove(c, now - LEASES_KEPT, BATCH),
+            lambda c: idempotency.remove(c, now - KEPT_FOR, BATCH),
+            lambda c: pruning.events(c, now - keep.events, BATCH),
+            lambda c: erasures.forget(c, (now - ERASED_KEPT).date(), BATCH),
+            lambda c: self._documents.step(c, now - keep.documents),
+            lambda c: self._links.step(c, now - keep.links),
+            lambda c: self._additions.step(c, now - WINDOW),
+            lambda c: self._invoices.step(c, now - keep.invoices),
+            lambda c: pruning.lookups(c, now),
+        )
+        removed = 0
+        for prune in kinds:
+            try:
+                async with self.pool.connection() as connection:
+                    removed += await prune(connection)
+            except Locked as error:  # the other kinds need not wait for it
+                log.warning("some old rows stay for now: %s", error)
+        return removed

@@ -141,9 +141,9 @@ WHERE due_at <= $1 AND (SELECT true FROM btcpay_invoices WHERE id = l.invoice_id
 """
 
 
-async def lookups(connection: Connection, now: datetime) -> None:
+async def lookups(connection: Connection, now: datetime) -> int:
     """Take lookups that are due out of the queue if their invoice is gone: a webhook may come meanwhile."""
-    await connection.execute(_LOOKUPS, now)
+    return int((await connection.execute(_LOOKUPS, now)).rpartition(" ")[2])
 
 
 # Ids rise with time but for the last moments. What the broker has not acknowledged is kept.

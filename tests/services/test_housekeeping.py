@@ -3,10 +3,13 @@
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.services.housekeeping import Housekeeping
 from kosmo_billing_daemon.settings import Retention
 from tests.services.conftest import Shop
+from tests.services.test_locked_rows import locking
 
 TABLES = (
     "btcpay_invoices",
@@ -87,3 +90,18 @@ async def test_a_revoked_link_is_not_given_out_again(shop: Shop, user: UserId) -
     async with shop.front.pool.connection() as connection:
         again = await links.issue(connection, [user])
     assert again == second != revoked
+
+
+async def test_a_locked_row_keeps_only_its_own_kind(
+    shop: Shop, user: UserId, caplog: pytest.LogCaptureFixture
+) -> None:
+    looker = UserId(uuid4())
+    await shop.buy(user)
+    await shop.open(looker)
+    await shop.wait(hours=1)
+    await shop.wait(days=31)
+    async with locking(shop, user, "SELECT FROM entitlements WHERE user_id = $1 FOR UPDATE"):
+        left = await tidied(shop, days=200)
+    assert (left["btcpay_invoices"], left["entitlements"]) == ([user], [user])
+    assert "some old rows stay for now: another session" in caplog.text
+    assert (await tidied(shop))["entitlements"] == []
