@@ -35,27 +35,13 @@ COLUMNS = Columns(
 )
 
 
+_PLAIN = [name for name, _, _ in COLUMNS][6:]
+"""The columns after the first six, whose values are the fields of the same names as they are."""
+
+
 def invoice(row: Any) -> Invoice:
     """Build the domain object from a row that begins with ``COLUMNS`` and whose quote is learned."""
-    (
-        invoice_id,
-        user_id,
-        quote_id,
-        status,
-        payment,
-        effect,
-        btcpay_invoice_id,
-        checkout_url,
-        redirect_url,
-        paid_amount,
-        created_at,
-        expires_at,
-        settled_at,
-        late_unconfirmed_at,
-        credit_used,
-        received,
-        adjusted,
-    ) = row[: COLUMNS.width]
+    invoice_id, user_id, quote_id, status, payment, effect, *values = row[: COLUMNS.width]
     return Invoice(
         id=invoice_id,
         user_id=user_id,
@@ -63,17 +49,7 @@ def invoice(row: Any) -> Invoice:
         status=InvoiceStatus(status),
         payment=Payment(payment),
         effect=Effect(effect),
-        btcpay_invoice_id=btcpay_invoice_id,
-        checkout_url=checkout_url,
-        redirect_url=redirect_url,
-        paid_amount=paid_amount,
-        created_at=created_at,
-        expires_at=expires_at,
-        settled_at=settled_at,
-        late_unconfirmed_at=late_unconfirmed_at,
-        credit_used=credit_used,
-        received=received,
-        adjusted=adjusted,
+        **dict(zip(_PLAIN, values, strict=True)),
     )
 
 

@@ -59,34 +59,22 @@ LOADED = f"""{COLUMNS}, coalesce((
 
 WIDTH = COLUMNS.width + 1
 
+_CARRIED = 14
+"""Where in a row stands what was carried, followed by the stack and the leases."""
+
+_PLAIN = [name for name, _, _ in COLUMNS][6:_CARRIED]
+"""The columns before it whose values are the fields of the same names as they are."""
+
 
 def subscription(row: Any) -> Subscription:
     """Build the domain object from a row that begins with ``LOADED`` and whose quote is learned."""
-    (
-        subscription_id,
-        user_id,
-        quote_id,
-        invoice_id,
-        source,
-        status,
-        valid_from,
-        valid_until,
-        grace_until,
-        ended_at,
-        revoked_at,
-        cashed_at,
-        messages_limit,
-        messages_used,
-        carried_rule,
-        carried_from,
-        carried_time,
-        carried_messages,
-        stack,
-        messages_leased,
-    ) = row[:WIDTH]
+    subscription_id, user_id, quote_id, invoice_id, source, status, *values = row[:_CARRIED]
+    rule, from_id, time, messages, stack, messages_leased = row[_CARRIED:WIDTH]
+    plain = dict(zip(_PLAIN, values, strict=True))
     sold = plan(quote_id)
+    lasts = plain["valid_until"] - plain["valid_from"]
     lots, released = (
-        ((sole_lot(subscription_id, Source(source), sold, valid_until - valid_from, messages_limit),), ())
+        ((sole_lot(subscription_id, Source(source), sold, lasts, plain["messages_limit"]),), ())
         if stack is None
         else stacks.decode(stack)
     )
@@ -97,17 +85,10 @@ def subscription(row: Any) -> Subscription:
         source=Source(source),
         plan=sold,
         status=Status(status),
-        valid_from=valid_from,
-        valid_until=valid_until,
-        grace_until=grace_until,
-        ended_at=ended_at,
-        revoked_at=revoked_at,
-        cashed_at=cashed_at,
-        messages_limit=messages_limit,
-        messages_used=messages_used,
         messages_leased=messages_leased,
         lots=lots,
-        carried=Carried(Rule(carried_rule), carried_from, carried_time, carried_messages, released),
+        carried=Carried(Rule(rule), from_id, time, messages, released),
+        **plain,
     )
 
 
