@@ -173,13 +173,15 @@ async def load(connection: Connection) -> Adoption | None:
     return Adoption(at=row["at"], who=row["who"], counts=json.loads(row["counts"]), moved=moved)
 
 
+_IS_EMPTY = """
+SELECT NOT EXISTS (SELECT FROM subscriptions) AND NOT EXISTS (SELECT FROM btcpay_invoices)
+    AND NOT EXISTS (SELECT FROM whitelisted_nodes) AND NOT EXISTS (SELECT FROM entitlements)
+"""
+
+
 async def is_empty(connection: Connection) -> bool:
     """Say whether nobody ever bought or listed anything here."""
-    found: bool = await connection.fetchval(
-        "SELECT NOT EXISTS (SELECT FROM subscriptions) AND NOT EXISTS (SELECT FROM btcpay_invoices)"
-        " AND NOT EXISTS (SELECT FROM whitelisted_nodes) AND NOT EXISTS (SELECT FROM entitlements)"
-    )
-    return found
+    return bool(await connection.fetchval(_IS_EMPTY))
 
 
 _EFFECTS = """

@@ -7,7 +7,7 @@ from kosmo_billing_daemon.contract.encoding import CANONICAL_UUID
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.columns import Columns
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, changed
 
 
 @record
@@ -85,7 +85,7 @@ async def notify(connection: Connection) -> None:
 
 async def remove(connection: Connection, before: datetime, limit: int) -> int:
     """Forget deliveries that came long ago; returns how many."""
-    return int((await connection.execute(_REMOVE, before, limit)).rpartition(" ")[2])
+    return changed(await connection.execute(_REMOVE, before, limit))
 
 
 _REMOVE = """

@@ -127,8 +127,7 @@ FROM installation
 
 async def load_position(connection: Connection) -> Position:
     """Return where publication stands."""
-    row = await connection.fetchrow(_POSITION)
-    assert row is not None  # noqa: S101 - the table has one row
+    (row,) = await connection.fetch(_POSITION)
     return Position(**row)
 
 
@@ -150,8 +149,7 @@ SELECT (SELECT count(*) FROM entitlements) AS all_documents, ARRAY(
 
 async def load_published(connection: Connection) -> Published:
     """Return how many documents there are."""
-    row = await connection.fetchrow(_PUBLISHED)
-    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    (row,) = await connection.fetch(_PUBLISHED)
     return Published(row["all_documents"], frozenset(row["waiting"]))
 
 
@@ -175,14 +173,12 @@ async def reserve_versions(connection: Connection, above: int, block: int) -> in
 
     They may be published once the broker has acknowledged a watermark that says so.
     """
-    ceiling: int = await connection.fetchval(_RESERVE, above, block)
-    return ceiling
+    return int(await connection.fetchval(_RESERVE, above, block))
 
 
 async def count_above(connection: Connection, version: int) -> int:
     """Count the documents with a greater version."""
-    count: int = await connection.fetchval("SELECT count(*) FROM entitlements WHERE version > $1", version)
-    return count
+    return int(await connection.fetchval("SELECT count(*) FROM entitlements WHERE version > $1", version))
 
 
 _ABOVE = f"""

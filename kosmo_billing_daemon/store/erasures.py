@@ -10,7 +10,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.store.adoptions import forget_statement
 from kosmo_billing_daemon.store.combining import Statement
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 KEPT = "erased"
 """What stands where somebody had written about the user."""
@@ -154,8 +154,7 @@ _IS_PSEUDONYM = "SELECT EXISTS (SELECT FROM pseudonyms WHERE user_id = $1)"
 
 async def is_pseudonym(connection: Connection, user_id: UUID) -> bool:
     """Say whether this id stands for somebody who was erased."""
-    found: bool = await connection.fetchval(_IS_PSEUDONYM, user_id)
-    return found
+    return bool(await connection.fetchval(_IS_PSEUDONYM, user_id))
 
 
 _ERASED = """
@@ -173,8 +172,7 @@ _IS_QUEUED = "SELECT EXISTS (SELECT FROM outbox WHERE $1 = ANY (users))"
 
 async def is_queued(connection: Connection, user_id: UUID) -> bool:
     """Say whether the user's document still waits to be cleared."""
-    found: bool = await connection.fetchval(_IS_QUEUED, user_id)
-    return found
+    return bool(await connection.fetchval(_IS_QUEUED, user_id))
 
 
 _FORGET = """
@@ -185,7 +183,7 @@ DELETE FROM erased_users WHERE fingerprint IN (
 
 async def forget(connection: Connection, before: date, limit: int) -> int:
     """Forget who was erased before that day; returns how many."""
-    return int((await connection.execute(_FORGET, before, limit)).rpartition(" ")[2])
+    return changed(await connection.execute(_FORGET, before, limit))
 
 
 def redacted(text: bytes, users: Sequence[UUID]) -> bytes:

@@ -48,8 +48,7 @@ async def begin(
 ) -> Extension:
     """Begin an extension, or return the one that was begun for the same reason."""
     all_at = now if everybody else None
-    row = await connection.fetchrow(_BEGIN, extension_id, days, reason, now, all_at)
-    assert row is not None  # noqa: S101 - it returns the row in either case
+    (row,) = await connection.fetch(_BEGIN, extension_id, days, reason, now, all_at)
     return Extension(**row)
 
 

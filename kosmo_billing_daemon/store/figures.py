@@ -29,17 +29,16 @@ SELECT coalesce((SELECT max(id) FROM ledger), 0) AS entry, coalesce((SELECT max(
 
 async def load_appended(connection: Connection) -> Appended:
     """Return how far there is something to add."""
-    row = await connection.fetchrow(_APPENDED)
-    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    (row,) = await connection.fetch(_APPENDED)
     return Appended(**row)
+
+
+_HAS_ENDED = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > $1"
 
 
 async def has_ended(connection: Connection, number: int) -> bool:
     """Say whether all transactions up to a number have ended."""
-    ended: bool = await connection.fetchval(
-        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > $1", number
-    )
-    return ended
+    return bool(await connection.fetchval(_HAS_ENDED, number))
 
 
 async def lock(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.events import StoredEvent
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, changed
 
 GONE = "the event is gone"
 ANSWERS_KEPT = 100  # of each hook
@@ -193,7 +193,7 @@ UPDATE hooks SET off_since = $2, off_because = $3, next_try_at = NULL WHERE id =
 
 async def switch_off(connection: Connection, hook_id: int, now: datetime, why: str) -> bool:
     """Send nothing more until an operator asks for it; what waits is kept. False if it was off or removed."""
-    return bool(await connection.execute(_OFF, hook_id, now, why) == "UPDATE 1")
+    return bool(changed(await connection.execute(_OFF, hook_id, now, why)))
 
 
 _REPLAY = """
@@ -206,8 +206,7 @@ ON CONFLICT DO NOTHING
 
 async def replay(connection: Connection, hook_id: int, since: datetime) -> int:
     """Queue again what a hook wants and happened since then; returns how many events that adds."""
-    result = await connection.execute(_REPLAY, hook_id, since)
-    return int(result.rpartition(" ")[2])
+    return changed(await connection.execute(_REPLAY, hook_id, since))
 
 
 async def switch_on(connection: Connection, hook_id: int) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.combining import Statement
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record
@@ -101,4 +101,4 @@ DELETE FROM idempotency_keys WHERE (user_id, key) IN (
 
 async def remove(connection: Connection, before: datetime, limit: int) -> int:
     """Forget keys first used before; returns how many."""
-    return int((await connection.execute(_REMOVE, before, limit)).rpartition(" ")[2])
+    return changed(await connection.execute(_REMOVE, before, limit))

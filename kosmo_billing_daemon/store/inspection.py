@@ -31,15 +31,13 @@ SELECT current_setting('server_version_num')::int AS version,
 
 async def load_server(connection: Connection) -> DatabaseServer:
     """Return what the server says of itself."""
-    row = await connection.fetchrow(_SERVER)
-    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    (row,) = await connection.fetch(_SERVER)
     return DatabaseServer(**row)
 
 
 async def load_newest_migration(connection: Connection) -> int:
     """Return the number of the newest migration applied; the ledger must exist."""
-    number: int = await connection.fetchval("SELECT coalesce(max(number), 0) FROM kosmo_billing_migrations")
-    return number
+    return int(await connection.fetchval("SELECT coalesce(max(number), 0) FROM kosmo_billing_migrations"))
 
 
 async def append_probe(connection: Connection, nobody: UUID, event_type: str, now: datetime) -> int:

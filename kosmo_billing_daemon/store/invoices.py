@@ -11,7 +11,7 @@ from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 from kosmo_billing_daemon.store.quotes import learn, plan
 
 COLUMNS = Columns(
@@ -131,8 +131,7 @@ async def load_created(connection: Connection, first: datetime, before: datetime
 
 async def number_observation(connection: Connection) -> int:
     """Return the number of a lookup that is about to be asked for."""
-    number: int = await connection.fetchval("SELECT nextval('observations')")
-    return number
+    return int(await connection.fetchval("SELECT nextval('observations')"))
 
 
 _LOAD_OF_USER = f"""
@@ -210,7 +209,7 @@ UPDATE btcpay_invoices SET is_released = false WHERE id = $1 AND status = 'reser
 
 async def take_over(connection: Connection, invoice_id: UUID) -> bool:
     """Say whether a reservation was released, and hold it again: of several who ask, one gets it."""
-    return bool(await connection.execute(_TAKE_OVER, invoice_id) == "UPDATE 1")
+    return bool(changed(await connection.execute(_TAKE_OVER, invoice_id)))
 
 
 async def adjust(connection: Connection, invoice_id: UUID, adjusted: Decimal) -> None:
@@ -235,29 +234,25 @@ async def load_reserved_credit(
     return {(UserId(row["user_id"]), row["currency"]): row["amount"] for row in rows}
 
 
+_DECIDE = "UPDATE btcpay_invoices SET effect = $2 WHERE id = $1 AND effect = ANY ($3::text[])"
+
+
 async def decide(
     connection: Connection, invoice_id: UUID, effect: Effect, instead_of: Iterable[Effect]
 ) -> bool:
     """Write an operator's decision on an invoice; say whether that changed anything."""
-    result = await connection.execute(
-        "UPDATE btcpay_invoices SET effect = $2 WHERE id = $1 AND effect = ANY ($3::text[])",
-        invoice_id,
-        effect,
-        list(instead_of),
-    )
-    return bool(result == "UPDATE 1")
+    return bool(changed(await connection.execute(_DECIDE, invoice_id, effect, list(instead_of))))
+
+
+_CLAIM_REFRESH = """
+UPDATE btcpay_invoices SET observed_at = $2
+WHERE id = $1 AND (observed_at IS NULL OR observed_at <= $2::timestamptz - $3::interval)
+"""
 
 
 async def claim_refresh(connection: Connection, invoice_id: UUID, now: datetime, interval: timedelta) -> bool:
     """Say whether the invoice was last observed longer ago than ``interval``, and note that it is now."""
-    result = await connection.execute(
-        "UPDATE btcpay_invoices SET observed_at = $2"
-        " WHERE id = $1 AND (observed_at IS NULL OR observed_at <= $2::timestamptz - $3::interval)",
-        invoice_id,
-        now,
-        interval,
-    )
-    return bool(result == "UPDATE 1")
+    return bool(changed(await connection.execute(_CLAIM_REFRESH, invoice_id, now, interval)))
 
 
 @record

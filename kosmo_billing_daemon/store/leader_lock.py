@@ -157,6 +157,5 @@ FROM (
 
 async def look(connection: Connection, schema: str, *, silent_for: float = SILENT_FOR) -> Lead:
     """Return what can be seen of whoever leads now."""
-    row = await connection.fetchrow(_LOOK, _CLASS, _key(schema), _work_key(schema), silent_for)
-    assert row is not None  # noqa: S101 - an aggregate has its row
+    (row,) = await connection.fetch(_LOOK, _CLASS, _key(schema), _work_key(schema), silent_for)
     return Lead(row["is_held"], row["is_exercised"])

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.leases import Lease, Quota
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record(kw_only=True)
@@ -152,7 +152,7 @@ DELETE FROM leases WHERE id IN (
 
 async def remove(connection: Connection, before: datetime, limit: int) -> int:
     """Forget leases that ended long ago; returns how many."""
-    return int((await connection.execute(_REMOVE, before, limit)).rpartition(" ")[2])
+    return changed(await connection.execute(_REMOVE, before, limit))
 
 
 _OPENINGS = "SELECT reporter, openings FROM lease_files WHERE reporter = ANY ($1::text[]) FOR UPDATE"

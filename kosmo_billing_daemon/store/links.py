@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record
@@ -53,9 +53,9 @@ async def find_user(connection: Connection, token_hash: bytes) -> UUID | None:
     return user_id
 
 
+_REVOKE = "UPDATE renewal_links SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL"
+
+
 async def revoke(connection: Connection, user_id: UUID, now: datetime) -> int:
     """End all links of a user; returns how many were valid."""
-    result = await connection.execute(
-        "UPDATE renewal_links SET revoked_at = $2 WHERE user_id = $1 AND revoked_at IS NULL", user_id, now
-    )
-    return int(result.rpartition(" ")[2])
+    return changed(await connection.execute(_REVOKE, user_id, now))

@@ -212,6 +212,5 @@ FROM (
 
 async def load_queue(connection: Connection, now: datetime, tried_since: datetime) -> Queue:
     """Return what is due. What was set aside since ``tried_since`` waits on purpose."""
-    row = await connection.fetchrow(_QUEUE, now, tried_since)
-    assert row is not None  # noqa: S101 - an aggregate has its row
+    (row,) = await connection.fetch(_QUEUE, now, tried_since)
     return Queue(**row)

@@ -232,8 +232,7 @@ SELECT id, pg_current_xact_id()::text::bigint AS before FROM drawn
 
 async def load_drawn(connection: Connection) -> Drawn:
     """Return how far ids are drawn. Takes a transaction number, so it is not for every row."""
-    row = await connection.fetchrow(_DRAWN)
-    assert row is not None  # noqa: S101 - a sequence has its row
+    (row,) = await connection.fetch(_DRAWN)
     return Drawn(**row)
 
 
@@ -252,8 +251,7 @@ SELECT (SELECT queued_at FROM outbox WHERE kind = 'rights' ORDER BY id LIMIT 1) 
 
 async def load_oldest(connection: Connection) -> tuple[datetime | None, datetime | None]:
     """Return since when the oldest change of rights and the oldest event have been waiting."""
-    row = await connection.fetchrow(_OLDEST)
-    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    (row,) = await connection.fetch(_OLDEST)
     return row["rights"], row["event"]
 
 
@@ -262,11 +260,12 @@ def newest_rights(entries: Iterable[OutboxEntry]) -> int:
     return max((entry.id for entry in entries if entry.kind is Kind.RIGHTS), default=0)
 
 
+_COUNT_WAITING = """
+SELECT count(DISTINCT user_id) FROM outbox, unnest(users) AS of (user_id)
+WHERE kind IN ('rights', 'usage', 'repeat') AND ($1::uuid[] IS NULL OR user_id = ANY ($1::uuid[]))
+"""
+
+
 async def count_waiting(connection: Connection, users: Sequence[UUID] | None = None) -> int:
     """Count the documents (of these users) that wait to be published."""
-    waiting: int = await connection.fetchval(
-        "SELECT count(DISTINCT user_id) FROM outbox, unnest(users) AS of (user_id)"
-        " WHERE kind IN ('rights', 'usage', 'repeat') AND ($1::uuid[] IS NULL OR user_id = ANY ($1::uuid[]))",
-        users,
-    )
-    return waiting
+    return int(await connection.fetchval(_COUNT_WAITING, users))

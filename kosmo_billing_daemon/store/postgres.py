@@ -312,6 +312,11 @@ class _Undone(_Transaction):
         await self._session.execute("ROLLBACK")
 
 
+def changed(status: str) -> int:
+    """Return how many rows a statement changed, by what the server answers to it."""
+    return int(status.rpartition(" ")[2])
+
+
 def locking_users(users: Iterable[UUID]) -> str:
     """Return the statement that serialises changes of users' purchases until the transaction ends.
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record
@@ -157,4 +157,4 @@ DELETE FROM events WHERE id IN (
 
 async def events(connection: Connection, before: datetime, limit: int) -> int:
     """Forget events of long ago; returns how many. No rule reads them: they are told, and listed."""
-    return int((await connection.execute(_EVENTS, before, limit)).rpartition(" ")[2])
+    return changed(await connection.execute(_EVENTS, before, limit))

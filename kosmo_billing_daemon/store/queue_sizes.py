@@ -54,6 +54,5 @@ class QueueSizes:
 
 async def load_waiting(connection: Connection, now: datetime) -> QueueSizes:
     """Return what waits now."""
-    row = await connection.fetchrow(_WAITING, now)
-    assert row is not None  # noqa: S101 - a SELECT without FROM has its row
+    (row,) = await connection.fetch(_WAITING, now)
     return QueueSizes(**row)

@@ -9,7 +9,7 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.plans import Price
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record(kw_only=True)
@@ -223,7 +223,7 @@ WHERE id = $1 AND pull_payment_id IS NULL AND tried_at <= $2::timestamptz - $3::
 
 async def claim_try(connection: Connection, refund_id: int, now: datetime, apart: timedelta) -> bool:
     """Say whether BTCPay may be asked for it now: the last try was longer ago than it can take."""
-    return bool(await connection.execute(_CLAIM_TRY, refund_id, now, apart) == "UPDATE 1")
+    return bool(changed(await connection.execute(_CLAIM_TRY, refund_id, now, apart)))
 
 
 async def attach(connection: Connection, refund_id: int, pull_payment_id: str, link: str) -> None:
@@ -233,20 +233,19 @@ async def attach(connection: Connection, refund_id: int, pull_payment_id: str, l
     )
 
 
+_SHRINK = """
+UPDATE refunds SET amount = $2, paid_at = $3 WHERE id = $1 AND cancelled_at IS NULL AND amount > $2
+"""
+
+
 async def shrink(connection: Connection, refund_id: int, paid: Decimal, at: datetime) -> bool:
     """Note that no more than ``paid`` of a refund, which is paid, can go out; say whether that is new."""
-    result = await connection.execute(
-        "UPDATE refunds SET amount = $2, paid_at = $3 WHERE id = $1 AND cancelled_at IS NULL AND amount > $2",
-        refund_id,
-        paid,
-        at,
-    )
-    return bool(result == "UPDATE 1")
+    return bool(changed(await connection.execute(_SHRINK, refund_id, paid, at)))
+
+
+_CANCEL = "UPDATE refunds SET cancelled_at = $2 WHERE id = $1 AND cancelled_at IS NULL"
 
 
 async def cancel(connection: Connection, refund_id: int, at: datetime) -> bool:
     """Say whether it was open until now, and cancel it."""
-    result = await connection.execute(
-        "UPDATE refunds SET cancelled_at = $2 WHERE id = $1 AND cancelled_at IS NULL", refund_id, at
-    )
-    return bool(result == "UPDATE 1")
+    return bool(changed(await connection.execute(_CANCEL, refund_id, at)))

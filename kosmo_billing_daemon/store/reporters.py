@@ -73,8 +73,7 @@ class StandingUsage:
 
 async def count_standing(connection: Connection, reporter: str, since: datetime) -> StandingUsage:
     """Return what a reporter counted since then, by the time of arrival."""
-    row = await connection.fetchrow(_STANDING, reporter, since)
-    assert row is not None  # noqa: S101 - an aggregate has its row
+    (row,) = await connection.fetch(_STANDING, reporter, since)
     return StandingUsage(**row)
 
 

@@ -157,8 +157,7 @@ async def load_history(connection: Connection, user_id: UUID, limit: int) -> tup
 
 async def count_history(connection: Connection, user_id: UUID) -> int:
     """Return how many purchases of a user there are in all."""
-    number: int = await connection.fetchval("SELECT count(*) FROM subscriptions WHERE user_id = $1", user_id)
-    return number
+    return int(await connection.fetchval("SELECT count(*) FROM subscriptions WHERE user_id = $1", user_id))
 
 
 _APPEND = COLUMNS.insert("subscriptions")

@@ -9,7 +9,7 @@ import asyncpg
 from kosmo_billing_daemon.domain.metering import UsageDecision
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.errors import RetryTransaction
-from kosmo_billing_daemon.store.postgres import Connection
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record(kw_only=True)
@@ -284,7 +284,7 @@ async def remove_events(connection: Connection, before: datetime, limit: int) ->
 
     ``before`` must be further back than messages are accepted, else one could count twice.
     """
-    return _number(await connection.execute(_REMOVE_EVENTS, before, limit))
+    return changed(await connection.execute(_REMOVE_EVENTS, before, limit))
 
 
 _REMOVE_DAYS = """
@@ -295,7 +295,7 @@ DELETE FROM usage_days WHERE (user_id, day) IN (
 
 async def remove_days(connection: Connection, before: date, limit: int) -> int:
     """Forget the sums of days long past; returns how many."""
-    return _number(await connection.execute(_REMOVE_DAYS, before, limit))
+    return changed(await connection.execute(_REMOVE_DAYS, before, limit))
 
 
 _REMOVE_QUARANTINE = """
@@ -309,8 +309,4 @@ DELETE FROM usage_quarantine WHERE id IN (
 
 async def remove_quarantined(connection: Connection, before: datetime, newest: int, limit: int) -> int:
     """Forget quarantined reports that are old, or not among the ``newest``; returns how many."""
-    return _number(await connection.execute(_REMOVE_QUARANTINE, before, newest, limit))
-
-
-def _number(result: str) -> int:
-    return int(result.rpartition(" ")[2])
+    return changed(await connection.execute(_REMOVE_QUARANTINE, before, newest, limit))
