@@ -37,12 +37,13 @@ from kosmo_billing_daemon.store import (
     ledger,
     listings,
     outbox,
+    people,
     quotes,
     subscriptions,
 )
 from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.combining import combine
-from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
+from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users, notify
 
 BATCH = 1000
 LONGEST_REASON = 500
@@ -187,7 +188,7 @@ class AdminActions:
         Raises ``Conflict`` for an invoice on which no money was ever seen, unless ``unpaid``.
         """
         async with self.pool.connection() as connection:
-            found = await listings.find_invoice(connection, name)
+            found = await invoices.find_invoice(connection, name)
             if found is None:
                 raise NotFound(f"there is no invoice {name!r}")
             if found.btcpay_invoice_id is None:
@@ -219,14 +220,14 @@ class AdminActions:
         while True:
             async with self.pool.connection() as connection:
                 if user_id is None:
-                    users = await listings.load_users_after(connection, after, BATCH)
+                    users = await people.load_all(connection, after, BATCH)
                 else:
                     users = [user_id] if await listings.load_publication(connection, user_id) else []
                     if not users:
                         raise NotFound(f"user {user_id} has no document: nothing was ever bought or granted")
                 if users:
                     await outbox.repeat(connection, users)
-                    await listings.wake_publisher(connection)
+                    await notify(connection, "entitlements")
             marked += len(users)
             progress(marked)
             if user_id is not None or len(users) < BATCH:

@@ -11,17 +11,13 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import audit, hooks, listings, lookups, reporters
 from kosmo_billing_daemon.store.audit import AuditEntry
 from kosmo_billing_daemon.store.hooks import Hook
-from kosmo_billing_daemon.store.listings import ListedCase
+from kosmo_billing_daemon.store.listings import CasePlace, ListedCase
 from kosmo_billing_daemon.store.lookups import SetAside
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.store.reporters import ReporterCase
 
-_FIRST: Final = (datetime(1900, 1, 1, tzinfo=UTC), 0)
 _LAST: Final = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 _ACTIONS_SHOWN: Final = 5
-
-CasePlace = tuple[datetime, int]
-"""Where a list of cases goes on: a time, and the number of a case."""
 
 
 @record(kw_only=True)
@@ -42,7 +38,7 @@ class Attention:
 async def load(pool: Pool, clock: Clock, limit: int, start: CasePlace | None = None) -> Attention:
     """Return what needs an operator; ``limit`` bounds each list."""
     async with pool.connection() as connection:
-        cases = await listings.load_open_cases_from(connection, *(start or _FIRST), limit + 1)
+        cases = await listings.load_open_cases(connection, limit + 1, start or listings.FIRST)
         return Attention(
             cases=cases[:limit],
             next=(cases[limit].opened_at, cases[limit].number) if len(cases) > limit else None,
@@ -90,8 +86,8 @@ async def load_case(pool: Pool, number: int, limit: int) -> CaseInQueue:
             done = [one for one in actions if one.at >= case.opened_at]
         queue = await listings.load_open_cases(connection, limit)
         if queue and (queue[-1].opened_at, queue[-1].number) < place:
-            queue = await listings.load_open_cases_from(connection, *place, limit)
-        following = await listings.load_open_cases_from(connection, place[0], place[1] + 1, 1)
+            queue = await listings.load_open_cases(connection, limit, place)
+        following = await listings.load_open_cases(connection, 1, (place[0], place[1] + 1))
         return CaseInQueue(
             case=case,
             user=users[0] if users else None,
@@ -105,6 +101,6 @@ async def load_case(pool: Pool, number: int, limit: int) -> CaseInQueue:
 async def load_next(pool: Pool, after: ListedCase) -> int | None:
     """Return the open case after one, or else the oldest."""
     async with pool.connection() as connection:
-        following = await listings.load_open_cases_from(connection, after.opened_at, after.number + 1, 1)
+        following = await listings.load_open_cases(connection, 1, (after.opened_at, after.number + 1))
         found = following or await listings.load_open_cases(connection, 1)
     return found[0].number if found else None

@@ -14,6 +14,7 @@ from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, NotFound
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import listings, nodes
+from kosmo_billing_daemon.store.invoices import find_invoice
 from kosmo_billing_daemon.store.listings import ListedCase
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 
@@ -49,7 +50,7 @@ async def find(pool: Pool, name: str, limit: int = 20) -> FoundByName:
         if (user_id := _uuid(name)) is not None and await listings.is_known(connection, user_id):
             users.append(UserId(user_id))
             invoices += await listings.load_invoices(connection, user_id, None, limit)
-        if (invoice := await listings.find_invoice(connection, name)) is not None:
+        if (invoice := await find_invoice(connection, name)) is not None:
             invoices.append(invoice)
             users.append(invoice.user_id)
         if _NODE.fullmatch(name.lower()):
@@ -75,7 +76,7 @@ async def resolve(pool: Pool, name: str) -> UserId:
 
 
 async def _resolve(connection: Connection, name: str) -> UserId:
-    invoice = await listings.find_invoice(connection, name)
+    invoice = await find_invoice(connection, name)
     user_id = _uuid(name)
     if invoice is None:
         if user_id is not None:

@@ -18,7 +18,7 @@ from kosmo_billing_daemon.services.hooks import message_of, send
 from kosmo_billing_daemon.store import audit, hooks
 from kosmo_billing_daemon.store.events import StoredEvent
 from kosmo_billing_daemon.store.hooks import GivenAnswer, Hook, ListedHook
-from kosmo_billing_daemon.store.postgres import Connection, Pool
+from kosmo_billing_daemon.store.postgres import Connection, Pool, notify
 
 
 @record(kw_only=True)
@@ -112,7 +112,7 @@ class HookActions:
         self, connection: Connection, action: str, hook_id: int, by: OperatorAction, now: datetime
     ) -> None:
         await audit.append(connection, by.entry(action, None, f"hook {hook_id}", now))
-        await hooks.notify(connection)
+        await notify(connection, "hooks")
 
 
 @record

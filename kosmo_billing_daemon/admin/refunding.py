@@ -22,7 +22,7 @@ from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import refunds as booking
-from kosmo_billing_daemon.store import attention, audit, invoices, ledger, listings, refunds
+from kosmo_billing_daemon.store import attention, audit, invoices, ledger, refunds
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_users
 from kosmo_billing_daemon.store.refunds import Receipt, Refund
 
@@ -263,7 +263,7 @@ class Refunding:
     async def _receipt(self, name: str) -> Receipt:
         """Return what came in on an invoice, which may be one of an order that is not known here."""
         async with self.pool.connection() as connection:
-            found = await listings.find_invoice(connection, name)
+            found = await invoices.find_invoice(connection, name)
             if found is not None and found.btcpay_invoice_id is None:
                 raise Conflict("BTCPay received nothing for this invoice", code="not_attached")
             one = await refunds.load_receipt(connection, (found and found.btcpay_invoice_id) or name)

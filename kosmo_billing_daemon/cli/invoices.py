@@ -25,6 +25,7 @@ from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
 from kosmo_billing_daemon.errors import NotFound
 from kosmo_billing_daemon.store import deliveries, listings
 from kosmo_billing_daemon.store.deliveries import LoggedDelivery
+from kosmo_billing_daemon.store.invoices import find_invoice
 
 Name = Annotated[str, typer.Argument(metavar="INVOICE", help="BTCPay's invoice id, or our order id.")]
 
@@ -59,7 +60,7 @@ def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> No
 
     async def work(at: OpenedServices) -> tuple[Invoice, list[LoggedDelivery], list[listings.ListedCase]]:
         async with at.pool.connection() as connection:
-            found = await listings.find_invoice(connection, invoice)
+            found = await find_invoice(connection, invoice)
             if found is None:
                 raise NotFound(f"there is no invoice {invoice!r}")
             return (

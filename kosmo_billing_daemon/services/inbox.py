@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher
 from kosmo_billing_daemon.store import deliveries
 from kosmo_billing_daemon.store.deliveries import Delivery
-from kosmo_billing_daemon.store.postgres import Pool
+from kosmo_billing_daemon.store.postgres import Pool, notify
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,5 +30,5 @@ class Inbox:
         async with self.pool.connection() as connection:
             await deliveries.append(connection, batch)
             if not self.wake():
-                await deliveries.notify(connection)
+                await notify(connection, "deliveries")
         return [None] * len(batch)

@@ -7,7 +7,7 @@ from kosmo_billing_daemon.contract.encoding import CANONICAL_UUID
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.columns import Columns
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, changed
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
 @record
@@ -76,11 +76,6 @@ ORDER BY 1, 2, place DESC
 async def append(connection: Connection, deliveries: Sequence[Delivery]) -> None:
     """Log deliveries and have their invoices looked up; one that is known already changes nothing."""
     await connection.execute(_APPEND, *_HINTS.values(deliveries))
-
-
-async def notify(connection: Connection) -> None:
-    """Wake the leader, which may be another process."""
-    await connection.execute("SELECT pg_notify($1, 'deliveries')", CHANNEL)
 
 
 async def remove(connection: Connection, before: datetime, limit: int) -> int:

@@ -8,7 +8,7 @@ from uuid import UUID
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.events import StoredEvent
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection, changed
+from kosmo_billing_daemon.store.postgres import Connection, changed
 
 GONE = "the event is gone"
 ANSWERS_KEPT = 100  # of each hook
@@ -265,8 +265,3 @@ SELECT count(*) AS events FROM (
 async def count_since(connection: Connection, hook_id: int, since: datetime) -> int:
     """Return how many events that a hook wants happened since then (100,000 at most)."""
     return int(await connection.fetchval(_COUNT_SINCE, hook_id, since))
-
-
-async def notify(connection: Connection) -> None:
-    """Wake the leader's senders when the transaction commits."""
-    await connection.execute("SELECT pg_notify($1, 'hooks')", CHANNEL)

@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.postgres import Connection, notify
 
 
 @record(kw_only=True)
@@ -56,7 +56,7 @@ async def append_probe(connection: Connection, nobody: UUID, event_type: str, no
             event_type,
             now,
         )
-    await connection.execute("SELECT pg_notify($1, 'entitlements')", CHANNEL)
+    await notify(connection, "entitlements")
     return int(event or 0)
 
 

@@ -134,20 +134,28 @@ async def number_observation(connection: Connection) -> int:
     return int(await connection.fetchval("SELECT nextval('observations')"))
 
 
-_LOAD_OF_USER = f"""
+_FIND = f"""
 SELECT {COLUMNS} FROM btcpay_invoices
-WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1) AND user_id = $2
+WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1)
+UNION ALL
+SELECT {COLUMNS} FROM btcpay_invoices WHERE id = $2
+LIMIT 1
 """
 
 
-async def load_of_user(connection: Connection, name: str, user_id: UUID) -> Invoice | None:
-    """Return one invoice by BTCPay's id or by ours, if it belongs to the user."""
+async def find_invoice(connection: Connection, name: str) -> Invoice | None:
+    """Return an invoice by BTCPay's id of it or by our order id."""
     try:
-        (found,) = (await load(connection, [UUID(name)])).values()
-    except ValueError:  # not a UUID, or none of ours
-        rows = await connection.fetch(_LOAD_OF_USER, name, user_id)
-        return next(iter(await fetched(connection, rows)), None)
-    return found if found.user_id == user_id else None
+        our_id = UUID(name)
+    except ValueError:
+        our_id = None
+    return next(iter(await fetched(connection, await connection.fetch(_FIND, name, our_id))), None)
+
+
+async def load_of_user(connection: Connection, name: str, user_id: UUID) -> Invoice | None:
+    """Return an invoice by either of its names, if it belongs to the user."""
+    found = await find_invoice(connection, name)
+    return found if found is not None and found.user_id == user_id else None
 
 
 _PAGE = f"""

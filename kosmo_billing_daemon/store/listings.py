@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.invoices import CaseKind, Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.invoices import COLUMNS, fetched, invoice
-from kosmo_billing_daemon.store.postgres import CHANNEL, Connection
+from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn
 
 
@@ -41,16 +41,17 @@ class ListedCase:
         return (self.amount or Decimal(0)) - self.decided
 
 
+CasePlace = tuple[datetime, int]
+"""Where a list of cases goes on: a time, and the number of a case."""
+
+FIRST: Final[CasePlace] = (datetime(1900, 1, 1, tzinfo=UTC), 0)
+
 _CASES = f"""
 SELECT {COLUMNS.of("i")}, c.id AS case_number, c.kind, c.detail, c.amount AS case_amount,
     c.decided, c.currency, c.btcpay_invoice_id AS case_invoice, c.user_id AS case_user, c.opened_at,
     c.closed_at, c.resolution
 FROM attention_cases AS c LEFT JOIN btcpay_invoices AS i ON i.id = c.invoice_id
 """
-
-
-async def _cases(connection: Connection, rows: Sequence[Any]) -> list[ListedCase]:
-    return [_case(row) for row in await learn(connection, rows)]
 
 
 def _case(row: Any) -> ListedCase:
@@ -71,22 +72,18 @@ def _case(row: Any) -> ListedCase:
     )
 
 
-async def load_open_cases(connection: Connection, limit: int) -> list[ListedCase]:
-    """Return the oldest open cases."""
-    return await load_open_cases_from(connection, _BEFORE_ALL, 0, limit)
+async def _cases(connection: Connection, rows: Sequence[Any]) -> list[ListedCase]:
+    return [_case(row) for row in await learn(connection, rows)]
 
 
 _OPEN_FROM = f"""
 {_CASES} WHERE c.closed_at IS NULL AND (c.opened_at, c.id) >= ($1, $2) ORDER BY c.opened_at, c.id LIMIT $3
 """
-_BEFORE_ALL = datetime(1900, 1, 1, tzinfo=UTC)
 
 
-async def load_open_cases_from(
-    connection: Connection, opened_at: datetime, number: int, limit: int
-) -> list[ListedCase]:
-    """Return open cases, oldest first, from one that was opened then, itself included if it is open."""
-    return await _cases(connection, await connection.fetch(_OPEN_FROM, opened_at, number, limit))
+async def load_open_cases(connection: Connection, limit: int, first: CasePlace = FIRST) -> list[ListedCase]:
+    """Return open cases, oldest first, from the ``first`` place on."""
+    return await _cases(connection, await connection.fetch(_OPEN_FROM, *first, limit))
 
 
 _PREVIOUS_OPEN = """
@@ -146,24 +143,6 @@ async def lock_case(connection: Connection, number: int) -> ListedCase | None:
     return next(iter(await _cases(connection, rows)), None)
 
 
-_FIND = f"""
-SELECT {COLUMNS} FROM btcpay_invoices
-WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1)
-UNION ALL
-SELECT {COLUMNS} FROM btcpay_invoices WHERE id = $2
-LIMIT 1
-"""
-
-
-async def find_invoice(connection: Connection, name: str) -> Invoice | None:
-    """Return an invoice by BTCPay's id of it or by our order id."""
-    try:
-        our_id = UUID(name)
-    except ValueError:
-        our_id = None
-    return next(iter(await fetched(connection, await connection.fetch(_FIND, name, our_id))), None)
-
-
 _KNOWN = """
 SELECT EXISTS (SELECT FROM entitlements WHERE user_id = $1)
     OR EXISTS (SELECT FROM btcpay_invoices WHERE user_id = $1)
@@ -198,14 +177,6 @@ async def load_invoices(
     return await fetched(connection, await connection.fetch(_OF_USER, user_id, status, limit))
 
 
-async def load_users_after(connection: Connection, after: UUID, limit: int) -> list[UUID]:
-    """Return users who have a document, in the order of their ids."""
-    rows = await connection.fetch(
-        "SELECT user_id FROM entitlements WHERE user_id > $1 ORDER BY user_id LIMIT $2", after, limit
-    )
-    return [row["user_id"] for row in rows]
-
-
 async def count_users(connection: Connection) -> int:
     """Return how many users have a document."""
     return int(await connection.fetchval("SELECT count(*) AS documents FROM entitlements"))
@@ -229,8 +200,3 @@ async def load_publication(connection: Connection, user_id: UUID) -> ListedPubli
         user_id,
     )
     return None if row is None else ListedPublication(**row)
-
-
-async def wake_publisher(connection: Connection) -> None:
-    """Wake the daemon that publishes."""
-    await connection.execute("SELECT pg_notify($1, 'entitlements')", CHANNEL)

@@ -37,7 +37,7 @@ Connection: TypeAlias = Session
 T = TypeVar("T")
 
 CHANNEL = "kosmo_billing"
-"""NOTIFY channel; the payload names what changed: ``entitlements`` or ``deliveries``."""
+"""NOTIFY channel; the payload names what changed: ``entitlements``, ``deliveries`` or ``hooks``."""
 
 ENCODING = "UTF8"
 """Of the database; SQL_ASCII would keep bytes that are no text, and others lack characters."""
@@ -310,6 +310,11 @@ class _Undone(_Transaction):
     async def _commit(self) -> None:
         await self._look(self._session)
         await self._session.execute("ROLLBACK")
+
+
+async def notify(connection: Connection, what: str) -> None:
+    """Wake the leader, which may be another process, when the transaction commits."""
+    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, what)
 
 
 def changed(status: str) -> int:
