@@ -10,7 +10,7 @@ from kosmo_billing_daemon.btcpay.refunds import Claim
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import refunds
 from kosmo_billing_daemon.store.postgres import Pool
-from kosmo_billing_daemon.store.refunds import ListedRefund, Refund
+from kosmo_billing_daemon.store.refunds import Refund
 
 _BEYOND_ALL: Final = 2**63 - 1
 _ASKED_AT_ONCE: Final = 4
@@ -20,7 +20,7 @@ _ASKED_AT_ONCE: Final = 4
 class RefundPage:
     """Refunds, newest first; ``next`` is the number below which the list goes on."""
 
-    refunds: tuple[ListedRefund, ...]
+    refunds: tuple[Refund, ...]
     next: int | None
 
 
@@ -29,12 +29,12 @@ async def load_page(pool: Pool, before: int | None, limit: int) -> RefundPage:
     async with pool.connection() as connection:
         found = await refunds.load_newest(connection, before or _BEYOND_ALL, limit + 1)
     shown = tuple(found[:limit])
-    return RefundPage(refunds=shown, next=shown[-1].refund.id if len(found) > limit else None)
+    return RefundPage(refunds=shown, next=shown[-1].id if len(found) > limit else None)
 
 
-async def fetch_claims(btcpay: BtcpayClient, listed: Sequence[ListedRefund]) -> dict[int, list[Claim]]:
+async def fetch_claims(btcpay: BtcpayClient, listed: Sequence[Refund]) -> dict[int, list[Claim]]:
     """Ask BTCPay who has claimed these, a few at a time; raises ``Unavailable``."""
-    made = [one.refund for one in listed if one.refund.pull_payment_id and one.refund.cancelled_at is None]
+    made = [one for one in listed if one.pull_payment_id and one.cancelled_at is None]
     turn = asyncio.Semaphore(_ASKED_AT_ONCE)
 
     async def ask(refund: Refund) -> list[Claim]:

@@ -19,7 +19,7 @@ from kosmo_billing_daemon.console.rendering import render, url
 from kosmo_billing_daemon.errors import Invalid, NotFound, Refused, Unavailable
 from kosmo_billing_daemon.store import refunds
 from kosmo_billing_daemon.store.postgres import Connection, Pool, Rehearsal
-from kosmo_billing_daemon.store.refunds import ListedRefund, Refund
+from kosmo_billing_daemon.store.refunds import Refund
 
 PER_PAGE: Final = 25
 
@@ -49,7 +49,7 @@ async def _show(request: web.Request) -> web.Response:
     return render(
         request,
         "refunds.html",
-        rows=[(one, _state(one, claims.get(one.refund.id), is_asked=is_asked)) for one in page.refunds],
+        rows=[(one, _state(one, claims.get(one.id), is_asked=is_asked)) for one in page.refunds],
         trouble=trouble,
         ask=f"/refunds?ask=yes&before={before}" if before else "/refunds?ask=yes",
         first="/refunds" if before else "",
@@ -57,13 +57,13 @@ async def _show(request: web.Request) -> web.Response:
     )
 
 
-def _state(one: ListedRefund, claims: list[Claim] | None, *, is_asked: bool) -> tuple[str, str]:
+def _state(one: Refund, claims: list[Claim] | None, *, is_asked: bool) -> tuple[str, str]:
     """Say in a word and a tone where a refund stands; whether it is claimed, only BTCPay knows."""
-    if one.refund.cancelled_at is not None:
+    if one.cancelled_at is not None:
         return "cancelled", "quiet"
-    if one.refund.paid_at is not None:
+    if one.paid_at is not None:
         return "paid out", "good"
-    if one.refund.pull_payment_id is None:
+    if one.pull_payment_id is None:
         return "not known at BTCPay: make it again", "bad"
     if claims:
         return _CLAIM_WORDS[claims[-1].state]

@@ -84,7 +84,7 @@ async def book_made(
         known = await refunds.load_booked(connection, [made.id])
         is_new = made.id not in known
         if is_new:
-            await refunds.record_made(connection, of, total, now, pull_payment_id=made.id, link=made.link)
+            await refunds.append(connection, of, total, now, pull_payment_id=made.id, link=made.link)
             await book(connection, user_id, of, total, now, who=who, reason=reason)
             known = await refunds.load_booked(connection, [made.id])
         return known[made.id], is_new

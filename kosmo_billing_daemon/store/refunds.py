@@ -16,7 +16,8 @@ from kosmo_billing_daemon.store.postgres import Connection, changed
 class Refund:
     """One refund; without ``pull_payment_id`` it is not known yet whether BTCPay made it.
 
-    Without ``user_id`` it is of an order that is not in this database.
+    Without ``user_id`` it is of an order that is not in this database. One that ``is_recorded`` was made in
+    BTCPay's own pages.
     """
 
     id: int
@@ -29,6 +30,7 @@ class Refund:
     ordered_at: datetime
     cancelled_at: datetime | None
     paid_at: datetime | None
+    is_recorded: bool
 
     @property
     def name(self) -> str:
@@ -36,12 +38,11 @@ class Refund:
         return f"Refund {self.id} of {self.btcpay_invoice_id}"
 
 
-_COLUMNS = """
-r.id, r.user_id, r.invoice_id, r.btcpay_invoice_id, r.amount, r.currency, r.pull_payment_id, r.link,
-r.ordered_at, r.cancelled_at, r.paid_at
+_SELECT = """
+SELECT r.id, r.user_id, r.invoice_id, r.btcpay_invoice_id, r.amount, r.currency, r.pull_payment_id, r.link,
+    r.ordered_at, r.cancelled_at, r.paid_at, r.is_recorded
+FROM refunds AS r
 """
-_SELECT = f"SELECT {_COLUMNS} FROM refunds AS r"
-_SELECT_LISTED = f"SELECT {_COLUMNS}, r.is_recorded FROM refunds AS r"
 
 
 def _refund(row: Any) -> Refund:
@@ -137,56 +138,18 @@ async def load_booked(connection: Connection, pull_payments: Sequence[str]) -> d
     return {row["pull_payment_id"]: _refund(row) for row in rows}
 
 
-_RECORD = """
-INSERT INTO refunds (
-    user_id, invoice_id, btcpay_invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link,
-    is_recorded)
-VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, true)
-"""
-
-
-async def record_made(
-    connection: Connection, of: Receipt, total: Price, at: datetime, *, pull_payment_id: str, link: str
-) -> None:
-    """Write down a refund that was made in BTCPay's own pages."""
-    await connection.execute(
-        _RECORD,
-        of.user_id,
-        of.invoice_id,
-        of.btcpay_invoice_id,
-        total.amount,
-        total.currency,
-        at,
-        pull_payment_id,
-        link,
-    )
-
-
 async def load_of_user(connection: Connection, user_id: UUID) -> list[Refund]:
     """Return a user's refunds, newest first."""
     rows = await connection.fetch(f"{_SELECT} WHERE r.user_id = $1 ORDER BY r.id DESC", user_id)
     return [_refund(row) for row in rows]
 
 
-@record
-class ListedRefund:
-    """A refund as it is listed; recorded ones were made in BTCPay's own pages."""
-
-    refund: Refund
-    is_recorded: bool
+_NEWEST = f"{_SELECT} WHERE r.id < $1 ORDER BY r.id DESC LIMIT $2"
 
 
-_NEWEST = f"{_SELECT_LISTED} WHERE r.id < $1 ORDER BY r.id DESC LIMIT $2"
-
-
-async def load_newest(connection: Connection, before: int, limit: int) -> list[ListedRefund]:
+async def load_newest(connection: Connection, before: int, limit: int) -> list[Refund]:
     """Return refunds of everybody, newest first, with numbers below ``before``."""
-    found = []
-    for row in await connection.fetch(_NEWEST, before, limit):
-        values = dict(row)
-        is_recorded = values.pop("is_recorded")
-        found.append(ListedRefund(_refund(values), is_recorded))
-    return found
+    return [_refund(row) for row in await connection.fetch(_NEWEST, before, limit)]
 
 
 async def load(connection: Connection, refund_id: int) -> Refund | None:
@@ -196,16 +159,25 @@ async def load(connection: Connection, refund_id: int) -> Refund | None:
 
 
 _APPEND = """
-INSERT INTO refunds (user_id, invoice_id, btcpay_invoice_id, amount, currency, ordered_at, tried_at)
-VALUES ($1, $2, $3, $4, $5, $6, $6)
+INSERT INTO refunds (
+    user_id, invoice_id, btcpay_invoice_id, amount, currency, ordered_at, tried_at, pull_payment_id, link,
+    is_recorded)
+VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $7::text IS NOT NULL)
 """
 
 
-async def append(connection: Connection, of: Receipt, total: Price, at: datetime) -> None:
-    """Write an order down, before BTCPay is asked."""
-    await connection.execute(
-        _APPEND, of.user_id, of.invoice_id, of.btcpay_invoice_id, total.amount, total.currency, at
-    )
+async def append(
+    connection: Connection,
+    of: Receipt,
+    total: Price,
+    at: datetime,
+    *,
+    pull_payment_id: str | None = None,
+    link: str | None = None,
+) -> None:
+    """Write an order down, before BTCPay is asked; or what was made in BTCPay's pages, with its id there."""
+    order = of.user_id, of.invoice_id, of.btcpay_invoice_id, total.amount, total.currency, at
+    await connection.execute(_APPEND, *order, pull_payment_id, link)
 
 
 async def note_paid(connection: Connection, refund_id: int, at: datetime) -> None:
