@@ -30,21 +30,23 @@ from kosmo_billing_daemon.web.server import draining
 ACTIONS = (*plan_actions.FORMS, *reach_actions.FORMS, *refund_actions.FORMS, *subject_actions.FORMS)
 """What an operator can do about one user."""
 
+FORMS = (*ACTIONS, *case_forms.FORMS, *refunds.FORMS, *hooks.FORMS, *gates.FORMS)
+"""Everything an operator can do; a new action is one more of its file's ``FORMS``."""
+
 ROUTES = (
     *login.ROUTES,
     *overview.ROUTES,
     *users.ROUTES,
     *user.ROUTES,
     *subject_actions.ROUTES,
-    *(route for form in ACTIONS for route in form.routes()),
     *search.ROUTES,
     *attention.ROUTES,
-    *case_forms.ROUTES,
     *ledger.ROUTES,
     *refunds.ROUTES,
     *hooks.ROUTES,
     *gates.ROUTES,
     *feed.ROUTES,
+    *(route for form in FORMS for route in form.routes()),
 )
 """Every page; a new one is a file with its ``ROUTES`` and one line here."""
 

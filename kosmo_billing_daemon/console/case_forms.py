@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
+from functools import partial
 
 from aiohttp import web
 
@@ -11,8 +12,8 @@ from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.rehearsing import UserState
 from kosmo_billing_daemon.admin.ways_out import TITLES, CaseDecision, invoice_name, ways_out
 from kosmo_billing_daemon.console.attention import NUMBER, case_number, next_case
-from kosmo_billing_daemon.console.desk import DESK, Desk, operator_of
-from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
+from kosmo_billing_daemon.console.desk import DESK, Desk
+from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values, acting
 from kosmo_billing_daemon.console.rendering import about, money, when
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -70,9 +71,7 @@ async def _rehearse(
     request: web.Request, user_id: UserId, act: Callable[[Desk, OperatorAction], Awaitable[object]]
 ) -> tuple[list[tuple[str, str]], UserState, UserState]:
     """Carry the action out, undo it, and say what it changed of the user."""
-    desk = request.app[DESK]
-    reason = str((await request.post()).get("reason", "")).strip()
-    by = OperatorAction(operator_of(request).who, reason)
+    desk, by = request.app[DESK], await acting(request)
     before, after = await rehearsing.rehearse(desk.pool, user_id, lambda pool: act(desk.on(pool), by))
     return rehearsing.changes(before, after), before, after
 
@@ -214,30 +213,26 @@ async def _close(request: web.Request, _: Values, by: OperatorAction) -> str:
     return f"Case {closed.number} ({TITLES[closed.kind]}) is closed."
 
 
+_case_form = partial(OperatorForm, back=_back, about=_about, then=_next)
+
 FORMS = (
-    OperatorForm(
+    _case_form(
         path=f"/attention/{NUMBER}/settle",
         title="Give what was bought",
         verb="Give it",
         intro="As if the invoice had settled now. The case is closed.",
         preview=_preview_settling,
         run=_settle,
-        back=_back,
-        about=_about,
-        then=_next,
     ),
-    OperatorForm(
+    _case_form(
         path=f"/attention/{NUMBER}/grant",
         title="Give the plan again",
         verb="Give it again",
         intro="For the second payment. Close the case afterwards.",
         preview=_preview_grant,
         run=_grant,
-        back=_back,
-        about=_about,
-        then=_next,
     ),
-    OperatorForm(
+    _case_form(
         path=f"/attention/{NUMBER}/give",
         title="Give the money to a user",
         verb="Give it",
@@ -245,33 +240,22 @@ FORMS = (
         fields=_whose,
         preview=_preview_giving,
         run=_give,
-        back=_back,
-        about=_about,
-        then=_next,
     ),
-    OperatorForm(
+    _case_form(
         path=f"/attention/{NUMBER}/end-plan",
         title="End the plan",
         verb="End the plan",
         intro="What is left of the plan is set against what the user owes.",
         preview=_preview_ending,
         run=_end,
-        back=_back,
-        about=_about,
-        then=_next,
         is_dangerous=True,
     ),
-    OperatorForm(
+    _case_form(
         path=f"/attention/{NUMBER}/close",
         title="Close the case",
         verb="Close it",
         intro="Without giving any rights, as after a refund. More money that comes in later opens it again.",
         preview=_preview_closing,
         run=_close,
-        back=_back,
-        about=_about,
-        then=_next,
     ),
 )
-
-ROUTES = tuple(route for form in FORMS for route in form.routes())

@@ -78,7 +78,7 @@ class OperatorForm:
     back: Callable[[web.Request], str]
     fields: Fields = nothing_else
     about: Callable[[web.Request], Awaitable[str]] | None = None
-    then: Callable[[web.Request], Awaitable[str]] | None = None
+    then: Callable[[web.Request], Awaitable[str]] | str | None = None
     intro: str = ""
     is_dangerous: bool = False
 
@@ -99,7 +99,7 @@ class OperatorForm:
             return await self._render(request, fields, given, reason)
         confirmation = str(form.get("confirm", ""))
         try:
-            by = OperatorAction(operator_of(request).who, reason)
+            by = await acting(request)
             _require_filled(fields, given)
             if not self._is_confirmed(request, confirmation, given, reason):
                 preview = await self.preview(request, given)
@@ -119,8 +119,8 @@ class OperatorForm:
             return await self._render(request, fields, given, reason, error=told, status=status)
         if isinstance(done, web.Response):
             return done
-        onward = self.back(request) if self.then is None else await self.then(request)
-        return redirect(request, onward, done=done)
+        onward = self.then or self.back(request)
+        return redirect(request, onward if isinstance(onward, str) else await onward(request), done=done)
 
     async def _render(
         self,
@@ -163,6 +163,12 @@ class OperatorForm:
         nonce = given.partition(".")[0]
         expected = self._confirmation(request, nonce, values, reason)
         return bool(nonce) and hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
+
+
+async def acting(request: web.Request) -> OperatorAction:
+    """Return who decides, and why, as the form says; raises ``Invalid`` without a reason."""
+    reason = str((await request.post()).get("reason", "")).strip()
+    return OperatorAction(operator_of(request).who, reason)
 
 
 CONFIRMED: web.AppKey[OrderedDict[str, None]] = web.AppKey("confirmed", OrderedDict)

@@ -169,10 +169,6 @@ async def _about_case(request: web.Request) -> str:
     return f"Gateway {(await _case(request)).reporter}"
 
 
-async def _to_attention(_: web.Request) -> str:
-    return "/attention"
-
-
 FORMS = (
     OperatorForm(
         path="/gates/free",
@@ -205,7 +201,7 @@ FORMS = (
         run=_close,
         back=lambda request: f"/gates/cases/{request.match_info['number']}",
         about=_about_case,
-        then=_to_attention,
+        then="/attention",
     ),
 )
 
@@ -213,5 +209,4 @@ ROUTES = (
     web.get(url("/gates"), _list),
     web.get(url("/gates/gateway"), _show),
     web.get(url(f"/gates/cases/{NUMBER}"), _show_case),
-    *(route for form in FORMS for route in form.routes()),
 )

@@ -188,10 +188,6 @@ async def _remove(request: web.Request, _: Values, by: OperatorAction) -> str:
     return f"Hook {number} is removed."
 
 
-async def _to_list(_: web.Request) -> str:
-    return "/hooks"
-
-
 def _back(request: web.Request) -> str:
     return f"/hooks/{_number(request)}"
 
@@ -226,7 +222,7 @@ FORMS = (
         run=_remove,
         back=_back,
         about=_about,
-        then=_to_list,
+        then="/hooks",
         is_dangerous=True,
     ),
 )
@@ -236,5 +232,4 @@ ROUTES = (
     web.get(url(f"/hooks/{NUMBER}"), _show),
     web.get(url(f"/hooks/{NUMBER}/test"), _show),  # where a reload of the answer leads
     web.post(url(f"/hooks/{NUMBER}/test"), _test),
-    *(route for form in FORMS for route in form.routes()),
 )

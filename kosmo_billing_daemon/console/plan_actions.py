@@ -10,7 +10,7 @@ from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, Values
 from kosmo_billing_daemon.console.user import LIMIT, user_of
-from kosmo_billing_daemon.console.user_forms import rehearsed
+from kosmo_billing_daemon.console.user_forms import user_form
 from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.subscriptions import Subscription, SubscriptionId, UserId
 from kosmo_billing_daemon.errors import Invalid
@@ -100,7 +100,7 @@ async def _revoke_pack(desk: Desk, user_id: UserId, given: Values, by: OperatorA
 
 
 FORMS = (
-    rehearsed(
+    user_form(
         "grant",
         "Grant a plan",
         _grant,
@@ -108,7 +108,7 @@ FORMS = (
         will="The user gets this plan now, as if it had been bought.",
         fields=_plans,
     ),
-    rehearsed(
+    user_form(
         "extend",
         "Extend the plan",
         _extend,
@@ -116,7 +116,7 @@ FORMS = (
         will="The plan ends later. This adds no messages, and changes the worth of nothing that was paid.",
         fields=_days,
     ),
-    rehearsed(
+    user_form(
         "revoke",
         "Revoke a purchase",
         _revoke,
@@ -125,7 +125,7 @@ FORMS = (
         fields=_revocable,
         is_dangerous=True,
     ),
-    rehearsed(
+    user_form(
         "reinstate",
         "Reinstate a purchase",
         _reinstate,
@@ -133,7 +133,7 @@ FORMS = (
         will="The purchase is given back.",
         fields=_revoked,
     ),
-    rehearsed(
+    user_form(
         "credit",
         "End the plan for credit",
         _cash,
@@ -141,7 +141,7 @@ FORMS = (
         will="The plan ends now, and what is left of it becomes credit.",
         is_dangerous=True,
     ),
-    rehearsed(
+    user_form(
         "pack",
         "Take a pack back",
         _revoke_pack,

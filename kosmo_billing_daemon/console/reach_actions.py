@@ -11,7 +11,7 @@ from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, Preview, Values
 from kosmo_billing_daemon.console.user import user_of
-from kosmo_billing_daemon.console.user_forms import described, rehearsed
+from kosmo_billing_daemon.console.user_forms import user_form
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.services.whitelist import Whitelist
@@ -94,7 +94,7 @@ async def _free(desk: Desk, user_id: UserId, _: Values, by: OperatorAction) -> s
 
 
 FORMS = (
-    rehearsed(
+    user_form(
         "nodes/add",
         "Add a node",
         _add_node,
@@ -102,7 +102,7 @@ FORMS = (
         will="The node is put on the user's list.",
         fields=_new_node,
     ),
-    rehearsed(
+    user_form(
         "nodes/remove",
         "Remove a node",
         _remove_node,
@@ -111,27 +111,27 @@ FORMS = (
         fields=_listed_nodes,
         is_dangerous=True,
     ),
-    described(
+    user_form(
         "link",
         "Revoke the renewal link",
         _revoke_link,
         verb="Revoke the link",
-        look=_look_at_link,
+        will=_look_at_link,
         is_dangerous=True,
     ),
-    described(
+    user_form(
         "republish",
         "Publish the document again",
         _republish,
         verb="Publish again",
-        look=_look_at_document,
+        will=_look_at_document,
     ),
-    described(
+    user_form(
         "free",
         "Take leased messages back",
         _free,
         verb="Take them back",
-        look=_look_at_leases,
+        will=_look_at_leases,
         is_dangerous=True,
     ),
 )

@@ -15,7 +15,7 @@ from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, Preview, Values
 from kosmo_billing_daemon.console.rendering import money
 from kosmo_billing_daemon.console.user import user_of
-from kosmo_billing_daemon.console.user_forms import described
+from kosmo_billing_daemon.console.user_forms import user_form
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.store import refunds
 from kosmo_billing_daemon.store.postgres import Pool
@@ -121,21 +121,21 @@ async def _record(desk: Desk, _: UserId, given: Values, by: OperatorAction) -> s
 
 
 FORMS = (
-    described(
+    user_form(
         "refund",
         "Refund credit",
         _refund,
         verb="Refund",
-        look=_look_at_refund,
+        will=_look_at_refund,
         fields=_to_refund,
         is_dangerous=True,
     ),
-    described(
+    user_form(
         "refund/record",
         "Book a refund made in BTCPay",
         _record,
         verb="Book the refund",
-        look=_look_at_recording,
+        will=_look_at_recording,
         fields=_made,
     ),
 )

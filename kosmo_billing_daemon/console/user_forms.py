@@ -10,8 +10,8 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin import rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
-from kosmo_billing_daemon.console.desk import DESK, Desk, operator_of
-from kosmo_billing_daemon.console.forms import Fields, OperatorForm, Preview, Values, nothing_else
+from kosmo_billing_daemon.console.desk import DESK, Desk
+from kosmo_billing_daemon.console.forms import Fields, OperatorForm, Preview, Values, acting, nothing_else
 from kosmo_billing_daemon.console.user import user_of
 from kosmo_billing_daemon.domain.subscriptions import UserId
 
@@ -23,22 +23,26 @@ Look = Callable[[Desk, UserId, Values], Awaitable[Preview]]
 PAGE = "/users/{user_id}"
 
 
-def rehearsed(
+def user_form(
     name: str,
     title: str,
     act: Act,
     *,
     verb: str,
-    will: str,
+    will: str | Look,
     fields: Fields = nothing_else,
     is_dangerous: bool = False,
 ) -> OperatorForm:
-    """Return the form of an action that changes the database alone; ``will`` says what it does."""
+    """Return the form of an action on the user whose page it belongs to.
+
+    ``will`` says what an action does that changes the database alone; of any other it describes the preview.
+    """
 
     async def preview(request: web.Request, given: Values) -> Preview:
         desk, user_id = request.app[DESK], user_of(request)
-        reason = str((await request.post()).get("reason", "")).strip()
-        by = OperatorAction(operator_of(request).who, reason)
+        if not isinstance(will, str):
+            return await will(desk, user_id, given)
+        by = await acting(request)
         before, after = await rehearsing.rehearse(
             desk.pool, user_id, lambda pool: act(desk.on(pool), user_id, given, by)
         )
@@ -48,37 +52,6 @@ def rehearsed(
             warning = "The user will have no plan, so gateways will refuse every message."
         return Preview(sentence=will, effects=effects, warning=warning)
 
-    return _form(name, title, act, verb=verb, preview=preview, fields=fields, is_dangerous=is_dangerous)
-
-
-def described(
-    name: str,
-    title: str,
-    act: Act,
-    *,
-    verb: str,
-    look: Look,
-    fields: Fields = nothing_else,
-    is_dangerous: bool = False,
-) -> OperatorForm:
-    """Return the form of an action whose preview ``look`` describes."""
-
-    async def preview(request: web.Request, given: Values) -> Preview:
-        return await look(request.app[DESK], user_of(request), given)
-
-    return _form(name, title, act, verb=verb, preview=preview, fields=fields, is_dangerous=is_dangerous)
-
-
-def _form(
-    name: str,
-    title: str,
-    act: Act,
-    *,
-    verb: str,
-    preview: Callable[[web.Request, Values], Awaitable[Preview]],
-    fields: Fields,
-    is_dangerous: bool,
-) -> OperatorForm:
     async def run(request: web.Request, given: Values, by: OperatorAction) -> str:
         return await act(request.app[DESK], user_of(request), given, by)
 
