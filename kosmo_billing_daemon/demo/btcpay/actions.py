@@ -4,18 +4,13 @@ The rule it keeps: an action that cannot happen in the present state is refused 
 can, and none of them sets a state: they make payments, confirmations and time, and the state machine decides.
 """
 
-from collections.abc import Callable
-from decimal import ROUND_DOWN, ROUND_UP, Decimal, InvalidOperation
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import StrEnum
 from http import HTTPStatus
+from typing import assert_never
 
 from kosmo_billing_daemon.demo.btcpay import state
-from kosmo_billing_daemon.demo.btcpay.answers import (
-    GreenfieldProblem,
-    GreenfieldRefused,
-    business_refusal,
-    validation_refusal,
-)
+from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused, business_refusal, invalid
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     PaymentMethod,
@@ -25,8 +20,8 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
     SimulatedStatus,
     new_transaction_id,
 )
+from kosmo_billing_daemon.demo.btcpay.reading import finite_decimal
 from kosmo_billing_daemon.demo.btcpay.rendering import destination, in_bitcoin
-from kosmo_billing_daemon.runtime.records import record
 
 _OVERPAID = Decimal("1.5")
 _LEAST, _MOST = Decimal("0.00000001"), Decimal(1_000_000_000_000)
@@ -45,35 +40,6 @@ class PayerAction(StrEnum):
     MARK_SETTLED = "mark_settled"
     MARK_INVALID = "mark_invalid"
     REPLACE_PAYMENT = "replace_payment"
-
-
-_BY_NAME = {action.value: action for action in PayerAction}
-
-
-@record
-class _Order:
-    """One action with its arguments."""
-
-    engine: Engine
-    invoice: SimulatedInvoice
-    amount: Decimal | None
-    method: PaymentMethod
-
-    def pay(self, amount: Decimal) -> None:
-        """Send ``amount``; Lightning settles at once, a transaction waits for ``confirm``."""
-        invoice, method = self.invoice, self.method
-        lightning = method is PaymentMethod.LIGHTNING
-        number = new_transaction_id()
-        payment = SimulatedPayment(
-            id=number if lightning else f"{number}-0",
-            method=method,
-            amount=amount,
-            value=in_bitcoin(invoice, amount, method),
-            received=self.engine.clock(),
-            status=PaymentStatus.SETTLED if lightning else PaymentStatus.PROCESSING,
-            destination=destination(invoice, method),
-        )
-        self.engine.receive(invoice, payment)
 
 
 def possible_actions(invoice: SimulatedInvoice) -> list[PayerAction]:
@@ -104,78 +70,61 @@ def act(
 
     A payment with an explicit amount is possible at any time: an address stays payable for ever.
     """
-    chosen = _BY_NAME.get(action)
-    if chosen is None:
-        known = ", ".join(_BY_NAME)
-        raise validation_refusal(GreenfieldProblem("action", f"Unknown action {action!r}; known are {known}"))
-    order = _Order(engine, invoice, _read_amount(amount), _read_method(invoice, method))
-    is_payment = order.amount is not None and chosen in (PayerAction.PAY, PayerAction.PAY_LATE)
+    if action not in list(PayerAction):
+        raise invalid("action", f"Unknown action {action!r}; known are {', '.join(PayerAction)}")
+    chosen, given, means = PayerAction(action), _read_amount(amount), _read_method(invoice, method)
+    is_payment = given is not None and chosen in (PayerAction.PAY, PayerAction.PAY_LATE)
     if chosen not in possible_actions(invoice) and not (is_payment and invoice.checkout.payment_methods):
         raise _impossible(invoice, chosen)
-    _ACTIONS[chosen](order)
+    match chosen:
+        case PayerAction.PAY:
+            _pay(engine, invoice, means, given or _price_due(invoice))
+        case PayerAction.PAY_PARTIAL:
+            part = given or _half_of_due(invoice)
+            if invoice.paid + part >= invoice.minimum:
+                raise invalid("amount", f"{part} is not less than what is due")
+            _pay(engine, invoice, means, part)
+        case PayerAction.PAY_OVER:
+            more = given or invoice.currency.rounded(invoice.price * _OVERPAID - invoice.paid, ROUND_UP)
+            if invoice.paid + more <= invoice.price:
+                raise invalid("amount", f"{more} is not more than what is due")
+            _pay(engine, invoice, means, more)
+        case PayerAction.CONFIRM:
+            engine.confirm(invoice, _unconfirmed(invoice))
+        case PayerAction.EXPIRE:
+            engine.expire(invoice)
+        case PayerAction.PAY_LATE:
+            if invoice.status is SimulatedStatus.NEW:
+                engine.expire(invoice)
+            _pay(engine, invoice, means, given or _price_due(invoice))
+        case PayerAction.MARK_SETTLED:
+            engine.mark(invoice, SimulatedStatus.SETTLED)
+        case PayerAction.MARK_INVALID:
+            engine.mark(invoice, SimulatedStatus.INVALID)
+        case PayerAction.REPLACE_PAYMENT:  # the newest one, by one that pays elsewhere, or pays this sum here
+            state.drop_payment(_unconfirmed(invoice)[-1])
+            if given is None:
+                engine.look_at(invoice)
+            else:
+                _pay(engine, invoice, means, given)
+        case _:
+            assert_never(chosen)
 
 
-def _pay(order: _Order) -> None:
-    order.pay(order.amount or _price_due(order.invoice))
-
-
-def _pay_partial(order: _Order) -> None:
-    amount = order.amount or _half_of_due(order.invoice)
-    if order.invoice.paid + amount >= order.invoice.minimum:
-        raise validation_refusal(GreenfieldProblem("amount", f"{amount} is not less than what is due"))
-    order.pay(amount)
-
-
-def _pay_over(order: _Order) -> None:
-    invoice = order.invoice
-    amount = order.amount or _round_up(invoice, invoice.price * _OVERPAID - invoice.paid)
-    if invoice.paid + amount <= invoice.price:
-        raise validation_refusal(GreenfieldProblem("amount", f"{amount} is not more than what is due"))
-    order.pay(amount)
-
-
-def _confirm(order: _Order) -> None:
-    order.engine.confirm(order.invoice, _unconfirmed(order.invoice))
-
-
-def _expire(order: _Order) -> None:
-    order.engine.expire(order.invoice)
-
-
-def _pay_late(order: _Order) -> None:
-    if order.invoice.status is SimulatedStatus.NEW:
-        order.engine.expire(order.invoice)
-    _pay(order)
-
-
-def _mark_settled(order: _Order) -> None:
-    order.engine.mark(order.invoice, SimulatedStatus.SETTLED)
-
-
-def _mark_invalid(order: _Order) -> None:
-    order.engine.mark(order.invoice, SimulatedStatus.INVALID)
-
-
-def _replace_payment(order: _Order) -> None:
-    """Replace the newest unconfirmed transaction by one that pays elsewhere, or pays ``amount`` here."""
-    state.drop_payment(_unconfirmed(order.invoice)[-1])
-    if order.amount is None:
-        order.engine.look_at(order.invoice)
-    else:
-        order.pay(order.amount)
-
-
-_ACTIONS: dict[PayerAction, Callable[[_Order], None]] = {
-    PayerAction.PAY: _pay,
-    PayerAction.PAY_PARTIAL: _pay_partial,
-    PayerAction.PAY_OVER: _pay_over,
-    PayerAction.CONFIRM: _confirm,
-    PayerAction.EXPIRE: _expire,
-    PayerAction.PAY_LATE: _pay_late,
-    PayerAction.MARK_SETTLED: _mark_settled,
-    PayerAction.MARK_INVALID: _mark_invalid,
-    PayerAction.REPLACE_PAYMENT: _replace_payment,
-}
+def _pay(engine: Engine, invoice: SimulatedInvoice, method: PaymentMethod, amount: Decimal) -> None:
+    """Send ``amount``; Lightning settles at once, a transaction waits for ``confirm``."""
+    lightning = method is PaymentMethod.LIGHTNING
+    number = new_transaction_id()
+    payment = SimulatedPayment(
+        id=number if lightning else f"{number}-0",
+        method=method,
+        amount=amount,
+        value=in_bitcoin(invoice, amount, method),
+        received=engine.clock(),
+        status=PaymentStatus.SETTLED if lightning else PaymentStatus.PROCESSING,
+        destination=destination(invoice, method),
+    )
+    engine.receive(invoice, payment)
 
 
 def _unconfirmed(invoice: SimulatedInvoice) -> list[SimulatedPayment]:
@@ -186,23 +135,16 @@ def _price_due(invoice: SimulatedInvoice) -> Decimal:
     return _TOP_UP_AMOUNT if invoice.is_unset_top_up else invoice.due
 
 
-def _round_up(invoice: SimulatedInvoice, amount: Decimal) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-invoice.currency.digits), ROUND_UP)
-
-
 def _half_of_due(invoice: SimulatedInvoice) -> Decimal:
-    return (invoice.due / 2).quantize(Decimal(1).scaleb(-invoice.currency.digits), ROUND_DOWN)
+    return invoice.currency.rounded(invoice.due / 2, ROUND_DOWN)
 
 
 def _read_amount(amount: object) -> Decimal | None:
     if amount is None:
         return None
-    try:
-        number = Decimal(str(amount))
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or not _LEAST <= number <= _MOST:
-        raise validation_refusal(GreenfieldProblem("amount", 'must be an amount above 0, as text: "2.50"'))
+    number = finite_decimal(amount)
+    if number is None or not _LEAST <= number <= _MOST:
+        raise invalid("amount", 'must be an amount above 0, as text: "2.50"')
     return number
 
 
@@ -212,7 +154,7 @@ def _read_method(invoice: SimulatedInvoice, method: object) -> PaymentMethod:
         return offered[0] if offered else PaymentMethod.CHAIN
     chosen = next((known for known in PaymentMethod if known == method), None)
     if chosen is None:
-        raise validation_refusal(GreenfieldProblem("method", f"must be one of {', '.join(PaymentMethod)}"))
+        raise invalid("method", f"must be one of {', '.join(PaymentMethod)}")
     if chosen not in offered:
         raise business_refusal(
             "method-not-offered", f"The invoice does not offer {chosen}", HTTPStatus.CONFLICT

@@ -5,12 +5,12 @@ types carry the JSON path, broken rules the name of the property.
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
-from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldProblem, business_refusal, validation_refusal
+from kosmo_billing_daemon.demo.btcpay.answers import business_refusal
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     CURRENCIES,
     CheckoutOptions,
@@ -19,6 +19,7 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
     new_id,
     round_to_currency,
 )
+from kosmo_billing_daemon.demo.btcpay.reading import RequestReader, finite_decimal
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore
 
 NO_WALLET = (
@@ -44,94 +45,47 @@ _LANGUAGES = (
 )  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Typed access to the body, collecting a problem for each value of a wrong type."""
+class _Reader(RequestReader):
+    """What only the creation of an invoice has."""
 
-    exact: dict[str, Any]
-    problems: list[GreenfieldProblem] = field(default_factory=list)
-
-    def amount(self) -> Decimal | None:
-        value = self.exact.get("amount")
-        return None if value is None else self._decimal(value, "amount")
-
-    def tolerance(self, checkout: dict[str, Any]) -> Decimal | None:
-        value = checkout.get("paymentTolerance")
-        return None if value is None else self._decimal(value, "checkout.paymentTolerance")
-
-    def section(self, body: dict[str, Any], name: str) -> dict[str, Any]:
-        value = body.get(name)
+    def decimal(self, values: dict[str, Any], name: str, path: str) -> Decimal | None:
+        value = values.get(name)
         if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self.problems.append(GreenfieldProblem(name, f"The value of {name} must be a JSON object."))
-            return {}
-        return value
+            return None
+        number = finite_decimal(value)
+        if number is None:
+            self.wrong(path, "Invalid number")
+        return number if number is not None and abs(number) >= _SMALLEST else Decimal(0)
 
     def minutes(self, checkout: dict[str, Any], name: str, default: int) -> int:
         value = checkout.get(name)
         if value is None:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _MAX_MINUTES:
-            self.problems.append(GreenfieldProblem(f"checkout.{name}", "Invalid timespan"))
+            self.wrong(f"checkout.{name}", "Invalid timespan")
             return default
         return value
-
-    def text(self, values: dict[str, Any], name: str, path: str) -> str | None:
-        value = values.get(name)
-        if isinstance(value, dict | list):
-            self.problems.append(GreenfieldProblem(path, f"Unexpected JSON type for {path}."))
-            return None
-        return None if value is None else str(value)
-
-    def texts(self, values: dict[str, Any], name: str, path: str) -> tuple[str | None, ...] | None:
-        value = values.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, list):
-            self.problems.append(GreenfieldProblem(path, f"The value of {path} must be a JSON array."))
-            return None
-        return tuple(item if isinstance(item, str) else None for item in value)
-
-    def flag(self, values: dict[str, Any], name: str, path: str) -> bool | None:
-        value = values.get(name)
-        if value is None or isinstance(value, bool):
-            return value
-        self.problems.append(GreenfieldProblem(path, f"Could not convert the value of {path} to a boolean."))
-        return None
-
-    def _decimal(self, value: object, path: str) -> Decimal:
-        if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
-            try:
-                number = Decimal(value)
-            except InvalidOperation:
-                number = Decimal("NaN")
-            if number.is_finite():
-                return number if abs(number) >= _SMALLEST else Decimal(0)
-        self.problems.append(GreenfieldProblem(path, "Invalid number"))
-        return Decimal(0)
 
 
 def build_invoice(body: dict[str, Any], text: str, store: SimulatedStore, now: datetime) -> SimulatedInvoice:
     """Return the invoice the body asks for, or refuse; ``text`` is that body, for exact numbers."""
     has_float = any(isinstance(value, float) for value in (body.get("amount"), _tolerance_of(body)))
     exact = json.loads(text, parse_float=Decimal) if has_float else body
-    reader = _Reader(exact)
-    amount = reader.amount()
+    reader = _Reader()
+    amount = reader.decimal(exact, "amount", "amount")
     code = (reader.text(body, "currency", "currency") or store.default_currency).strip().upper()
     metadata = reader.section(body, "metadata")
     receipt = reader.section(body, "receipt")
-    terms = reader.texts(body, "additionalSearchTerms", "additionalSearchTerms") or ()
+    terms = reader.texts(body, "additionalSearchTerms", "additionalSearchTerms")
     checkout = _checkout(reader, reader.section(body, "checkout"), reader.section(exact, "checkout"), store)
     shown = {
         name: reader.flag(receipt, name, f"receipt.{name}") for name in ("enabled", "showQR", "showPayments")
     }
     if amount is not None and amount < 0:
-        reader.problems.append(GreenfieldProblem("Amount", "The amount should be 0 or more."))
+        reader.wrong("Amount", "The amount should be 0 or more.")
     if amount is not None and amount > _MAX_AMOUNT:
-        reader.problems.append(GreenfieldProblem("Amount", f"The amount should less than {_MAX_AMOUNT}."))
-    if reader.problems:
-        raise validation_refusal(*dict.fromkeys(reader.problems))
+        reader.wrong("Amount", f"The amount should less than {_MAX_AMOUNT}.")
+    reader.finish()
     currency = CURRENCIES.get(code)
     if currency is None:
         raise business_refusal("generic-error", f"Error retrieving rates: no rate for BTC_{code}")
@@ -161,32 +115,21 @@ def _checkout(
 ) -> CheckoutOptions:
     expiration = reader.minutes(checkout, "expirationMinutes", store.expiration_minutes)
     monitoring = reader.minutes(checkout, "monitoringMinutes", store.monitoring_minutes)
-    tolerance = reader.tolerance(exact)
+    tolerance = reader.decimal(exact, "paymentTolerance", "checkout.paymentTolerance")
     speed = reader.text(checkout, "speedPolicy", "checkout.speedPolicy") or store.speed_policy
     policy = next((known for known in _SPEED_POLICIES if known.lower() == speed.lower()), None)
     if policy is None:
-        reader.problems.append(
-            GreenfieldProblem("checkout.speedPolicy", f'Error converting value "{speed}".')
-        )
-    named = reader.texts(checkout, "paymentMethods", "checkout.paymentMethods") or ()
-    methods = dict.fromkeys(
-        found for name in named if (found := _METHODS.get((name or "").upper())) is not None
-    )
-    reader.problems += [
-        GreenfieldProblem(f"Checkout.PaymentMethods[{index}]", "Invalid PaymentMethodId")
-        for index, name in enumerate(named)
-        if (name or "").upper() not in _METHODS
-    ]
+        reader.wrong("checkout.speedPolicy", f'Error converting value "{speed}".')
+    methods: dict[PaymentMethod, None] = {}
+    for index, name in enumerate(reader.texts(checkout, "paymentMethods", "checkout.paymentMethods")):
+        if (method := _METHODS.get((name or "").upper())) is None:
+            reader.wrong(f"Checkout.PaymentMethods[{index}]", "Invalid PaymentMethodId")
+        else:
+            methods[method] = None
     if expiration * 60 < _MIN_EXPIRATION_SECONDS:
-        reader.problems.append(
-            GreenfieldProblem("Checkout.Expiration", "Expiration time must be at least 30 seconds")
-        )
+        reader.wrong("Checkout.Expiration", "Expiration time must be at least 30 seconds")
     if tolerance is not None and not 0 <= tolerance <= 100:
-        reader.problems.append(
-            GreenfieldProblem(
-                "Checkout.PaymentTolerance", "PaymentTolerance can only be between 0 and 100 percent"
-            )
-        )
+        reader.wrong("Checkout.PaymentTolerance", "PaymentTolerance can only be between 0 and 100 percent")
     options = CheckoutOptions(
         expiration_minutes=expiration,
         monitoring_minutes=monitoring,
@@ -217,7 +160,7 @@ def _language(reader: _Reader, checkout: dict[str, Any]) -> str | None:
         "The requested defaultLang does not exists, Browse the ~/misc/lang page of your BTCPay Server "
         "instance to see the list of supported languages."
     )
-    reader.problems.append(GreenfieldProblem("Checkout.DefaultLanguage", message))
+    reader.wrong("Checkout.DefaultLanguage", message)
     return None
 
 

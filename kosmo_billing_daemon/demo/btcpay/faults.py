@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, field, fields, replace
 from typing import Any
 
-from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldProblem, validation_refusal
+from kosmo_billing_daemon.demo.btcpay.reading import RequestReader
 from kosmo_billing_daemon.runtime.records import record
 
 
@@ -45,20 +45,16 @@ class Faults:
 
 def merge(faults: Faults, changes: Mapping[str, Any]) -> Faults:
     """Return ``faults`` with ``changes`` applied; a wrong name or value is refused with 422."""
-    problems: list[GreenfieldProblem] = []
+    reader = RequestReader()
     hooks = changes.get("webhooks", {})
-    if isinstance(hooks, Mapping):
-        webhooks = replace(
-            faults.webhooks, **_checked(hooks, faults.webhooks, "webhooks.", problems, rates=("drop",))
-        )
-    else:
-        problems.append(GreenfieldProblem("webhooks", "must be an object"))
-        webhooks = faults.webhooks
+    if not isinstance(hooks, Mapping):
+        reader.wrong("webhooks", "must be an object")
+        hooks = {}
+    changed = _checked(hooks, faults.webhooks, "webhooks.", reader, rates=("drop",))
     rest = {name: value for name, value in changes.items() if name != "webhooks"}
-    values = _checked(rest, faults, "", problems, rates=("error_rate",))
-    if problems:
-        raise validation_refusal(*problems)
-    return replace(faults, webhooks=webhooks, **values)
+    values = _checked(rest, faults, "", reader, rates=("error_rate",))
+    reader.finish()
+    return replace(faults, webhooks=replace(faults.webhooks, **changed), **values)
 
 
 def faults_json(faults: Faults) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def _checked(
     changes: Mapping[str, Any],
     current: Faults | WebhookFaults,
     prefix: str,
-    problems: list[GreenfieldProblem],
+    reader: RequestReader,
     *,
     rates: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -77,20 +73,16 @@ def _checked(
     values: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:
-            problems.append(
-                GreenfieldProblem(prefix + name, f"unknown; known are {', '.join(sorted(known))}")
-            )
+            reader.wrong(prefix + name, f"unknown; known are {', '.join(sorted(known))}")
         elif name in rates:
             if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-                problems.append(GreenfieldProblem(prefix + name, "must be a boolean or a number from 0 to 1"))
+                reader.wrong(prefix + name, "must be a boolean or a number from 0 to 1")
             else:
                 values[name] = float(value)
         elif isinstance(getattr(current, name), bool) != isinstance(value, bool):
-            problems.append(
-                GreenfieldProblem(prefix + name, "must be a boolean or an integer, like its present value")
-            )
+            reader.wrong(prefix + name, "must be a boolean or an integer, like its present value")
         elif not isinstance(value, int) or value < 0:
-            problems.append(GreenfieldProblem(prefix + name, "must be an integer, 0 or more"))
+            reader.wrong(prefix + name, "must be an integer, 0 or more")
         else:
             values[name] = value
     return values

@@ -18,16 +18,15 @@ from kosmo_billing_daemon.demo.btcpay.access import (
     require_store,
 )
 from kosmo_billing_daemon.demo.btcpay.answers import (
-    GreenfieldProblem,
     business_refusal,
+    invalid,
     json_response,
     missing_permission,
-    read_json_object,
-    validation_refusal,
 )
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
 from kosmo_billing_daemon.demo.btcpay.invoices import PaymentMethod, SimulatedStatus
 from kosmo_billing_daemon.demo.btcpay.ledger import Search
+from kosmo_billing_daemon.demo.btcpay.reading import RequestReader, read_json_object
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json, payment_methods_json
 from kosmo_billing_daemon.demo.btcpay.stores import Permission, key_json, store_json
 
@@ -128,18 +127,16 @@ async def _list(request: web.Request) -> web.Response:
 
 
 def _read_search(query: MultiMapping[str]) -> tuple[Search, bool]:
-    problems: list[GreenfieldProblem] = []
-    start = _integer(query, "startDate", problems)
-    end = _integer(query, "endDate", problems)
-    skip = _integer(query, "skip", problems)
-    take = _integer(query, "take", problems)
-    include_archived = _boolean(query, "includeArchived", problems, default=False)
-    with_methods = _boolean(query, "includePaymentMethods", problems, default=False)
+    reader = RequestReader()
+    start, end, skip, take = (
+        reader.query_number(query, name) for name in ("startDate", "endDate", "skip", "take")
+    )
+    include_archived = reader.query_flag(query, "includeArchived")
+    with_methods = reader.query_flag(query, "includePaymentMethods")
     if start is not None and end is not None and start > end:
-        problems.append(GreenfieldProblem("startDate", "startDate should not be above endDate"))
-        problems.append(GreenfieldProblem("endDate", "endDate should not be below startDate"))
-    if problems:
-        raise validation_refusal(*problems)
+        reader.wrong("startDate", "startDate should not be above endDate")
+        reader.wrong("endDate", "endDate should not be below startDate")
+    reader.finish()
     names = (name.lower() for name in query.getall("status", []))
     search = Search(
         order_ids=tuple(query.getall("orderId", [])),
@@ -156,10 +153,9 @@ def _read_search(query: MultiMapping[str]) -> tuple[Search, bool]:
 
 async def _get(request: web.Request) -> web.Response:
     invoice = require_invoice(request, Permission.VIEW_INVOICES)
-    problems: list[GreenfieldProblem] = []
-    with_methods = _boolean(request.query, "includePaymentMethods", problems, default=False)
-    if problems:
-        raise validation_refusal(*problems)
+    reader = RequestReader()
+    with_methods = reader.query_flag(request.query, "includePaymentMethods")
+    reader.finish()
     return json_response(invoice_json(invoice, base_url(request), payment_methods=with_methods))
 
 
@@ -168,9 +164,7 @@ async def _replace_metadata(request: web.Request) -> web.Response:
     body, _ = await read_json_object(request)
     metadata = body.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
-        raise validation_refusal(
-            GreenfieldProblem("metadata", "The value of metadata must be a JSON object.")
-        )
+        raise invalid("metadata", "The value of metadata must be a JSON object.")
     request.app[ENGINE].ledger.replace_metadata(invoice, metadata or {})
     return json_response(invoice_json(invoice, base_url(request)))
 
@@ -190,11 +184,10 @@ async def _unarchive(request: web.Request) -> web.Response:
 
 async def _payment_methods(request: web.Request) -> web.Response:
     invoice = require_invoice(request, Permission.VIEW_INVOICES)
-    problems: list[GreenfieldProblem] = []
-    only_counted = _boolean(request.query, "onlyAccountedPayments", problems, default=True)
-    sensitive = _boolean(request.query, "includeSensitive", problems, default=False)
-    if problems:
-        raise validation_refusal(*problems)
+    reader = RequestReader()
+    only_counted = reader.query_flag(request.query, "onlyAccountedPayments", default=True)
+    sensitive = reader.query_flag(request.query, "includeSensitive")
+    reader.finish()
     if sensitive and not require_key(request).allows(Permission.MODIFY_STORE, invoice.store_id):
         raise missing_permission(Permission.MODIFY_STORE)
     return json_response(payment_methods_json(invoice, only_counted=only_counted))
@@ -205,30 +198,8 @@ async def _mark(request: web.Request) -> web.Response:
     body, _ = await read_json_object(request)
     status = _STATUSES.get(str(body.get("status")).lower())
     if status is None:
-        raise validation_refusal(
-            GreenfieldProblem("status", f'Error converting value "{body.get("status")}".')
-        )
+        raise invalid("status", f'Error converting value "{body.get("status")}".')
     if not request.app[ENGINE].mark(invoice, status):
         message = "Status can only be marked to invalid or settled within certain conditions."
-        raise validation_refusal(GreenfieldProblem("Status", message))
+        raise invalid("Status", message)
     return json_response(invoice_json(invoice, base_url(request)), HTTPStatus.OK)
-
-
-def _integer(query: MultiMapping[str], name: str, problems: list[GreenfieldProblem]) -> int | None:
-    value = query.get(name)
-    if not value:
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        problems.append(GreenfieldProblem(name, f"The value '{value}' is not valid."))
-        return None
-
-
-def _boolean(
-    query: MultiMapping[str], name: str, problems: list[GreenfieldProblem], *, default: bool
-) -> bool:
-    value = query.get(name, "").lower()
-    if value not in ("", "true", "false"):
-        problems.append(GreenfieldProblem(name, f"The value '{value}' is not valid."))
-    return value == "true" if value else default

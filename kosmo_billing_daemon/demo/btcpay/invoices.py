@@ -62,6 +62,10 @@ class Currency:
     digits: int
     rate: Decimal
 
+    def rounded(self, amount: Decimal, rounding: str = ROUND_HALF_UP) -> Decimal:
+        """Round to what can be paid in it."""
+        return amount.quantize(Decimal(1).scaleb(-self.digits), rounding)
+
 
 CURRENCIES = {
     currency.code: currency

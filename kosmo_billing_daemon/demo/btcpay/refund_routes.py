@@ -15,14 +15,13 @@ from kosmo_billing_daemon.demo.btcpay.access import (
     require_store,
 )
 from kosmo_billing_daemon.demo.btcpay.answers import (
-    GreenfieldProblem,
     GreenfieldRefused,
     business_refusal,
+    invalid,
     json_response,
-    read_json_object,
-    validation_refusal,
 )
 from kosmo_billing_daemon.demo.btcpay.invoices import PaymentMethod
+from kosmo_billing_daemon.demo.btcpay.reading import read_json_object
 from kosmo_billing_daemon.demo.btcpay.refunds import (
     PayoutState,
     SimulatedPullPayment,
@@ -96,9 +95,9 @@ async def _claim(request: web.Request) -> web.Response:
     pull_payment = _require(request)
     body, _ = await read_json_object(request)
     if body.get("payoutMethodId") not in [method.value for method in PaymentMethod]:
-        raise validation_refusal(GreenfieldProblem("PayoutMethodId", "Invalid payment method"))
+        raise invalid("PayoutMethodId", "Invalid payment method")
     if not isinstance(body.get("destination"), str) or not body["destination"]:
-        raise validation_refusal(GreenfieldProblem("Destination", "The destination is invalid"))
+        raise invalid("Destination", "The destination is invalid")
     payout = request.app[ENGINE].claim(pull_payment.id, body.get("amount"), body["destination"])
     return json_response(payout_json(payout, pull_payment))
 

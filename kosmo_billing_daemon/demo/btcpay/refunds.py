@@ -7,11 +7,11 @@ operator of BTCPay approves and pays it, and what was claimed can be archived bu
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldProblem, business_refusal, validation_refusal
+from kosmo_billing_daemon.demo.btcpay.answers import business_refusal, invalid
 from kosmo_billing_daemon.demo.btcpay.invoices import (
     CURRENCIES,
     ZERO,
@@ -22,6 +22,7 @@ from kosmo_billing_daemon.demo.btcpay.invoices import (
     SimulatedStatus,
     new_id,
 )
+from kosmo_billing_daemon.demo.btcpay.reading import RequestReader, finite_decimal
 
 _REFUNDABLE_LATE = (AdditionalStatus.PAID_LATE, AdditionalStatus.PAID_OVER, AdditionalStatus.PAID_PARTIAL)
 
@@ -90,24 +91,21 @@ def build_refund(
     if not is_late and invoice.status not in (SimulatedStatus.SETTLED, SimulatedStatus.INVALID):
         raise business_refusal("non-refundable", "Cannot refund this invoice")
     variant = next((known for known in RefundVariant if known == body.get("refundVariant")), None)
-    problems: list[GreenfieldProblem] = []
+    reader = RequestReader()
     if variant is None:
-        problems.append(GreenfieldProblem("RefundVariant", "`refundVariant` is mandatory"))
+        reader.wrong("RefundVariant", "`refundVariant` is mandatory")
     if variant is not RefundVariant.CUSTOM:
-        problems += [
-            GreenfieldProblem(name, f"{name} should only be set if the refundVariant is Custom")
-            for name in ("CustomAmount", "CustomCurrency")
-            if body.get(name[0].lower() + name[1:]) is not None
-        ]
-    percentage = _decimal(body.get("subtractPercentage"), "SubtractPercentage", problems) or ZERO
+        for name in ("CustomAmount", "CustomCurrency"):
+            if body.get(name[0].lower() + name[1:]) is not None:
+                reader.wrong(name, f"{name} should only be set if the refundVariant is Custom")
+    percentage = _decimal(body.get("subtractPercentage"), "SubtractPercentage", reader) or ZERO
     if not 0 <= percentage <= 100:
-        message = "Percentage must be a numeric value between 0 and 100"
-        problems.append(GreenfieldProblem("SubtractPercentage", message))
-    if problems or variant is None:
-        raise validation_refusal(*problems)
+        reader.wrong("SubtractPercentage", "Percentage must be a numeric value between 0 and 100")
+    reader.finish()
+    assert variant is not None  # noqa: S101 - else refused
     amount, currency = _sum(invoice, variant, body)
     if percentage:
-        amount = _rounded(amount * (1 - percentage / 100), currency)
+        amount = currency.rounded(amount * (1 - percentage / 100))
     approves = variant is not RefundVariant.FIAT and currency.code == "BTC" and may_approve
     return SimulatedPullPayment(
         id=new_id(),
@@ -134,23 +132,23 @@ def _sum(
     bitcoin = CURRENCIES["BTC"]
     match variant:
         case RefundVariant.FIAT:
-            return _rounded(paid, invoice.currency), invoice.currency
+            return invoice.currency.rounded(paid), invoice.currency
         case RefundVariant.RATE_THEN | RefundVariant.CURRENT_RATE:
-            return _rounded(paid / invoice.currency.rate, bitcoin), bitcoin
+            return bitcoin.rounded(paid / invoice.currency.rate), bitcoin
         case RefundVariant.OVERPAID:
             if invoice.additional_status is not AdditionalStatus.PAID_OVER:
-                raise validation_refusal(GreenfieldProblem("RefundVariant", "Invoice is not overpaid"))
-            return _rounded((paid - invoice.price) / invoice.currency.rate, bitcoin), bitcoin
+                raise invalid("RefundVariant", "Invoice is not overpaid")
+            return bitcoin.rounded((paid - invoice.price) / invoice.currency.rate), bitcoin
         case RefundVariant.CUSTOM:
-            problems: list[GreenfieldProblem] = []
-            amount = _decimal(body.get("customAmount"), "CustomAmount", problems)
+            reader = RequestReader()
+            amount = _decimal(body.get("customAmount"), "CustomAmount", reader) or ZERO
             currency = CURRENCIES.get(str(body.get("customCurrency")))
-            if amount is None or amount <= 0:
-                problems.append(GreenfieldProblem("CustomAmount", "Amount must be greater than 0"))
+            if amount <= 0:
+                reader.wrong("CustomAmount", "Amount must be greater than 0")
             if currency is None:
-                problems.append(GreenfieldProblem("CustomCurrency", "Invalid currency"))
-            if problems or amount is None or currency is None:
-                raise validation_refusal(*problems)
+                reader.wrong("CustomCurrency", "Invalid currency")
+            reader.finish()
+            assert currency is not None  # noqa: S101 - else refused
             return amount, currency
 
 
@@ -204,7 +202,7 @@ def pull_payment_json(pull_payment: SimulatedPullPayment, base_url: str) -> dict
 def payout_json(payout: SimulatedPayout, pull_payment: SimulatedPullPayment) -> dict[str, Any]:
     """Return a payout as the API shows it; it has a sum in bitcoin once it was approved."""
     is_approved = payout.state not in (PayoutState.AWAITING_APPROVAL, PayoutState.CANCELLED)
-    bitcoin = _rounded(payout.amount / pull_payment.currency.rate, CURRENCIES["BTC"])
+    bitcoin = CURRENCIES["BTC"].rounded(payout.amount / pull_payment.currency.rate)
     return {
         "id": payout.id,
         "revision": 0,
@@ -222,18 +220,8 @@ def payout_json(payout: SimulatedPayout, pull_payment: SimulatedPullPayment) -> 
     }
 
 
-def _decimal(value: object, name: str, problems: list[GreenfieldProblem]) -> Decimal | None:
-    if value is None:
-        return None
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite():
-        problems.append(GreenfieldProblem(name, f'Error converting value "{value}".'))
-        return None
+def _decimal(value: object, name: str, reader: RequestReader) -> Decimal | None:
+    number = None if value is None else finite_decimal(value)
+    if value is not None and number is None:
+        reader.wrong(name, f'Error converting value "{value}".')
     return number
-
-
-def _rounded(amount: Decimal, currency: Currency) -> Decimal:
-    return amount.quantize(Decimal(1).scaleb(-currency.digits), ROUND_HALF_UP)

@@ -104,7 +104,7 @@ def destination(invoice: SimulatedInvoice, method: PaymentMethod) -> str:
 def _paid_amount(invoice: SimulatedInvoice) -> str:
     if not invoice.payments:
         return "0"
-    return f"{invoice.paid.quantize(Decimal(1).scaleb(-invoice.currency.digits), ROUND_HALF_UP):f}"
+    return f"{invoice.currency.rounded(invoice.paid):f}"
 
 
 def _seconds(moment: datetime) -> int:

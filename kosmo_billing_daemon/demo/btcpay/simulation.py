@@ -12,15 +12,10 @@ from aiohttp import web
 
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE, base_url
 from kosmo_billing_daemon.demo.btcpay.actions import act, possible_actions
-from kosmo_billing_daemon.demo.btcpay.answers import (
-    GreenfieldProblem,
-    business_refusal,
-    json_response,
-    read_json_object,
-    validation_refusal,
-)
+from kosmo_billing_daemon.demo.btcpay.answers import business_refusal, invalid, json_response
 from kosmo_billing_daemon.demo.btcpay.faults import faults_json
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
+from kosmo_billing_daemon.demo.btcpay.reading import read_json_object
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json
 
 
@@ -80,9 +75,7 @@ def _read_duration(body: Mapping[str, Any]) -> timedelta:
     seconds = body.get("advance_seconds")
     # A century is more than any test needs and less than what a datetime can hold.
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= 3_155_760_000:
-        raise validation_refusal(
-            GreenfieldProblem("advance_seconds", "must be a number of seconds, 0 or more")
-        )
+        raise invalid("advance_seconds", "must be a number of seconds, 0 or more")
     return timedelta(seconds=seconds)
 
 

@@ -12,13 +12,8 @@ from aiohttp import web
 from yarl import URL
 
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE, require_store, require_webhook
-from kosmo_billing_daemon.demo.btcpay.answers import (
-    GreenfieldProblem,
-    business_refusal,
-    json_response,
-    read_json_object,
-    validation_refusal,
-)
+from kosmo_billing_daemon.demo.btcpay.answers import business_refusal, invalid, json_response
+from kosmo_billing_daemon.demo.btcpay.reading import RequestReader, read_json_object
 from kosmo_billing_daemon.demo.btcpay.stores import Permission
 from kosmo_billing_daemon.demo.btcpay.webhooks import SimulatedDelivery, SimulatedWebhook
 
@@ -107,7 +102,7 @@ async def _deliveries(request: web.Request) -> web.Response:
     webhook = require_webhook(request)
     count = request.query.get("count", "")
     if count and not count.isdecimal():
-        raise validation_refusal(GreenfieldProblem("count", f"The value '{count}' is not valid."))
+        raise invalid("count", f"The value '{count}' is not valid.")
     found = request.app[ENGINE].webhooks.deliveries(webhook.id)
     return json_response([delivery_json(delivery) for delivery in (found[: int(count)] if count else found)])
 
@@ -149,41 +144,25 @@ def _require_kept_delivery(request: web.Request) -> SimulatedDelivery:
 
 async def _read_settings(request: web.Request) -> tuple[str, str, dict[str, Any]]:
     body, _ = await read_json_object(request)
-    problems: list[GreenfieldProblem] = []
-    events = body.get("authorizedEvents")
-    if events is not None and not isinstance(events, dict):
-        problems.append(
-            GreenfieldProblem("authorizedEvents", "The value of authorizedEvents must be a JSON object.")
-        )
-    events = events if isinstance(events, dict) else {}
+    reader = RequestReader()
+    events = reader.section(body, "authorizedEvents")
     names = events.get("specificEvents")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        problems.append(
-            GreenfieldProblem("authorizedEvents.specificEvents", "The value must be a JSON array of strings.")
-        )
+        reader.wrong("authorizedEvents.specificEvents", "The value must be a JSON array of strings.")
         names = None
     settings = {
-        "enabled": _flag(body, "enabled", "enabled", problems),
-        "automatic_redelivery": _flag(body, "automaticRedelivery", "automaticRedelivery", problems),
-        "everything": _flag(events, "everything", "authorizedEvents.everything", problems),
+        "enabled": reader.flag(body, "enabled", "enabled", default=True),
+        "automatic_redelivery": reader.flag(body, "automaticRedelivery", "automaticRedelivery", default=True),
+        "everything": reader.flag(events, "everything", "authorizedEvents.everything", default=True),
         "specific_events": tuple(names or ()),
     }
     url, secret = body.get("url"), body.get("secret")
     if secret is not None and not isinstance(secret, str):
-        problems.append(GreenfieldProblem("secret", "Unexpected JSON type for secret."))
+        reader.wrong("secret", "Unexpected JSON type for secret.")
     if not isinstance(url, str) or not _is_absolute(url):
-        problems.append(GreenfieldProblem("Url", "Invalid Url"))
-    if problems:
-        raise validation_refusal(*problems)
+        reader.wrong("Url", "Invalid Url")
+    reader.finish()
     return str(url), secret or "", settings
-
-
-def _flag(values: dict[str, Any], name: str, path: str, problems: list[GreenfieldProblem]) -> bool:
-    value = values.get(name, True)
-    if isinstance(value, bool):
-        return value
-    problems.append(GreenfieldProblem(path, f"Could not convert the value of {path} to a boolean."))
-    return True
 
 
 def _is_absolute(url: str) -> bool:
