@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import asyncpg
-
 from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.children import EmbeddedServiceError
 from kosmo_billing_daemon.demo.embedded import HOST, EmbeddedServer
@@ -82,15 +80,6 @@ class EmbeddedPostgres(EmbeddedServer):
             log=self.log,
             port=self._port,
         )
-
-    async def create_database(self, name: str) -> str:
-        """Create a database and return its URL."""
-        connection = await asyncpg.connect(self.url)
-        try:
-            await connection.execute(f"CREATE DATABASE {_quoted(name)}")
-        finally:
-            await connection.close()
-        return self.database_url(name)
 
     @property
     def _cluster(self) -> Path:
@@ -193,7 +182,3 @@ class EmbeddedPostgres(EmbeddedServer):
 
 def _readable_by_others(file: Path) -> bool:
     return children.others_may(0o5, file) and all(children.others_may(0o1, parent) for parent in file.parents)
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'

@@ -6,12 +6,13 @@ import asyncpg
 
 from kosmo_billing_daemon.store.migrations import migrate
 from tests.bench.rig import Services
+from tests.support.postgres import create_database
 from tests.support.shop import fill
 
 
 async def filled(where: Services, name: str, *, invoices: int, users: int) -> str:
     """Create a database with so many invoices of so many users, all equally many; returns its URL."""
-    url = await where.postgres.create_database(name)
+    url = await create_database(where.postgres, name)
     connection = await asyncpg.connect(url)
     try:
         await migrate(connection)

@@ -21,6 +21,7 @@ from tests.bench.figures import Figure, at_least, at_most, percentile
 from tests.bench.invoices import Order, paid_orders
 from tests.bench.load_generator import SECRET, Connection, Subscriber, at_rate, get, in_flight, webhook
 from tests.bench.rig import Services, alone, daemon, program, services
+from tests.support.postgres import create_database
 
 IN_FLIGHT = 32
 PER_SECOND = 200
@@ -49,7 +50,7 @@ PEERS = (
 @asynccontextmanager
 async def other(where: Services, service: str) -> AsyncIterator[tuple[str, str]]:
     """A service to compare with; gives its URL and its database's."""
-    database_url = await where.postgres.create_database(service.rpartition(".")[2])
+    database_url = await create_database(where.postgres, service.rpartition(".")[2])
     connection = await asyncpg.connect(database_url)
     await connection.execute(plain_service.SCHEMA)
     await connection.close()

@@ -25,6 +25,7 @@ from kosmo_billing_daemon.store.migrations import migrate
 from kosmo_billing_daemon.store.usage import UsageRows
 from tests.bench.figures import Figure, at_least, percentile
 from tests.bench.rig import Rig, alone, rig
+from tests.support.postgres import create_database
 from tests.support.quotes import GUARDIAN, quoting
 
 USERS = 1000
@@ -182,7 +183,7 @@ async def measure(rounds: int, *, quick: bool) -> list[Figure]:
     reports, users = (100 if quick else 400), [uuid4() for _ in range(USERS)]
     found: list[Figure] = []
     async with rig() as where:
-        url = await where.postgres.create_database("alone")
+        url = await create_database(where.postgres, "alone")
         for target in (url, where.postgres.url):
             connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(target)
             await migrate(connection)

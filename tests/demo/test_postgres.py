@@ -11,6 +11,7 @@ import pytest
 from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.children import EmbeddedServiceError, is_alive, temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
+from tests.support.postgres import create_database
 from tests.support.processes import killed_parent_leaves_nothing, with_descendants
 
 as_root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
@@ -67,7 +68,7 @@ async def test_stop_leaves_no_process_and_data_survive(service_directory: Path) 
     await server.start()
     pids = with_descendants(pid_of(server))
     assert len(pids) > 3
-    await fetch(await server.create_database("kept"), "CREATE TABLE fact ()")
+    await fetch(await create_database(server, "kept"), "CREATE TABLE fact ()")
     await server.stop()
     assert not any(map(is_alive, pids))
     assert server.pid is None

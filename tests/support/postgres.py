@@ -30,6 +30,16 @@ MEMORY = Path("/dev/shm")  # noqa: S108  a file system in memory, where there is
 ENOUGH = 4 << 30  # bytes that must be free there
 
 
+async def create_database(server: EmbeddedPostgres, name: str) -> str:
+    """Create a database and return its URL."""
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return server.database_url(name)
+
+
 class PostgresSession:
     """The server of one test session (of one worker under pytest-xdist) and the databases on it."""
 
@@ -55,7 +65,7 @@ class PostgresSession:
         """Create and migrate the database every test gets a copy of; returns its name."""
 
         async def work() -> None:
-            connection = await asyncpg.connect(await self.server.create_database(name))
+            connection = await asyncpg.connect(await create_database(self.server, name))
             try:
                 await migrate(connection)
             finally:

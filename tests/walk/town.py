@@ -10,7 +10,7 @@ from kosmo_billing_daemon.demo.children import temporary_directory
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from tests.support.houses import House, build_house, move_in
 from tests.support.mosquitto import Mosquitto
-from tests.support.postgres import SETTINGS
+from tests.support.postgres import SETTINGS, create_database
 from tests.support.world import World, until, world_around
 from tests.walk.catalogue import Assortment
 
@@ -82,7 +82,7 @@ async def town_around(
         place = stack.enter_context(temporary_directory("kosmo-walk-"))
         postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS, durable=False)
         await stack.enter_async_context(postgres)
-        url = await postgres.create_database("walk")
+        url = await create_database(postgres, "walk")
         broker = await stack.enter_async_context(Mosquitto(max_queued_messages=0))
         world = await stack.enter_async_context(world_around(directory, url, broker))
         sells, plans_file = Assortment(), place / "plans.toml"
