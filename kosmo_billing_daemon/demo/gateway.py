@@ -7,35 +7,34 @@ held before it is sent, so two requests never share the last message of a quota.
 import json
 import re
 from collections import deque
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from aiohttp import web
 
 from kosmo_billing_daemon.contract.encoding import Fields, Malformed, loads
 from kosmo_billing_daemon.contract.node_ids import NODE_ID
-from kosmo_billing_daemon.contract.topics import Topics
+from kosmo_billing_daemon.demo.embedded import HOST
+from kosmo_billing_daemon.demo.local_http import is_local, listen, problem
 from kosmo_billing_daemon.demo.race import Race
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.gate import Gate, Reason
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web import problems
 from kosmo_billing_daemon.web.problems import Handler, HttpRefused
-from kosmo_billing_daemon.web.rendering import encode, json_bytes, json_response
+from kosmo_billing_daemon.web.rendering import json_response
 
 REMEMBERED = 200  # messages, newest first
 MOST_TEXT = 200  # bytes: about what one packet of Meshtastic carries
 MOST_BODY = 4096  # bytes
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _REFUSALS = {
     Reason.NO_PLAN: "the plan does not send messages",
     Reason.EXPIRED: "the plan has expired",
@@ -67,49 +66,26 @@ class Gateway:
     The user name of ``broker``, or else its client id, is the name under which usage is reported.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        state: Path,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        topics: Topics | None = None,
-        clock: Clock = utc_now,
-    ) -> None:
-        self.gate = Gate(
-            broker, state, reporter=broker.username or broker.client_id, topics=topics, clock=clock
-        )
-        self._race = Race(broker, state.parent, topics)
-        self._clock = clock
-        self._host, self._port = host, port
+    def __init__(self, broker: Broker, state: Path) -> None:
+        self.gate = Gate(broker, state, reporter=broker.username or broker.client_id)
+        self.url = ""  # where it listens, without a slash at the end
+        self._race = Race(broker, state.parent)
         self._attempts: deque[Attempt] = deque(maxlen=REMEMBERED)
-        self._runner: web.AppRunner | None = None
+        self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self.gate.__aenter__()
-        try:
-            await self._listen()
-        except BaseException:
-            await self.gate.__aexit__(None, None, None)
-            raise
+        async with AsyncExitStack() as resources:
+            await resources.enter_async_context(self.gate)
+            runner = await listen(self._application(), HOST, 0, shutdown_timeout=1.0)
+            resources.push_async_callback(runner.cleanup)
+            self.url = f"http://{HOST}:{runner.addresses[0][1]}"
+            self._resources = resources.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if self._runner is not None:
-                await self._runner.cleanup()
-        finally:
-            await self.gate.__aexit__(kind, error, trace)
+    async def __aexit__(self, *_: object) -> None:
+        await self._resources.aclose()
 
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        return f"http://{self._host}:{self._port}"
-
-    async def _listen(self) -> None:
+    def _application(self) -> web.Application:
         app = web.Application(
             middlewares=[problems.middleware, _loopback_pages_only], client_max_size=MOST_BODY
         )
@@ -123,15 +99,7 @@ class Gateway:
                 web.get("/messages", self._messages),
             ]
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        self._port = runner.addresses[0][1]
+        return app
 
     async def _send(self, request: web.Request) -> web.Response:
         """Let a message pass with 200, or refuse it with 403 and the reason of the gate."""
@@ -145,20 +113,11 @@ class Gateway:
         }
         if attempt.allowed:
             return json_response(answer)
-        status = HTTPStatus.FORBIDDEN
-        problem = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": int(status),
-            "detail": _REFUSALS[attempt.reason],
-            "code": attempt.reason,
-            "request_id": problems.request_id(request),
-        }
-        body = encode(problem | answer).encode()
-        return json_bytes(body, status=status, content_type="application/problem+json")
+        detail, request_id = _REFUSALS[attempt.reason], problems.request_id(request)
+        return problem(HTTPStatus.FORBIDDEN, attempt.reason, detail, request_id=request_id, **answer)
 
     def _attempt(self, user_id: UUID, node_id: str, words: str) -> Attempt:
-        now = self._clock()
+        now = utc_now()
         with self.gate.hold(user_id, node_id) as hold:
             if not hold:
                 return Attempt(now, user_id, node_id, words, False, hold.reason, hold.remaining, None)
@@ -197,18 +156,11 @@ def _read(body: bytes) -> tuple[UUID, str, str]:
     return user_id, node_id, words
 
 
-def _is_loopback(origin: str) -> bool:
-    try:
-        return urlsplit(origin).hostname in _LOOPBACK
-    except ValueError:
-        return False
-
-
 @web.middleware
 async def _loopback_pages_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Serve the pages of the demo, whatever their port, and no page from elsewhere."""
     origin = request.headers.get("Origin")
-    if origin is not None and not _is_loopback(origin):
+    if origin is not None and not is_local(origin):
         raise HttpRefused(HTTPStatus.FORBIDDEN, "foreign_origin", "pages of this origin may not do that")
     misfit = request.match_info.http_exception
     if request.method == "OPTIONS" and isinstance(misfit, web.HTTPMethodNotAllowed):
@@ -221,7 +173,7 @@ async def _loopback_pages_only(request: web.Request, handler: Handler) -> web.St
 async def _dress(request: web.Request, response: web.StreamResponse) -> None:
     origin = request.headers.get("Origin")
     response.headers.add("Vary", "Origin")
-    if origin is None or not _is_loopback(origin):
+    if origin is None or not is_local(origin):
         return
     response.headers["Access-Control-Allow-Origin"] = origin
     if request.method == "OPTIONS":

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Conflict, Unavailable
 from kosmo_billing_daemon.gate import Decision, Gate, Reason
 from kosmo_billing_daemon.link import Broker
@@ -34,10 +33,9 @@ class RaceResult:
 class Race:
     """One race at a time; the gateways keep their files between them."""
 
-    def __init__(self, broker: Broker, directory: Path, topics: Topics | None) -> None:
+    def __init__(self, broker: Broker, directory: Path) -> None:
         self._broker = broker
         self._directory = directory
-        self._topics = topics
         self._turn = asyncio.Lock()
 
     async def run(
@@ -73,7 +71,7 @@ class Race:
         if not reachable:
             broker = replace(broker, host="127.0.0.1", port=9)  # where nobody listens
         file = self._directory / f"{name}{'-strict' if strict else ''}.db"
-        return Gate(broker, file, reporter=name, topics=self._topics, strict=strict)
+        return Gate(broker, file, reporter=name, strict=strict)
 
     async def _prepare(self, user_id: UUID, node_id: str, *, strict: bool) -> None:
         """Let both know the user, and lease."""

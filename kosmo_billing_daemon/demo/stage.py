@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -24,6 +23,7 @@ from kosmo_billing_daemon.demo.btcpay import Simulator
 from kosmo_billing_daemon.demo.children import private_directory, temporary_directory
 from kosmo_billing_daemon.demo.console import Console
 from kosmo_billing_daemon.demo.console.phone import EVENTS, TEXTS, Phone
+from kosmo_billing_daemon.demo.embedded import HOST
 from kosmo_billing_daemon.demo.gateway import Gateway
 from kosmo_billing_daemon.demo.postgres import EmbeddedPostgres
 from kosmo_billing_daemon.demo.practice import PracticeCases
@@ -39,7 +39,6 @@ STORE_ID = "DemoStore"
 GATEWAY = "demo-gateway"
 CONSOLE = "demo-console"
 READY_WITHIN = 30.0  # seconds; on two cores it takes about two
-HOST = "127.0.0.1"
 PLANS = Path(__file__).parent / "plans.toml"
 _DEMO_LASTS = timedelta(days=1)  # of the link to the operator's console
 
@@ -70,9 +69,7 @@ class DemoStage:
             self._resources = self._resources.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._resources.aclose()
 
     async def until_ended(self, stop: asyncio.Event) -> None:

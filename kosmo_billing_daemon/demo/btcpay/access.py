@@ -5,21 +5,19 @@ foreign store is 403, and an unknown id looks like a missing right from version 
 """
 
 from http import HTTPStatus
+from typing import TypeVar
 
 from aiohttp import web
 
-from kosmo_billing_daemon.demo.btcpay.answers import (
-    GreenfieldRefused,
-    business_refusal,
-    missing_permission,
-    unauthenticated,
-)
+from kosmo_billing_daemon.demo.btcpay.answers import business_refusal, missing_permission, unauthenticated
 from kosmo_billing_daemon.demo.btcpay.engine import Engine
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.stores import ApiKey, Permission, SimulatedStore
 from kosmo_billing_daemon.demo.btcpay.webhooks import SimulatedWebhook
 
 ENGINE = web.AppKey("engine", Engine)
+
+_Found = TypeVar("_Found", SimulatedInvoice, SimulatedWebhook)
 
 
 def base_url(request: web.Request) -> str:
@@ -46,32 +44,23 @@ def require_store(request: web.Request, permission: Permission) -> SimulatedStor
 
 def require_invoice(request: web.Request, permission: Permission) -> SimulatedInvoice:
     """Return the invoice named in the path, if the key has ``permission`` in its store."""
-    engine = request.app[ENGINE]
-    key = require_key(request)
-    invoice = engine.ledger.by_id.get(request.match_info["invoice_id"])
-    if invoice is None or not _is_open(request, key, permission, invoice.store_id):
-        raise _unknown(request, permission, "invoice-not-found", "The invoice was not found")
-    return invoice
+    invoice = request.app[ENGINE].ledger.by_id.get(request.match_info["invoice_id"])
+    return _require(request, permission, "invoice", invoice)
 
 
 def require_webhook(request: web.Request) -> SimulatedWebhook:
     """Return the webhook named in the path, if the key may modify webhooks in its store."""
-    engine = request.app[ENGINE]
+    webhook = request.app[ENGINE].webhooks.registered.get(request.match_info["webhook_id"])
+    return _require(request, Permission.MODIFY_WEBHOOKS, "webhook", webhook)
+
+
+def _require(request: web.Request, permission: Permission, what: str, found: _Found | None) -> _Found:
     key = require_key(request)
-    permission = Permission.MODIFY_WEBHOOKS
-    webhook = engine.webhooks.registered.get(request.match_info["webhook_id"])
-    if webhook is None or not _is_open(request, key, permission, webhook.store_id):
-        raise _unknown(request, permission, "webhook-not-found", "The webhook was not found")
-    return webhook
-
-
-def _is_open(request: web.Request, key: ApiKey, permission: Permission, store_id: str) -> bool:
-    return request.match_info.get("store_id", store_id) == store_id and key.allows(permission, store_id)
-
-
-def _unknown(request: web.Request, permission: Permission, code: str, message: str) -> GreenfieldRefused:
-    if "store_id" in request.match_info:
+    store = request.match_info.get("store_id")
+    if found is not None and store in (None, found.store_id) and key.allows(permission, found.store_id):
+        return found
+    if store is not None:
         require_store(request, permission)
     if request.app[ENGINE].hides_unknown_ids:
-        return missing_permission(permission)
-    return business_refusal(code, message, HTTPStatus.NOT_FOUND)
+        raise missing_permission(permission)
+    raise business_refusal(f"{what}-not-found", f"The {what} was not found", HTTPStatus.NOT_FOUND)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from heapq import heappop, heappush
+from http import HTTPStatus
 from random import Random
 from typing import Any
 
@@ -96,6 +97,13 @@ class Engine:
         )
         self._set_timers(invoice, timedelta())
         return answer
+
+    def invoice(self, invoice_id: str) -> SimulatedInvoice:
+        """Return the invoice, or refuse with 404."""
+        invoice = self.ledger.by_id.get(invoice_id)
+        if invoice is None:
+            raise business_refusal("invoice-not-found", "The invoice was not found", HTTPStatus.NOT_FOUND)
+        return invoice
 
     def receive(self, invoice: SimulatedInvoice, payment: SimulatedPayment) -> None:
         self.publish(invoice, state.receive(invoice, payment, self.clock()))

@@ -6,11 +6,11 @@ The rule it keeps: redirects are followed as the .NET client of BTCPay Server fo
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
-from ipaddress import ip_address
 
 import aiohttp
 from yarl import URL
 
+from kosmo_billing_daemon.runtime.host_names import is_loopback
 from kosmo_billing_daemon.runtime.records import record
 
 _ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=100)  # the default of .NET's HttpClient
@@ -71,7 +71,7 @@ async def _follow(session: aiohttp.ClientSession, url: URL, body: bytes, headers
             skip_auto_headers=("Accept", "Accept-Encoding"),
             allow_redirects=False,
             timeout=_ATTEMPT_TIMEOUT,
-            ssl=not _is_loopback(url),
+            ssl=not is_loopback(url.host or ""),
         ) as response:
             code = response.status
             location = response.headers.get("Location")
@@ -86,11 +86,3 @@ async def _follow(session: aiohttp.ClientSession, url: URL, body: bytes, headers
             # Type and signature are headers of the content, which the GET no longer has.
             sent_headers = {"User-Agent": headers["User-Agent"]}
     return code
-
-
-def _is_loopback(url: URL) -> bool:
-    host = url.host or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE, base_url
 from kosmo_billing_daemon.demo.btcpay.actions import act, possible_actions
-from kosmo_billing_daemon.demo.btcpay.answers import business_refusal, invalid, json_response
+from kosmo_billing_daemon.demo.btcpay.answers import invalid, json_response
 from kosmo_billing_daemon.demo.btcpay.faults import faults_json
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.reading import read_json_object
@@ -30,23 +30,16 @@ def routes() -> list[web.RouteDef]:
     ]
 
 
-def simulated_invoice(request: web.Request) -> SimulatedInvoice:
-    """Return the invoice named in the path, or refuse with 404."""
-    invoice = request.app[ENGINE].ledger.by_id.get(request.match_info["invoice_id"])
-    if invoice is None:
-        raise business_refusal("invoice-not-found", "The invoice was not found", 404)
-    return invoice
-
-
 async def _show(request: web.Request) -> web.Response:
-    return json_response(_simulated_json(request, simulated_invoice(request)))
+    invoice = request.app[ENGINE].invoice(request.match_info["invoice_id"])
+    return json_response(_simulated_json(request, invoice))
 
 
 async def _act(request: web.Request) -> web.Response:
-    invoice = simulated_invoice(request)
+    engine = request.app[ENGINE]
+    invoice = engine.invoice(request.match_info["invoice_id"])
     body, _ = await read_json_object(request, any_type=True)
-    action = body.get("action")
-    act(request.app[ENGINE], invoice, str(action), body.get("amount"), body.get("method"))
+    act(engine, invoice, str(body.get("action")), body.get("amount"), body.get("method"))
     return json_response(_simulated_json(request, invoice))
 
 

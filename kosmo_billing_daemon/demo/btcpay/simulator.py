@@ -17,7 +17,6 @@ from aiohttp import web
 from kosmo_billing_daemon.demo.btcpay import checkout, greenfield, refund_routes, simulation, webhook_routes
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE
 from kosmo_billing_daemon.demo.btcpay.actions import act
-from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused
 from kosmo_billing_daemon.demo.btcpay.engine import Engine, ServerClock
 from kosmo_billing_daemon.demo.btcpay.faults import Faults
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
@@ -25,6 +24,7 @@ from kosmo_billing_daemon.demo.btcpay.middleware import answer
 from kosmo_billing_daemon.demo.btcpay.refunds import SimulatedPayout, SimulatedPullPayment
 from kosmo_billing_daemon.demo.btcpay.stores import SimulatedStore
 from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, SimulatedDelivery, Webhooks
+from kosmo_billing_daemon.demo.local_http import listen
 from kosmo_billing_daemon.runtime.clock import utc_now
 
 _STATIC = Path(__file__).parent / "static"
@@ -45,8 +45,6 @@ class Simulator:
         retry_waits: Sequence[float] = BTCPAY_RETRY_WAITS,
         version: str = "2.4.1",
         seed: int = 0,
-        expiration_minutes: int = 15,
-        monitoring_minutes: int = 1440,
     ) -> None:
         chance = Random(seed)  # noqa: S311 - repeatable faults, no secrets
         server_clock = ServerClock(clock)
@@ -54,12 +52,7 @@ class Simulator:
             clock=server_clock, retry_waits=retry_waits, user_agent=f"BTCPayServer/{version}", chance=chance
         )
         self._engine = Engine(clock=server_clock, webhooks=webhooks, chance=chance, version=version)
-        self._store = SimulatedStore(
-            store_id=store_id,
-            api_key=api_key,
-            expiration_minutes=expiration_minutes,
-            monitoring_minutes=monitoring_minutes,
-        )
+        self._store = SimulatedStore(store_id=store_id, api_key=api_key)
         self.add_store(self._store)
         self._runner: web.AppRunner | None = None
         self._host = "127.0.0.1"
@@ -98,21 +91,15 @@ class Simulator:
         """Listen again on the same port."""
         if self._runner is not None:
             return
-        runner = web.AppRunner(
+        self._runner = await listen(
             self._application(),
-            access_log=None,
+            self._host,
+            self._port,
             shutdown_timeout=_SHUTDOWN_SECONDS,
             max_line_size=_MAX_REQUEST_LINE,
             max_field_size=_MAX_REQUEST_LINE,
         )
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        self._port = runner.addresses[0][1]
+        self._port = self._runner.addresses[0][1]
 
     @property
     def url(self) -> str:
@@ -155,14 +142,13 @@ class Simulator:
         url: str,
         secret: str = "",
         *,
-        store_id: str | None = None,
         events: Sequence[str] | None = None,
         automatic_redelivery: bool = True,
         enabled: bool = True,
     ) -> str:
         """Register a webhook, for all events unless some are named, and return its id."""
         webhook = self._engine.webhooks.add(
-            store_id or self.store_id,
+            self.store_id,
             url,
             secret,
             everything=events is None,
@@ -177,11 +163,7 @@ class Simulator:
     ) -> SimulatedInvoice:
         """Do what ``POST /simulate/invoices/{id}`` does; raises ``GreenfieldRefused``."""
         self._engine.run_due()
-        invoice = self._engine.ledger.by_id.get(invoice_id)
-        if invoice is None:
-            raise GreenfieldRefused(
-                404, {"code": "invoice-not-found", "message": "The invoice was not found"}
-            )
+        invoice = self._engine.invoice(invoice_id)
         act(self._engine, invoice, action, amount, method)
         return invoice
 
@@ -232,9 +214,8 @@ class Simulator:
         application = web.Application(middlewares=[answer])
         application[ENGINE] = self._engine
         store_less = self._engine.hides_unknown_ids
-        application.add_routes(greenfield.routes(store_less=store_less))
-        application.add_routes(refund_routes.routes(store_less=store_less))
-        application.add_routes(webhook_routes.routes(store_less=store_less))
+        for calls in (greenfield, refund_routes, webhook_routes):
+            application.add_routes(calls.routes(store_less=store_less))
         application.add_routes(simulation.routes())
         application.add_routes(checkout.routes())
         application.router.add_static("/static/", _STATIC)

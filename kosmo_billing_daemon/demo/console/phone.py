@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from kosmo_billing_daemon.demo.console.proxy import problem
+from kosmo_billing_daemon.demo.local_http import problem
 from kosmo_billing_daemon.hooks.signature import signed_headers
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.records import record

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from kosmo_billing_daemon.web.rendering import encode, json_bytes
+from kosmo_billing_daemon.demo.local_http import problem
 
 _TO = ("Accept", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID")
 _BACK = ("Cache-Control", "Content-Type", "ETag", "Retry-After", "X-Request-ID")
@@ -61,15 +61,3 @@ async def forward(
             return problem(HTTPStatus.BAD_GATEWAY, "unreachable", f"this part of the demo is away: {error}")
         request.protocol.force_close()  # what was begun cannot be finished
     return response
-
-
-def problem(status: HTTPStatus, code: str, detail: str) -> web.Response:
-    """Refuse in the manner of the API."""
-    told = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": int(status),
-        "detail": detail,
-        "code": code,
-    }
-    return json_bytes(encode(told).encode(), status=status, content_type="application/problem+json")

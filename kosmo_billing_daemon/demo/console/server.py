@@ -8,9 +8,7 @@ import asyncio
 import contextlib
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -18,8 +16,10 @@ from aiohttp import web
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.demo.console.phone import Phone
-from kosmo_billing_daemon.demo.console.proxy import forward, open_session, problem
+from kosmo_billing_daemon.demo.console.proxy import forward, open_session
 from kosmo_billing_daemon.demo.console.tap import Tap
+from kosmo_billing_daemon.demo.embedded import HOST
+from kosmo_billing_daemon.demo.local_http import is_local, listen, problem
 from kosmo_billing_daemon.link import Broker
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.identity import HEADER
@@ -29,7 +29,6 @@ from kosmo_billing_daemon.web.rendering import json_response
 BEAT = 15.0  # seconds between signs of life on a silent stream
 MOST_BODY = 16_384  # bytes
 _STATIC = Path(__file__).parent / "static"
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -58,34 +57,16 @@ USERS = (
 )
 
 
-@record(kw_only=True)
-class Places:
-    """Where the other parts of the demo listen; no slash at the end."""
-
-    api: str
-    gateway: str
-    btcpay: str
-
-
 class Console:
-    """The page and what it needs, up within ``async with``; port 0 takes a free one."""
+    """The page and what it needs, up within ``async with``. ``api``, ``gateway`` and ``btcpay`` are where the
+    other parts of the demo listen; no address has a slash at the end.
+    """
 
-    def __init__(
-        self,
-        broker: Broker,
-        *,
-        api: str,
-        gateway: str,
-        btcpay: str,
-        phone: Phone,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        topics: Topics | None = None,
-    ) -> None:
-        self._places = Places(api=api, gateway=gateway, btcpay=btcpay)
+    def __init__(self, broker: Broker, *, api: str, gateway: str, btcpay: str, phone: Phone) -> None:
+        self.url = ""
+        self._api, self._gateway, self._btcpay = api, gateway, btcpay
         self._phone = phone
-        self._broker, self._topics = broker, topics or Topics()
-        self._host, self._port = host, port
+        self._broker, self._topics = broker, Topics()
         self._known = frozenset(user.user_id for user in USERS)
         self._resources = contextlib.AsyncExitStack()
 
@@ -95,21 +76,19 @@ class Console:
             tapping = asyncio.create_task(self._tap.run())
             resources.push_async_callback(_ended, tapping)
             self._session: aiohttp.ClientSession = await resources.enter_async_context(open_session())
-            await self._listen(resources)
+            # A page that is closed takes its streams with it, at the daemon too, which allows only a few.
+            runner = await listen(
+                self._application(), HOST, 0, shutdown_timeout=0.1, handler_cancellation=True
+            )
+            resources.push_async_callback(runner.cleanup)
+            self.url = f"http://{HOST}:{runner.addresses[0][1]}"
             self._resources = resources.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._resources.aclose()
 
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        return f"http://{self._host}:{self._port}"
-
-    async def _listen(self, resources: contextlib.AsyncExitStack) -> None:
+    def _application(self) -> web.Application:
         app = web.Application(middlewares=[_own_page_only], client_max_size=MOST_BODY)
         app.on_response_prepare.append(_dress)
         app.add_routes(
@@ -124,32 +103,27 @@ class Console:
                 web.route("*", "/btcpay/simulate/{rest:.+}", self._to_simulator),
             ]
         )
-        # A page that is closed takes its streams with it, at the daemon too, which allows a user only a few.
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        resources.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, self._host, self._port).start()
-        self._port = runner.addresses[0][1]
+        return app
 
     async def _setup(self, _: web.Request) -> web.Response:
-        places = self._places
-        docs = f"{places.api}{API}/docs"
+        docs = f"{self._api}{API}/docs"
         return json_response(
-            {"users": USERS, "prefix": self._topics.prefix, "btcpay": places.btcpay, "docs": docs}
+            {"users": USERS, "prefix": self._topics.prefix, "btcpay": self._btcpay, "docs": docs}
         )
 
     async def _to_api(self, request: web.Request) -> web.StreamResponse:
         user_id = request.match_info["user_id"]
         if user_id not in self._known:
             return problem(HTTPStatus.NOT_FOUND, "not_found", "the demo has no such user")
-        base = f"{self._places.api}{API}"
-        return await forward(request, self._session, base, segments=2, headers={HEADER: user_id})
+        return await forward(
+            request, self._session, f"{self._api}{API}", segments=2, headers={HEADER: user_id}
+        )
 
     async def _to_gateway(self, request: web.Request) -> web.StreamResponse:
-        return await forward(request, self._session, self._places.gateway, segments=1)
+        return await forward(request, self._session, self._gateway, segments=1)
 
     async def _to_simulator(self, request: web.Request) -> web.StreamResponse:
-        return await forward(request, self._session, self._places.btcpay, segments=1)
+        return await forward(request, self._session, self._btcpay, segments=1)
 
     async def _mqtt(self, request: web.Request) -> web.StreamResponse:
         """Send what is kept and is new to the reader, then everything as it passes."""
@@ -191,16 +165,9 @@ async def _ended(task: asyncio.Task[None]) -> None:
 async def _own_page_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse other origins, and names of other machines that lead here (DNS rebinding)."""
     origin = request.headers.get("Origin")
-    if _name(f"//{request.host}") not in _LOOPBACK or origin not in (None, f"http://{request.host}"):
+    if not is_local(f"//{request.host}") or origin not in (None, f"http://{request.host}"):
         return problem(HTTPStatus.FORBIDDEN, "foreign_origin", "only the console's own page may do that")
     return await handler(request)
-
-
-def _name(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
 
 
 async def _dress(_: web.Request, response: web.StreamResponse) -> None:

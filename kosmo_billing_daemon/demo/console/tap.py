@@ -9,13 +9,14 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import Broker, ConnectRefused, LinkLost, Message, connect
 from kosmo_billing_daemon.runtime.backoff import Backoff
-from kosmo_billing_daemon.runtime.clock import Clock, utc_now
+from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
@@ -36,26 +37,20 @@ class Passed:
 
     def encode(self) -> str:
         """Write JSON; lone surrogates, which JSON may spell and UTF-8 may not, stay spelled."""
-        return json.dumps(
-            {
-                "number": self.number,
-                "at": self.at.isoformat(),
-                "topic": self.topic,
-                "retained": self.retained,
-                "payload": self.payload,
-            }
-        )
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(told, default=datetime.isoformat)
 
 
 class Tap:
     """A subscriber to everything below the prefix, over every outage of the broker, while ``run`` runs."""
 
-    def __init__(self, broker: Broker, topics: Topics, clock: Clock = utc_now) -> None:
+    def __init__(self, broker: Broker, topics: Topics) -> None:
         self.connected = False
-        self._broker, self._topics, self._clock = broker, topics, clock
+        # What the next message sets, or the broker that comes or goes; take it before looking.
+        self.changed = asyncio.Event()
+        self._broker, self._topics = broker, topics
         self._kept: deque[Passed] = deque(maxlen=KEPT)
         self._number = 0
-        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         backoff = Backoff(0.2, 2.0)
@@ -68,11 +63,6 @@ class Tap:
             finally:
                 self._say(connected=False)
             await asyncio.sleep(backoff.failed())
-
-    @property
-    def changed(self) -> asyncio.Event:
-        """What the next message sets, or the broker that comes or goes; take it before looking."""
-        return self._changed
 
     def after(self, number: int) -> Iterator[Passed]:
         """Give what is kept and newer; all of it to who counts further than we do, as after a restart."""
@@ -94,7 +84,7 @@ class Tap:
         self._number += 1
         topic = message.topic.removeprefix(f"{self._topics.prefix}/")
         payload = _payload(message.payload)
-        self._kept.append(Passed(self._number, self._clock(), topic, message.retain, payload))
+        self._kept.append(Passed(self._number, utc_now(), topic, message.retain, payload))
 
     def _say(self, *, connected: bool) -> None:
         self.connected = connected
@@ -102,8 +92,8 @@ class Tap:
 
     def _wake(self) -> None:
         """Let everybody who waits now go on, and whoever waits later wait for the next change."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.changed.set()
+        self.changed = asyncio.Event()
 
 
 def _payload(payload: bytes) -> Any:
