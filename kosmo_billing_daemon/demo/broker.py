@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 from kosmo_billing_daemon.demo import children
 from kosmo_billing_daemon.demo.children import EmbeddedServiceError
@@ -20,6 +21,7 @@ from kosmo_billing_daemon.link import Protocol
 
 # Debian keeps servers out of an ordinary user's PATH.
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+ENVIRONMENT = MappingProxyType({"PATH": os.defpath, "LC_ALL": "C.UTF-8"})  # nothing of the caller's
 MOSQUITTO_READY = b" running"  # "mosquitto version 2.0.11 running", written when it listens
 AMQTT_READY = b"the broker is ready"
 
@@ -51,13 +53,8 @@ class EmbeddedBroker(EmbeddedServer):
         port: int | None = None,
         extra: Sequence[str] = (),
     ) -> None:
-        self.kind = (
-            BrokerProgram(kind)
-            if kind
-            else BrokerProgram.MOSQUITTO
-            if find_mosquitto()
-            else BrokerProgram.AMQTT
-        )
+        installed = BrokerProgram.MOSQUITTO if find_mosquitto() else BrokerProgram.AMQTT
+        self.kind = BrokerProgram(kind or installed)
         self._extra = tuple(extra)
         account = children.unprivileged_account() if self.kind is BrokerProgram.MOSQUITTO else None
         super().__init__(data_dir, "broker.log", port, account)
@@ -114,25 +111,12 @@ class EmbeddedBroker(EmbeddedServer):
         )
         configuration.write_text("".join(f"{line}\n" for line in lines))
         configuration.chmod(0o644)
-        return self._spawn(program, "-c", str(configuration))
+        return self._spawn(ENVIRONMENT, program, "-c", str(configuration))
 
     def _amqtt(self, port: int) -> subprocess.Popen[bytes]:
-        return self._spawn(
-            sys.executable, "-m", "kosmo_billing_daemon.demo.amqtt_broker", "--port", str(port)
-        )
-
-    def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
-        return children.spawn(
-            command,
-            log=self.log,
-            death_signal=signal.SIGTERM,
-            environment={
-                "PATH": os.defpath,
-                "LC_ALL": "C.UTF-8",
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            },
-            account=self._account,
-        )
+        environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        module = "kosmo_billing_daemon.demo.amqtt_broker"
+        return self._spawn(environment, sys.executable, "-m", module, "--port", str(port))
 
 
 def find_mosquitto() -> str | None:

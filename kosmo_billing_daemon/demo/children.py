@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kosmo_billing_daemon.demo import tied_exec
@@ -217,16 +217,16 @@ def is_alive(pid: int) -> bool:
     return state not in {"Z", "X"}
 
 
-def signal_tree(process: subprocess.Popen[bytes], what: signal.Signals) -> list[int]:
-    """Signal `process`, then its children; returns the children."""
+def signal_tree(process: subprocess.Popen[bytes], what: signal.Signals) -> None:
+    """Signal `process`, then its children."""
     process.send_signal(what)
-    children = family(process.pid)
-    for child in children:
-        try:
-            os.kill(child, what)
-        except ProcessLookupError:
-            continue
-    return children
+    _signal(family(process.pid), what)
+
+
+def _signal(pids: Iterable[int], what: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, what)
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
@@ -235,11 +235,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
         return
     process.send_signal(signal.SIGSTOP)  # so that it starts no child while we collect them
     children = family(process.pid)
-    for pid in (*children, process.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    _signal((*children, process.pid), signal.SIGKILL)
     process.wait(KILL_SECONDS)
     deadline = time.monotonic() + KILL_SECONDS
     while any(is_alive(child) for child in children) and time.monotonic() < deadline:

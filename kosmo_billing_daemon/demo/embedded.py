@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -48,6 +49,15 @@ class EmbeddedServer(ABC):
     @abstractmethod
     async def start(self) -> None:
         """Start the server and return when it accepts connections."""
+
+    def _spawn(self, environment: Mapping[str, str], *command: str) -> subprocess.Popen[bytes]:
+        return children.spawn(
+            command,
+            log=self.log,
+            death_signal=self.stop_signal,
+            environment=environment,
+            account=self._account,
+        )
 
     async def stop(self) -> None:
         """Stop it in an orderly way; it is killed if that takes too long."""

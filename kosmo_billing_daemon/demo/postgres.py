@@ -75,7 +75,7 @@ class EmbeddedPostgres(EmbeddedServer):
         await self._create_cluster(binaries / "initdb")
         self._process, self._port = await children.start_listening(
             self.name,
-            lambda port: self._spawn(binaries / "postgres", *self._arguments(port)),
+            lambda port: self._spawn(ENVIRONMENT, str(binaries / "postgres"), *self._arguments(port)),
             self._is_ready,
             log=self.log,
             port=self._port,
@@ -84,15 +84,6 @@ class EmbeddedPostgres(EmbeddedServer):
     @property
     def _cluster(self) -> Path:
         return self.data_dir / "cluster"
-
-    def _spawn(self, program: Path, *arguments: str) -> subprocess.Popen[bytes]:
-        return children.spawn(
-            [str(program), *arguments],
-            log=self.log,
-            death_signal=self.stop_signal,
-            environment=ENVIRONMENT,
-            account=self._account,
-        )
 
     def _binaries(self) -> Path:
         """The directory of initdb and postgres; a copy if the server's user cannot reach the original."""
@@ -137,7 +128,8 @@ class EmbeddedPostgres(EmbeddedServer):
         if self._account:
             os.chown(password_file, self._account.uid, self._account.gid)
         process = self._spawn(
-            initdb,
+            ENVIRONMENT,
+            str(initdb),
             f"--pgdata={unfinished}",
             f"--username={SUPERUSER}",
             f"--pwfile={password_file}",

@@ -145,9 +145,10 @@ class DemoStage:
         phone.secret = await _add_hook(pool, f"{console.url}/mesh-bot")
         if self._has_cases:
             await PracticeCases(api=api, simulator=simulator, pool=pool, plan=BUILT_IN.plans[0]).make()
+        access = ConsoleAccess(pool=pool, clock=utc_now)
         self.urls = {
             "console": console.url,
-            "operator": f"{desk}/login?token={await _invite(pool)}",
+            "operator": f"{desk}/login?token={await access.invite('demo', _DEMO_LASTS)}",
             "api": api,
             "gateway": gateway.url,
             "mqtt": broker.url,
@@ -174,10 +175,6 @@ async def pass_time(pool: Pool, user_id: str) -> bool:
     async with pool.connection() as connection:
         done = await connection.execute(_THREE_DAYS_BEFORE_THE_END, UUID(user_id), utc_now())
         return bool(done == "UPDATE 1")
-
-
-async def _invite(pool: Pool) -> str:
-    return await ConsoleAccess(pool=pool, clock=utc_now).invite("demo", _DEMO_LASTS)
 
 
 async def _add_hook(pool: Pool, url: str) -> str:

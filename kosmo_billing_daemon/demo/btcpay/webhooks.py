@@ -58,10 +58,7 @@ class SimulatedDelivery:
     outcome: SendOutcome | None = None
 
 
-@dataclass(slots=True)
-class _Queued:
-    webhook: SimulatedWebhook
-    delivery: SimulatedDelivery
+_Queued = tuple[SimulatedWebhook, SimulatedDelivery]
 
 
 @dataclass(slots=True)
@@ -197,7 +194,7 @@ class Webhooks:
     def _enqueue(self, webhook: SimulatedWebhook, delivery: SimulatedDelivery) -> None:
         queue = self._queues.setdefault(webhook.id, _Queue())
         queue.idle.clear()
-        queue.waiting.append(_Queued(webhook, delivery))
+        queue.waiting.append((webhook, delivery))
         queue.filled.set()
         if len(queue.waiting) > 1:
             queue.several.set()
@@ -222,8 +219,8 @@ class Webhooks:
         while True:
             await queue.filled.wait()
             await self._released.wait()
-            for item in await self._next_batch(queue):
-                await self._process(item)
+            for webhook, delivery in await self._next_batch(queue):
+                await self._process(webhook, delivery)
             if not queue.waiting:
                 queue.filled.clear()
                 queue.idle.set()
@@ -239,22 +236,21 @@ class Webhooks:
         queue.several.clear()
         return batch
 
-    async def _process(self, item: _Queued) -> None:
-        present = self.registered.get(item.webhook.id)
-        event_type = item.delivery.event["type"]
+    async def _process(self, webhook: SimulatedWebhook, delivery: SimulatedDelivery) -> None:
+        present = self.registered.get(webhook.id)
+        event_type = delivery.event["type"]
         if present is None or not present.wants(event_type):
             return
-        await self._attempt(item.webhook, item.delivery)
+        await self._attempt(webhook, delivery)
         if self.faults.duplicate:
-            await self._attempt(item.webhook, item.delivery)
-        if not item.webhook.automatic_redelivery:
+            await self._attempt(webhook, delivery)
+        if not webhook.automatic_redelivery:
             return
-        delivery = item.delivery
         for wait in self._retry_waits:
             if delivery.outcome is None or not delivery.outcome.is_retried:
                 return
             await asyncio.sleep(wait)
-            present = self.registered.get(item.webhook.id)
+            present = self.registered.get(webhook.id)
             if present is None or not present.automatic_redelivery or not present.wants(event_type):
                 return
             delivery = self._redelivery(delivery)
