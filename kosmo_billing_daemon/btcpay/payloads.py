@@ -28,7 +28,7 @@ from kosmo_billing_daemon.btcpay.reading import (
     time,
     whole,
 )
-from kosmo_billing_daemon.domain.currencies import smallest_unit
+from kosmo_billing_daemon.domain.currencies import nearest, smallest_unit
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.domain.plans import Plan, Price
 from kosmo_billing_daemon.runtime.records import record
@@ -54,7 +54,7 @@ _PAYMENTS = {
 _COUNTED_STATUSES = ("Processing", "Settled")
 # Sums of products of two numbers of 29 + 28 digits; money is kept to a satoshi's eight decimals.
 _WIDE = 120
-_KEPT = Decimal("1e-8")
+_KEPT = _SATOSHI = Decimal("1e-8")
 
 
 @record(kw_only=True)
@@ -239,9 +239,10 @@ def confirmed(seen: Observation, payment_methods: Any, now: datetime) -> Observa
     """Add what the accounted payments say: how much of the money is settled, and when it last came.
 
     It is their sum, whatever BTCPay calls the invoice. Converting back from bitcoin loses fractions of the
-    smallest unit: BTCPay's own total is taken where it is the same but for those.
+    smallest unit: BTCPay's own total is taken where it is the same but for those, and a whole number of units
+    where that is within a satoshi of each payment.
     """
-    settled = Decimal(0)
+    settled = lost = Decimal(0)
     received: list[datetime] = []
     for entry in items(payment_methods, "paymentMethods"):
         method = mapping(entry, "paymentMethod")
@@ -251,11 +252,14 @@ def confirmed(seen: Observation, payment_methods: Any, now: datetime) -> Observa
             if status not in _COUNTED_STATUSES:
                 continue
             if status == "Settled":
-                settled = _add(settled, payment, number(method, "rate"))
+                rate = number(method, "rate")
+                settled, lost = _add(settled, payment, rate), lost + abs(rate) * _SATOSHI
                 received.append(_received(payment, seen.expires_at, now))
-    total = settled if seen.paid_amount is None else seen.paid_amount
-    if abs(total - settled) < smallest_unit(seen.currency):
+    total, whole = seen.paid_amount, nearest(settled, seen.currency)
+    if total is not None and abs(total - settled) < smallest_unit(seen.currency):
         settled = total
+    elif abs(whole - settled) <= lost:
+        settled = whole
     return replace(seen, confirmed_amount=settled, last_received_at=max(received, default=None))
 
 

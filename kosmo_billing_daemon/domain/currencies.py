@@ -4,7 +4,7 @@ National currencies are those of ISO 4217 (the package ``iso4217`` carries its t
 list; beside them stand the few others that BTCPay prices in.
 """
 
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from functools import cache
 
 import iso4217
@@ -40,3 +40,8 @@ def rounded_up(amount: Decimal, currency: str) -> Decimal:
 def rounded_down(amount: Decimal, currency: str) -> Decimal:
     """Return the greatest amount that can be paid out and is no more than this."""
     return amount.quantize(smallest_unit(currency), ROUND_FLOOR, _WIDE)
+
+
+def nearest(amount: Decimal, currency: str) -> Decimal:
+    """Return the amount that can be paid and is nearest to this."""
+    return amount.quantize(smallest_unit(currency), ROUND_HALF_EVEN, _WIDE)

@@ -223,7 +223,7 @@ def test_unconfirmed_money_is_not_confirmed() -> None:
     seen = confirmed(
         LATE, methods(payment("Settled", "0.00002", later), payment("Processing", "0.00003", later)), NOW
     )
-    assert seen.confirmed_amount == Decimal("1.9999998")
+    assert seen.confirmed_amount == 2
     assert seen.last_received_at == later
 
 
@@ -234,11 +234,32 @@ def test_no_payment_confirms_nothing() -> None:
     assert replaced.confirmed_amount == 0
 
 
-@pytest.mark.parametrize(("value", "sum_"), [("0.0000495", "4.94999950"), ("0.0000001", "0.01")])
+@pytest.mark.parametrize(("value", "sum_"), [("0.0000495", "4.95"), ("0.0000001", "0.01")])
 def test_what_is_called_paid_late_is_worth_its_payments_and_no_more(value: str, sum_: str) -> None:
     called = {**INVOICE, "status": "Expired", "additionalStatus": "PaidLate", "paidAmount": "5.00"}
     paid = methods(payment("Settled", value, NOW))
     assert confirmed(observation(called), paid, NOW).confirmed_amount == Decimal(sum_)
+
+
+@pytest.mark.parametrize(
+    ("currency", "rate", "values", "sum_"),
+    [
+        ("USD", "99999.99", ["0.00002002"], "2.0019998"),  # a satoshi is a tenth of a cent
+        ("JPY", "15000000", ["0.00000333", "0.00000333"], "100"),  # 99.9, and 0.3 may be lost
+        ("JPY", "15000000", ["0.00000334"], "50"),  # 50.1
+        ("JPY", "15000000", ["0.00000336"], "50.4"),
+        ("VND", "2500000000", ["0.00000001"], "25"),
+        ("KWD", "30000", ["0.00000018"], "0.0054"),
+    ],
+)
+def test_what_converting_loses_is_made_whole_and_nothing_else(
+    currency: str, rate: str, values: list[str], sum_: str
+) -> None:
+    partly = observation(
+        {**INVOICE, "currency": currency, "amount": "1000", "status": "Expired", "paidAmount": "900"}
+    )
+    paid = methods(*(payment("Settled", value, NOW) for value in values), rate=rate)
+    assert confirmed(partly, paid, NOW).confirmed_amount == Decimal(sum_)
 
 
 def test_settled_payments_of_an_invalid_invoice_count_as_btcpay_counts_them() -> None:
@@ -246,7 +267,7 @@ def test_settled_payments_of_an_invalid_invoice_count_as_btcpay_counts_them() ->
     paid = methods(payment("Settled", "0.00003001", NOW, fee="0.00000001"))
     assert confirmed(invalid, paid, NOW).confirmed_amount == Decimal(3)
     old = observation({**INVOICE, "status": "Invalid", "paidAmount": None})
-    assert confirmed(old, paid, NOW).confirmed_amount == Decimal("2.9999997")
+    assert confirmed(old, paid, NOW).confirmed_amount == 3
 
 
 @pytest.mark.parametrize(

@@ -113,17 +113,10 @@ async def complaints(
                 yield f"{who}: released {account['released']}, not {right}"
             # What was spent and is taken back is owed: refunded elsewhere, invalid, or used before.
             is_invalid = any(invoices[key].status is SimulatedStatus.INVALID for key in person.invoices)
-            if reserved - credit > _converted(currency) and not (
-                right or person.refunded_there or is_invalid
-            ):
+            if reserved > credit and not (right or person.refunded_there or is_invalid):
                 yield f"{who}: a credit of {credit}, {reserved} of it reserved"
     if any(totals.values()):
         yield f"in total, what came is not what went and what is left: {totals}"
-
-
-def _converted(currency: str) -> Decimal:
-    """What converting from bitcoin may lose: less than half of what can be paid in a currency."""
-    return Decimal("0.5") if currency == "JPY" else Decimal("0.005")
 
 
 def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -> Iterator[str]:
@@ -141,10 +134,7 @@ def _of_invoice(invoice: SimulatedInvoice | None, one: Booked, person: Person) -
             invoice.additional_status is AdditionalStatus.MARKED
         )
         is_vouched = by_hand or is_marked
-    # As long as some of it is not confirmed, the rest is converted from bitcoin, by a satoshi each.
-    is_waiting = invoice is not None and invoice.paid != invoice.confirmed
-    converted = _converted(one.offer.currency) if is_waiting else _NOTHING
-    if not least - converted <= got <= most + converted:
+    if not least <= got <= most:
         yield f"received {got}, must be from {least} to {most}"
     if one.sum("sold") != (-one.price if one.stands else _NOTHING):
         yield f"sold {one.sum('sold')} of {one.price}, stands: {one.stands}"
