@@ -95,7 +95,7 @@ async def append_rows(connection: Connection, rows: Sequence[KeptRow]) -> None:
     """Keep old rows for the views."""
     values = [(row.part, row.id, row.is_history, row.messages_used, row.old) for row in rows]
     if values:
-        await connection.execute(_ROWS, *(list(column) for column in zip(*values, strict=True)))
+        await connection.execute(_ROWS, *zip(*values, strict=True))
 
 
 _NODES = """
@@ -119,7 +119,7 @@ async def append_nodes(connection: Connection, nodes: Sequence[OldNode], now: da
     """List nodes."""
     columns = zip(*((one.user_id, one.node_id, one.label) for one in nodes), strict=True)
     if nodes:
-        await connection.execute(_NODES, *map(list, columns), now)
+        await connection.execute(_NODES, *columns, now)
 
 
 _MISSING_USERS = f"{_USERS} ON CONFLICT DO NOTHING"

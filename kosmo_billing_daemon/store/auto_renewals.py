@@ -65,9 +65,7 @@ WHERE a.user_id = row.user_id AND a.user_id = ANY ($1)
 
 def announce_statement(announced: Sequence[tuple[UUID, UUID]]) -> Statement | None:
     """Note that renewals are announced, given as ``(user, subscription)``."""
-    return (
-        Statement(_ANNOUNCE, [list(column) for column in zip(*announced, strict=True)]) if announced else None
-    )
+    return Statement(_ANNOUNCE, list(zip(*announced, strict=True))) if announced else None
 
 
 _LAPSED = f"""

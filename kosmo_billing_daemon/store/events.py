@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -45,52 +46,33 @@ class StoredEvent:
         return f'{self.data.removesuffix("}")}, "topup_url": {json.dumps(self.topup_url)}}}'
 
 
-_APPEND = """
-INSERT INTO events (type, user_id, data, occurred_at)
-SELECT type, user_id, data::jsonb, occurred_at
-FROM unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[])
-    WITH ORDINALITY AS row (type, user_id, data, occurred_at, place)
-ORDER BY place
-"""
+_COLUMNS = Columns(
+    ("type", "text", "type"),
+    ("user_id", "uuid", "user_id"),
+    ("occurred_at", "timestamptz", "occurred_at"),
+    ("data", "jsonb", lambda event: json.dumps(event.data)),
+)
+_APPEND = _COLUMNS.insert("events")
 
 
 def append_statement(events: Sequence[Event]) -> Statement | None:
     """Append events in order."""
-    if not events:
-        return None
-    return Statement(
-        _APPEND,
-        [
-            [event.type for event in events],
-            [event.user_id for event in events],
-            [json.dumps(event.data) for event in events],
-            [event.occurred_at for event in events],
-        ],
-    )
+    return Statement(_APPEND, _COLUMNS.values(events)) if events else None
 
 
 def _event(row: Any) -> Event:
-    return Event(
-        id=row["id"],
-        type=row["type"],
-        user_id=row["user_id"],
-        data=json.loads(row["data"]),
-        occurred_at=row["occurred_at"],
-    )
+    return Event(**dict(row) | {"data": json.loads(row["data"])})
+
+
+_OF_USER = f"SELECT id, {_COLUMNS} FROM events WHERE user_id = $1 ORDER BY id DESC LIMIT $2"
 
 
 async def load_of_user(connection: Connection, user_id: UUID, limit: int) -> list[Event]:
-    """Return a user's latest new_events, newest first."""
-    rows = await connection.fetch(
-        "SELECT id, type, user_id, data, occurred_at FROM events"
-        " WHERE user_id = $1 ORDER BY id DESC LIMIT $2",
-        user_id,
-        limit,
-    )
-    return [_event(row) for row in rows]
+    """Return a user's latest events, newest first."""
+    return [_event(row) for row in await connection.fetch(_OF_USER, user_id, limit)]
 
 
-_NEWEST = "SELECT id, type, user_id, data, occurred_at FROM events ORDER BY id DESC LIMIT $1"
+_NEWEST = f"SELECT id, {_COLUMNS} FROM events ORDER BY id DESC LIMIT $1"
 
 
 async def load_newest(connection: Connection, limit: int) -> list[Event]:
@@ -98,8 +80,8 @@ async def load_newest(connection: Connection, limit: int) -> list[Event]:
     return [_event(row) for row in await connection.fetch(_NEWEST, limit)]
 
 
-_LAST_OF_SERVICE = """
-SELECT id, type, user_id, data, occurred_at FROM events
+_LAST_OF_SERVICE = f"""
+SELECT id, {_COLUMNS} FROM events
 WHERE user_id IS NULL AND type = ANY ($1::text[]) ORDER BY id DESC LIMIT 1
 """
 

@@ -23,11 +23,13 @@ class Extension:
     users: int
 
 
-_FIND = """
+_SELECT = """
 SELECT id, days, reason, begun_at, all_at, (
     SELECT count(*) FROM extended_users AS u WHERE u.extension_id = e.id) AS users
-FROM extensions AS e WHERE reason = $1 AND days = $2
+FROM extensions AS e
 """
+_FIND = f"{_SELECT} WHERE reason = $1 AND days = $2"
+_BEFORE = f"{_SELECT} WHERE all_at > $1 AND id <> $2 ORDER BY all_at"
 
 
 async def find(connection: Connection, reason: str, days: int) -> Extension | None:
@@ -160,13 +162,6 @@ async def load_by_plan(
         rows = await connection.fetch(_ENDED_BY_PLAN, meant.since, meant.extension_id, beyond, now)
         found += [PlanToExtend(**row, is_over=True) for row in rows]
     return found
-
-
-_BEFORE = """
-SELECT id, days, reason, begun_at, all_at, (
-    SELECT count(*) FROM extended_users AS u WHERE u.extension_id = e.id) AS users
-FROM extensions AS e WHERE all_at > $1 AND id <> $2 ORDER BY all_at
-"""
 
 
 async def load_before(connection: Connection, since: timedelta, now: datetime, but: UUID) -> list[Extension]:

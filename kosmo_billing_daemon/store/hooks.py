@@ -172,7 +172,7 @@ def note_statements(hook_id: int, answers: Sequence[GivenAnswer]) -> list[Statem
     return [
         Statement(_DONE, [hook_id, accepted]),
         Statement(_PRUNE, [hook_id]),
-        Statement(_NOTE, [hook_id, *map(list, columns)]),
+        Statement(_NOTE, [hook_id, *columns]),
     ]
 
 

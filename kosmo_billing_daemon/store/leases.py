@@ -7,6 +7,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.domain.leases import Lease, Quota
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.postgres import Connection, changed
 
 
@@ -33,7 +34,17 @@ class LeasableQuota:
     quota: Quota
 
 
-_COLUMNS = "id, reporter, request_id, user_id, subscription_id, messages, used, granted_at, expires_at"
+_COLUMNS = Columns(
+    ("id", "uuid", "id"),
+    ("reporter", "text", "reporter"),
+    ("request_id", "text", "request_id"),
+    ("user_id", "uuid", "user_id"),
+    ("subscription_id", "uuid", "subscription_id"),
+    ("messages", "bigint", "lease.messages"),
+    ("used", "bigint", "lease.used"),
+    ("granted_at", "timestamptz", "granted_at"),
+    ("expires_at", "timestamptz", "expires_at"),
+)
 
 
 def _lease(row: Any) -> GrantedLease:
@@ -74,7 +85,7 @@ async def load_answered(
     connection: Connection, requests: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], GrantedLease]:
     """Return the leases that answered these requests, given as reporter and request id, before."""
-    rows = await connection.fetch(_ANSWERED, *(list(column) for column in zip(*requests, strict=True)))
+    rows = await connection.fetch(_ANSWERED, *zip(*requests, strict=True))
     return {(row["reporter"], row["request_id"]): _lease(row) for row in rows}
 
 
@@ -86,43 +97,23 @@ async def lock(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Grante
     return {row["id"]: _lease(row) for row in await connection.fetch(_LOCK, ids)} if ids else {}
 
 
-_SAVE = """
-UPDATE leases AS l SET messages = row.messages FROM unnest($1::uuid[], $2::bigint[]) AS row (id, messages)
-WHERE l.id = row.id AND l.id = ANY ($1)
-"""
+_SHRUNK = _COLUMNS.only("id", "messages")
+_SAVE = _SHRUNK.update("leases")
 
 
 async def save(connection: Connection, shrunk: Sequence[GrantedLease]) -> None:
     """Write down that leases have shrunk."""
     if shrunk:
-        await connection.execute(_SAVE, [one.id for one in shrunk], [one.lease.messages for one in shrunk])
+        await connection.execute(_SAVE, *_SHRUNK.values(shrunk))
 
 
-_APPEND = f"""
-INSERT INTO leases ({_COLUMNS})
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::uuid[], $6::bigint[], $7::bigint[],
-    $8::timestamptz[], $9::timestamptz[])
-"""
+_APPEND = _COLUMNS.insert("leases")
 
 
 async def append(connection: Connection, granted: Sequence[GrantedLease]) -> None:
     """Write new leases down."""
     if granted:
-        rows = [
-            (
-                one.id,
-                one.reporter,
-                one.request_id,
-                one.user_id,
-                one.subscription_id,
-                one.lease.messages,
-                one.lease.used,
-                one.granted_at,
-                one.expires_at,
-            )
-            for one in granted
-        ]
-        await connection.execute(_APPEND, *(list(column) for column in zip(*rows, strict=True)))
+        await connection.execute(_APPEND, *_COLUMNS.values(granted))
 
 
 _OPEN = f"""

@@ -42,7 +42,7 @@ ON CONFLICT DO NOTHING
 async def issue(connection: Connection, new: Sequence[tuple[bytes, UUID, int]], now: datetime) -> None:
     """Make links valid, given as ``(hash, user, generation)``; one that was revoked stays so."""
     if new:
-        await connection.execute(_ISSUE, *map(list, zip(*new, strict=True)), now)
+        await connection.execute(_ISSUE, *zip(*new, strict=True), now)
 
 
 async def find_user(connection: Connection, token_hash: bytes) -> UUID | None:

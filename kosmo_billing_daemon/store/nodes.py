@@ -1,7 +1,6 @@
 """Users' whitelists: the nodes a user of a whitelist plan may write to."""
 
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.subscriptions import UserId
@@ -18,10 +17,6 @@ class Node:
     added_at: datetime
 
 
-def _node(row: Any) -> Node:
-    return Node(node_id=row["node_id"], label=row["label"], added_at=row["added_at"])
-
-
 _LOAD = """
 SELECT node_id, label, added_at FROM whitelisted_nodes WHERE user_id = $1 ORDER BY added_at, node_id
 """
@@ -29,7 +24,7 @@ SELECT node_id, label, added_at FROM whitelisted_nodes WHERE user_id = $1 ORDER 
 
 async def load(connection: Connection, user_id: UUID) -> list[Node]:
     """Return the user's nodes in the order in which they were added."""
-    return [_node(row) for row in await connection.fetch(_LOAD, user_id)]
+    return [Node(**row) for row in await connection.fetch(_LOAD, user_id)]
 
 
 _OF_NODE = "SELECT user_id FROM whitelisted_nodes WHERE node_id = $1 ORDER BY user_id LIMIT $2"

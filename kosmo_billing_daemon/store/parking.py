@@ -20,7 +20,7 @@ ON CONFLICT (reporter, report_id) DO NOTHING
 
 async def park(connection: Connection, reports: Sequence[tuple[str, str, bytes]], now: datetime) -> None:
     """Keep reports, given as reporter, id and payload, until they can be counted; a repeat is no second."""
-    await connection.execute(_PARK, *(list(column) for column in zip(*reports, strict=True)), now)
+    await connection.execute(_PARK, *zip(*reports, strict=True), now)
 
 
 @record

@@ -19,10 +19,8 @@ class ReporterCase:
     last_at: datetime
 
 
-_OPEN = """
-SELECT id, reporter, detail, opened_at, last_at FROM reporter_cases WHERE closed_at IS NULL ORDER BY opened_at
-LIMIT $1
-"""
+_CASES = "SELECT id, reporter, detail, opened_at, last_at FROM reporter_cases"
+_OPEN = f"{_CASES} WHERE closed_at IS NULL ORDER BY opened_at LIMIT $1"
 
 
 async def load_cases(connection: Connection, limit: int) -> list[ReporterCase]:
@@ -77,9 +75,7 @@ async def count_standing(connection: Connection, reporter: str, since: datetime)
     return StandingUsage(**row)
 
 
-_OF_REPORTER = """
-SELECT id, reporter, detail, opened_at, last_at FROM reporter_cases WHERE reporter = $1 AND closed_at IS NULL
-"""
+_OF_REPORTER = f"{_CASES} WHERE reporter = $1 AND closed_at IS NULL"
 
 
 async def find_case(connection: Connection, reporter: str) -> ReporterCase | None:
@@ -90,9 +86,7 @@ async def find_case(connection: Connection, reporter: str) -> ReporterCase | Non
 
 async def load_case(connection: Connection, number: int) -> ReporterCase | None:
     """Return a case, open or closed."""
-    row = await connection.fetchrow(
-        "SELECT id, reporter, detail, opened_at, last_at FROM reporter_cases WHERE id = $1", number
-    )
+    row = await connection.fetchrow(f"{_CASES} WHERE id = $1", number)
     return None if row is None else ReporterCase(**row)
 
 

@@ -219,4 +219,4 @@ FROM unnest($1::uuid[], $2::smallint[]) AS row (id, hours) WHERE s.id = row.id A
 
 def remind_statement(hours: Sequence[tuple[UUID, int]]) -> Statement | None:
     """Note how many hours before its end each subscription is due for its next reminder."""
-    return Statement(_REMIND, [list(column) for column in zip(*hours, strict=True)]) if hours else None
+    return Statement(_REMIND, list(zip(*hours, strict=True))) if hours else None

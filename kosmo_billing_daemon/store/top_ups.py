@@ -15,7 +15,7 @@ FROM unnest($1::uuid[], $2::uuid[]) AS row (invoice_id, subscription_id)
 
 def append_statement(added: Sequence[tuple[UUID, UUID]], at: datetime) -> Statement | None:
     """Note which invoice raised which subscription's limit. A second time breaks R1's constraint."""
-    return Statement(_APPEND, [*map(list, zip(*added, strict=True)), at]) if added else None
+    return Statement(_APPEND, [*zip(*added, strict=True), at]) if added else None
 
 
 _REVOKE = """

@@ -8,6 +8,7 @@ import asyncpg
 
 from kosmo_billing_daemon.domain.metering import UsageDecision
 from kosmo_billing_daemon.runtime.records import record
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.errors import RetryTransaction
 from kosmo_billing_daemon.store.postgres import Connection, changed
 
@@ -207,24 +208,19 @@ WHERE row.over > 0 AND u.user_id = row.user_id AND u.message_id = row.message_id
 """
 
 
-_QUARANTINE = """
-INSERT INTO usage_quarantine (reporter, reason, payload, size, received_at)
-SELECT reporter, reason, payload, size, $5
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::integer[]) AS row (reporter, reason, payload, size)
-"""
+_QUARANTINED = Columns(
+    ("reporter", "text", "reporter"),
+    ("reason", "text", "reason"),
+    ("payload", "bytea", "payload"),
+    ("size", "integer", "size"),
+)
+_QUARANTINE = _QUARANTINED.insert("usage_quarantine", {"received_at": "$5"})
 
 
 async def append_quarantine(connection: Connection, reports: Sequence[Quarantined], now: datetime) -> None:
     """Keep what could not be read."""
     if reports:
-        await connection.execute(
-            _QUARANTINE,
-            [report.reporter for report in reports],
-            [report.reason for report in reports],
-            [report.payload for report in reports],
-            [report.size for report in reports],
-            now,
-        )
+        await connection.execute(_QUARANTINE, *_QUARANTINED.values(reports), now)
         if too_much := {report.reporter: report.reason for report in reports if report.is_too_much}:
             await connection.execute(_OPEN_CASE, [*too_much], [*too_much.values()], now)
 
