@@ -1,4 +1,4 @@
 """The rules of money and time (R1-R12), pure: no await, *now* is an argument.
 
-Reading order: plans, subscriptions, prepaid, invoices, polling, metering, entitlements.
+Reading order: plans, subscriptions, quoting, invoices, polling, metering, entitlements.
 """

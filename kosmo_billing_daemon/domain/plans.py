@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, NewType
+from typing import Any, NewType, NoReturn
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.payloads import Scope
@@ -82,15 +82,7 @@ class Catalogue:
 
     def require(self, plan_type: str) -> Plan:
         """Return the plan of that name; raises ``Invalid`` if it is not for sale."""
-        plan = self.find(plan_type)
-        if plan is None:
-            names = ", ".join(plan.plan_type for plan in self.plans)
-            raise Invalid(
-                f"there is no plan {plan_type!r}; for sale are {names}",
-                field="plan_type",
-                code="unknown_plan",
-            )
-        return plan
+        return self.find(plan_type) or _raise_unknown("plan", plan_type, self.plans, field="plan_type")
 
     def find_pack(self, name: str) -> Plan | None:
         """Return the pack of that name, if it is for sale."""
@@ -98,13 +90,12 @@ class Catalogue:
 
     def require_pack(self, name: str) -> Plan:
         """Return the pack of that name; raises ``Invalid`` if it is not for sale."""
-        pack = self.find_pack(name)
-        if pack is None:
-            names = ", ".join(pack.plan_type for pack in self.packs) or "none"
-            raise Invalid(
-                f"there is no pack {name!r}; for sale are {names}", field="pack", code="unknown_pack"
-            )
-        return pack
+        return self.find_pack(name) or _raise_unknown("pack", name, self.packs, field="pack")
+
+
+def _raise_unknown(kind: str, name: str, offered: Sequence[Plan], *, field: str) -> NoReturn:
+    names = ", ".join(each.plan_type for each in offered) or "none"
+    raise Invalid(f"there is no {kind} {name!r}; for sale are {names}", field=field, code=f"unknown_{kind}")
 
 
 def _plan(name: str, amount: str, quota: int | None, scope: Scope, *features: str) -> Plan:

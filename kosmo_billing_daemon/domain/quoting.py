@@ -1,4 +1,4 @@
-"""What a purchase would do at this instant, by the very functions that fulfil it (R16)."""
+"""What a purchase would do at this instant, by the very functions that fulfil it (R11, R16, R17)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -9,6 +9,7 @@ from kosmo_billing_daemon.domain.history import purchase
 from kosmo_billing_daemon.domain.ledger import Due, due, released_worth
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.subscriptions import (
+    Outcome,
     Refusal,
     Source,
     Subscription,
@@ -41,15 +42,7 @@ class Quote:
 
 def quote(history: Sequence[Subscription], plan: Plan, spendable: Decimal, now: datetime) -> Quote:
     """Say what buying ``plan`` would do now; ``history`` may be the current subscription alone."""
-    outcome = purchase(
-        history,
-        subscription_id=SubscriptionId(UUID(int=0)),
-        user_id=UserId(UUID(int=0)),
-        invoice_id=None,
-        source=Source.BTCPAY,
-        plan=plan,
-        now=now,
-    )
+    outcome = _bought(history, plan, now)
     row = None if outcome.refusal is not None else current(outcome.history)
     return Quote(
         plan=plan,
@@ -57,4 +50,31 @@ def quote(history: Sequence[Subscription], plan: Plan, spendable: Decimal, now: 
         subscription=row,
         credit_added={} if row is None or plan.is_pack else released_worth(row.carried.released),
         refusal=outcome.refusal,
+    )
+
+
+def refusal(history: Sequence[Subscription], plans: Sequence[Plan], now: datetime) -> Refusal | None:
+    """Say why the last of ``plans`` would be refused if all were bought now, one after the other.
+
+    None may carry the end beyond the cap (R11). A pack before it that does not fit becomes credit alone.
+    """
+    found: Refusal | None = None
+    for number, plan in enumerate(plans):
+        outcome = _bought(history, plan, now, number)
+        found = outcome.refusal
+        if found is Refusal.PREPAID_CAP:
+            return found
+        history = outcome.history
+    return found
+
+
+def _bought(history: Sequence[Subscription], plan: Plan, now: datetime, number: int = 0) -> Outcome:
+    return purchase(
+        history,
+        subscription_id=SubscriptionId(UUID(int=number)),
+        user_id=UserId(UUID(int=0)),
+        invoice_id=None,
+        source=Source.BTCPAY,
+        plan=plan,
+        now=now,
     )
