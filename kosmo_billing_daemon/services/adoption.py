@@ -91,17 +91,16 @@ class MovingIn:
             made, why = await self._map(connection, document)
             moved = await self._to_move(connection, made)
             lacking = await old_tables.load_lacking(connection, moved, (MOVED, COMPAT))
-            survey = Survey()
             reading = OldRowsReader(made, self.catalogue, self.clock(), who=self.who)
             total = await old_tables.count_rows(connection, made)
-            async for _ in reading.users(connection, survey, whole=False):
-                progress(survey.rows, total)
-            await reading.nodes(connection, survey)
+            async for _ in reading.users(connection, whole=False):
+                progress(reading.survey.rows, total)
+            await reading.nodes(connection)
             return AdoptionPlan(
                 made=made,
                 why=why,
                 moved=moved,
-                survey=survey,
+                survey=reading.survey,
                 unknown=unknown_values(made),
                 dependents=await old_tables.load_dependents(connection, moved),
                 lacking=lacking,
@@ -122,15 +121,15 @@ class MovingIn:
             await old_moves.move_away(connection, moved)
             await migrations.migrate_within(connection, schema)
             now = self.clock()
-            survey = Survey()
             reading = OldRowsReader(_moved(made), self.catalogue, now, who=self.who)
+            survey = reading.survey
             total = await old_tables.count_rows(connection, _moved(made))
-            async for batch in reading.users(connection, survey, whole=True):
+            async for batch in reading.users(connection, whole=True):
                 users = [user for user, _ in batch if user is not None]
                 await adoptions.append(connection, users, now, by_old_id=reading.has_old_ids)
                 await adoptions.append_rows(connection, [row for _, rows in batch for row in rows])
                 progress(survey.rows, total)
-            nodes = await reading.nodes(connection, survey)
+            nodes = await reading.nodes(connection)
             if reading.has_old_ids:
                 await adoptions.append_missing_users(connection, {one.user_id: one.old_id for one in nodes})
             await adoptions.append_nodes(connection, nodes, now)

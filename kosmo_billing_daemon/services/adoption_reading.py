@@ -50,9 +50,7 @@ class Survey:
     counts: dict[str, int] = field(default_factory=dict)
     unreadable: list[RefusedRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    unlimited: str | None = None
-    greatest_id: int = 0
-    milliseconds: set[str] = field(default_factory=set)
+    conventions: Conventions = field(default_factory=Conventions)
     invoices: set[str] = field(default_factory=set)
 
     def count(self, what: str, more: int = 1) -> None:
@@ -75,14 +73,6 @@ class Survey:
     def rows(self) -> int:
         return self.counts.get("subscriptions", 0) + self.counts.get("invoices", 0)
 
-    @property
-    def conventions(self) -> Conventions:
-        return Conventions(
-            unlimited=self.unlimited,
-            greatest_id=self.greatest_id,
-            milliseconds=frozenset(self.milliseconds),
-        )
-
 
 Batch: TypeAlias = list[tuple[AdoptedUser | None, list[KeptRow]]]
 """What becomes of users, and their old rows; rows that name no user are nobody's."""
@@ -92,6 +82,7 @@ class OldRowsReader:
     """Reads by one map and one catalogue, as of ``now``; ``who`` orders it."""
 
     def __init__(self, made: AdoptionMap, catalogue: Catalogue, now: datetime, *, who: str) -> None:
+        self.survey = Survey()
         self._map, self._now, self._who = made, now, who
         self._reader = Reader(made, catalogue, now)
 
@@ -100,17 +91,17 @@ class OldRowsReader:
         """Say whether users have ids that are no UUIDs to v0.1."""
         return any(of.kind("user_id") is not ColumnKind.UUID for of in self._map.parts.values())
 
-    async def users(self, connection: Connection, survey: Survey, *, whole: bool) -> AsyncIterator[Batch]:
+    async def users(self, connection: Connection, *, whole: bool) -> AsyncIterator[Batch]:
         """Decide about all users; with ``whole``, their old rows come along as JSON."""
         batch: Batch = []
         async for key, rows, bills in _by_user(connection, self._map, whole=whole):
-            read = [one for row in rows for one in self._subscription(row, survey)]
-            sold = [one for row in bills for one in self._invoice(row, survey)]
+            read = [one for row in rows for one in self._subscription(row)]
+            sold = [one for row in bills for one in self._invoice(row)]
             user = None
             if key:
                 raw = next(row.said["user_id"] for row in (*rows, *bills)) or key
                 user = decide(raw, read, sold, self._now, who=self._who)
-                self._count(user, survey)
+                self._count(user)
             batch.append((user, _kept(rows, bills, user) if whole else []))
             if len(batch) >= BATCH:
                 yield batch
@@ -118,7 +109,7 @@ class OldRowsReader:
         if batch:
             yield batch
 
-    async def nodes(self, connection: Connection, survey: Survey) -> list[OldNode]:
+    async def nodes(self, connection: Connection) -> list[OldNode]:
         """Read the whitelist, if the map names one."""
         of = self._map.parts.get(Part.WHITELIST)
         found: dict[tuple[UserId, str], OldNode] = {}
@@ -135,56 +126,56 @@ class OldRowsReader:
                     if listed > MOST_NODES:
                         raise UnreadableRow(f"more than {MOST_NODES} nodes of one user")
                 except UnreadableRow as error:
-                    survey.refuse(RefusedRow(of.table.name, _named(row), str(error), True))
+                    self.survey.refuse(RefusedRow(of.table.name, _named(row), str(error), True))
                     continue
                 found.setdefault((user, node), OldNode(user, node, label, old_id))
-        survey.count("nodes", len(found))
+        self.survey.count("nodes", len(found))
         return list(found.values())
 
-    def _subscription(self, row: OldRow, survey: Survey) -> list[OldSubscription]:
-        of = self._map.subscriptions
-        survey.count("subscriptions")
-        self._note_times(of, row, survey)
+    def _subscription(self, row: OldRow) -> list[OldSubscription]:
+        of, told = self._map.subscriptions, self.survey.conventions
+        self.survey.count("subscriptions")
+        self._note_times(of, row)
         try:
             read = self._reader.subscription(row.said, row.place)
         except UnreadableRow as error:
             matters = not self._reader.is_over(row.said)
-            survey.refuse(RefusedRow(of.table.name, _named(row), str(error), matters))
+            self.survey.refuse(RefusedRow(of.table.name, _named(row), str(error), matters))
             return []
         if of.kind("id") is ColumnKind.INTEGER:
-            survey.greatest_id = max(survey.greatest_id, int(row.said["id"] or 0))
+            told.greatest_id = max(told.greatest_id, int(row.said["id"] or 0))
         if read.limit is None and read.plan is not None:
-            survey.unlimited = survey.unlimited or row.said.get("messages_limit")
+            told.unlimited = told.unlimited or row.said.get("messages_limit")
         return [read]
 
-    def _invoice(self, row: OldRow, survey: Survey) -> list[OldInvoice]:
+    def _invoice(self, row: OldRow) -> list[OldInvoice]:
         of = self._map.parts[Part.INVOICES]
-        survey.count("invoices")
-        self._note_times(of, row, survey)
+        self.survey.count("invoices")
+        self._note_times(of, row)
         try:
             read = self._reader.invoice(row.said, row.place)
-            if read.btcpay_invoice_id in survey.invoices:
+            if read.btcpay_invoice_id in self.survey.invoices:
                 raise UnreadableRow(f"invoice {read.btcpay_invoice_id} is in two rows")
         except UnreadableRow as error:
             matters = not self._reader.is_closed(row.said)
-            survey.refuse(RefusedRow(of.table.name, _named(row), str(error), matters))
+            self.survey.refuse(RefusedRow(of.table.name, _named(row), str(error), matters))
             return []
-        survey.invoices.add(read.btcpay_invoice_id)
+        self.survey.invoices.add(read.btcpay_invoice_id)
         return [read]
 
-    def _note_times(self, of: TableMap, row: OldRow, survey: Survey) -> None:
+    def _note_times(self, of: TableMap, row: OldRow) -> None:
         for name in ("valid_from", "valid_until", "created_at", "expires_at", "settled_at"):
             is_number = of.kind(name) in (ColumnKind.INTEGER, ColumnKind.NUMBER)
             if is_number and len((row.said[name] or "").partition(".")[0]) >= MILLISECONDS:
-                survey.milliseconds.add(of.columns[name])
+                self.survey.conventions.milliseconds.add(of.columns[name])
 
-    def _count(self, user: AdoptedUser, survey: Survey) -> None:
-        survey.count("users")
+    def _count(self, user: AdoptedUser) -> None:
+        self.survey.count("users")
         for one in user.subscriptions:
-            survey.count("active" if one.status is Status.ACTIVE else "ended")
-        survey.count("open invoices", sum(is_followed(one, self._now) for one in user.invoices))
+            self.survey.count("active" if one.status is Status.ACTIVE else "ended")
+        self.survey.count("open invoices", sum(is_followed(one, self._now) for one in user.invoices))
         for note in user.notes:
-            survey.note(note)
+            self.survey.note(note)
 
 
 def _named(row: OldRow) -> str:

@@ -5,8 +5,7 @@ from decimal import Decimal
 
 from kosmo_billing_daemon.domain.invoices import is_confirming, reserves_credit
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.domain.prepaid import refusal
-from kosmo_billing_daemon.domain.quoting import Quote, quote
+from kosmo_billing_daemon.domain.quoting import Quote, quote, refusal
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record

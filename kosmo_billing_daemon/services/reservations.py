@@ -23,7 +23,7 @@ from kosmo_billing_daemon.domain.invoices import (
 )
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.polling import Patience
-from kosmo_billing_daemon.domain.prepaid import refusal
+from kosmo_billing_daemon.domain.quoting import refusal
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, Refusal, Source, Subscription, UserId
 from kosmo_billing_daemon.errors import Conflict, Refused
 from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher

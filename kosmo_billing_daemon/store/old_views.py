@@ -7,12 +7,12 @@ here, from the names of the catalogue.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from kosmo_billing_daemon.domain.adoption.guessing import seen
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, TableMap, lowered
 from kosmo_billing_daemon.domain.adoption.old_tables import ColumnKind, OldColumn, Part
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
-from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.old_tables import literal, qualified, quoted
 
 COMPAT = "kosmo_compat"
@@ -26,7 +26,7 @@ _CHANGING = ("status", "valid_until", "messages_used", "messages_limit", "settle
 _INDEXED = ("smallint", "integer", "bigint", "uuid", "text")
 
 
-@record(kw_only=True)
+@dataclass(slots=True)
 class Conventions:
     """What the rows turned out to say, beyond the map: how they write "unlimited", the greatest id, and which
     columns are times in milliseconds.
@@ -34,7 +34,7 @@ class Conventions:
 
     unlimited: str | None = None
     greatest_id: int = 0
-    milliseconds: frozenset[str] = frozenset()
+    milliseconds: set[str] = field(default_factory=set)
 
 
 def statements(made: AdoptionMap, told: Conventions) -> list[str]:
@@ -106,14 +106,12 @@ def _whitelist(_made: AdoptionMap, of: TableMap, _told: Conventions) -> list[str
     number = "('x' || substr(s.node_id, 2))::bit(32)::bigint"
     columns = []
     for column in of.table.columns:
-        field = _field(of, column)
-        expression = "NULL"
-        if field == "user_id":
-            expression = _user(column)
-        elif field == "node_id":
-            expression = number if column.kind is ColumnKind.INTEGER else "s.node_id"
-        elif field == "label":
-            expression = "s.label"
+        written = {
+            "user_id": _user(column),
+            "node_id": number if column.kind is ColumnKind.INTEGER else "s.node_id",
+            "label": "s.label",
+        }
+        expression = written.get(_field(of, column) or "", "NULL")
         columns.append(f"({expression})::{column.type} AS {quoted(column.name)}")
     users = _users(of)
     view = qualified(COMPAT, of.table.name)
@@ -167,7 +165,7 @@ def _view(
     quotes = f"{_TABLES[part]} AS s JOIN quotes AS q ON q.id = s.quote_id"
     is_ours = f"{where} AND NOT EXISTS (SELECT FROM adopted_rows AS h WHERE h.id = s.id AND h.is_history)"
     parts = [f"SELECT {', '.join(ours)} FROM {quotes}{_users(of)} WHERE {is_ours}"]
-    if _kind_of_user(of) is ColumnKind.TEXT:
+    if of.kind("user_id") is ColumnKind.TEXT:
         parts.append(
             f"SELECT {', '.join(text_ids)} FROM {quotes} WHERE {is_ours}"
             f" AND NOT EXISTS (SELECT FROM adopted_users AS u WHERE u.user_id = s.user_id)"
@@ -183,10 +181,6 @@ def _view(
 def _field(of: TableMap, column: OldColumn) -> str | None:
     """Return what a column says; one that says two things says the first."""
     return next((field for field, name in of.columns.items() if name == column.name), None)
-
-
-def _kind_of_user(of: TableMap) -> ColumnKind | None:
-    return of.kind("user_id")
 
 
 def _compared(column: OldColumn, expression: str) -> str:
@@ -208,7 +202,7 @@ def _user(column: OldColumn) -> str:
 
 
 def _users(of: TableMap) -> str:
-    is_uuid = _kind_of_user(of) is ColumnKind.UUID
+    is_uuid = of.kind("user_id") is ColumnKind.UUID
     return "" if is_uuid else " JOIN adopted_users AS u ON u.user_id = s.user_id"
 
 

@@ -12,7 +12,7 @@ from kosmo_billing_daemon.domain import lots
 from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.history import advance, extend, recount, revoke
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.domain.prepaid import refusal
+from kosmo_billing_daemon.domain.quoting import refusal
 from kosmo_billing_daemon.domain.subscriptions import (
     Outcome,
     Refusal,

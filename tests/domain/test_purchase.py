@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from kosmo_billing_daemon.domain.plans import Plan
-from kosmo_billing_daemon.domain.prepaid import refusal
+from kosmo_billing_daemon.domain.quoting import refusal
 from kosmo_billing_daemon.domain.subscriptions import Carried, Refusal, Rule, Status, SubscriptionEvent
 from tests.domain.builders import (
     DAY,

@@ -6,25 +6,15 @@ from decimal import Decimal
 from typing import Any
 
 from kosmo_billing_daemon.domain.adoption.mapping import AdoptionMap, TableMap, lowered
-from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, OldTable, Part, bare
+from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, OldTable, Part, bare, words
 from kosmo_billing_daemon.domain.invoices import InvoiceStatus
 from kosmo_billing_daemon.domain.plans import FREE, Catalogue
 
-ACTIVE = ("active", "trialing", "trial", "current", "valid", "enabled", "grace", "true", "1", "t", "yes")
-ENDED = (
-    *(
-        "expired",
-        "inactive",
-        "cancelled",
-        "canceled",
-        "revoked",
-        "replaced",
-        "ended",
-        "suspended",
-        "disabled",
-    ),
-    *("pending", "new", "unpaid", "superseded", "deleted", "false", "0", "f", "no"),
-)
+ACTIVE = words("active trialing trial current valid enabled grace true 1 t yes")
+ENDED = words("""
+    expired inactive cancelled canceled revoked replaced ended suspended disabled pending new unpaid
+    superseded deleted false 0 f no
+""")
 _STATUSES: Mapping[InvoiceStatus, tuple[str, ...]] = {
     InvoiceStatus.NEW: ("new", "pending", "open", "unpaid", "created", "waiting"),
     InvoiceStatus.PROCESSING: ("processing", "confirming", "unconfirmed"),
