@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
+from kosmo_billing_daemon.admin import spreadsheets
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import entries
@@ -43,6 +44,11 @@ async def load_every(pool: Pool, wanted: EntryFilter) -> AsyncGenerator[list[Ent
     async with pool.transaction() as connection:
         async for found in entries.stream(connection, wanted, BATCH):
             yield found
+
+
+def load_csv(pool: Pool, wanted: EntryFilter) -> AsyncGenerator[str]:
+    """Give all of it as a file for spreadsheets, part by part."""
+    return spreadsheets.written(HEADINGS, load_every(pool, wanted), cells)
 
 
 @record(kw_only=True)

@@ -5,13 +5,14 @@ walks along an index of its own. What changes while somebody turns pages may be 
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from kosmo_billing_daemon.admin import spreadsheets
 from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.contract.payloads import QuotaState, Standing
@@ -115,7 +116,7 @@ async def load_plans(pool: Pool) -> list[str]:
         return list(await quotes.load_sold(connection))
 
 
-async def load_every(pool: Pool, wanted: UserFilter, now: datetime) -> AsyncIterator[tuple[ListedUser, ...]]:
+async def load_every(pool: Pool, wanted: UserFilter, now: datetime) -> AsyncGenerator[tuple[ListedUser, ...]]:
     """Give the whole list in batches, of which only one is in memory."""
     last: _Place | None = _FIRST
     while last is not None:
@@ -203,13 +204,17 @@ def _decoded(cursor: str) -> _Place:
         raise Invalid("the cursor is none of ours: start with the first page", field="cursor") from None
 
 
-HEADINGS: Final = (
+def load_csv(pool: Pool, wanted: UserFilter, now: datetime) -> AsyncGenerator[str]:
+    """Give the whole list as a file for spreadsheets, part by part."""
+    return spreadsheets.written(_HEADINGS, load_every(pool, wanted, now), _cells)
+
+
+_HEADINGS: Final = (
     "user_id", "plan", "state", "valid_until", "messages_used", "messages_limit", "credit", "open_cases",
 )  # fmt: skip
-"""Of ``cells``, for a spreadsheet."""
 
 
-def cells(user: ListedUser) -> tuple[object, ...]:
+def _cells(user: ListedUser) -> tuple[object, ...]:
     """Return one line of the list for a spreadsheet; a limit that is missing is none."""
     return (
         user.user_id,

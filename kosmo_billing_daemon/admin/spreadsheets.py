@@ -1,13 +1,31 @@
 """CSV as spreadsheets read it: what others wrote is never taken for a formula."""
 
+import contextlib
 import csv
 import io
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
 
 _BEGINS_A_FORMULA: Final = frozenset("=+-@\t\r\n")
 _NUMBER: Final = re.compile(r"-\d+(\.\d+)?")
+
+
+async def written(
+    headings: Iterable[object],
+    batches: AsyncGenerator[Iterable[T]],
+    cells: Callable[[T], Iterable[object]],
+) -> AsyncGenerator[str]:
+    """Give a list under its headings, batch after batch, of which only one is in memory."""
+    head = [headings]
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            yield lines([*head, *map(cells, batch)])
+            head = []
+    if head:
+        yield lines(head)
 
 
 def lines(rows: Iterable[Iterable[object]]) -> str:

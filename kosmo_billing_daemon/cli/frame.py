@@ -7,11 +7,11 @@ import signal
 import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
-from kosmo_billing_daemon.errors import Invalid, Misconfigured
+from kosmo_billing_daemon.errors import Conflict, Invalid, Misconfigured
 
 T = TypeVar("T")
 
@@ -66,6 +66,23 @@ def read_password(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise Invalid(f"{path} cannot be read: {why}") from error
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """Open a new file, for the caller alone; what fails within the block removes it again."""
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Conflict(f"{path} exists; name a new file, or remove it first") from None
+    except OSError as error:
+        raise Invalid(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def fail(message: str, code: int) -> NoReturn:

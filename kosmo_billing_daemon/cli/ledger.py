@@ -2,20 +2,21 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from kosmo_billing_daemon.admin import entries, spreadsheets
+from kosmo_billing_daemon.admin import entries
 from kosmo_billing_daemon.admin.books import Difference, compare
 from kosmo_billing_daemon.admin.times import read_period
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
 from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
 from kosmo_billing_daemon.cli.progress import long_work
-from kosmo_billing_daemon.cli.rendering import console, line, print_json
-from kosmo_billing_daemon.store.entries import Entry, EntryFilter
+from kosmo_billing_daemon.cli.rendering import console, line, print_json, print_parts
+from kosmo_billing_daemon.store.entries import EntryFilter
+from kosmo_billing_daemon.store.postgres import Pool
 
 First = Annotated[str, typer.Option("--from", metavar="DAY", help="The first day (UTC), as 2026-03-01.")]
 Last = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
@@ -38,31 +39,20 @@ def export(
 ) -> None:
     """Write every entry from one day to another, oldest first; amount is what it did to the credit."""
     begin, end = read_period(first, last)
-
-    async def work(at: OpenedServices) -> None:
-        write = _write_json if format_ is BookFormat.JSON else _write_csv
-        found = entries.load_every(at.pool, EntryFilter(since=begin, before=end))
-        async with contextlib.aclosing(found):
-            await write(found)
-
-    run_opened(env_file, work)
+    write = _json if format_ is BookFormat.JSON else entries.load_csv
+    run_opened(env_file, lambda at: print_parts(write(at.pool, EntryFilter(since=begin, before=end))))
 
 
-async def _write_csv(batches: AsyncIterator[list[Entry]]) -> None:
-    typer.echo(spreadsheets.lines([entries.HEADINGS]), nl=False)
-    async for batch in batches:
-        typer.echo(spreadsheets.lines(map(entries.cells, batch)), nl=False)
-
-
-async def _write_json(batches: AsyncIterator[list[Entry]]) -> None:
-    """Write one list, batch after batch, with a line for each entry."""
+async def _json(pool: Pool, wanted: EntryFilter) -> AsyncGenerator[str]:
+    """Give one list, batch after batch, with a line for each entry."""
     before = "["
-    async for batch in batches:
-        for entry in batch:
-            row = dict(zip(entries.HEADINGS, entries.cells(entry), strict=True))
-            typer.echo(f"{before}\n{json.dumps(row)}", nl=False)
-            before = ","
-    typer.echo("[]" if before == "[" else "\n]")
+    async with contextlib.aclosing(entries.load_every(pool, wanted)) as batches:
+        async for batch in batches:
+            for entry in batch:
+                row = dict(zip(entries.HEADINGS, entries.cells(entry), strict=True))
+                yield f"{before}\n{json.dumps(row)}"
+                before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
 
 
 def check(

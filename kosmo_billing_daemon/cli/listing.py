@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from kosmo_billing_daemon.admin import finding, listing, spreadsheets
+from kosmo_billing_daemon.admin import finding, listing
 from kosmo_billing_daemon.admin.explaining import quota, when
 from kosmo_billing_daemon.admin.listing import HasPlan, ListedUser, UserFilter
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, run
-from kosmo_billing_daemon.cli.opened import opened, run_opened
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
+from kosmo_billing_daemon.cli.opened import run_opened
 from kosmo_billing_daemon.cli.rendering import (
     INVOICE_HEADINGS,
     case_json,
@@ -20,6 +20,7 @@ from kosmo_billing_daemon.cli.rendering import (
     line,
     print_case,
     print_json,
+    print_parts,
     table,
 )
 from kosmo_billing_daemon.errors import Invalid, NotFound
@@ -58,7 +59,7 @@ def list_(
         raise Invalid("--csv writes the whole list: leave out --json and --after")
     wanted = UserFilter(plan=plan, ending=ending, exhausted=exhausted, attention=attention, state=state)
     if as_csv:
-        run(_write(wanted, env_file))
+        run_opened(env_file, lambda at: print_parts(listing.load_csv(at.pool, wanted, utc_now())))
         return
 
     page = run_opened(env_file, lambda at: listing.load_page(at.pool, wanted, after, limit, utc_now()))
@@ -70,14 +71,6 @@ def list_(
     if page.next_cursor is not None:
         line(out, "for more, add:")
         line(out, f"  --after {page.next_cursor}")
-
-
-async def _write(wanted: UserFilter, env_file: Any) -> None:
-    async with opened(env_file) as at:
-        head: tuple[tuple[object, ...], ...] = (listing.HEADINGS,)
-        async for users in listing.load_every(at.pool, wanted, utc_now()):
-            typer.echo(spreadsheets.lines((*head, *map(listing.cells, users))), nl=False)
-            head = ()
 
 
 def find(

@@ -4,11 +4,12 @@ The rule it keeps: what is for machines is one JSON document on standard output;
 breaks a command over two lines, whatever the terminal's width.
 """
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, assert_never
@@ -47,6 +48,13 @@ def print_json(document: object) -> None:
     """Print one JSON document, dataclasses and times included."""
     sys.stdout.write(json.dumps(plain(document), indent=2) + "\n")
     sys.stdout.flush()
+
+
+async def print_parts(parts: AsyncGenerator[str]) -> None:
+    """Print a document part by part, so that none of it is kept."""
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            sys.stdout.write(part)
 
 
 def plain(value: Any) -> Any:

@@ -2,18 +2,16 @@
 
 import asyncio
 import contextlib
-import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
 from kosmo_billing_daemon.admin.subjects import DataSubjects, ErasurePreview
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, own_path, run
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, new_file, own_path, run
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened, run_opened
-from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, table
+from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, print_parts, table
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Unavailable
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -40,31 +38,18 @@ def export(
     """Write everything that is known about one user as JSON: each table with what it is, and its rows."""
 
     async def work(at: OpenedServices) -> None:
-        user_id = await at.user(user)
-        async with contextlib.aclosing(_subjects(at).export_text(user_id)) as parts:
+        parts = _subjects(at).export_text(await at.user(user))
+        if output is None or str(output) == "-":
+            await print_parts(parts)
+            return
+        async with contextlib.aclosing(parts):
             first = await anext(parts)  # before a file is made for a user of whom nothing is known
-            if output is None or str(output) == "-":
-                await _write(sys.stdout, first, parts)
-            else:
-                await _write_new(output, first, parts)
+            with new_file(output) as file:
+                file.write(first)
+                async for part in parts:
+                    file.write(part)
 
     run_opened(env_file, work)
-
-
-async def _write_new(path: Path, first: str, parts: AsyncIterator[str]) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        try:
-            await _write(file, first, parts)
-        except BaseException:
-            os.unlink(path)  # noqa: PTH108 - half an export is none, and nobody else waits for us
-            raise
-
-
-async def _write(file: TextIO, first: str, parts: AsyncIterator[str]) -> None:
-    file.write(first)
-    async for part in parts:
-        file.write(part)
-    file.flush()
 
 
 def erase(

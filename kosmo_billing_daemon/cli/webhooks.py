@@ -1,7 +1,6 @@
 """``webhook``: BTCPay's webhook to us, made and fixed over its API; no secret is stored or shown twice."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +11,11 @@ from kosmo_billing_daemon.admin.checks import webhooks
 from kosmo_billing_daemon.admin.checks.webhooks import Registered
 from kosmo_billing_daemon.assembly.connections import btcpay_of
 from kosmo_billing_daemon.btcpay.administration import RegisteredWebhook
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, own_path, run
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, new_file, own_path, run
 from kosmo_billing_daemon.cli.opened import load
 from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
 from kosmo_billing_daemon.contract.paths import WEBHOOK
-from kosmo_billing_daemon.errors import Conflict, Invalid
+from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.settings import Settings
 
 
@@ -112,19 +111,10 @@ def _kept(secret: str | None, path: Path | None) -> Iterator[None]:
     if secret is None or path is None:
         yield
         return
-    try:
-        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise Conflict(f"{path} exists; name a new file, or remove it first") from None
-    except OSError as error:
-        raise Invalid(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(number, "w", encoding="utf-8") as file:
+    with new_file(path) as file:
         file.write(secret + "\n")
-    try:
+        file.flush()
         yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _webhook_json(hook: RegisteredWebhook, address: str | None, *, ours: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -10,7 +9,7 @@ from kosmo_billing_daemon.admin import attention, timeline
 from kosmo_billing_daemon.admin.ways_out import MEANINGS, TITLES, CaseDecision, WayOut, ways_out
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.places import read_place, write_place
-from kosmo_billing_daemon.console.rendering import render, sentence, url
+from kosmo_billing_daemon.console.rendering import render, sentence, url, with_query
 from kosmo_billing_daemon.domain.invoices import CaseKind, Effect, InvoiceStatus, Observation, Payment
 from kosmo_billing_daemon.errors import NotFound, Refused, Unavailable
 from kosmo_billing_daemon.runtime.records import record
@@ -82,7 +81,7 @@ def _button(case: ListedCase, way: WayOut, *, is_main: bool) -> CaseButton:
     label, key = _LABELS[way.decision]
     to = f"{at}/{way.decision.replace('_', '-')}"
     if way.decision is CaseDecision.REFUND:
-        to = f"/refunds/make?{urlencode({'invoice': case.btcpay_invoice_id or '', 'case': case.number})}"
+        to = with_query("/refunds/make", {"invoice": case.btcpay_invoice_id or "", "case": str(case.number)})
     if way.decision is CaseDecision.GIVE and case.user_id is not None:
         label, key = "Make it credit", "m"
     if way.decision is CaseDecision.SETTLE and invoice is not None and invoice.plan.is_pack:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import UTC, timedelta
 from typing import Final
-from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -12,7 +11,7 @@ from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
-from kosmo_billing_daemon.console.rendering import count, counted, redirect, render, url, when
+from kosmo_billing_daemon.console.rendering import count, counted, redirect, render, url, when, with_query
 from kosmo_billing_daemon.errors import Conflict, Invalid, NotFound
 from kosmo_billing_daemon.store import dashboard, leases, reporters
 from kosmo_billing_daemon.store.leases import GrantedLease
@@ -41,7 +40,7 @@ def _name(request: web.Request) -> str:
 
 def gateway(name: str, page: str = "gateway") -> str:
     """Return the address of a page about one gateway."""
-    return f"/gates/{page}?{urlencode({'name': name})}"
+    return with_query(f"/gates/{page}", {"name": name})
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -71,7 +70,7 @@ async def _show(request: web.Request) -> web.Response:
         most=MOST_LEASES,
         lately=next((each for each in active if each.reporter == name), None),
         free=gateway(name, "free"),
-        void=f"/gates/void?{urlencode({'name': name, **since})}",
+        void=with_query("/gates/void", {"name": name, **since}),
     )
 
 

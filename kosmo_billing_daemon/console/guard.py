@@ -6,7 +6,6 @@ framed, stored, or mixed with anything that is not ours. No error shows more tha
 """
 
 import asyncio
-import hmac
 import logging
 import os
 import re
@@ -160,10 +159,10 @@ async def _require_own_form(request: web.Request) -> None:
         raise web.HTTPRequestTimeout from None
     _require_text([value for value in form.values() if isinstance(value, str)])
     operator = request[OPERATOR]
-    if operator is not None and request.path != LOGIN:
-        given = str(form.get(CSRF, ""))
-        if not hmac.compare_digest(operator.sign(CSRF).encode(), given.encode("utf-8", "replace")):
-            raise Forbidden(
-                "This form belongs to another session. Go back, reload the page, and try again.",
-                code="foreign_form",
-            )
+    if request.path == LOGIN or operator is None:
+        return
+    if not operator.signed(CSRF, str(form.get(CSRF, ""))):
+        raise Forbidden(
+            "This form belongs to another session. Go back, reload the page, and try again.",
+            code="foreign_form",
+        )

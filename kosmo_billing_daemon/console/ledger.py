@@ -1,21 +1,19 @@
 """The ledger: entries by filters, what they come to, the same as a file, and whether BTCPay agrees."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
-from urllib.parse import urlencode
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import books, entries, explaining, finding, spreadsheets
+from kosmo_billing_daemon.admin import books, entries, explaining, finding
 from kosmo_billing_daemon.admin.books import Difference
 from kosmo_billing_daemon.admin.times import read_period
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField
 from kosmo_billing_daemon.console.places import read_place, write_place
-from kosmo_billing_daemon.console.rendering import render, sentence, url
+from kosmo_billing_daemon.console.rendering import render, send_file, sentence, url, with_query
 from kosmo_billing_daemon.domain.ledger import EntryKind
 from kosmo_billing_daemon.errors import Conflict, Invalid, Refused, Unavailable
 from kosmo_billing_daemon.store.entries import EntryFilter
@@ -60,27 +58,19 @@ async def _show(request: web.Request) -> web.Response:
         error=error,
         given=given,
         fields=_fields(),
-        first=_address(given) if "before" in request.query else "",
-        next=_address(given, before=write_place(page.next)) if page.next else "",
-        csv=_address(given, path="/ledger.csv"),
-        check=_address({"from": given["from"], "to": given["to"]}, path="/ledger/check"),
+        first=with_query("/ledger", given) if "before" in request.query else "",
+        next=with_query("/ledger", {**given, "before": write_place(page.next)}) if page.next else "",
+        csv=with_query("/ledger.csv", given),
+        check=with_query("/ledger/check", {"from": given["from"], "to": given["to"]}),
     )
 
 
 async def _download(request: web.Request) -> web.StreamResponse:
-    """Send what the filter finds as CSV, oldest first, batch after batch."""
+    """Send what the filter finds as CSV, oldest first."""
     desk, given = request.app[DESK], _given(request)
-    wanted = await _filter(request, given)
     name = f"ledger-{given['from']}-{given['to']}.csv"
-    response = web.StreamResponse(headers={"Content-Disposition": f'attachment; filename="{name}"'})
-    response.content_type, response.charset = "text/csv", "utf-8"
-    await response.prepare(request)
-    await response.write(spreadsheets.lines([entries.HEADINGS]).encode())
-    async with contextlib.aclosing(entries.load_every(desk.pool, wanted)) as batches:
-        async for batch in batches:
-            await response.write(spreadsheets.lines(map(entries.cells, batch)).encode())
-    await response.write_eof()
-    return response
+    parts = entries.load_csv(desk.pool, await _filter(request, given))
+    return await send_file(request, name, "text/csv", parts)
 
 
 async def _check(request: web.Request) -> web.Response:
@@ -108,7 +98,7 @@ async def _check(request: web.Request) -> web.Response:
         given=given,
         differences=found,
         trouble=trouble,
-        back=_address({"from": given["from"], "to": given["to"]}),
+        back=with_query("/ledger", {"from": given["from"], "to": given["to"]}),
     )
 
 
@@ -147,13 +137,6 @@ def _fields() -> tuple[FormField, ...]:
         FormField(name="from", label="From", kind="date"),
         FormField(name="to", label="To", kind="date"),
     )
-
-
-def _address(given: Mapping[str, str], *, path: str = "/ledger", before: str = "") -> str:
-    query = {name: value for name, value in given.items() if value}
-    if before:
-        query["before"] = before
-    return f"{path}?{urlencode(query)}"
 
 
 def install(app: web.Application) -> None:

@@ -4,8 +4,6 @@ Opening the link only shows a button, so that a preview of it by a chat program 
 nothing. The session's token is made when the button is pressed, whatever cookie the browser had before.
 """
 
-from http import HTTPStatus
-
 from aiohttp import web
 
 from kosmo_billing_daemon.console.desk import DESK, OPERATOR, operator_of
@@ -34,13 +32,13 @@ async def enter(request: web.Request) -> web.Response:
 async def leave(request: web.Request) -> web.Response:
     """End the session at once, whoever else has its cookie."""
     await request.app[DESK].access.log_out(operator_of(request))
-    response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": url("/login")})
+    response = redirect(request, "/login")
     response.del_cookie(COOKIE, path=ADMIN)
     return response
 
 
-async def start(request: web.Request) -> web.Response:  # noqa: ARG001  given
-    return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": url("/")})
+async def start(request: web.Request) -> web.Response:
+    return redirect(request, "/")
 
 
 async def part(request: web.Request) -> web.Response:

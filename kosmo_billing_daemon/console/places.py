@@ -25,9 +25,7 @@ def read_place(cursor: str) -> Place | None:
     return place
 
 
-def write_place(place: Place | None) -> str:
+def write_place(place: Place) -> str:
     """Write it so that it needs no escaping in an address."""
-    if place is None:
-        return ""
     at, number = place
     return f"{at.isoformat().replace('+00:00', 'Z')}{_SEPARATOR}{number}"

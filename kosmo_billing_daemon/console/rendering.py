@@ -1,13 +1,15 @@
 """Templates to answers: everything that is put into a page is escaped, and carries what each page needs."""
 
+import contextlib
 import hashlib
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlencode
 
 from aiohttp import web
 
@@ -51,6 +53,12 @@ _LONGEST_FLASH: Final = 300  # characters; a cookie has room for 4096 bytes
 def url(path: str) -> str:
     """Return the address of a page, given as below ``/admin``."""
     return f"{ADMIN}{path}"
+
+
+def with_query(path: str, query: Mapping[str, str]) -> str:
+    """Return the address of a page with what of a query is not empty."""
+    given = {name: value for name, value in query.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def money(amount: Decimal | None, currency: str = "") -> str:
@@ -191,6 +199,22 @@ def redirect(request: web.Request, path: str, *, done: str = "") -> web.Response
         said = quote(done[:_LONGEST_FLASH], safe="")
         signed = f"{said}.{operator_of(request).sign(said)}"
         set_cookie(request, response, FLASH, signed, max_age=_FLASH_SECONDS)
+    return response
+
+
+async def send_file(
+    request: web.Request, name: str, content_type: str, parts: AsyncGenerator[str]
+) -> web.StreamResponse:
+    """Answer with a file, part by part, so that none of it is kept."""
+    async with contextlib.aclosing(parts):
+        first = await anext(parts)  # what is refused is refused before the answer begins
+        response = web.StreamResponse(headers={"Content-Disposition": f'attachment; filename="{name}"'})
+        response.content_type, response.charset = content_type, "utf-8"
+        await response.prepare(request)
+        await response.write(first.encode())
+        async for part in parts:
+            await response.write(part.encode())
+        await response.write_eof()
     return response
 
 

@@ -1,12 +1,10 @@
 """Finding by any name: a user, an order, an invoice of BTCPay, a node. One hit leads straight to it."""
 
-from http import HTTPStatus
-
 from aiohttp import web
 
 from kosmo_billing_daemon.admin import finding
 from kosmo_billing_daemon.console.desk import DESK
-from kosmo_billing_daemon.console.rendering import render, url
+from kosmo_billing_daemon.console.rendering import redirect, render, url
 
 LONGEST_NAME = 200
 
@@ -18,8 +16,7 @@ async def show(request: web.Request) -> web.Response:
         return render(request, "search.html", name="", found=None)
     found = await finding.find(request.app[DESK].pool, name)
     if len(found.users) == 1 and not found.cases:
-        location = url(f"/users/{found.users[0].user_id}")
-        return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": location})
+        return redirect(request, f"/users/{found.users[0].user_id}")
     return render(request, "search.html", name=name, found=found)
 
 

@@ -1,14 +1,12 @@
 """What a person may ask for about their own data: everything as one file, and that it is erased."""
 
-import contextlib
-
 from aiohttp import web
 
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.subjects import DataSubjects
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
-from kosmo_billing_daemon.console.rendering import url
+from kosmo_billing_daemon.console.rendering import send_file, url
 from kosmo_billing_daemon.console.user import user_of
 from kosmo_billing_daemon.console.user_forms import PAGE
 from kosmo_billing_daemon.errors import Conflict
@@ -22,18 +20,8 @@ def _subjects(desk: Desk) -> DataSubjects:
 async def export(request: web.Request) -> web.StreamResponse:
     """Send everything that is known about one user as JSON, part by part."""
     user_id = user_of(request)
-    async with contextlib.aclosing(_subjects(request.app[DESK]).export_text(user_id)) as parts:
-        first = await anext(parts)  # what is refused is refused before the answer begins
-        response = web.StreamResponse(
-            headers={"Content-Disposition": f'attachment; filename="user-{user_id}.json"'}
-        )
-        response.content_type, response.charset = "application/json", "utf-8"
-        await response.prepare(request)
-        await response.write(first.encode())
-        async for part in parts:
-            await response.write(part.encode())
-        await response.write_eof()
-    return response
+    parts = _subjects(request.app[DESK]).export_text(user_id)
+    return await send_file(request, f"user-{user_id}.json", "application/json", parts)
 
 
 async def _what_to_give_up(request: web.Request) -> list[FormField]:

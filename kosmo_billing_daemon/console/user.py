@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import date, timedelta
-from http import HTTPStatus
 from typing import Final
 from uuid import UUID
 
@@ -13,7 +12,7 @@ from kosmo_billing_daemon.admin.links import LinkActions
 from kosmo_billing_daemon.admin.overview import DAYS, Histories
 from kosmo_billing_daemon.admin.timeline import timeline
 from kosmo_billing_daemon.console.desk import DESK, Desk
-from kosmo_billing_daemon.console.rendering import render, url
+from kosmo_billing_daemon.console.rendering import redirect, render, url
 from kosmo_billing_daemon.domain.folding import own_packs
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict
@@ -50,7 +49,7 @@ async def show(request: web.Request) -> web.Response:
     name = request.match_info["user_id"]
     user_id = await finding.resolve(desk.pool, name)
     if name != str(user_id):
-        return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": url(f"/users/{user_id}")})
+        return redirect(request, f"/users/{user_id}")
     history = await Histories(pool=desk.pool, clock=desk.clock, renewals=desk.renewals).load(user_id, LIMIT)
     async with desk.pool.connection() as connection:
         state = await rehearsing.load_state(connection, user_id)

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import urlencode
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import listing, spreadsheets
+from kosmo_billing_daemon.admin import listing
 from kosmo_billing_daemon.admin.listing import HasPlan, UserFilter
 from kosmo_billing_daemon.console.desk import DESK
 from kosmo_billing_daemon.console.forms import FormField
-from kosmo_billing_daemon.console.rendering import render, sentence, url
+from kosmo_billing_daemon.console.rendering import render, send_file, sentence, url, with_query
 from kosmo_billing_daemon.errors import Invalid, NotFound
 
 PER_PAGE: Final = 50
@@ -40,27 +39,18 @@ async def show(request: web.Request) -> web.Response:
         fields=_fields(sold),
         is_filtered=any(given.values()),
         is_first="after" not in request.query,
-        first=_address(given),
-        next=_address(given, after=page.next_cursor) if page.next_cursor else "",
-        csv=_address(given, path="/users.csv"),
+        first=with_query("/users", given),
+        next=with_query("/users", {**given, "after": page.next_cursor}) if page.next_cursor else "",
+        csv=with_query("/users.csv", given),
     )
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """Send the whole list as CSV, batch after batch, so that none of it is kept."""
+    """Send the whole list as CSV."""
     desk = request.app[DESK]
-    response = web.StreamResponse(
-        headers={"Content-Disposition": f'attachment; filename="users-{desk.clock():%Y-%m-%d}.csv"'}
-    )
-    response.content_type, response.charset = "text/csv", "utf-8"
-    batches = listing.load_every(desk.pool, _filter(_given(request)), desk.clock())
-    first = await anext(batches, ())  # what is refused is refused before the answer begins
-    await response.prepare(request)
-    await response.write(spreadsheets.lines([listing.HEADINGS, *map(listing.cells, first)]).encode())
-    async for users in batches:
-        await response.write(spreadsheets.lines(map(listing.cells, users)).encode())
-    await response.write_eof()
-    return response
+    now = desk.clock()
+    parts = listing.load_csv(desk.pool, _filter(_given(request)), now)
+    return await send_file(request, f"users-{now:%Y-%m-%d}.csv", "text/csv", parts)
 
 
 def _given(request: web.Request) -> dict[str, str]:
@@ -93,13 +83,6 @@ def _fields(sold: Sequence[str]) -> tuple[FormField, ...]:
         FormField(name="exhausted", label="Messages used up", kind="checkbox"),
         FormField(name="attention", label="Needs attention", kind="checkbox"),
     )
-
-
-def _address(given: Mapping[str, str], *, path: str = "/users", after: str | None = None) -> str:
-    query = {name: value for name, value in given.items() if value}
-    if after is not None:
-        query["after"] = after
-    return f"{path}?{urlencode(query)}" if query else path
 
 
 ROUTES = (web.get(url("/users"), show), web.get(url("/users.csv"), download))
