@@ -47,7 +47,6 @@ class Connection:
         times: TimeRequests | None,
         reporter: Reporter | None,
         leases: LeaseBook | None,
-        ack_topic: str | None,
         refresh: float,
         monotonic: Callable[[], float],
     ) -> None:
@@ -62,14 +61,12 @@ class Connection:
         )
         self._topics = topics
         self._documents = documents
-        self._times = times
-        self._reporter = reporter
-        self._leases = leases
-        self._ack_topic = ack_topic
+        self._times, self._reporter, self._leases = times, reporter, leases
+        self._askers = tuple(asker for asker in (reporter, times, leases) if asker is not None)
         self._refresh = refresh
         self._monotonic = monotonic
-        first = [topics.status, *([ack_topic] if ack_topic else []), *([leases.answers] if leases else [])]
-        self._replay = ShardReader(topics, first)
+        first = (asker.answers for asker in (reporter, leases) if asker is not None)
+        self._replay = ShardReader(topics, [topics.status, *first])
         self._steady_since: float | None = None
         self._looked = False  # what is retained outside the documents is here by now
         self._heard_status = False
@@ -104,12 +101,9 @@ class Connection:
             yield problem
         if self.daemon_online is False:
             return
-        if self._reporter is not None and (problem := self._reporter.problem()) is not None:
-            yield problem
-        if self._times is not None and (problem := self._times.problem()) is not None:
-            yield problem
-        if self._leases is not None and (problem := self._leases.problem()) is not None:
-            yield problem
+        for asker in self._askers:
+            if (problem := asker.problem()) is not None:
+                yield problem
 
     async def run(self) -> None:
         """Connect, listen and report, until this is cancelled."""
@@ -161,13 +155,9 @@ class Connection:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link))
             tasks.create_task(self._read(link))
-            if self._times is not None:
-                tasks.create_task(self._times.run(link))
             tasks.create_task(self._prove(backoff))
-            if self._reporter is not None:
-                tasks.create_task(self._reporter.run(link))
-            if self._leases is not None:
-                tasks.create_task(self._leases.run(link))
+            for asker in self._askers:
+                tasks.create_task(asker.run(link))
 
     async def _prove(self, backoff: Backoff) -> None:
         await asyncio.sleep(STABLE)
@@ -216,34 +206,37 @@ class Connection:
                 arrivals.clear()
 
         for message in batch:
-            if message.topic == self._topics.watermark:
-                apply()
-                self._documents.watermark(message.payload)
-                if message.retain:
-                    self._replay.marker()
-            elif message.topic == self._topics.status:
-                self._heed_status(message)
-            elif message.topic == self._ack_topic:
-                apply()  # the ledger goes by the order of arrival
-                self._heed_ack(message)
-            elif self._leases is not None and message.topic == self._leases.answers:
-                apply()
-                self._heed_lease(self._leases, message)
-            elif self._times is not None and message.topic == self._times.answers:
-                self._heed_time(self._times, message)
-            elif (user_id := self._topics.entitlement_user(message.topic)) is not None:
+            if (user_id := self._topics.entitlement_user(message.topic)) is not None:
                 arrivals.append((user_id, message.payload))
-            else:
-                self._documents.reject(message.topic, Malformed("not a topic of the contract"))
+                continue
+            apply()  # the ledger goes by the order of arrival
+            try:
+                self._heed(message)
+            except Malformed as error:
+                self._documents.reject(message.topic, error)
         apply()
 
+    def _heed(self, message: Message) -> None:
+        """Take what is no document; raises ``Malformed``."""
+        times, reporter, leases = self._times, self._reporter, self._leases
+        if message.topic == self._topics.watermark:
+            self._documents.watermark(message.payload)
+            if message.retain:
+                self._replay.marker()
+        elif message.topic == self._topics.status:
+            self._heed_status(message)
+        elif reporter is not None and message.topic == reporter.answers:
+            reporter.receive(UsageAck.decode(message.payload))
+        elif leases is not None and message.topic == leases.answers:
+            leases.receive(LeaseAnswer.decode(message.payload))
+        elif times is not None and message.topic == times.answers:
+            times.receive(TimeAnswer.decode(message.payload))
+        else:
+            raise Malformed("not a topic of the contract")
+
     def _heed_status(self, message: Message) -> None:
-        try:
-            self._heard_status |= bool(message.payload)
-            online = loads(message.payload).get("state") == "online" if message.payload else None
-        except Malformed as error:
-            self._documents.reject(message.topic, error)
-            return
+        self._heard_status |= bool(message.payload)
+        online = loads(message.payload).get("state") == "online" if message.payload else None
         if online and not message.retain:
             # Started anew, or a new leader: what it had not committed comes from us again.
             if self._steady_since is not None:
@@ -253,26 +246,6 @@ class Connection:
             if self._times is not None:
                 self._times.ask_again()
         self.daemon_online = online
-
-    def _heed_ack(self, message: Message) -> None:
-        if self._reporter is None:
-            return
-        try:
-            self._reporter.receive(UsageAck.decode(message.payload))
-        except Malformed as error:
-            self._documents.reject(message.topic, error)
-
-    def _heed_lease(self, leases: LeaseBook, message: Message) -> None:
-        try:
-            leases.receive(LeaseAnswer.decode(message.payload))
-        except Malformed as error:
-            self._documents.reject(message.topic, error)
-
-    def _heed_time(self, times: TimeRequests, message: Message) -> None:
-        try:
-            times.receive(TimeAnswer.decode(message.payload))
-        except Malformed as error:
-            self._documents.reject(message.topic, error)
 
 
 def _first(error: BaseException) -> BaseException:

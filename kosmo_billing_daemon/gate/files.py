@@ -1,4 +1,4 @@
-"""Names of the files that belong together, and waiting for the disk."""
+"""Names of the files that belong together, waiting for the disk, and what it or SQLite found wrong."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,11 @@ from pathlib import Path
 
 def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
+
+
+def sqlite_code(error: Exception) -> int:
+    """SQLite's primary code of an error; 0 for one that is none of SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def fsync_path(path: Path) -> None:

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypedDict
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.topics import Topics, is_name
@@ -53,6 +52,21 @@ ACK_TIMEOUT = 30.0  # seconds until a report is sent again
 HOLD_TIMEOUT = 120.0  # seconds until a hold that nobody resolves is resolved: a mesh retries for a minute
 
 _ONE = 1  # the very object, which True and 1.0 are not: the quickest way past the check of a count
+
+
+class GateOptions(TypedDict, total=False):
+    """What ``Gate`` takes by name."""
+
+    reporter: str | None
+    topics: Topics | None
+    clock: Clock
+    monotonic: Callable[[], float]
+    journal_limit: int
+    ack_timeout: float
+    refresh: float
+    hold_timeout: float
+    on_timeout: OnTimeout | Literal["commit", "release"]
+    strict: bool
 
 
 class Gate:
@@ -134,9 +148,7 @@ class Gate:
             self._closing = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._closing.aclose()
 
     def check(self, user_id: UUID | str, node_id: str, *, count: int = 1) -> Decision:
@@ -257,21 +269,19 @@ class Gate:
         ledger = UsageLedger(journal, state.loaded.entries, self._journal_limit)
         documents = Documents(state, ledger, self._time)
         disk = Disk(state, threads)
-        reporter = ack_topic = None
+        reporter = leases = None
         name = self._reporter_name or self._broker.username or self._broker.client_id
         times = TimeRequests(self._time, self._topics, name) if is_name(name) else None
         if self._reporter_name is not None:
-            ack_topic = self._topics.usage_ack(self._reporter_name)
             reporter = Reporter(
                 journal,
                 ledger,
                 self._time,
                 self._topics.usage(self._reporter_name),
-                ack_topic,
+                self._topics.usage_ack(self._reporter_name),
                 ack_timeout=self._ack_timeout,
                 monotonic=self._monotonic,
             )
-        leases = None
         if self._strict and self._reporter_name is not None:
             check_owner(state, self._reporter_name)
             leases = LeaseBook(
@@ -304,7 +314,6 @@ class Gate:
             times=times,
             reporter=reporter,
             leases=leases,
-            ack_topic=ack_topic,
             refresh=self._refresh,
             monotonic=self._monotonic,
         )

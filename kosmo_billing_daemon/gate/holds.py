@@ -13,7 +13,6 @@ message ids may take them up again.
 import logging
 from collections.abc import Callable
 from enum import StrEnum
-from types import TracebackType
 from typing import Self
 
 from kosmo_billing_daemon.errors import Invalid
@@ -103,9 +102,7 @@ class Hold(HoldAnswer):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if not self.decision.allowed or self._committed or self._released:
             return
         if kind is not None:

@@ -9,9 +9,7 @@ weighs and is not reported, and becomes WAITING or RELEASED, which weighs no mor
 Rows are changed and not deleted, save the oldest, so a gap in the numbers is a loss.
 """
 
-import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 
 from kosmo_billing_daemon.gate.rows import MessageStage, Row, blob, message_sum
 from kosmo_billing_daemon.gate.state import StateFile
@@ -27,15 +25,9 @@ class Journal:
     """
 
     def __init__(self, state: StateFile) -> None:
-        self._state = state
+        self.transaction, self.failed = state.transaction, state.failed
         self._sql = state.sql
         (self.waiting_rows,) = self._one("SELECT count(*) FROM journal WHERE stage = 0")
-
-    def transaction(self) -> AbstractContextManager[None]:
-        return self._state.transaction()
-
-    def failed(self, error: sqlite3.Error) -> None:
-        self._state.failed(error)
 
     def append(self, row: Row) -> int:
         """Write one message down and return its number; 0 when this message of this user already was.

@@ -9,7 +9,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from kosmo_billing_daemon.gate.files import beside, fsync_path
+from kosmo_billing_daemon.gate.files import beside, fsync_path, sqlite_code
 from kosmo_billing_daemon.gate.rows import blob, fact_sum, lease_sum, message_sum
 from kosmo_billing_daemon.gate.salvage import Salvaged, salvage
 from kosmo_billing_daemon.gate.schema import create, insert_documents
@@ -24,9 +24,8 @@ _ELSEWHERE = frozenset(
 
 def is_damage(path: Path, error: Exception) -> bool:
     """Whether another file would help; what SQLite cannot read or write may be the disk's fault."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return (
-        code not in _ELSEWHERE
+        sqlite_code(error) not in _ELSEWHERE
         and path.is_file()
         and os.access(path.parent, os.W_OK)
         and os.access(path, os.R_OK | os.W_OK)

@@ -37,8 +37,8 @@ REFUSED_PAUSE = 60.0  # after a publication that the broker's rights forbid
 
 
 class Reporter:
-    """Sends what waits in the journal to ``topic`` and is answered on ``acks``; one per gate, one ``run`` per
-    connection.
+    """Sends what waits in the journal to ``topic`` and is answered on ``answers``; one per gate, one ``run``
+    per connection.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class Reporter:
         ledger: UsageLedger,
         timekeeper: Timekeeper,
         topic: str,
-        acks: str,
+        answers: str,
         *,
         ack_timeout: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.answers = answers
         self.refusal: str | None = None
         self.duplicates = 0
         self._journal = journal
         self._ledger = ledger
         self._time = timekeeper
         self._topic = topic
-        self._acks = acks
         self._ack_timeout = ack_timeout
         self._monotonic = monotonic
         self._timeout = ack_timeout
@@ -124,7 +124,8 @@ class Reporter:
             return None
         return (
             f"reports were sent {self._repeats + 1} times and no usage-ack came: the broker's ACL does not"
-            f" let us read {self._acks} or the daemon {self._topic}, or the daemon cannot count (see its log)"
+            f" let us read {self.answers} or the daemon {self._topic}, or the daemon cannot count"
+            " (see its log)"
         )
 
     def receive(self, ack: UsageAck) -> None:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from kosmo_billing_daemon.errors import Misconfigured
 from kosmo_billing_daemon.gate.decisions import UserEntry
 from kosmo_billing_daemon.gate.errors import StateInUse, StateUnwritable
-from kosmo_billing_daemon.gate.files import beside, fsync_path
+from kosmo_billing_daemon.gate.files import beside, fsync_path, sqlite_code
 from kosmo_billing_daemon.gate.pages import is_log_whole
 from kosmo_billing_daemon.gate.replacement import finish_replacing, is_damage, replace
 from kosmo_billing_daemon.gate.rows import (
@@ -107,7 +107,7 @@ class StateFile:
     def failed(self, error: sqlite3.Error) -> None:
         """Note that something could not be written, or not be read."""
         self.error = f"the state file could not be written: {error}"
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        if sqlite_code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             self.error = (
                 f"the state file was damaged while in use: {error}; start the gate anew, which repairs it"
             )
@@ -140,7 +140,7 @@ class StateFile:
                 self.loss = replace(path, error)
                 opened = _open(path)
         except (OSError, sqlite3.Error) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            if sqlite_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
                 raise StateInUse(f"{path} is locked by another program: {error}") from error
             raise _unwritable(path, error) from error
         pattern = f"{glob.escape(path.name)}.unreadable-*[0-9]"

@@ -7,21 +7,17 @@ waited for.
 import asyncio
 import concurrent.futures
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.gate.decisions import Decision
-from kosmo_billing_daemon.gate.gate import ACK_TIMEOUT, HOLD_TIMEOUT, JOURNAL_LIMIT, REFRESH, Gate
-from kosmo_billing_daemon.gate.holds import Hold, HoldAnswer, OnTimeout
+from kosmo_billing_daemon.gate.gate import Gate, GateOptions
+from kosmo_billing_daemon.gate.holds import Hold, HoldAnswer
 from kosmo_billing_daemon.gate.status import GateStatus
 from kosmo_billing_daemon.link import Broker
-from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 
 _T = TypeVar("_T")
 _NOT_OPEN = "the gate is not open; use `with`"
@@ -48,46 +44,16 @@ class SyncHold(HoldAnswer):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.decision.allowed:
-            self._call(lambda: self._hold.__exit__(kind, error, trace))
+            self._call(lambda: self._hold.__exit__(kind))
 
 
 class SyncGate:
     """A ``Gate`` for threads, used with ``with``; the same arguments and methods."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        state: Path | None,
-        *,
-        reporter: str | None = None,
-        topics: Topics | None = None,
-        clock: Clock = utc_now,
-        monotonic: Callable[[], float] = time.monotonic,
-        journal_limit: int = JOURNAL_LIMIT,
-        ack_timeout: float = ACK_TIMEOUT,
-        refresh: float = REFRESH,
-        hold_timeout: float = HOLD_TIMEOUT,
-        on_timeout: OnTimeout | Literal["commit", "release"] = OnTimeout.COMMIT,
-        strict: bool = False,
-    ) -> None:
-        self._gate = Gate(
-            broker,
-            state,
-            reporter=reporter,
-            topics=topics,
-            clock=clock,
-            monotonic=monotonic,
-            journal_limit=journal_limit,
-            ack_timeout=ack_timeout,
-            refresh=refresh,
-            hold_timeout=hold_timeout,
-            on_timeout=on_timeout,
-            strict=strict,
-        )
+    def __init__(self, broker: Broker, state: Path | None, **options: Unpack[GateOptions]) -> None:
+        self._gate = Gate(broker, state, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -104,9 +70,7 @@ class SyncGate:
         opened.result()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._loop is None or self._leave is None or self._thread is None:
             return
         self._loop.call_soon_threadsafe(self._leave.set)

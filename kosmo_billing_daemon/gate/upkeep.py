@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 
+from kosmo_billing_daemon.gate.files import sqlite_code
 from kosmo_billing_daemon.gate.parts import Parts
 from kosmo_billing_daemon.gate.timekeeping import Timekeeper
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
@@ -71,7 +72,7 @@ class Upkeep:
                 if parts.state.path is not None:
                     await parts.disk.durable()
             except (OSError, sqlite3.Error) as error:
-                if attempt == LAST_ATTEMPTS or not _is_busy(error):
+                if attempt == LAST_ATTEMPTS or sqlite_code(error) != sqlite3.SQLITE_BUSY:
                     log.error("state file could not be written at the end: error=%s", error)  # noqa: TRY400  says it all
                     return
                 await asyncio.sleep(EVERY)
@@ -86,7 +87,3 @@ class Upkeep:
         parts.state.error = None
         if parts.reporter is not None:
             parts.reporter.apply_again()
-
-
-def _is_busy(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

@@ -84,7 +84,6 @@ class _Edge:
             times=self.times,
             reporter=self.reporter,
             leases=None,
-            ack_topic=ACK_TOPIC,
             refresh=1.0,
             monotonic=lambda: 0.0,
         )
