@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -71,28 +71,15 @@ class _Read:
     def __init__(self) -> None:
         self.reading = Reading()
 
-    def describe(self) -> Iterator[Metric]:
-        """Name nothing beforehand: names are ours alone in this registry."""
-        return iter(())
-
     def collect(self) -> Iterator[Metric]:
-        for name, (meaning, label) in GAUGES.items():
-            yield self._filled(GaugeMetricFamily(f"{PREFIX}_{name}", meaning, labels=_labels(label)), name)
-        for name, (meaning, label) in COUNTERS.items():
-            yield self._filled(CounterMetricFamily(f"{PREFIX}_{name}", meaning, labels=_labels(label)), name)
-
-    def _filled(
-        self, family: GaugeMetricFamily | CounterMetricFamily, name: str
-    ) -> GaugeMetricFamily | CounterMetricFamily:
-        if name in self.reading.values:
-            family.add_metric([], self.reading.values[name])
-        for label, value in self.reading.labelled.get(name, {}).items():
-            family.add_metric([label], value)
-        return family
-
-
-def _labels(label: str | None) -> list[str]:
-    return [] if label is None else [label]
+        for kind, metrics in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
+            for name, (meaning, label) in metrics.items():
+                family = kind(f"{PREFIX}_{name}", meaning, labels=[] if label is None else [label])
+                if name in self.reading.values:
+                    family.add_metric([], self.reading.values[name])
+                for shown, value in self.reading.labelled.get(name, {}).items():
+                    family.add_metric([shown], value)
+                yield family
 
 
 class Metrics:
@@ -127,9 +114,8 @@ class Metrics:
             buckets=_COMMITS,
             registry=self.registry,
         )
-        build = GaugeMetricFamily(f"{PREFIX}_build_info", "the version that runs", labels=["version"])
-        build.add_metric([version], 1)
-        self.registry.register(_Constant(build))
+        build = Gauge(f"{PREFIX}_build_info", "the version that runs", ["version"], registry=self.registry)
+        build.labels(version).set(1)
         self._lag = 0.0
 
     def expose(self, reading: Reading) -> bytes:
@@ -145,16 +131,3 @@ class Metrics:
         due = loop.time() + LAG_EVERY
         await asyncio.sleep(LAG_EVERY)
         self._lag = max(self._lag, loop.time() - due)
-
-
-class _Constant:
-    """Shows one family that never changes."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._family
