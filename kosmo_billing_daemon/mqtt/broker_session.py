@@ -133,7 +133,7 @@ class BrokerSession:
         will = Will(self._topics.status, self._status("offline"))
         async with connect(self._broker, will=will) as link:
             replay = repair.RetainedReader(link, self._topics)
-            usage, leases = self._usage.session(link), self._leases.session(link)
+            usage, leases = UsageSession(self._usage, link), LeaseSession(self._leases, link)
             listening = asyncio.create_task(self._listen(link, replay, usage, leases))
             try:
                 replay.is_ended = await self._publish_birth(link)

@@ -31,10 +31,6 @@ class LeaseIntake:
         self.topics = topics
         self.throttle = LogThrottle()
 
-    def session(self, link: Link) -> "LeaseSession":
-        """Return the intake over one link; it dies with it."""
-        return LeaseSession(self, link)
-
 
 class LeaseSession:
     """The requests of one link that are not answered yet."""

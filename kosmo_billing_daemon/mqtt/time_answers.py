@@ -6,8 +6,7 @@ to who asked, and asked again long before. For the same reason a request beyond 
 
 import asyncio
 import logging
-import time
-from collections import Counter, deque
+from collections import deque
 
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
 from kosmo_billing_daemon.contract.payloads import TimeAnswer, TimeRequest
@@ -15,6 +14,7 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.rate_limit import Allowance
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,7 @@ class TimeAnswers:
     def __init__(self, topics: Topics, clock: Clock) -> None:
         self._topics = topics
         self._clock = clock
-        self._minute = 0.0
-        self._answered: Counter[str] = Counter()
-        self._answered_in_all = 0
+        self._allowance = Allowance(PER_NAME, IN_ALL)
         self._waiting: deque[tuple[str, str]] = deque(maxlen=MOST_WAITING)  # name, nonce
         self._arrived = asyncio.Event()
         self._throttle = LogThrottle()
@@ -41,7 +39,7 @@ class TimeAnswers:
         name = self._topics.time_requester(message.topic)
         if name is None:
             return False
-        if not message.retain and len(name) <= MAX_ID_LENGTH and self._allows(name):
+        if not message.retain and len(name) <= MAX_ID_LENGTH and self._allowance.allows(name):
             try:
                 self._waiting.append((name, TimeRequest.decode(message.payload).nonce))
             except Malformed as error:
@@ -71,15 +69,3 @@ class TimeAnswers:
     def _refused(self, error: PublishRefused | SubscribeRefused) -> None:
         if self._throttle.allows("refused"):
             log.error("time requests are not answered: %s; fix the broker's ACL", error)
-
-    def _allows(self, name: str) -> bool:
-        now = time.monotonic()
-        if now - self._minute >= 60:
-            self._minute = now
-            self._answered.clear()
-            self._answered_in_all = 0
-        if self._answered[name] >= PER_NAME or self._answered_in_all >= IN_ALL:
-            return False
-        self._answered[name] += 1
-        self._answered_in_all += 1
-        return True

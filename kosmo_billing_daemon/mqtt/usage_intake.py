@@ -9,7 +9,6 @@ the broker, and called for by a new connection once what is here of it was count
 
 import asyncio
 import logging
-import time
 from collections import Counter, deque
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
+from kosmo_billing_daemon.runtime.rate_limit import Allowance
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.metering import MOST_BYTES, Metering, Report
 from kosmo_billing_daemon.store.errors import RetryTransaction
@@ -34,25 +34,6 @@ KEEP_PER_REPORTER = 60  # malformed reports kept per minute; the rest is only co
 KEEP_IN_ALL = 600  # so that a flood of them costs little and holds up nobody
 PARKED_EVERY = 3.0  # seconds between tries at reports that need rows which somebody else had locked
 SUBSCRIBE_AGAIN = 60.0  # seconds after the broker refused the subscription
-
-
-class Allowance:
-    """Which malformed reports are worth keeping: the first few of each reporter, every minute."""
-
-    def __init__(self) -> None:
-        self._since = 0.0
-        self._kept: Counter[str] = Counter()
-
-    def allows(self, reporter: str) -> bool:
-        """Say whether another one is kept; what was kept counts against the minute."""
-        now = time.monotonic()
-        if now - self._since >= 60:
-            self._since = now
-            self._kept.clear()
-        if self._kept[reporter] >= KEEP_PER_REPORTER or self._kept.total() >= KEEP_IN_ALL:
-            return False
-        self._kept[reporter] += 1
-        return True
 
 
 @record
@@ -73,13 +54,9 @@ class UsageIntake:
     def __init__(self, *, metering: Metering, topics: Topics) -> None:
         self.metering = metering
         self.topics = topics
-        self.allowance = Allowance()
+        self.allowance = Allowance(KEEP_PER_REPORTER, KEEP_IN_ALL)
         self.throttle = LogThrottle()
         self.refusal: str | None = None
-
-    def session(self, link: Link) -> "UsageSession":
-        """Return the intake over one link; it dies with it."""
-        return UsageSession(self, link)
 
 
 class UsageSession:

@@ -2,12 +2,12 @@
 
 A bucket per user holds a minute's worth and refills steadily. Only invoices that are really created
 count, so a double click or a repeated request never meets it. Counted per process: several daemons
-together allow as many times more, and a restart forgives.
+together allow as many times more, and a restart forgives. What gates send is counted in minutes.
 """
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from uuid import UUID
 
@@ -67,3 +67,25 @@ class RateLimit:
             len(self._full_at) > self._most_users or next(iter(self._full_at.values())) <= now
         ):
             self._full_at.popitem(last=False)
+
+
+class Allowance:
+    """At most so many of one name in each minute, and of all names together."""
+
+    def __init__(self, per_name: int, in_all: int) -> None:
+        self._per_name, self._in_all = per_name, in_all
+        self._since = 0.0
+        self._of_names: Counter[str] = Counter()
+        self._of_all = 0
+
+    def allows(self, name: str) -> bool:
+        """Say whether one more is allowed, and count it against the minute if so."""
+        now = time.monotonic()
+        if now - self._since >= 60:
+            self._since, self._of_all = now, 0
+            self._of_names.clear()
+        if self._of_names[name] >= self._per_name or self._of_all >= self._in_all:
+            return False
+        self._of_names[name] += 1
+        self._of_all += 1
+        return True
