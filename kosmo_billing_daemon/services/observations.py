@@ -7,7 +7,7 @@ must neither hold up the others nor be taken for absent.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from decimal import Decimal
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
@@ -160,14 +160,7 @@ def with_strays(verdict: Verdict, strays: Sequence[Observation]) -> Verdict:
         if o.btcpay_invoice_id in paid
     )
     case = Case(CaseKind.PAID_TWICE, detail, sum(paid.values(), Decimal(0)), is_final)
-    return Verdict(
-        verdict.invoice,
-        verdict.action,
-        verdict.source,
-        verdict.events,
-        (*verdict.cases, case),
-        verdict.closes,
-    )
+    return replace(verdict, cases=(*verdict.cases, case))
 
 
 _CLAIMS = {

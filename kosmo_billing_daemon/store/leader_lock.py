@@ -3,10 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Any
 from weakref import WeakSet
-
-import asyncpg
 
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.runtime.records import record
@@ -29,7 +26,7 @@ def _work_key(schema: str) -> str:
     return f"leader of {schema} at work"
 
 
-async def listen(connection: "asyncpg.Connection[Any]", notified: Callable[[str, int], None]) -> None:
+async def listen(connection: Connection, notified: Callable[[str, int], None]) -> None:
     """Pass every notification on: its payload, and the process id of the session that sent it."""
     with translated():
         await connection.add_listener(
@@ -37,19 +34,19 @@ async def listen(connection: "asyncpg.Connection[Any]", notified: Callable[[str,
         )
 
 
-async def try_lock(connection: "asyncpg.Connection[Any]", schema: str) -> bool:
+_TRY_LOCK = "SELECT pg_try_advisory_lock($1, hashtext($2))"
+
+
+async def try_lock(connection: Connection, schema: str) -> bool:
     """Take the lock if it is free; it is held until the connection ends."""
     with translated():
-        taken: bool = await connection.fetchval(
-            "SELECT pg_try_advisory_lock($1, hashtext($2))", _CLASS, _key(schema)
-        )
-        return taken
+        return bool(await connection.fetchval(_TRY_LOCK, _CLASS, _key(schema)))
 
 
-async def show_work(connection: "asyncpg.Connection[Any]", schema: str) -> None:
+async def show_work(connection: Connection, schema: str) -> None:
     """Let others see that the leader's work has begun, for as long as the connection lasts."""
     with translated():
-        await connection.execute("SELECT pg_try_advisory_lock($1, hashtext($2))", _CLASS, _work_key(schema))
+        await connection.execute(_TRY_LOCK, _CLASS, _work_key(schema))
 
 
 @record
@@ -69,7 +66,7 @@ FROM pg_stat_get_activity(pg_backend_pid())
 """
 
 
-async def holds(connection: "asyncpg.Connection[Any]", schema: str) -> Term | None:
+async def holds(connection: Connection, schema: str) -> Term | None:
     """Return the term if this connection holds the lock; asking is the sign of life others look for.
 
     Raises ``DatabaseAway`` when another process of the server answers than the one that was connected to.
@@ -124,11 +121,10 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid
 """
 
 
-async def end_silent_leader(connection: "asyncpg.Connection[Any]", schema: str, seconds: float) -> bool:
+async def end_silent_leader(connection: Connection, schema: str, seconds: float) -> bool:
     """End the connection that holds the lock when it gave no sign of life for ``seconds``."""
     with translated():
-        ended: int = await connection.fetchval(_END_SILENT, _CLASS, _key(schema), seconds)
-        return ended > 0
+        return bool(await connection.fetchval(_END_SILENT, _CLASS, _key(schema), seconds))
 
 
 @record

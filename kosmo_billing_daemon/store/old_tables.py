@@ -74,14 +74,13 @@ _KINDS: Mapping[str, ColumnKind] = {
 }
 
 
-def _kind(row: Any) -> ColumnKind:
+def _column(row: Any) -> OldColumn:
+    kind = ColumnKind.OTHER
     if row["typtype"] == "e":
-        return ColumnKind.TEXT
-    return (
-        _KINDS.get(row["base"], ColumnKind.OTHER)
-        if row["is_built_in"] or row["base"] == "citext"
-        else ColumnKind.OTHER
-    )
+        kind = ColumnKind.TEXT
+    elif row["is_built_in"] or row["base"] == "citext":
+        kind = _KINDS.get(row["base"], kind)
+    return OldColumn(name=row["name"], type=row["type"], kind=kind, labels=tuple(row["labels"]))
 
 
 async def find(connection: Connection, name: str, schemas: Sequence[str]) -> OldTable | None:
@@ -93,17 +92,8 @@ async def find(connection: Connection, name: str, schemas: Sequence[str]) -> Old
     for each in names:
         row = await connection.fetchrow(_FIND, each)
         if row is not None:
-            columns = await connection.fetch(_COLUMNS, row["oid"])
-            return OldTable(
-                schema=row["schema"],
-                name=row["name"],
-                columns=tuple(
-                    OldColumn(
-                        name=each["name"], type=each["type"], kind=_kind(each), labels=tuple(each["labels"])
-                    )
-                    for each in columns
-                ),
-            )
+            columns = tuple(map(_column, await connection.fetch(_COLUMNS, row["oid"])))
+            return OldTable(schema=row["schema"], name=row["name"], columns=columns)
     return None
 
 

@@ -139,7 +139,7 @@ class Pool:
 
     def __init__(self, database: Database) -> None:
         self.commits = Commits()
-        self._database = database
+        self.database = database
         self._sessions = Sessions(database.open, most=database.most_connections)
         self._refusal: tuple[float, str] | None = None
         self._holder: tuple[float, str | None] = 0.0, None
@@ -150,10 +150,6 @@ class Pool:
         if self._refusal is None or time.monotonic() - self._refusal[0] > REFUSAL_LASTS:
             return None
         return self._refusal[1]
-
-    @property
-    def database(self) -> Database:
-        return self._database
 
     def has_session(self, process_id: int) -> bool:
         """Say whether a session of the server is one of this pool."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from kosmo_billing_daemon.contract.payloads import Scope
 from kosmo_billing_daemon.domain.plans import Plan, Price
+from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -23,10 +24,18 @@ def plan(quote_id: UUID) -> Plan:
     return _known[quote_id]
 
 
-_LOAD = """
-SELECT id, plan_type, amount, currency, period, quota, scope, features, fits
-FROM quotes WHERE id = ANY ($1::uuid[])
-"""
+_COLUMNS = Columns(
+    ("plan_type", "text", "plan_type"),
+    ("amount", "numeric", "price.amount"),
+    ("currency", "text", "price.currency"),
+    ("period", "interval", "period"),
+    ("quota", "bigint", "quota"),
+    ("scope", "text", "scope"),
+    ("features", "text", lambda plan: ",".join(plan.features)),
+    ("fits", "text", lambda plan: ",".join(plan.fits)),
+)
+
+_LOAD = f"SELECT id, {_COLUMNS} FROM quotes WHERE id = ANY ($1::uuid[])"
 
 
 async def learn(
@@ -61,30 +70,16 @@ async def load_sold(connection: Connection) -> dict[str, list[UUID]]:
     return found
 
 
-_SAVE = """
-INSERT INTO quotes (plan_type, amount, currency, period, quota, scope, features, fits)
+_SAVE = f"""
+INSERT INTO quotes ({_COLUMNS})
 SELECT plan_type, amount, currency, period, quota, scope, string_to_array(features, ','),
     string_to_array(fits, ',')
-FROM unnest(
-    $1::text[], $2::numeric[], $3::text[], $4::interval[], $5::bigint[], $6::text[], $7::text[], $8::text[]
-) AS row (plan_type, amount, currency, period, quota, scope, features, fits)
+FROM unnest({_COLUMNS.parameters}) AS row ({_COLUMNS})
 ON CONFLICT (id) DO NOTHING
 """
 
 
 def save_statement(plans: Iterable[Plan]) -> Statement | None:
     """Have these quotes in the database, with what refers to them."""
-    values = [
-        (
-            each.plan_type,
-            each.price.amount,
-            each.price.currency,
-            each.period,
-            each.quota,
-            each.scope,
-            ",".join(each.features),
-            ",".join(each.fits),
-        )
-        for each in sorted(set(plans), key=lambda each: each.quote_id)
-    ]
-    return Statement(_SAVE, list(zip(*values, strict=True))) if values else None
+    sold = sorted(set(plans), key=lambda each: each.quote_id)
+    return Statement(_SAVE, _COLUMNS.values(sold)) if sold else None
