@@ -14,7 +14,7 @@ from kosmo_billing_daemon.assembly.connections import database_of, read_catalogu
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, own_path, run
 from kosmo_billing_daemon.cli.opened import by, load
 from kosmo_billing_daemon.cli.progress import LongWork, long_work
-from kosmo_billing_daemon.cli.rendering import console, heading, line, print_json
+from kosmo_billing_daemon.cli.rendering import console, heading, line, print_done, print_json
 from kosmo_billing_daemon.domain.adoption.mapping import written
 from kosmo_billing_daemon.domain.adoption.old_tables import FIELDS, ColumnKind, Part
 from kosmo_billing_daemon.domain.adoption.reading import USERS
@@ -120,11 +120,8 @@ def undo(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Put the old tables back as they were; refused once anything new has happened."""
     moving, _ = _moving(env_file, None)
     moved = run(moving.undo())
-    if as_json:
-        print_json({"moved": _names(moved)})
-        return
-    for schema, name in moved:
-        line(console(), f"{schema}.{name} is back; our tables are gone")
+    names = _names(moved)
+    print_done({"moved": names}, *(f"{name} is back; our tables are gone" for name in names), as_json=as_json)
 
 
 def _sql_name(name: str) -> str:

@@ -18,6 +18,7 @@ from kosmo_billing_daemon.cli.rendering import (
     console,
     line,
     print_case,
+    print_done,
     print_json,
     print_set_aside,
     set_aside_json,
@@ -84,11 +85,9 @@ def close(
 ) -> None:
     """Close a case without giving any rights, as after a refund."""
     closed = run_opened(env_file, lambda at: CaseActions(pool=at.pool, clock=utc_now).close(case, by(reason)))
-    if as_json:
-        print_json({"case": closed.number, "closed": True})
-        return
     whose = "" if closed.user_id is None else f" of user {closed.user_id}"
-    line(console(), f"case {closed.number} ({closed.kind}){whose} is closed")
+    said = f"case {closed.number} ({closed.kind}){whose} is closed"
+    print_done({"case": closed.number, "closed": True}, said, as_json=as_json)
 
 
 def give(
@@ -106,11 +105,9 @@ def give(
         return await CaseActions(pool=at.pool, clock=utc_now).give(case, user_id, by(reason)), user_id
 
     given, user_id = run_opened(env_file, work)
-    if as_json:
-        print_json({"case": given.number, "closed": True, "user_id": str(user_id)})
-        return
     total = money(given.undecided, given.currency)
-    line(console(), f"{total} are credit of user {user_id}; case {given.number} is closed")
+    said = f"{total} are credit of user {user_id}; case {given.number} is closed"
+    print_done({"case": given.number, "closed": True, "user_id": user_id}, said, as_json=as_json)
 
 
 def _print_off(out: Console, hook: Hook) -> None:

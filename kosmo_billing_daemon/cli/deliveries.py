@@ -7,7 +7,7 @@ import typer
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
 from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
-from kosmo_billing_daemon.cli.rendering import console, print_json, table
+from kosmo_billing_daemon.cli.rendering import print_rows
 from kosmo_billing_daemon.store import deliveries
 from kosmo_billing_daemon.store.deliveries import LoggedDelivery
 
@@ -31,9 +31,6 @@ def list_(
             return await load(connection, limit)
 
     found = run_opened(env_file, work)
-    if as_json:
-        print_json(found)
-        return
     rows = [
         (
             when(one.received_at),
@@ -45,7 +42,8 @@ def list_(
         )
         for one in found
     ]
-    table(console(), ("RECEIVED", "TYPE", "INVOICE", "ORDER", "STORE", "OUTCOME"), rows)
+    columns = ("RECEIVED", "TYPE", "INVOICE", "ORDER", "STORE", "OUTCOME")
+    print_rows(found, columns, rows, as_json=as_json)
 
 
 app = typer.Typer(help="Webhooks that BTCPay delivered.", no_args_is_help=True)

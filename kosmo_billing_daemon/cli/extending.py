@@ -14,7 +14,15 @@ from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.progress import long_work
-from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, purchase_json, table
+from kosmo_billing_daemon.cli.rendering import (
+    aside,
+    console,
+    line,
+    print_done,
+    print_json,
+    purchase_json,
+    table,
+)
 from kosmo_billing_daemon.domain.subscriptions import Subscription
 from kosmo_billing_daemon.errors import Invalid
 
@@ -95,12 +103,8 @@ def _extend_one(
         return await at.extending.extend(await at.user(user), days, by(reason), since=since)
 
     row = run_opened(env_file, work)
-    if as_json:
-        print_json(purchase_json(row))
-        return
-    out = console()
-    line(out, f"extended: {row.plan.plan_type} until {when(row.valid_until)}, subscription {row.id}")
-    line(out, f"  {explaining.purchase(row)}")
+    said = f"extended: {row.plan.plan_type} until {when(row.valid_until)}, subscription {row.id}"
+    print_done(purchase_json(row), said, f"  {explaining.purchase(row)}", as_json=as_json)
 
 
 def _print_preview(found: ExtensionPreview, *, to_stderr: bool) -> None:

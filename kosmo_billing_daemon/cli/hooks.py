@@ -12,7 +12,7 @@ from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.hooks import HookActions
 from kosmo_billing_daemon.cli.frame import EX_FAILED, AsJson, EnvFile, own_path
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
-from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
+from kosmo_billing_daemon.cli.rendering import command, print_done, print_rows
 from kosmo_billing_daemon.domain.hooks import without_query
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -59,22 +59,19 @@ def add(
         return await actions.add(url, patterns, texts=texts, allow_private=allow_private, by=by(reason))
 
     hook = run_opened(env_file, work)
-    if as_json:
-        print_json({"hook": hook.id, "url": hook.url, "events": hook.events, "secret": hook.secret})
-        return
-    out = console()
-    line(out, f"hook {hook.id} added")
-    line(out, f"secret: {hook.secret}")
-    line(out, "it is not shown again; give it to the receiver")
-    line(out, f"try it: {command('hook', 'test', str(hook.id))}")
+    print_done(
+        {"hook": hook.id, "url": hook.url, "events": hook.events, "secret": hook.secret},
+        f"hook {hook.id} added",
+        f"secret: {hook.secret}",
+        "it is not shown again; give it to the receiver",
+        f"try it: {command('hook', 'test', str(hook.id))}",
+        as_json=as_json,
+    )
 
 
 def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """List the hooks: the last answer, how many events wait, and since when one is failing or off."""
     found = run_opened(env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).load_all())
-    if as_json:
-        print_json([_hook_json(listed) for listed in found])
-        return
     rows = [
         (
             str(listed.hook.id),
@@ -86,16 +83,16 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
         )
         for listed in found
     ]
-    table(console(), ("HOOK", "URL", "EVENTS", "STATE", "WAITING", "LAST ANSWER"), rows)
+    columns = ("HOOK", "URL", "EVENTS", "STATE", "WAITING", "LAST ANSWER")
+    print_rows([_hook_json(listed) for listed in found], columns, rows, as_json=as_json)
 
 
 def try_(hook: Number, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Send a test event now, and show the answer; exit code 1 if it was not accepted."""
     answer = run_opened(env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).test(hook))
-    if as_json:
-        print_json({"hook": hook, "accepted": answer.is_accepted, "answer": answer.words})
-    else:
-        line(console(), f"{'accepted' if answer.is_accepted else 'not accepted'}: {answer.words}")
+    said = f"{'accepted' if answer.is_accepted else 'not accepted'}: {answer.words}"
+    document = {"hook": hook, "accepted": answer.is_accepted, "answer": answer.words}
+    print_done(document, said, as_json=as_json)
     if not answer.is_accepted:
         sys.exit(EX_FAILED)
 
@@ -119,25 +116,16 @@ def replay(
     added = run_opened(
         env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).replay(hook, at_utc, by(reason))
     )
-    if as_json:
-        print_json({"hook": hook, "queued": added})
-    else:
-        line(console(), f"hook {hook} is on; {added} event{'' if added == 1 else 's'} queued")
+    said = f"hook {hook} is on; {added} event{'' if added == 1 else 's'} queued"
+    print_done({"hook": hook, "queued": added}, said, as_json=as_json)
 
 
 def remove(
     hook: Number, reason: Why = "hook removed", as_json: AsJson = False, env_file: EnvFile = None
 ) -> None:
     """Remove a hook. What waits for it is not sent any more."""
-
-    async def work(at: OpenedServices) -> None:
-        await HookActions(pool=at.pool, clock=utc_now).remove(hook, by(reason))
-
-    run_opened(env_file, work)
-    if as_json:
-        print_json({"hook": hook, "removed": True})
-    else:
-        line(console(), f"hook {hook} removed")
+    run_opened(env_file, lambda at: HookActions(pool=at.pool, clock=utc_now).remove(hook, by(reason)))
+    print_done({"hook": hook, "removed": True}, f"hook {hook} removed", as_json=as_json)
 
 
 def _read_texts(path: Path) -> str:

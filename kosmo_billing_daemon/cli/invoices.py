@@ -18,7 +18,9 @@ from kosmo_billing_daemon.cli.rendering import (
     invoice_row,
     line,
     print_case,
+    print_done,
     print_json,
+    print_rows,
     table,
 )
 from kosmo_billing_daemon.domain.invoices import Effect, Invoice, InvoiceStatus
@@ -45,14 +47,8 @@ def list_(
             return await listings.load_invoices(connection, user_id, status, limit)
 
     found = run_opened(env_file, work)
-    if as_json:
-        print_json([invoice_json(invoice) for invoice in found])
-        return
-    table(
-        console(),
-        (*INVOICE_HEADINGS, "USER"),
-        [(*invoice_row(invoice), str(invoice.user_id)) for invoice in found],
-    )
+    rows = [(*invoice_row(invoice), str(invoice.user_id)) for invoice in found]
+    print_rows(map(invoice_json, found), (*INVOICE_HEADINGS, "USER"), rows, as_json=as_json)
 
 
 def show(invoice: Name, as_json: AsJson = False, env_file: EnvFile = None) -> None:
@@ -106,14 +102,9 @@ def settle(
     settled, changed = run_opened(
         env_file, lambda at: at.operations.settle(invoice, by(reason), unpaid=unpaid)
     )
-    if as_json:
-        print_json({**invoice_json(settled), "changed": changed})
-        return
     done = "fulfilled now" if changed and settled.effect is Effect.FULFILLED else "had been fulfilled before"
-    line(
-        console(),
-        f"invoice {invoice_name(settled)} ({settled.plan.plan_type}) of user {settled.user_id} {done}",
-    )
+    said = f"invoice {invoice_name(settled)} ({settled.plan.plan_type}) of user {settled.user_id} {done}"
+    print_done({**invoice_json(settled), "changed": changed}, said, as_json=as_json)
 
 
 app = typer.Typer(help="Invoices: look at them, settle one manually.", no_args_is_help=True)

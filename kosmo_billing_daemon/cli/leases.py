@@ -8,7 +8,7 @@ from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions, Voided
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
-from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
+from kosmo_billing_daemon.cli.rendering import print_done, print_rows
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import leases
@@ -33,9 +33,6 @@ def list_(
             return await leases.load_open(connection, reporter, user_id, limit)
 
     found = run_opened(env_file, work)
-    if as_json:
-        print_json(found)
-        return
     rows = [
         (
             one.reporter,
@@ -46,7 +43,7 @@ def list_(
         )
         for one in found
     ]
-    table(console(), ("GATEWAY", "USER", "OUTSTANDING", "GRANTED", "ENDS"), rows)
+    print_rows(found, ("GATEWAY", "USER", "OUTSTANDING", "GRANTED", "ENDS"), rows, as_json=as_json)
 
 
 def free(
@@ -68,10 +65,7 @@ def free(
         return await ReporterActions(pool=at.pool, clock=utc_now).free(reporter, user_id, by(reason))
 
     freed = run_opened(env_file, work)
-    if as_json:
-        print_json({"users": freed.users, "messages": freed.messages})
-        return
-    line(console(), f"{freed.messages} messages of {freed.users} users were taken back")
+    print_done(freed, f"{freed.messages} messages of {freed.users} users were taken back", as_json=as_json)
 
 
 app = typer.Typer(help="What strict gateways hold of users' quotas.")

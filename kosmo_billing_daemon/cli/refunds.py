@@ -9,7 +9,7 @@ from kosmo_billing_daemon.admin.refunding import Refunding, read_amount
 from kosmo_billing_daemon.cli.frame import NAMES_A_USER, AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.invoices import Name
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
-from kosmo_billing_daemon.cli.rendering import console, line, print_json
+from kosmo_billing_daemon.cli.rendering import console, line, print_done, print_json
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store.refunds import Refund
 
@@ -78,11 +78,9 @@ def record(
         return await refunding.record(invoice, pull_payment, by(reason), worth=worth)
 
     booked = run_opened(env_file, work)
-    if as_json:
-        print_json(_json(booked))
-        return
     total = money(booked.total.amount, booked.total.currency)
-    line(console(), f"{total} are booked as refunded to user {booked.user_id}")
+    said = f"{total} are booked as refunded to user {booked.user_id}"
+    print_done(_json(booked), said, as_json=as_json)
 
 
 def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: EnvFile = None) -> None:
@@ -93,12 +91,10 @@ def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: Env
         return await refunding.cancel(invoice, by(reason))
 
     taken = run_opened(env_file, work)
-    if as_json:
-        print_json(_json(taken) | {"cancelled": True})
-        return
     total = money(taken.total.amount, taken.total.currency)
     whose = "need attention" if taken.user_id is None else f"are credit of user {taken.user_id}"
-    line(console(), f"the refund is cancelled: {total} {whose} again")
+    said = f"the refund is cancelled: {total} {whose} again"
+    print_done(_json(taken) | {"cancelled": True}, said, as_json=as_json)
 
 
 def _json(refund: Refund) -> dict[str, object]:

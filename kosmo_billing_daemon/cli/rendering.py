@@ -50,6 +50,25 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
+def print_done(document: object, *said: str, as_json: bool) -> None:
+    """Print what a command has done: for machines, or in these lines for people."""
+    if as_json:
+        print_json(document)
+        return
+    for text in said:
+        line(console(), text)
+
+
+def print_rows(
+    document: object, columns: Sequence[str], rows: Iterable[Sequence[str]], *, as_json: bool
+) -> None:
+    """Print what a command has found: for machines, or as a table for people."""
+    if as_json:
+        print_json(document)
+    else:
+        table(console(), columns, rows)
+
+
 async def print_parts(parts: AsyncGenerator[str]) -> None:
     """Print a document part by part, so that none of it is kept."""
     async with contextlib.aclosing(parts):

@@ -11,7 +11,7 @@ import typer
 from kosmo_billing_daemon.admin.subjects import DataSubjects, ErasurePreview
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, new_file, own_path, run
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened, run_opened
-from kosmo_billing_daemon.cli.rendering import aside, console, line, print_json, print_parts, table
+from kosmo_billing_daemon.cli.rendering import aside, line, print_done, print_parts, table
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Unavailable
 from kosmo_billing_daemon.runtime.clock import utc_now
@@ -82,10 +82,9 @@ def erase(
             return dict(rows)
 
     rows = run(work())
-    if as_json:
-        print_json({"erased": {name: number for name, number in rows.items() if not HELD[name].is_kept}})
-    else:
-        line(console(), "erased; gateways have forgotten the user. BTCPay Server keeps its own records")
+    erased = {name: number for name, number in rows.items() if not HELD[name].is_kept}
+    said = "erased; gateways have forgotten the user. BTCPay Server keeps its own records"
+    print_done({"erased": erased}, said, as_json=as_json)
 
 
 def _confirmed() -> bool:

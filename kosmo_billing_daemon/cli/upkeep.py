@@ -15,6 +15,7 @@ from kosmo_billing_daemon.cli.rendering import (
     invoice_json,
     invoice_row,
     line,
+    print_done,
     print_json,
     table,
 )
@@ -94,7 +95,5 @@ def republish(
                 await asyncio.sleep(LOOK_EVERY)
 
     marked = run_opened(env_file, work)
-    if as_json:
-        print_json({"documents": marked, "published": wait})
-        return
-    line(console(), f"{marked} documents {'published again' if wait else 'will be published again'}")
+    said = f"{marked} documents {'published again' if wait else 'will be published again'}"
+    print_done({"documents": marked, "published": wait}, said, as_json=as_json)

@@ -11,7 +11,7 @@ from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
-from kosmo_billing_daemon.cli.rendering import command, console, line, print_json, table
+from kosmo_billing_daemon.cli.rendering import command, console, line, print_done, print_rows
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters
 from kosmo_billing_daemon.store.reporters import ReporterCase
@@ -33,10 +33,7 @@ def void(
     voided = run_opened(
         env_file, lambda at: ReporterActions(pool=at.pool, clock=utc_now).void(reporter, begin, by(reason))
     )
-    if as_json:
-        print_json({"users": voided.users, "messages": voided.messages})
-        return
-    line(console(), f"{voided.messages} messages of {voided.users} users were taken back")
+    print_done(voided, f"{voided.messages} messages of {voided.users} users were taken back", as_json=as_json)
 
 
 def cases(
@@ -51,12 +48,9 @@ def cases(
             return await reporters.load_cases(connection, limit)
 
     found = run_opened(env_file, work)
-    if as_json:
-        print_json(found)
-        return
     rows = [(str(c.id), c.reporter, when(c.opened_at), when(c.last_at), c.detail) for c in found]
-    table(console(), ("CASE", "GATEWAY", "FIRST", "LAST", "REPORTED"), rows)
-    if found:
+    print_rows(found, ("CASE", "GATEWAY", "FIRST", "LAST", "REPORTED"), rows, as_json=as_json)
+    if found and not as_json:
         line(console(), "to take back what one counted: kosmo-billing usage void")
 
 
@@ -103,10 +97,8 @@ def close(
     reporter = run_opened(
         env_file, lambda at: ReporterActions(pool=at.pool, clock=utc_now).close_case(case, by(reason))
     )
-    if as_json:
-        print_json({"case": case, "reporter": reporter, "closed": True})
-        return
-    line(console(), f"case {case} of {reporter} is closed")
+    document = {"case": case, "reporter": reporter, "closed": True}
+    print_done(document, f"case {case} of {reporter} is closed", as_json=as_json)
 
 
 app = typer.Typer(help="Gateways that report too much, and what they counted.")

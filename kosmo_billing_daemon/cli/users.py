@@ -24,7 +24,9 @@ from kosmo_billing_daemon.cli.rendering import (
     line,
     plain,
     print_case,
+    print_done,
     print_json,
+    print_rows,
     purchase_json,
     table,
 )
@@ -140,10 +142,7 @@ def link(
         return user_id, await actions.show(user_id)
 
     user_id, url = run_opened(env_file, work)
-    if as_json:
-        print_json({"user_id": user_id, "renew_url": url, "revoked": revoke})
-    else:
-        line(console(), url)
+    print_done({"user_id": user_id, "renew_url": url, "revoked": revoke}, url, as_json=as_json)
 
 
 def nodes(
@@ -171,24 +170,16 @@ def nodes(
         return await whitelist.show(user_id)
 
     found = run_opened(env_file, work)
-    if as_json:
-        print_json(found)
-        return
     rows = [(node.node_id, node.label or "-", when(node.added_at)) for node in found]
-    table(console(), ("NODE", "LABEL", "ADDED"), rows)
+    print_rows(found, ("NODE", "LABEL", "ADDED"), rows, as_json=as_json)
 
 
 def _tell(row: Subscription, done: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(purchase_json(row))
-        return
-    out = console()
-    line(
-        out,
+    said = (
         f"{done}: {row.plan.plan_type} {when(row.valid_from)} to {when(row.valid_until)}, {row.status},"
-        f" subscription {row.id}",
+        f" subscription {row.id}"
     )
-    line(out, f"  {explaining.purchase(row)}")
+    print_done(purchase_json(row), said, f"  {explaining.purchase(row)}", as_json=as_json)
 
 
 def _history_json(history: History) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from kosmo_billing_daemon.assembly.connections import btcpay_of
 from kosmo_billing_daemon.btcpay.administration import RegisteredWebhook
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, new_file, own_path, run
 from kosmo_billing_daemon.cli.opened import load
-from kosmo_billing_daemon.cli.rendering import console, line, print_json, table
+from kosmo_billing_daemon.cli.rendering import console, line, print_json, print_rows
 from kosmo_billing_daemon.contract.paths import WEBHOOK
 from kosmo_billing_daemon.errors import Invalid
 from kosmo_billing_daemon.settings import Settings
@@ -30,9 +30,6 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     found = run(work())
     address = loaded.webhook.public_url
     mine = {hook.id for hook in webhooks.ours(found, address)}
-    if as_json:
-        print_json([_webhook_json(hook, address, ours=hook.id in mine) for hook in found])
-        return
     rows = [
         (
             hook.id,
@@ -42,7 +39,8 @@ def list_(as_json: AsJson = False, env_file: EnvFile = None) -> None:
         )
         for hook in found
     ]
-    table(console(), ("WEBHOOK", "ADDRESS", "WHOSE", "STATE"), rows)
+    told = [_webhook_json(hook, address, ours=hook.id in mine) for hook in found]
+    print_rows(told, ("WEBHOOK", "ADDRESS", "WHOSE", "STATE"), rows, as_json=as_json)
 
 
 def register(
