@@ -5,7 +5,14 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Fields, Malformed, dumps, loads, rfc3339
+from kosmo_billing_daemon.contract.encoding import (
+    MAX_ID_LENGTH,
+    Fields,
+    Malformed,
+    dumps,
+    dumps_record,
+    loads,
+)
 from kosmo_billing_daemon.contract.payloads import MAX_COUNT
 from kosmo_billing_daemon.runtime.records import record
 
@@ -102,18 +109,7 @@ class LeaseAnswer:
     reason: LeaseRefusal | None = None
 
     def encode(self) -> bytes:
-        return dumps(
-            {
-                "request_id": self.request_id,
-                "user_id": str(self.user_id),
-                "at": rfc3339(self.at),
-                "lease_id": None if self.lease_id is None else str(self.lease_id),
-                "subscription_id": None if self.subscription_id is None else str(self.subscription_id),
-                "messages": self.messages,
-                "expires_at": rfc3339(self.expires_at),
-                "reason": self.reason,
-            }
-        )
+        return dumps_record(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> "LeaseAnswer":

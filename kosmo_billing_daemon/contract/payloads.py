@@ -14,6 +14,7 @@ from kosmo_billing_daemon.contract.encoding import (
     Fields,
     Malformed,
     dumps,
+    dumps_record,
     encoded,
     json_text,
     json_texts,
@@ -259,7 +260,7 @@ class TimeRequest:
     nonce: str
 
     def encode(self) -> bytes:
-        return dumps({"nonce": self.nonce})
+        return dumps_record(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> "TimeRequest":
@@ -274,7 +275,7 @@ class TimeAnswer:
     at: datetime
 
     def encode(self) -> bytes:
-        return dumps({"nonce": self.nonce, "at": rfc3339(self.at)})
+        return dumps_record(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> "TimeAnswer":
@@ -292,14 +293,7 @@ class StatusDocument:
     since: datetime
 
     def encode(self) -> bytes:
-        return dumps(
-            {
-                "state": self.state,
-                "instance": self.instance,
-                "version": self.version,
-                "since": rfc3339(self.since),
-            }
-        )
+        return dumps_record(self)
 
 
 @record(kw_only=True)
@@ -316,14 +310,7 @@ class Watermark:
     database: str
 
     def encode(self) -> bytes:
-        return dumps(
-            {
-                "sequence": self.sequence,
-                "entitlements": self.entitlements,
-                "version_ceiling": self.version_ceiling,
-                "database": self.database,
-            }
-        )
+        return dumps_record(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> "Watermark":
