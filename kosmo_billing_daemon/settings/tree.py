@@ -37,6 +37,10 @@ class Secret(Env):
     """One whose value must be shown to nobody."""
 
 
+def _days(least: int) -> Callable[[str], Any]:
+    return number(least, 36500, "days", timedelta(days=1))
+
+
 class WebhookTrust(StrEnum):
     """What counts as the fact when a webhook arrives."""
 
@@ -242,37 +246,23 @@ class Retention:
     """How long finished rows are kept."""
 
     # Below 4 days a delivery could be forgotten while its invoice may still be paid late (72 h).
-    deliveries: Annotated[
-        timedelta, Env("DELIVERY_RETENTION_DAYS", number(4, 36500, "days", timedelta(days=1)))
-    ] = timedelta(days=60)
+    deliveries: Annotated[timedelta, Env("DELIVERY_RETENTION_DAYS", _days(4))] = timedelta(days=60)
     """Days to keep the log of webhook deliveries, at least 4."""
     # Reports are accepted 7 days late; a message forgotten earlier could be counted twice.
-    usage: Annotated[timedelta, Env("USAGE_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
-        timedelta(days=90)
-    )
+    usage: Annotated[timedelta, Env("USAGE_RETENTION_DAYS", _days(8))] = timedelta(days=90)
     """Days to keep single counted messages, at least 8."""
-    usage_days: Annotated[
-        timedelta, Env("DAILY_USAGE_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))
-    ] = timedelta(days=400)
+    usage_days: Annotated[timedelta, Env("DAILY_USAGE_RETENTION_DAYS", _days(8))] = timedelta(days=400)
     """Days to keep how many messages each user sent on each day, at least 8."""
-    events: Annotated[timedelta, Env("EVENT_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
-        timedelta(days=400)
-    )
+    events: Annotated[timedelta, Env("EVENT_RETENTION_DAYS", _days(8))] = timedelta(days=400)
     """Days to keep events, at least 8."""
     # An invoice younger than 30 days may be open; late payments count for 72 h.
-    invoices: Annotated[
-        timedelta, Env("INVOICE_RETENTION_DAYS", number(30, 36500, "days", timedelta(days=1)))
-    ] = timedelta(days=90)
+    invoices: Annotated[timedelta, Env("INVOICE_RETENTION_DAYS", _days(30))] = timedelta(days=90)
     """Days to keep expired and abandoned invoices on which no money was seen, at least 30. All others are
     kept for ever."""
     # Reports are accepted 7 days late, and change the document of a lapsed user too.
-    documents: Annotated[
-        timedelta, Env("DOCUMENT_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))
-    ] = timedelta(days=180)
+    documents: Annotated[timedelta, Env("DOCUMENT_RETENTION_DAYS", _days(8))] = timedelta(days=180)
     """Days after the end of a user's last plan until the retained document is cleared, at least 8."""
-    links: Annotated[timedelta, Env("LINK_RETENTION_DAYS", number(8, 36500, "days", timedelta(days=1)))] = (
-        timedelta(days=400)
-    )
+    links: Annotated[timedelta, Env("LINK_RETENTION_DAYS", _days(8))] = timedelta(days=400)
     """Days after the end of a user's last plan until the renewal link is forgotten, at least 8. The user gets
     the same one when it is shown again."""
 
