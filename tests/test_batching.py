@@ -38,9 +38,9 @@ def writer() -> Writer:
     return Writer()
 
 
-async def begun(writer: Writer, count: int = 1) -> None:
+async def begun(writer: Writer) -> None:
     for _ in range(1000):
-        if len(writer.batches) >= count:
+        if writer.batches:
             return
         await asyncio.sleep(0)
     pytest.fail("nothing is being written")
@@ -91,16 +91,6 @@ async def test_batches_have_a_greatest_size_and_are_written_one_by_one(writer: W
     assert writer.most_at_once == 1
 
 
-async def test_several_may_be_written_at_once_if_wanted(writer: Writer) -> None:
-    batches = Batcher(writer, most=1, parallel=2)
-    writer.allowed.clear()
-    waiting = [asyncio.create_task(batches.submit(number)) for number in range(4)]
-    await begun(writer, 2)
-    writer.allowed.set()
-    await asyncio.gather(*waiting)
-    assert writer.most_at_once == 2
-
-
 async def test_error_reaches_every_item_of_its_batch_and_no_other(writer: Writer) -> None:
     batches = Batcher(writer)
     writer.error = Unavailable("the database is away")
@@ -139,8 +129,8 @@ async def test_writer_cancelled_while_it_writes_alone_leaves_nobody_waiting() ->
     batches = Batcher(write)
     waiting = [asyncio.create_task(batches.submit(number)) for number in range(3)]
     await begun.wait()
-    for task in list(batches._writers):
-        task.cancel()
+    assert batches._writer is not None
+    batches._writer.cancel()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(answer, Unavailable) for answer in answers)
 
@@ -177,8 +167,8 @@ async def test_cancelled_writer_leaves_nobody_waiting(writer: Writer) -> None:
     await begun(writer)
     late = asyncio.create_task(batches.submit(9))
     await asyncio.sleep(0)
-    for task in list(batches._writers):
-        task.cancel()
+    assert batches._writer is not None
+    batches._writer.cancel()
     answers = await asyncio.gather(*waiting, late, return_exceptions=True)
     assert all(isinstance(answer, Unavailable) for answer in answers)
 

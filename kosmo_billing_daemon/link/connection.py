@@ -4,7 +4,6 @@ import asyncio
 import struct
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import aiomqtt
@@ -104,9 +103,7 @@ class Link:
         self._watch()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and not self._gone.done():
                 self._leaving = True
@@ -140,13 +137,13 @@ class Link:
             else:
                 told(None)
 
-    def send(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> asyncio.Future[None]:
+    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> asyncio.Future[None]:
         """Do the same; the future raises what the broker refused or the connection lost.
 
         Cancelling it recalls nothing.
         """
         future, told = self._promise()
-        self.hand_over(topic, payload, told, retain=retain, qos=qos)
+        self.hand_over(topic, payload, told, retain=retain)
         return future
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:

@@ -3,7 +3,6 @@
 import logging
 import random
 import time
-from collections.abc import Callable
 
 
 class Backoff:
@@ -58,18 +57,15 @@ class LogThrottle:
 class LogBudget:
     """At most ``lines`` a minute about ``subject``, whoever causes them; the others are counted."""
 
-    def __init__(
-        self, subject: str, lines: int = 30, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, subject: str, lines: int = 30) -> None:
         self._subject = subject
         self._lines = lines
-        self._monotonic = monotonic
         self._minute_ends = float("-inf")
         self._spent = 0
 
     def allows(self, log: logging.Logger) -> bool:
         """Say whether one more line is within the budget; ``log`` gets the count of the minute before."""
-        now = self._monotonic()
+        now = time.monotonic()
         if now >= self._minute_ends:
             if self._spent > self._lines:
                 log.info("%d %s were not logged one by one", self._spent - self._lines, self._subject)

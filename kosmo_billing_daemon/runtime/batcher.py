@@ -131,7 +131,7 @@ class _Waiting(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """Gathers single items into calls of ``write``, one call at a time, ``parallel`` at most.
+    """Gathers single items into calls of ``write``, one call at a time.
 
     The first item waits ``turns`` of the event loop for those that come in the same moment, and again as long
     as more come: alone it would cost as much as all, and they would wait for its end.
@@ -146,17 +146,15 @@ class Batcher(Generic[T, R]):
         write: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         *,
         most: int = 500,
-        parallel: int = 1,
         waiting: int = 20_000,
         turns: int = 0,
     ) -> None:
         self._write = write
         self._most = most
-        self._parallel = parallel
         self._waiting = waiting
         self._turns = turns
         self._queue: deque[_Waiting[T, R]] = deque()
-        self._writers: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.Task[None] | None = None
 
     async def submit(self, item: T) -> R:
         """Wait until ``item`` is written and return its result."""
@@ -165,8 +163,8 @@ class Batcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         result: asyncio.Future[R] = loop.create_future()
         self._queue.append(_Waiting(item, result, hurries.get()))
-        if len(self._writers) < self._parallel:
-            self._writers.add(loop.create_task(self._drain()))
+        if self._writer is None:
+            self._writer = loop.create_task(self._drain())
         return await result
 
     async def _drain(self) -> None:
@@ -187,7 +185,7 @@ class Batcher(Generic[T, R]):
         finally:
             # Not by a callback of the task: that runs after the callers have their results, and an item
             # submitted in between would wait for a writer that has gone.
-            self._writers.discard(_this_task())
+            self._writer = None
 
     async def _write_batch(self, batch: Sequence[_Waiting[T, R]]) -> None:
         # For this batch alone: the task inherited the flag of the item that started it, and outlives it.
@@ -204,12 +202,6 @@ class Batcher(Generic[T, R]):
                 one.result.set_exception(result)
             else:
                 one.result.set_result(result)
-
-
-def _this_task() -> "asyncio.Task[None]":
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - it is a coroutine that asks
-    return task
 
 
 def _fail(batch: Sequence[_Waiting[T, R]], error: Exception) -> None:

@@ -37,9 +37,9 @@ def status(text: str) -> None:
     notify(status=text)
 
 
-def stopping(text: str = "stopping") -> None:
+def stopping() -> None:
     """Say that the end has begun; no new work is taken."""
-    notify(stopping=1, status=text)
+    notify(stopping=1, status="stopping")
 
 
 def watchdog() -> None:
