@@ -19,8 +19,6 @@ from kosmo_billing_daemon.services.credit import CreditAccounts
 from tests.demo.btcpay.conftest import HandClock
 from tests.domain.builders import plan
 from tests.services.conftest import Shop, nothing_more
-from tests.services.test_books import differences
-from tests.services.test_decisions import operations
 
 DAY = timedelta(days=1)
 BY = OperatorAction("eva", "ticket 7")
@@ -114,23 +112,6 @@ async def test_what_cannot_take_effect_when_it_is_paid_is_credit_and_stays_it(
     assert await credit(shop, user) == {"USD": Decimal(5)}
 
 
-async def test_an_invoice_that_turns_invalid_reverses_what_it_booked(shop: Shop, user: UserId) -> None:
-    invoice = await shop.open(user)
-    await shop.act(invoice, "mark_settled", "mark_invalid", "mark_settled", "mark_invalid")
-    assert await credit(shop, user) == {}
-    booked = await entries(shop, user)
-    assert (
-        booked
-        == [
-            ("granted", "5", False),
-            ("sold", "-5", False),
-            ("granted", "-5", True),
-            ("sold", "5", True),
-        ]
-        * 2
-    )
-
-
 async def test_a_payment_that_comes_again_after_it_was_replaced_is_listed_again(
     shop: Shop, user: UserId
 ) -> None:
@@ -143,35 +124,6 @@ async def test_a_payment_that_comes_again_after_it_was_replaced_is_listed_again(
         await shop.wait(hours=2)  # BTCPay tells nobody of a payment that is gone
         assert [case[2] for case in await shop.front.cases(user)] == [is_open], action
     assert await credit(shop, user) == {"USD": Decimal("2.50")}
-
-
-@pytest.mark.parametrize("is_seen", [True, False])
-async def test_what_is_confirmed_on_an_invalid_invoice_is_a_case_unless_it_was_credit_before(
-    shop: Shop, user: UserId, is_seen: bool
-) -> None:
-    """Seen to fail: money on an invoice whose plan was taken back was listed nowhere."""
-    late, partly = await shop.open(user, "guardian"), await shop.open(user)
-    if not is_seen:
-        shop.simulator.set_faults(webhooks={"drop": 1.0})
-    for invoice, amount in ((late, "13.00"), (partly, "2.50")):
-        await shop.simulator.act(shop.btcpay_id(invoice), "expire")
-        await shop.simulator.act(shop.btcpay_id(invoice), "pay", amount)
-        await shop.simulator.act(shop.btcpay_id(invoice), "confirm")
-        await shop.told()
-    assert await shop.front.statuses(user) == (["active"] if is_seen else [])
-    assert await credit(shop, user) == ({"USD": Decimal("3.50")} if is_seen else {})
-    shop.simulator.set_faults(webhooks={"drop": 0})
-    for invoice in (late, partly):
-        await shop.act(invoice, "mark_invalid")
-    assert await credit(shop, user) == ({"USD": Decimal("2.50")} if is_seen else {})
-    listed = {amount for kind, amount, is_open in await shop.front.cases(user) if is_open}
-    assert listed == {Decimal(13)} | (set() if is_seen else {Decimal("2.50")})
-    assert await shop.front.statuses(user) == (["revoked"] if is_seen else [])
-    assert {each.amount for each in await differences(shop)} == listed
-    await shop.act(late, "mark_settled")
-    assert Decimal(13) not in {amount for _, amount, is_open in await shop.front.cases(user) if is_open}
-    await shop.act(late, "mark_invalid")
-    assert {amount for _, amount, is_open in await shop.front.cases(user) if is_open} == listed
 
 
 async def test_worth_in_another_currency_becomes_credit(shop: Shop, user: UserId) -> None:
@@ -330,20 +282,6 @@ async def test_the_database_refuses_to_change_the_ledger(shop: Shop, user: UserI
         await shop.front.execute(change)
 
 
-async def test_what_an_invalid_invoice_had_brought_in_pays_for_settling_it_by_hand(
-    shop: Shop, user: UserId
-) -> None:
-    invoice = await shop.open(user)
-    await shop.wait(days=4)
-    await shop.act(invoice, "pay_late", "confirm")
-    assert await credit(shop, user) == {"USD": Decimal(5)}
-    await shop.act(invoice, "mark_invalid")
-    await shop.front.settlement.settle_by_hand(invoice.id, "it did arrive", also=nothing_more)
-    await shop.act(invoice, "pay", amount="0.50")  # which BTCPay tells, so that it is looked up again
-    assert await shop.front.statuses(user) == ["active"]
-    assert await credit(shop, user) == {}
-
-
 async def test_credit_that_was_spent_meanwhile_is_granted_to_an_invoice_settled_by_hand(
     shop: Shop, user: UserId
 ) -> None:
@@ -363,26 +301,6 @@ async def test_credit_that_was_spent_meanwhile_is_granted_to_an_invoice_settled_
     assert await credit(shop, user) == {"USD": Decimal("1.10") - 2}
     await shop.act(late, "mark_settled")
     assert await credit(shop, user) == {}
-
-
-async def test_a_plan_given_back_by_an_operator_is_paid_with_credit_that_its_revocation_returned(
-    shop: Shop, user: UserId
-) -> None:
-    """What is left of it pays; the rest is granted, and nothing is owed."""
-    for spends in (False, True):
-        await credited(shop, user, "2.00")
-        invoice = await shop.open(user, "guardian")
-        assert invoice.asked.amount == 10
-        await shop.act(invoice, "expire", "pay_late", "confirm")
-        await shop.act(invoice, "mark_invalid")
-        assert await credit(shop, user) == {"USD": Decimal(2)}
-        rows = await shop.front.subscriptions(user)
-        if spends:
-            await shop.open(user)  # for which it is reserved
-        bought = next(row["id"] for row in rows if row["invoice_id"] == invoice.id)
-        await operations(shop.front, shop).reinstate(user, bought, OperatorAction("ann", "a slip"))
-        assert await credit(shop, user) == ({"USD": Decimal(2)} if spends else {})
-    assert [each.amount for each in await differences(shop)] == [Decimal(10)] * 2, "and nothing else"
 
 
 async def test_a_quote_is_refused_as_opening_an_invoice_is_while_another_is_being_paid(
