@@ -16,6 +16,9 @@ from tests.walk.catalogue import Assortment
 
 STARTS_WITHIN = 60.0  # seconds; walks share their machine with one another
 
+# Somebody may walk for 155 days, and everything of that time is compared.
+_KEPT = dict.fromkeys(("USAGE_RETENTION_DAYS", "INVOICE_RETENTION_DAYS", "DOCUMENT_RETENTION_DAYS"), "400")
+
 
 @dataclass(frozen=True)
 class Town:
@@ -89,7 +92,7 @@ async def town_around(
         if currency is not None:
             sells.change_currency(Random(currency), currency)
         plans_file.write_text(sells.toml)
-        world.more |= {"CREDIT": "auto" if credit else "off", "PLANS_FILE": str(plans_file)}
+        world.more |= {"CREDIT": "auto" if credit else "off", "PLANS_FILE": str(plans_file), **_KEPT}
         houses = []
         for number in range(daemons):
             house = await build_house(
