@@ -82,7 +82,9 @@ class WatermarkWriter:
 
     async def _ask_database(self) -> None:
         if self._reservation.runs_low:
-            await self._reserve()
+            async with self._reader.pool.connection() as connection:
+                greatest = self._reservation.greatest
+                self._reservation.ceiling = await entitlements.reserve_versions(connection, greatest, BLOCK)
         if self._tracker.has_cleared:
             await self._tracker.count_again(self._reader.pool)
         if await self._reader.ask_drawn() or self._reader.has_deleted:
@@ -90,11 +92,6 @@ class WatermarkWriter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASKED_EVERY):
                     await self.advanced.wait()
-
-    async def _reserve(self) -> None:
-        reservation = self._reservation
-        async with self._reader.pool.connection() as connection:
-            reservation.ceiling = await entitlements.reserve_versions(connection, reservation.greatest, BLOCK)
 
     def _answer(self, watermark: Watermark) -> None:
         self._reservation.acknowledged = max(self._reservation.acknowledged, watermark.version_ceiling)

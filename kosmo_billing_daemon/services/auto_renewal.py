@@ -108,8 +108,3 @@ class AutoRenewals:
         )
         times = {user_id: (row, renewal_time(row, now)) for user_id, (row, _) in renewing.items()}
         await from_credit.fulfil(connection, paid, now, renewing=times)
-
-
-def is_covered(row: Subscription, quoted: Quote | None) -> bool:
-    """Say whether credit renews a subscription with this quote."""
-    return obstacle(row, quoted) is None

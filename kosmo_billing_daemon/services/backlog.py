@@ -79,16 +79,15 @@ async def read_backlog(pool: Pool, clock: Clock) -> Backlog:
 class RightsWatch:
     """Looks now and then whether our role may do all that it must; an operator can take it away."""
 
-    def __init__(self, pool: Pool, *, every: float = RIGHTS_EVERY) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._every = every
         self._looked: float | None = None
         self._lacks: str | None = None
 
     async def look(self) -> str | None:
         """Return what our role lacks and what gives it, as it was at most some seconds ago."""
         now = time.monotonic()
-        if self._looked is not None and now - self._looked < self._every:
+        if self._looked is not None and now - self._looked < RIGHTS_EVERY:
             return self._lacks
         self._looked = now
         try:

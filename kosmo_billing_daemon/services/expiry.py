@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import field
 from datetime import datetime
 
+from kosmo_billing_daemon.domain.auto_renewal import obstacle
 from kosmo_billing_daemon.domain.history import advance
 from kosmo_billing_daemon.domain.reminders import Reminder, due_reminder
 from kosmo_billing_daemon.domain.subscriptions import Subscription, UserId
@@ -18,7 +19,7 @@ from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.logs import fields
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import fulfilment
-from kosmo_billing_daemon.services.auto_renewal import AutoRenewals, is_covered
+from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.fulfilment import Change
 from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.store import auto_renewals, invoices, subscriptions
@@ -84,7 +85,7 @@ class Expiry:
             covered = {
                 user_id: (row, quotes[user_id])
                 for user_id, row in (current | lapsed).items()
-                if user_id in quotes and is_covered(row, quotes[user_id])
+                if user_id in quotes and obstacle(row, quotes[user_id]) is None
             }
             renewing = {user_id: covered[user_id] for user_id in lapsed if user_id in covered}
             changes: list[Change] = []

@@ -102,14 +102,12 @@ class EntitlementStreams:
         beat: float = BEAT,
         longest: float = LONGEST,
         most: int = MOST,
-        most_per_user: int = MOST_PER_USER,
     ) -> None:
         self._pool = pool
         self._clock = clock
         self._beat = beat
         self._longest = longest
         self._most = most
-        self._most_per_user = most_per_user
         self._entitlements = Entitlements(pool=pool, clock=clock)
         self._users: dict[UserId, _Watched] = {}
         self._open = 0
@@ -138,13 +136,13 @@ class EntitlementStreams:
         if self._open >= self._most:
             raise Unavailable(f"{self._most} streams are open", code="overloaded", retry_after=self._beat)
         watched = self._users.setdefault(user_id, _Watched())
-        if len(watched.watchers) >= self._most_per_user:
+        if len(watched.watchers) >= MOST_PER_USER:
             for left in [watcher for watcher in watched.watchers if watcher.gone()]:
                 watched.watchers.discard(left)
                 left.close()
-        if len(watched.watchers) >= self._most_per_user:
+        if len(watched.watchers) >= MOST_PER_USER:
             raise TooMany(
-                f"at most {self._most_per_user} streams of a user are open at once; close one first",
+                f"at most {MOST_PER_USER} streams of a user are open at once; close one first",
                 code="too_many_streams",
                 retry_after=int(self._beat) + 1,
             )

@@ -88,7 +88,7 @@ def decide(
         if row.id in user.dropped:
             user.postings += _credited(row, now, who=who)
     if len(current) > 1:
-        user.notes.append(_note(user, kept, current))
+        user.notes.append(_note(user, current))
     return user
 
 
@@ -259,8 +259,7 @@ def _credited(row: Subscription, now: datetime, *, who: str) -> list[Posting]:
     ]
 
 
-def _note(user: AdoptedUser, kept: _Sold | None, current: Sequence[_Sold]) -> str:
-    assert kept is not None  # noqa: S101 - there are several
+def _note(user: AdoptedUser, current: Sequence[_Sold]) -> str:
     credit = {one.currency: one.amount for one in user.postings if one.kind is EntryKind.GRANTED}
     told = "".join(f"; {amount:f} {currency} become credit" for currency, amount in credit.items())
     plans = ", ".join(f"{one.plan.plan_type} until {one.row.valid_until:%Y-%m-%d %H:%M}" for one in current)
