@@ -86,31 +86,29 @@ async def _written(
 
 
 class Cooldown(Generic[K]):
-    """What could not be written, and until when it is left alone."""
+    """What could not be written, and until when it is left alone.
 
-    def __init__(self) -> None:
+    ``logger`` is told ``what`` became of each; ``known`` errors say enough without the way to them.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, *, known: type[Exception] = Locked) -> None:
+        self._logger, self._what, self._known = logger, what, known
         self._until: dict[K, datetime] = {}
         self._budget = LogBudget("things set aside", 10)
         self._traced = LogThrottle(3600.0)
 
-    def put(self, key: K, error: Exception, now: datetime) -> None:
-        """Leave ``key`` alone for a while: shorter if it is only locked."""
-        self._until[key] = now + (STUCK_FOR if isinstance(error, Locked) else BROKEN_FOR)
+    def put(self, key: K, error: Exception, now: datetime, named: Mapping[str, Any]) -> None:
+        """Leave ``key`` alone for a while, shorter if it is only locked, and log it.
 
-    def tell(
-        self,
-        logger: logging.Logger,
-        what: str,
-        error: Exception,
-        named: Mapping[str, Any],
-        *,
-        known: type[Exception] = Locked,
-    ) -> None:
-        """Log that something is set aside: a few lines a minute, and the way to each error once an hour."""
-        if self._budget.allows(logger):
-            is_clear = isinstance(error, Locked | known) or not self._traced.allows(repr(error)[:200])
+        The log gets a few lines a minute, and the way to each error once an hour.
+        """
+        self._until[key] = now + (STUCK_FOR if isinstance(error, Locked) else BROKEN_FOR)
+        if self._budget.allows(self._logger):
+            is_clear = isinstance(error, Locked | self._known) or not self._traced.allows(repr(error)[:200])
             told = str(error) if is_clear else repr(error)
-            logger.warning("%s: %s", what, told, extra=named, exc_info=None if is_clear else error)
+            self._logger.warning(
+                "%s: %s", self._what, told, extra=named, exc_info=None if is_clear else error
+            )
 
     def resting(self, now: datetime) -> list[K]:
         """Return what is left alone now; a clock that was set back keeps nothing longer."""

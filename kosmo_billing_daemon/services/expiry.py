@@ -41,7 +41,7 @@ class Expiry:
     links: RenewalLinks
     renewals: AutoRenewals
     changed: Callable[[], None]
-    _aside: Cooldown[UserId] = field(default_factory=Cooldown)
+    _aside: Cooldown[UserId] = field(default_factory=lambda: Cooldown(log, "subscription set aside"))
 
     async def next_due(self) -> datetime | None:
         """Return when there is something to do next."""
@@ -61,8 +61,7 @@ class Expiry:
         passed = 0
         for user_id, result in zip(due, await write_each(due, self._pass_deadlines), strict=True):
             if isinstance(result, Exception) and not isinstance(result, Erased):  # which left nothing to do
-                self._aside.put(user_id, result, self.clock())
-                self._aside.tell(log, "subscription set aside", result, fields(user=user_id))
+                self._aside.put(user_id, result, self.clock(), fields(user=user_id))
             elif not isinstance(result, Exception):
                 passed += result
         if passed:

@@ -49,7 +49,9 @@ class Inquiries:
     btcpay: BtcpayClient
     store_id: str
     clock: Clock
-    _aside: Cooldown[tuple[str, str]] = field(default_factory=Cooldown, init=False)
+    _aside: Cooldown[tuple[str, str]] = field(
+        default_factory=lambda: Cooldown(log, "inquiry set aside", known=Unreadable), init=False
+    )
 
     async def next_due(self) -> datetime | None:
         """Return when what was set aside is tried again."""
@@ -63,9 +65,7 @@ class Inquiries:
         for one in due:
             (result,) = await write_each([one], self._answer)
             if isinstance(result, Exception):
-                named = fields(invoice=one.btcpay_invoice_id)
-                self._aside.put(one.key, result, self.clock())
-                self._aside.tell(log, "inquiry set aside", result, named, known=Unreadable)
+                self._aside.put(one.key, result, self.clock(), fields(invoice=one.btcpay_invoice_id))
         return len(due)
 
     async def _answer(self, asked: Sequence[Inquiry]) -> list[None]:

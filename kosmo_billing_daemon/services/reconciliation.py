@@ -68,7 +68,9 @@ class Reconciliation:
     clock: Clock
     watch: ClockWatch = field(default_factory=ClockWatch)
     more: Callable[[], None] = lambda: None
-    _aside: Cooldown[InvoiceId] = field(default_factory=Cooldown, init=False)
+    _aside: Cooldown[InvoiceId] = field(
+        default_factory=lambda: Cooldown(log, "invoice set aside", known=Unreadable), init=False
+    )
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _taken: set[InvoiceId] = field(default_factory=set, init=False)
     _passed_over: bool = field(default=False, init=False)
@@ -180,9 +182,7 @@ class Reconciliation:
             return
         now = self.clock()
         for invoice, error in failed:
-            self._aside.put(invoice.id, error, now)
-            named = fields(order=invoice.id)
-            self._aside.tell(log, "invoice set aside", error, named, known=Unreadable)
+            self._aside.put(invoice.id, error, now, fields(order=invoice.id))
         reasons = [(invoice.id, str(error)) for invoice, error in failed]
         async with self.pool.connection() as connection:
             await lookups.note_set_aside(connection, reasons, now)

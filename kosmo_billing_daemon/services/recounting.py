@@ -34,7 +34,7 @@ class Recounting:
     pool: Pool
     clock: Clock
     changed: Callable[[], None]
-    _aside: Cooldown[UserId] = field(default_factory=Cooldown)
+    _aside: Cooldown[UserId] = field(default_factory=lambda: Cooldown(log, "late usage set aside"))
 
     async def next_due(self) -> datetime | None:
         """Return when what was set aside is tried again."""
@@ -49,8 +49,7 @@ class Recounting:
             return 0
         for user_id, result in zip(due, await write_each(due, self._recount), strict=True):
             if isinstance(result, Exception) and not isinstance(result, Erased):  # which left nothing to do
-                self._aside.put(user_id, result, self.clock())
-                self._aside.tell(log, "late usage set aside", result, fields(user=user_id))
+                self._aside.put(user_id, result, self.clock(), fields(user=user_id))
         self.changed()
         return len(due)
 
