@@ -40,16 +40,8 @@ async def open_cases(
     """
     if not cases:
         return set()
-    rows = await connection.fetch(
-        _OPEN,
-        [invoice.id for invoice, _ in cases],
-        [invoice.user_id for invoice, _ in cases],
-        [case.kind for _, case in cases],
-        [case.detail for _, case in cases],
-        [case.amount for _, case in cases],
-        now,
-        [OUTDATED, BY_ITSELF],
-    )
+    values = [(one.id, one.user_id, case.kind, case.detail, case.amount) for one, case in cases]
+    rows = await connection.fetch(_OPEN, *zip(*values, strict=True), now, [OUTDATED, BY_ITSELF])
     return {(row["invoice_id"], CaseKind(row["kind"])) for row in rows}
 
 

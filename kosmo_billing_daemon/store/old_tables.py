@@ -113,9 +113,9 @@ async def load_values(
     return values
 
 
-_SELECT = "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS reads,"
-_RIGHTS = f"""
-{_SELECT} pg_has_role(c.relowner, 'USAGE') AS owns, pg_get_userbyid(c.relowner)::text AS owner,
+_RIGHTS = """
+SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS reads,
+    pg_has_role(c.relowner, 'USAGE') AS owns, pg_get_userbyid(c.relowner)::text AS owner,
     current_user::text AS role, current_database()::text AS database,
     has_database_privilege(current_database(), 'CREATE') AS creates
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)
@@ -146,27 +146,21 @@ async def load_lacking(
         if row is None:
             continue
         role = quoted(row["role"])
-        if not row["reads"]:
-            lack = _not_readable(row, schema, name)
-            lacking.setdefault(lack.statement, lack)
+        found = [] if row["reads"] else [_not_readable(row, schema, name)]
         if not row["owns"]:
-            lack = Lack(
-                f"role {row['role']} may not move {schema}.{name}, which {row['owner']} owns",
-                f"GRANT {quoted(row['owner'])} TO {role}",
-            )
+            fact = f"role {row['role']} may not move {schema}.{name}, which {row['owner']} owns"
+            found.append(Lack(fact, f"GRANT {quoted(row['owner'])} TO {role}"))
+        missing = [
+            each
+            for each in schemas
+            if not row["creates"]
+            and await connection.fetchval("SELECT to_regnamespace($1) IS NULL", quoted(each))
+        ]
+        if missing:
+            fact = f"role {row['role']} may not make the schemas {', '.join(missing)}"
+            found.append(Lack(fact, f"GRANT CREATE ON DATABASE {quoted(row['database'])} TO {role}"))
+        for lack in found:
             lacking.setdefault(lack.statement, lack)
-        if not row["creates"]:
-            missing = [
-                each
-                for each in schemas
-                if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", quoted(each))
-            ]
-            if missing:
-                lack = Lack(
-                    f"role {row['role']} may not make the schemas {', '.join(missing)}",
-                    f"GRANT CREATE ON DATABASE {quoted(row['database'])} TO {role}",
-                )
-                lacking.setdefault(lack.statement, lack)
     return list(lacking.values())
 
 
