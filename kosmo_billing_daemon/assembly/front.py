@@ -73,7 +73,6 @@ class Front:
             pool=pool,
             btcpay=btcpay,
             settlement=settlement,
-            catalogue=catalogue,
             clock=clock,
             expiration=settings.btcpay.invoice_expiration,
             limit=RateLimit(settings.http.invoice_rate),

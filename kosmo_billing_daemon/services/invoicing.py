@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayAway, BtcpayDenied, BtcpayRefused, CreationUnknown
 from kosmo_billing_daemon.domain.invoices import Invoice, InvoiceStatus, Observation
-from kosmo_billing_daemon.domain.plans import Catalogue, Plan
+from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.subscriptions import InvoiceId, UserId
 from kosmo_billing_daemon.errors import NotFound, Unavailable
 from kosmo_billing_daemon.runtime.clock import Clock
@@ -57,7 +57,6 @@ class Invoicing:
     pool: Pool
     btcpay: BtcpayClient
     settlement: Settlement
-    catalogue: Catalogue
     clock: Clock
     expiration: timedelta | None = None
     limit: RateLimit | None = None
@@ -74,23 +73,14 @@ class Invoicing:
             credit=self.settlement.credit,
         )
 
-    async def open(self, user_id: UserId, plan_type: str, redirect_url: str | None) -> tuple[Invoice, bool]:
-        """Return an open invoice for the plan, and whether it is new (R10).
-
-        Raises ``Invalid`` for an unknown plan, ``Conflict`` beyond the prepaid cap (R11), ``TooMany``
-        beyond the limit, and ``Unavailable`` when BTCPay could not be asked; then the same request may be
-        repeated.
-        """
-        opened = await self.open_under(None, user_id, self.catalogue.require(plan_type), redirect_url)
-        return opened.invoice, opened.is_new
-
-    async def open_under(
-        self, key: Key | None, user_id: UserId, plan: Plan, redirect_url: str | None
+    async def open(
+        self, user_id: UserId, plan: Plan, redirect_url: str | None, *, key: Key | None = None
     ) -> OpenedInvoice:
-        """Do the same for a plan or pack, under a key: a known one gives the invoice it led to.
+        """Return an open invoice for a plan or pack (R10); under a known key, the one that it led to.
 
-        Raises ``Invalid`` when something else was asked under it, ``Conflict`` too for a pack that fits
-        nothing (R17).
+        Raises ``Conflict`` beyond the prepaid cap (R11) and for a pack that fits nothing (R17), ``TooMany``
+        beyond the limit, ``Invalid`` when something else was asked under the key, and ``Unavailable`` when
+        BTCPay could not be asked; then the same request may be repeated.
         """
         return await _finished(
             asyncio.create_task(self._open(PurchaseRequest(user_id, plan, redirect_url, key)))

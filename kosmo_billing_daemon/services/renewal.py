@@ -137,7 +137,7 @@ class Renewals:
         plan = self._plan(plan_type, pack, newest)
         if plan is None:
             raise NotFound("no plan was chosen", code="unknown_plan")
-        return (await self.invoicing.open_under(None, user_id, plan, redirect_url)).invoice
+        return (await self.invoicing.open(user_id, plan, redirect_url)).invoice
 
     def _plan(self, plan_type: str | None, pack: str | None, newest: Sequence[Subscription]) -> Plan | None:
         """Return what was asked for, or the plan that was bought last as far as it is still for sale."""

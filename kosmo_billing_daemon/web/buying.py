@@ -57,7 +57,7 @@ async def _open(request: web.Request) -> web.Response:
     # A plan and a pack never have one name.
     key = None if named is None else Key.of(named, plan.plan_type, redirect_url)
     invoicing = request.app[keys.INVOICING]
-    opened = await invoicing.open_under(key, user_id, plan, redirect_url)
+    opened = await invoicing.open(user_id, plan, redirect_url, key=key)
     reply = opened.reply
     if opened.is_new and reply is None:
         invoice_id = opened.invoice.btcpay_invoice_id

@@ -214,13 +214,9 @@ async def test_credit_is_refunded_and_the_refund_cancelled(
     shop: ConsoleShop, alice: Visitor, user: UserId
 ) -> None:
     invoicing = Invoicing(
-        pool=shop.pool,
-        btcpay=shop.settlement.btcpay,
-        settlement=shop.settlement,
-        catalogue=BUILT_IN,
-        clock=shop.clock,
+        pool=shop.pool, btcpay=shop.settlement.btcpay, settlement=shop.settlement, clock=shop.clock
     )
-    invoice, _ = await invoicing.open(user, "sanctuary", None)
+    invoice = (await invoicing.open(user, BUILT_IN.require("sanctuary"), None)).invoice
     name = str(invoice.btcpay_invoice_id)
     for action, amount in (("pay_partial", "30"), ("expire", None), ("confirm", None)):
         await shop.simulator.act(name, action, amount)

@@ -60,6 +60,11 @@ class Daemon:
     inbox: Inbox
     changes: list[None]
 
+    async def open(self, user_id: UserId, plan_type: str) -> tuple[Invoice, bool]:
+        """Return an open invoice for a plan, and whether it is new."""
+        opened = await self.invoicing.open(user_id, self.renewals.catalogue.require(plan_type), None)
+        return opened.invoice, opened.is_new
+
     async def settle(self) -> int:
         """Make lookups until none is due; returns how many there were."""
         total = 0
@@ -175,9 +180,7 @@ class Shop:
             pool=pool,
             btcpay=btcpay,
             settlement=settlement,
-            invoicing=Invoicing(
-                pool=pool, btcpay=btcpay, settlement=settlement, catalogue=catalogue, clock=self.clock
-            ),
+            invoicing=Invoicing(pool=pool, btcpay=btcpay, settlement=settlement, clock=self.clock),
             reconciliation=Reconciliation(pool=pool, settlement=settlement, clock=self.clock),
             renewals=renewals,
             expiry=Expiry(
@@ -196,7 +199,7 @@ class Shop:
 
     async def open(self, user_id: UserId, plan_type: str = "wanderer") -> Invoice:
         """Open an invoice, and let its first webhook pass."""
-        invoice, _ = await self.front.invoicing.open(user_id, plan_type, None)
+        invoice, _ = await self.front.open(user_id, plan_type)
         await self.told()
         return invoice
 

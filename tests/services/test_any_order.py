@@ -18,7 +18,7 @@ async def story(shop: Shop) -> None:
     """One payment of every kind; nothing settles before its end."""
     opened: list[Invoice] = []
     for user in USERS:
-        invoice, _ = await shop.front.invoicing.open(user, "wanderer", None)
+        invoice, _ = await shop.front.open(user, "wanderer")
         opened.append(invoice)
     ids = [shop.btcpay_id(invoice) for invoice in opened]
     act = shop.simulator.act

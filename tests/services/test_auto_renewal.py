@@ -167,7 +167,7 @@ async def test_who_else_finds_the_end_first_does_not_cost_the_renewal(shop: Shop
     await use(shop, user, 20)
     until = await end(shop, user)
     shop.clock.now = until - timedelta(minutes=5)
-    pack = (await shop.front.invoicing.open_under(None, user, EXTRA, None)).invoice
+    pack = (await shop.front.invoicing.open(user, EXTRA, None)).invoice
     await give(shop, user, "5.00")
     await shop.front.renewals.choose(user, auto=True)
     shop.clock.now = until + timedelta(seconds=1)

@@ -14,7 +14,7 @@ from tests.services.conftest import Shop
 
 async def test_backlog_is_the_age_of_the_oldest(shop: Shop, user: UserId) -> None:
     assert (await read_backlog(shop.front.pool, shop.clock)).deliveries == 0
-    await shop.front.invoicing.open(user, "wanderer", None)
+    await shop.front.open(user, "wanderer")
     await shop.simulator.drained()
     # What is queued for publication is timed by the database, whose clock no hand moves.
     await shop.front.execute("UPDATE outbox SET queued_at = $1", shop.clock())

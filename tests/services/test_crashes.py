@@ -145,7 +145,7 @@ async def test_death_while_creating_is_made_up_for(shop: Shop, answered: bool) -
     user = USERS[0]
     if answered:
         shop.simulator.set_faults(create_times_out=True)
-        dying = asyncio.create_task(shop.front.invoicing.open(user, "wanderer", None))
+        dying = asyncio.create_task(shop.front.open(user, "wanderer"))
 
         async def created() -> int:
             return len(shop.simulator.invoices)
@@ -160,7 +160,7 @@ async def test_death_while_creating_is_made_up_for(shop: Shop, answered: bool) -
         await reserve(shop, user)
     restarted = await shop.start()
     shop.clock.move(minutes=1)
-    invoice, is_new = await restarted.invoicing.open(user, "wanderer", None)
+    invoice, is_new = await restarted.open(user, "wanderer")
     assert not is_new
     assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
     await shop.told()

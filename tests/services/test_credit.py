@@ -183,7 +183,7 @@ async def test_credit_is_reserved_once_and_freed_when_its_invoice_expires(shop: 
 async def test_two_requests_at_once_never_reserve_the_same_credit(shop: Shop, user: UserId) -> None:
     await credited(shop, user, "4.10")
     opened = await asyncio.gather(
-        *(shop.front.invoicing.open(user, each, None) for each in ("guardian", "sanctuary", "wanderer"))
+        *(shop.front.open(user, each) for each in ("guardian", "sanctuary", "wanderer"))
     )
     assert sum(invoice.credit_used for invoice, _ in opened) == Decimal("4.10")
 
@@ -191,15 +191,15 @@ async def test_two_requests_at_once_never_reserve_the_same_credit(shop: Shop, us
 async def test_credit_that_covers_the_price_buys_at_once_without_btcpay(shop: Shop, user: UserId) -> None:
     await credited(shop, user, "11.99")
     shop.simulator.set_faults(down=True)
-    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
-    again, _ = await shop.front.invoicing.open(user, "wanderer", None)  # a double click
+    invoice, is_new = await shop.front.open(user, "wanderer")
+    again, _ = await shop.front.open(user, "wanderer")  # a double click
     assert (is_new, invoice.id, invoice.checkout_url) == (True, again.id, None)
     (row,) = await shop.front.subscriptions(user)
     assert (row["status"], row["source"]) == ("active", "credit")
     assert await credit(shop, user) == {"USD": Decimal("6.99")}
     assert (await shop.front.invoicing.show(user, str(invoice.id))).id == invoice.id
     shop.clock.move(minutes=2)
-    await shop.front.invoicing.open(user, "wanderer", None)
+    await shop.front.open(user, "wanderer")
     assert await shop.front.statuses(user) == ["replaced", "active"]
     assert await credit(shop, user) == {"USD": Decimal("1.99")}
 
@@ -208,7 +208,7 @@ async def test_an_invoice_paid_late_does_not_spend_what_was_spent_meanwhile(shop
     await credited(shop, user, "5.00")
     late = await shop.open(user, "guardian")
     await shop.wait(minutes=16)
-    await shop.front.invoicing.open(user, "wanderer", None)  # its five dollars pay this one
+    await shop.front.open(user, "wanderer")  # its five dollars pay this one
     await shop.act(late, "pay_late", "confirm")
     await shop.wait(minutes=10)
     assert await shop.front.statuses(user) == ["active"]
@@ -230,7 +230,7 @@ async def test_a_balance_below_zero_is_one_case_until_it_is_paid_back_or_evened_
     paid = await shop.open(user)
     await shop.lightning(paid, "10.00")
     name = shop.btcpay_id(paid)
-    await shop.front.invoicing.open(user, "wanderer", None)  # from the five dollars of credit
+    await shop.front.open(user, "wanderer")  # from the five dollars of credit
     assert await listed() == []
     await refunded("5.00")
     assert await credit(shop, user) == {"USD": Decimal("-5.00")}
@@ -254,7 +254,7 @@ async def test_an_invoice_that_btcpay_rounds_is_refused_and_never_shown(shop: Sh
     rounded = plan("guardian", "12.005", 500)  # as from a catalogue of before the check
     await shop.start(catalogue=Catalogue((rounded,)), credit=True)
     with pytest.raises(Unavailable) as refused:
-        await shop.front.invoicing.open(user, "guardian", None)
+        await shop.front.open(user, "guardian")
     assert refused.value.code == "btcpay_mismatch"
     ((kind, _, is_open),) = await shop.front.cases(user)
     assert (kind, is_open) == ("mismatch", True)

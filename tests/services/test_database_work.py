@@ -103,7 +103,7 @@ async def test_purchases_write_little_and_rewrite_no_index(shop: Shop) -> None:
 async def open_and_pay(shop: Shop) -> list[Delivery]:
     """Open invoices, pay them, and return the webhooks about that."""
     users = [UserId(uuid4()) for _ in range(TOGETHER)]
-    opened = await asyncio.gather(*(shop.front.invoicing.open(user, "wanderer", None) for user in users))
+    opened = await asyncio.gather(*(shop.front.open(user, "wanderer") for user in users))
     told = []
     for invoice, _ in opened:
         await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")

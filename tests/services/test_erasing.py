@@ -118,7 +118,7 @@ async def test_nothing_is_sold_leased_or_linked_to_an_erased_user(shop: Shop, us
     await shop.buy(user)
     await subjects(shop).erase(user, BY, forfeit=True)
     with pytest.raises(Erased):
-        await shop.front.invoicing.open(user, "wanderer", None)
+        await shop.front.open(user, "wanderer")
     ask = LeaseRequest(request_id="r", user_id=user, want=5)
     (answer,) = await Leasing(pool=shop.front.pool, clock=shop.clock).answer([("gateway", ask)])
     assert answer is not None

@@ -185,12 +185,12 @@ async def test_requests_and_operators_are_told_who_holds_the_lock(
         began = time.monotonic()
         for refused in (
             whitelist.add(user, "!a1b2c3d4", None),
-            shop.front.invoicing.open(user, "wanderer", None),
+            shop.front.open(user, "wanderer"),
         ):
             with pytest.raises(Locked, match=f"pid {pid}"):
                 await refused
         await whitelist.add(others[0], "!a1b2c3d4", None)
-        await shop.front.invoicing.open(others[0], "wanderer", None)
+        await shop.front.open(others[0], "wanderer")
         assert time.monotonic() - began < SOON
 
 

@@ -61,7 +61,7 @@ class Customer:
         if chance.random() < 0.3:
             await daemon.renewals.choose(self.user, auto=chance.random() < 0.8)
         wanted = WITH_PACK.packs[0] if chance.random() < 0.3 else WITH_PACK.require(chance.choice(PLANS))
-        invoice = (await daemon.invoicing.open_under(None, self.user, wanted, None)).invoice
+        invoice = (await daemon.invoicing.open(self.user, wanted, None)).invoice
         if invoice.btcpay_invoice_id is not None:
             self.invoices.append((invoice.btcpay_invoice_id, invoice.id))
 

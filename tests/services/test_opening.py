@@ -39,9 +39,9 @@ async def create_at_btcpay(shop: Shop, order_id: InvoiceId, amount: str = "5.00"
 async def test_what_certainly_was_not_created_is_given_up_at_once(shop: Shop, user: UserId) -> None:
     await shop.simulator.go_away()
     with pytest.raises(Unavailable):
-        await shop.front.invoicing.open(user, "wanderer", None)
+        await shop.front.open(user, "wanderer")
     await shop.simulator.come_back()
-    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    invoice, is_new = await shop.front.open(user, "wanderer")
     assert is_new
     rows = await shop.front.rows("SELECT status FROM btcpay_invoices ORDER BY created_at, status")
     assert sorted(row["status"] for row in rows) == ["abandoned", "new"]
@@ -65,7 +65,7 @@ async def test_what_btcpay_refuses_is_given_up_at_once_each_time(
     began = time.monotonic()
     for _ in range(3):
         with pytest.raises(Unavailable):
-            await shop.front.invoicing.open(user, "wanderer", None)
+            await shop.front.open(user, "wanderer")
     assert time.monotonic() - began < 5
     rows = await shop.front.rows("SELECT status, next_check_at FROM btcpay_invoices")
     assert [tuple(row) for row in rows] == [("abandoned", None)] * 3
@@ -98,11 +98,11 @@ async def test_what_may_exist_is_looked_for_until_it_is_known(shop: Shop, user: 
         began = time.monotonic()
         for daemon, who in ((one, user), (one, other), (one, user), (two, user)):
             with pytest.raises(Unavailable):
-                await daemon.invoicing.open(who, "wanderer", None)
+                await daemon.open(who, "wanderer")
         assert time.monotonic() - began < 5, "nobody waits for who has given up"
         front.instead = None
         assert len(shop.simulator.invoices) == 2
-        invoice, is_new = await two.invoicing.open(user, "wanderer", None)
+        invoice, is_new = await two.open(user, "wanderer")
         assert (invoice.status, is_new) == (InvoiceStatus.NEW, False)
         await two.settle()
     (row,) = await shop.front.rows("SELECT status FROM btcpay_invoices WHERE user_id = $1", other)
@@ -116,14 +116,14 @@ async def test_a_released_reservation_is_taken_over_by_one(shop: Shop, user: Use
     async with relay(shop.simulator.url) as front:
         front.answer = page(502)
         with pytest.raises(Unavailable):
-            await (await shop.start(btcpay_url=front.url)).invoicing.open(user, "wanderer", None)
-    opened = await asyncio.gather(*(each.invoicing.open(user, "wanderer", None) for each in (one, two) * 4))
+            await (await shop.start(btcpay_url=front.url)).open(user, "wanderer")
+    opened = await asyncio.gather(*(each.open(user, "wanderer") for each in (one, two) * 4))
     assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
     assert len(shop.simulator.invoices) == 1
 
 
 async def test_parallel_requests_get_one_invoice(shop: Shop, user: UserId) -> None:
-    opened = await asyncio.gather(*(shop.front.invoicing.open(user, "wanderer", None) for _ in range(8)))
+    opened = await asyncio.gather(*(shop.front.open(user, "wanderer") for _ in range(8)))
     assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
     assert Counter(is_new for _, is_new in opened) == {True: 1, False: 7}
     assert len(shop.simulator.invoices) == 1
@@ -132,9 +132,7 @@ async def test_parallel_requests_get_one_invoice(shop: Shop, user: UserId) -> No
 
 async def test_parallel_requests_at_two_daemons_get_one_invoice(shop: Shop, user: UserId) -> None:
     one, two = shop.front, await shop.start()
-    opened = await asyncio.gather(
-        *(daemon.invoicing.open(user, "wanderer", None) for daemon in (one, two, one, two))
-    )
+    opened = await asyncio.gather(*(daemon.open(user, "wanderer") for daemon in (one, two, one, two)))
     assert len({invoice.btcpay_invoice_id for invoice, _ in opened}) == 1
     assert len(shop.simulator.invoices) == 1
 
@@ -150,7 +148,7 @@ async def test_a_stricter_isolation_by_default_lets_nobody_open_two_invoices(
     try:
         async with holder.transaction():
             await holder.execute(locking_users([user]))
-            opening = [asyncio.create_task(d.invoicing.open(user, "wanderer", None)) for d in (one, two)]
+            opening = [asyncio.create_task(d.open(user, "wanderer")) for d in (one, two)]
             waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             await until(lambda: holder.fetchval(waiting), "both wait for the user's lock")
         opened = await asyncio.gather(*opening)
@@ -165,9 +163,9 @@ async def test_what_another_daemon_gave_up_meanwhile_is_no_invoice(shop: Shop, u
     hurried = Timeouts(connect=1, call=1, create=0.5)
     one, two = await shop.start(timeouts=hurried), await shop.start(timeouts=hurried)
     shop.simulator.set_faults(slow_ms=60_000)
-    first = asyncio.create_task(one.invoicing.open(user, "wanderer", None))
+    first = asyncio.create_task(one.open(user, "wanderer"))
     await until(lambda: one.rows("SELECT FROM btcpay_invoices"), "the reservation")
-    second = asyncio.create_task(two.invoicing.open(user, "wanderer", None))
+    second = asyncio.create_task(two.open(user, "wanderer"))
 
     async def waits() -> bool:
         return bool(two.invoicing._in_progress)
@@ -182,17 +180,17 @@ async def test_what_another_daemon_gave_up_meanwhile_is_no_invoice(shop: Shop, u
 async def test_open_invoice_is_returned_until_it_expires_or_is_paid(shop: Shop, user: UserId) -> None:
     first = await shop.open(user)
     shop.clock.move(minutes=14)
-    again, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    again, is_new = await shop.front.open(user, "wanderer")
     assert (again.id, is_new) == (first.id, False)
-    other, is_new = await shop.front.invoicing.open(user, "guardian", None)
+    other, is_new = await shop.front.open(user, "guardian")
     assert is_new
     assert other.id != first.id
     shop.clock.move(minutes=2)
-    second, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    second, is_new = await shop.front.open(user, "wanderer")
     assert is_new
     assert second.id != first.id
     await shop.act(second, "pay")
-    third, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    third, is_new = await shop.front.open(user, "wanderer")
     assert is_new
     assert third.id not in (first.id, second.id)
 
@@ -200,7 +198,7 @@ async def test_open_invoice_is_returned_until_it_expires_or_is_paid(shop: Shop, 
 async def test_users_never_share_an_invoice(shop: Shop, user: UserId) -> None:
     mine = await shop.open(user)
     stranger = UserId(uuid4())
-    theirs, is_new = await shop.front.invoicing.open(stranger, "wanderer", None)
+    theirs, is_new = await shop.front.open(stranger, "wanderer")
     assert is_new
     assert theirs.id != mine.id
     with pytest.raises(NotFound):
@@ -210,7 +208,7 @@ async def test_users_never_share_an_invoice(shop: Shop, user: UserId) -> None:
 async def test_creation_whose_answer_is_lost_is_found_by_its_order_id(shop: Shop, user: UserId) -> None:
     await shop.start(timeouts=IMPATIENT)
     shop.simulator.set_faults(create_times_out=True)
-    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    invoice, is_new = await shop.front.open(user, "wanderer")
     assert is_new
     assert list(shop.simulator.invoices) == [invoice.btcpay_invoice_id]
     assert invoice.status is InvoiceStatus.NEW
@@ -220,7 +218,7 @@ async def test_creation_whose_answer_is_lost_is_found_by_its_order_id(shop: Shop
 async def test_request_after_an_outage_uses_the_same_reservation(shop: Shop, user: UserId) -> None:
     reserved = await reserve(shop, user)
     shop.clock.move(minutes=2)
-    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    invoice, is_new = await shop.front.open(user, "wanderer")
     assert (invoice.id, is_new) == (reserved, False)
     assert invoice.status is InvoiceStatus.NEW
     assert len(shop.simulator.invoices) == 1
@@ -230,7 +228,7 @@ async def test_request_after_a_crash_finds_what_was_created(shop: Shop, user: Us
     reserved = await reserve(shop, user)
     created = await create_at_btcpay(shop, reserved)
     shop.clock.move(minutes=2)
-    invoice, _ = await (await shop.start()).invoicing.open(user, "wanderer", None)
+    invoice, _ = await (await shop.start()).open(user, "wanderer")
     assert (invoice.id, invoice.btcpay_invoice_id) == (reserved, created)
     assert len(shop.simulator.invoices) == 1
 
@@ -262,7 +260,7 @@ async def test_reservation_that_btcpay_never_saw_is_abandoned(shop: Shop, user: 
     kept = await shop.front.invoice(reserved)
     assert (kept["status"], kept["next_check_at"]) == ("abandoned", None)
     assert await shop.front.events(user) == []
-    invoice, is_new = await shop.front.invoicing.open(user, "wanderer", None)
+    invoice, is_new = await shop.front.open(user, "wanderer")
     assert is_new
     assert invoice.id != reserved
 
@@ -282,17 +280,17 @@ async def test_refusal_frees_the_user_to_try_again(shop: Shop, user: UserId) -> 
     unknown_currency = replace(wanderer, price=Price(wanderer.price.amount, "XQX"))
     daemon = await shop.start(catalogue=Catalogue((unknown_currency,)))
     with pytest.raises(Unavailable) as refused:
-        await daemon.invoicing.open(user, "wanderer", None)
+        await daemon.open(user, "wanderer")
     assert refused.value.code == "btcpay_refused"
     (row,) = await shop.front.rows("SELECT status FROM btcpay_invoices")
     assert row["status"] == "abandoned"
-    _, is_new = await (await shop.start()).invoicing.open(user, "wanderer", None)
+    _, is_new = await (await shop.start()).open(user, "wanderer")
     assert is_new
 
 
 async def test_caller_who_leaves_does_not_stop_the_creation(shop: Shop, user: UserId) -> None:
     shop.simulator.set_faults(slow_ms=100)
-    request = asyncio.create_task(shop.front.invoicing.open(user, "wanderer", None))
+    request = asyncio.create_task(shop.front.open(user, "wanderer"))
     await until(lambda: shop.front.rows("SELECT FROM btcpay_invoices"), "it is reserved")
     request.cancel()
     with pytest.raises(asyncio.CancelledError):

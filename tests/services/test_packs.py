@@ -27,7 +27,7 @@ async def shop(simulator: Simulator, clock: HandClock, database_url: str) -> Asy
 
 
 async def order(shop: Shop, user: UserId) -> Invoice:
-    opened = await shop.front.invoicing.open_under(None, user, EXTRA, None)
+    opened = await shop.front.invoicing.open(user, EXTRA, None)
     await shop.told()
     return opened.invoice
 
@@ -110,16 +110,14 @@ async def test_a_pack_that_credit_pays_is_added_at_once_and_a_double_click_buys_
     await shop.buy(user)
     await credited(shop, user, "8.00")
     shop.simulator.set_faults(down=True)
-    opened = await asyncio.gather(
-        *(shop.front.invoicing.open_under(None, user, EXTRA, None) for _ in range(4))
-    )
-    opened.append(await shop.front.invoicing.open_under(None, user, EXTRA, None))
+    opened = await asyncio.gather(*(shop.front.invoicing.open(user, EXTRA, None) for _ in range(4)))
+    opened.append(await shop.front.invoicing.open(user, EXTRA, None))
     assert len({one.invoice.id for one in opened}) == 1
     assert await limits(shop, user) == [100]
     assert await credit(shop, user) == {"USD": Decimal("4.00")}
     assert (await shop.front.events(user)).count("quota.topped_up") == 1
     shop.clock.move(minutes=2)
-    await shop.front.invoicing.open_under(None, user, EXTRA, None)
+    await shop.front.invoicing.open(user, EXTRA, None)
     assert await limits(shop, user) == [150]
 
 

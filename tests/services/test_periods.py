@@ -251,7 +251,7 @@ async def test_nothing_is_sold_beyond_400_days(shop: Shop, user: UserId) -> None
         await shop.buy(user)
     known = len(shop.simulator.invoices)
     with pytest.raises(Conflict) as refused:
-        await shop.front.invoicing.open(user, "wanderer", None)
+        await shop.front.open(user, "wanderer")
     assert refused.value.code == "prepaid_cap"
     assert len(shop.simulator.invoices) == known, "refused before BTCPay was asked"
     assert len(await shop.front.rows("SELECT FROM btcpay_invoices")) == 13
@@ -262,7 +262,7 @@ async def test_confirming_purchases_count_towards_the_cap(shop: Shop, user: User
         await shop.buy(user)
     await shop.act(await shop.open(user), "pay")
     with pytest.raises(Conflict):
-        await shop.front.invoicing.open(user, "wanderer", None)
+        await shop.front.open(user, "wanderer")
 
 
 async def test_revoked_purchase_does_not_hide_the_one_that_holds_from_the_cap(
@@ -273,13 +273,13 @@ async def test_revoked_purchase_does_not_hide_the_one_that_holds_from_the_cap(
     await shop.act(await shop.open(user, "sanctuary"), "mark_settled", "mark_invalid")
     assert (await shop.front.statuses(user))[-2:] == ["active", "revoked"]
     with pytest.raises(Conflict):  # 500.00 USD are worth 3000 days of the cheapest plan
-        await shop.front.invoicing.open(user, "wanderer", None)
+        await shop.front.open(user, "wanderer")
 
 
 async def test_plan_that_is_not_for_sale_is_refused_before_anything_is_written(
     shop: Shop, user: UserId
 ) -> None:
     with pytest.raises(Invalid) as refused:
-        await shop.front.invoicing.open(user, "free", None)
+        await shop.front.open(user, "free")
     assert (refused.value.field, refused.value.code) == ("plan_type", "unknown_plan")
     assert await shop.front.rows("SELECT FROM btcpay_invoices") == []

@@ -191,18 +191,18 @@ async def test_reservation_whose_invoice_cannot_be_read_is_not_created_again(
 
         passing.spoil = spoil
         with pytest.raises(Unavailable):
-            await daemon.invoicing.open(user, "wanderer", None)
+            await daemon.open(user, "wanderer")
         shop.simulator.set_faults(create_times_out=False)
         shop.clock.move(minutes=2)
         with pytest.raises(Unavailable):
-            await daemon.invoicing.open(user, "wanderer", None)
+            await daemon.open(user, "wanderer")
         for _ in range(15):
             shop.clock.move(minutes=1)
             await daemon.settle()
         (row,) = await daemon.rows("SELECT status FROM btcpay_invoices")
         assert row["status"] == "reserved", "it exists at BTCPay, so it is not given up"
         passing.spoil = None
-        opened, _ = await daemon.invoicing.open(user, "wanderer", None)
+        opened, _ = await daemon.open(user, "wanderer")
         assert [opened.btcpay_invoice_id] == list(shop.simulator.invoices)
 
 

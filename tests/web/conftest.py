@@ -220,7 +220,6 @@ class Starter:
                 pool=pool,
                 btcpay=btcpay,
                 settlement=settlement,
-                catalogue=catalogue,
                 clock=clock,
                 limit=RateLimit(invoice_rate),
             ),
