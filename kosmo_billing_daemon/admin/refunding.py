@@ -47,59 +47,30 @@ class Refunding:
         after BTCPay has paid the last. Raises ``Conflict`` where there is no such credit, ``Invalid`` for a
         sum that cannot be paid out.
         """
-        one = await self._receipt(name)
-        (made,) = await self._refund(one.user_id, [one], amount, by, another=another)
+        (made,) = await self.refund_all(name, amount, by, another=another)
         return made
 
-    async def refund_user(
-        self, user_id: UserId, amount: Decimal | None, by: OperatorAction, *, another: bool = False
+    async def refund_all(
+        self, of: UserId | str, amount: Decimal | None, by: OperatorAction, *, another: bool = False
     ) -> list[Refund]:
-        """Refund a user's credit by the invoices that brought money in, the newest first."""
-        async with self.pool.connection() as connection:
-            receipts = await refunds.load_receipts(connection, user_id)
-        return await self._refund(user_id, receipts, amount, by, another=another)
+        """Refund a user's credit by the invoices that brought money in, the newest first.
 
-    async def order(
-        self, of: UserId | str, amount: Decimal | None, by: OperatorAction, *, another: bool
-    ) -> list[Refund]:
-        """Do what a refund begins with, before BTCPay is asked: all that a preview needs.
-
-        It is of one invoice, given by its name, or of all the credit of a user.
+        It is of one such invoice alone where its name is given instead of the user.
         """
-        if isinstance(of, str):
-            receipts = [await self._receipt(of)]
-            found, _ = await self._order(receipts[0].user_id, receipts, amount, by, another=another)
-            return found
-        async with self.pool.connection() as connection:
-            receipts = await refunds.load_receipts(connection, of)
-        found, _ = await self._order(of, receipts, amount, by, another=another)
-        return found
-
-    async def _refund(
-        self,
-        user_id: UserId | None,
-        receipts: Sequence[Receipt],
-        amount: Decimal | None,
-        by: OperatorAction,
-        *,
-        another: bool,
-    ) -> list[Refund]:
-        found, is_new = await self._order(user_id, receipts, amount, by, another=another)
+        found, is_new = await self.order(of, amount, by, another=another)
         return [
             one if one.pull_payment_id is not None else await self._complete(one, by, is_new=is_new)
             for one in found
         ]
 
-    async def _order(
-        self,
-        user_id: UserId | None,
-        receipts: Sequence[Receipt],
-        amount: Decimal | None,
-        by: OperatorAction,
-        *,
-        another: bool,
+    async def order(
+        self, of: UserId | str, amount: Decimal | None, by: OperatorAction, *, another: bool
     ) -> tuple[list[Refund], bool]:
-        """Take the credit, or find what was ordered before; returns the refunds, and whether they are new."""
+        """Take the credit, or find what was ordered before; returns the refunds, and whether they are new.
+
+        A refund begins with this before BTCPay is asked: it is all that a preview needs.
+        """
+        user_id, receipts = await self._receipts(of)
         names = [one.btcpay_invoice_id for one in receipts]
         if another:
             await self._note_paid(names)
@@ -259,6 +230,14 @@ class Refunding:
 
         users = [] if refund.user_id is None else [refund.user_id]
         await self.pool.retrying(work, locking_users(users))
+
+    async def _receipts(self, of: UserId | str) -> tuple[UserId | None, Sequence[Receipt]]:
+        """Return whose credit it is, and what came in on one invoice, or on all of a user's."""
+        if isinstance(of, str):
+            one = await self._receipt(of)
+            return one.user_id, [one]
+        async with self.pool.connection() as connection:
+            return of, await refunds.load_receipts(connection, of)
 
     async def _receipt(self, name: str) -> Receipt:
         """Return what came in on an invoice, which may be one of an order that is not known here."""

@@ -40,10 +40,8 @@ def make(
     asked = None if amount is None else read_amount(amount)
 
     async def work(at: OpenedServices) -> list[Refund]:
-        refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-        if user is not None:
-            return await refunding.refund_user(await at.user(user), asked, by(reason), another=another)
-        return [await refunding.refund(invoice or "", asked, by(reason), another=another)]
+        of = (invoice or "") if user is None else await at.user(user)
+        return await _refunding(at).refund_all(of, asked, by(reason), another=another)
 
     made = run_opened(env_file, work)
     if as_json:
@@ -72,12 +70,9 @@ def record(
 ) -> None:
     """Book a refund that was made in BTCPay's own pages, so that the ledger agrees."""
     worth = None if amount is None else read_amount(amount)
-
-    async def work(at: OpenedServices) -> Refund:
-        refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-        return await refunding.record(invoice, pull_payment, by(reason), worth=worth)
-
-    booked = run_opened(env_file, work)
+    booked = run_opened(
+        env_file, lambda at: _refunding(at).record(invoice, pull_payment, by(reason), worth=worth)
+    )
     total = money(booked.total.amount, booked.total.currency)
     said = f"{total} are booked as refunded to user {booked.user_id}"
     print_done(_json(booked), said, as_json=as_json)
@@ -85,16 +80,15 @@ def record(
 
 def cancel(invoice: Name, reason: Reason, as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """Take back a refund that nobody has claimed; the sum is the user's credit again."""
-
-    async def work(at: OpenedServices) -> Refund:
-        refunding = Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
-        return await refunding.cancel(invoice, by(reason))
-
-    taken = run_opened(env_file, work)
+    taken = run_opened(env_file, lambda at: _refunding(at).cancel(invoice, by(reason)))
     total = money(taken.total.amount, taken.total.currency)
     whose = "need attention" if taken.user_id is None else f"are credit of user {taken.user_id}"
     said = f"the refund is cancelled: {total} {whose} again"
     print_done(_json(taken) | {"cancelled": True}, said, as_json=as_json)
+
+
+def _refunding(at: OpenedServices) -> Refunding:
+    return Refunding(pool=at.pool, btcpay=at.btcpay, clock=utc_now)
 
 
 def _json(refund: Refund) -> dict[str, object]:

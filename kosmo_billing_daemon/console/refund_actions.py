@@ -66,7 +66,7 @@ async def _look_at_refund(desk: Desk, user_id: UserId, given: Values) -> Preview
     async def order(pool: Pool) -> None:
         actions = replace(refunding(desk), pool=pool)
         amount, another = amount_of(given), bool(given["another"])
-        found.extend(await actions.order(given["invoice"] or user_id, amount, PREVIEW, another=another))
+        found[:], _ = await actions.order(given["invoice"] or user_id, amount, PREVIEW, another=another)
 
     before, after = await rehearsing.rehearse(desk.pool, user_id, order)
     sums = " and ".join(f"{total(one)} of invoice {one.btcpay_invoice_id}" for one in found)
@@ -81,12 +81,8 @@ async def _look_at_refund(desk: Desk, user_id: UserId, given: Values) -> Preview
 
 
 async def _refund(desk: Desk, user_id: UserId, given: Values, by: OperatorAction) -> str:
-    name, amount, another = given["invoice"], amount_of(given), bool(given["another"])
-    actions = refunding(desk)
-    if name:
-        made = [await actions.refund(name, amount, by, another=another)]
-    else:
-        made = await actions.refund_user(user_id, amount, by, another=another)
+    of, amount, another = given["invoice"] or user_id, amount_of(given), bool(given["another"])
+    made = await refunding(desk).refund_all(of, amount, by, another=another)
     return "; ".join(f"{total(one)} can be claimed at {one.link}" for one in made)
 
 

@@ -121,7 +121,7 @@ async def _preview_making(request: web.Request, given: Values) -> Preview:
     async def order(pool: Pool) -> None:
         actions = replace(refunding(desk), pool=pool)
         amount, another = amount_of(given), bool(given["another"])
-        found[:] = await actions.order(given["invoice"], amount, PREVIEW, another=another)
+        found[:], _ = await actions.order(given["invoice"], amount, PREVIEW, another=another)
 
     await order(Rehearsal(desk.pool, _look_at_nothing))
     (one,) = found

@@ -110,7 +110,7 @@ class Customer:
         name = chance.choice(self.invoices)[0] if self.invoices else ""
         match chance.choice(["user", "invoice", "cancel", "pages"]):
             case "user":
-                await refunding.refund_user(self.user, None, BY)
+                await refunding.refund_all(self.user, None, BY)
             case "invoice" if name:
                 await refunding.refund(name, Decimal("0.50"), BY)
             case "cancel" if name:

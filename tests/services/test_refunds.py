@@ -116,17 +116,17 @@ async def test_a_users_credit_is_refunded_by_all_invoices_that_brought_it_in(
         names.append(await overpaid(shop, user))
         shop.clock.move(minutes=1)
     assert await credit(shop, user) == Decimal(4)
-    made = await refunding(shop).refund_user(user, None, BY)
+    made = await refunding(shop).refund_all(user, None, BY)
     assert [(one.btcpay_invoice_id, one.total.amount) for one in made] == [(names[1], Decimal(4))]
-    assert await refunding(shop).refund_user(user, None, BY) == made
+    assert await refunding(shop).refund_all(user, None, BY) == made
     await refunding(shop).cancel(names[1], BY)
     await paid_partly(shop, user, "4.00")
     await paid_partly(shop, user, "3.00")
-    made = await refunding(shop).refund_user(user, Decimal("10.50"), BY)
+    made = await refunding(shop).refund_all(user, Decimal("10.50"), BY)
     assert [one.total.amount for one in made] == [Decimal("3.50"), Decimal(4), Decimal(3)]
     assert await credit(shop, user) == Decimal("0.50")
     with pytest.raises(Conflict) as refused:
-        await refunding(shop).refund_user(UserId(uuid4()), None, BY)
+        await refunding(shop).refund_all(UserId(uuid4()), None, BY)
     assert refused.value.code == "no_credit"
 
 
