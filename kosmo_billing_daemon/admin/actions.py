@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
 from uuid import UUID, uuid4
 
 from kosmo_billing_daemon.domain import history as periods
@@ -81,10 +80,12 @@ class AdminActions:
         """Give a user a plan as if it had been bought now (R2); raises ``Conflict`` beyond R11's cap."""
         plan = self.catalogue.require(plan_type)
 
-        def granted(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
+        granted = SubscriptionId(uuid4())
+
+        def grant(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
             outcome = periods.purchase(
                 history,
-                subscription_id=SubscriptionId(uuid4()),
+                subscription_id=granted,
                 user_id=user_id,
                 invoice_id=None,
                 source=Source.GRANT,
@@ -96,15 +97,10 @@ class AdminActions:
                 raise Conflict("this would carry the plan more than 400 days ahead", code="prepaid_cap")
             return outcome
 
-        async def work(connection: Connection) -> Subscription:
-            now = self.clock()
-            before = await subscriptions.lock_history(connection, user_id)
-            rows = await self._apply(connection, user_id, before, granted, now)
-            subject = f"subscription {rows[-1].id}"
-            await audit.append(connection, by.entry("user.grant", user_id, subject, now))
-            return rows[-1]
+        async def choose(_: Connection, __: Sequence[Subscription]) -> Decided:
+            return granted, grant
 
-        return await self.pool.retrying(work, locking_users([user_id]))
+        return await self._decide(user_id, "user.grant", by, choose)
 
     async def revoke(
         self, user_id: UserId, subscription_id: SubscriptionId | None, by: OperatorAction
@@ -115,7 +111,7 @@ class AdminActions:
         before can be revoked here too, so that it stays revoked.
         """
 
-        async def revoked(connection: Connection, history: Sequence[Subscription]) -> Subscription:
+        async def choose(connection: Connection, history: Sequence[Subscription]) -> Decided:
             row = _chosen(history, subscription_id)
             is_new = row.revoked_at is None
             if row.invoice_id is not None:
@@ -123,9 +119,11 @@ class AdminActions:
                 is_new |= await self._decide_invoice(connection, row.invoice_id, Effect.WITHDRAWN, given, by)
             if not is_new:
                 raise Conflict(f"subscription {row.id} was revoked before", code="revoked_before")
-            return row
+            return row.id, lambda history, now, holding: periods.revoke(
+                history, row.id, now, reason="operator", holding=holding
+            )
 
-        return await self._decide(user_id, "user.revoke", by, revoked, periods.revoke)
+        return await self._decide(user_id, "user.revoke", by, choose)
 
     async def revoke_pack(self, user_id: UserId, name: str, by: OperatorAction) -> Subscription:
         """Take back the pack that an invoice paid for, and return the subscription that had it (R17).
@@ -156,31 +154,30 @@ class AdminActions:
     async def cash(self, user_id: UserId, by: OperatorAction) -> Subscription:
         """End the current subscription; the worth of what is left of it becomes credit (R2)."""
 
-        async def current_one(_: Connection, history: Sequence[Subscription]) -> Subscription:
-            return _chosen(history, None)
+        async def choose(_: Connection, history: Sequence[Subscription]) -> Decided:
+            return _chosen(history, None).id, lambda history, now, holding: periods.cash(
+                history, now, reason="operator", holding=holding
+            )
 
-        def cashed(
-            history: Sequence[Subscription], _: SubscriptionId, now: datetime, *, reason: str, holding: bool
-        ) -> Outcome:
-            return periods.cash(history, now, reason=reason, holding=holding)
-
-        return await self._decide(user_id, "user.cash", by, current_one, cashed)
+        return await self._decide(user_id, "user.cash", by, choose)
 
     async def reinstate(
         self, user_id: UserId, subscription_id: SubscriptionId, by: OperatorAction
     ) -> Subscription:
         """Give a revoked purchase back with the same period, no extra time (R8)."""
 
-        async def reinstated(connection: Connection, history: Sequence[Subscription]) -> Subscription:
+        async def choose(connection: Connection, history: Sequence[Subscription]) -> Decided:
             row = _chosen(history, subscription_id)
             if row.revoked_at is None:
                 raise Conflict(f"subscription {row.id} is not revoked", code="not_revoked")
             if row.invoice_id is not None:
                 taken = (Effect.WITHDRAWN, Effect.REVOKED)
                 await self._decide_invoice(connection, row.invoice_id, Effect.FULFILLED, taken, by)
-            return row
+            return row.id, lambda history, now, holding: periods.reinstate(
+                history, row.id, now, reason="operator", holding=holding
+            )
 
-        return await self._decide(user_id, "user.reinstate", by, reinstated, periods.reinstate)
+        return await self._decide(user_id, "user.reinstate", by, choose)
 
     async def settle(self, name: str, by: OperatorAction, *, unpaid: bool = False) -> tuple[Invoice, bool]:
         """Fulfil an invoice by hand (R6); returns it and whether that changed anything.
@@ -240,21 +237,17 @@ class AdminActions:
             return await listings.count_users(connection)
 
     async def _decide(
-        self, user_id: UserId, action: str, by: OperatorAction, choose: "Choose", rule: "DecisionRule"
+        self, user_id: UserId, action: str, by: OperatorAction, choose: "Choose"
     ) -> Subscription:
-        """Apply a decision to the subscription that is chosen, and return it as it is afterwards."""
+        """Apply what ``choose`` decides about one subscription, and return it as it is afterwards."""
 
         async def work(connection: Connection) -> Subscription:
             now = self.clock()
             before = await subscriptions.lock_history(connection, user_id)
-            row = await choose(connection, before)
-
-            def decided(history: Sequence[Subscription], now: datetime, holding: bool) -> Outcome:
-                return rule(history, row.id, now, reason="operator", holding=holding)
-
-            rows = await self._apply(connection, user_id, before, decided, now)
-            await audit.append(connection, by.entry(action, user_id, f"subscription {row.id}", now))
-            return _chosen(rows, row.id)
+            chosen, rule = await choose(connection, before)
+            rows = await self._apply(connection, user_id, before, rule, now)
+            await audit.append(connection, by.entry(action, user_id, f"subscription {chosen}", now))
+            return _chosen(rows, chosen)
 
         return await self.pool.retrying(work, locking_users([user_id]))
 
@@ -306,23 +299,11 @@ class AdminActions:
         return outcome.history
 
 
-Choose = Callable[[Connection, Sequence[Subscription]], Awaitable[Subscription]]
 Rule = Callable[[Sequence[Subscription], datetime, bool], Outcome]
+Decided = tuple[SubscriptionId, Rule]
+"""The subscription that is meant, and what becomes of the history."""
 
-
-class DecisionRule(Protocol):
-    """``periods.revoke`` or ``periods.reinstate``."""
-
-    def __call__(
-        self,
-        history: Sequence[Subscription],
-        subscription_id: SubscriptionId,
-        now: datetime,
-        /,
-        *,
-        reason: str,
-        holding: bool,
-    ) -> Outcome: ...
+Choose = Callable[[Connection, Sequence[Subscription]], Awaitable[Decided]]
 
 
 def _chosen(history: Sequence[Subscription], subscription_id: SubscriptionId | None) -> Subscription:
