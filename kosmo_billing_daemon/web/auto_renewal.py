@@ -17,7 +17,7 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import Amount, PriceDocument, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRITING, Answer, Operation
-from kosmo_billing_daemon.web.rendering import encode, json_response
+from kosmo_billing_daemon.web.rendering import json_response
 from kosmo_billing_daemon.web.requests import read_object
 
 
@@ -45,8 +45,7 @@ class RenewalDocument:
 
 async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    outlook = await request.app[keys.AUTO_RENEWALS].show(user_id)
-    return conditional(request, encode(_shown(outlook)).encode())
+    return conditional(request, _shown(await request.app[keys.AUTO_RENEWALS].show(user_id)))
 
 
 async def _choose(request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ from kosmo_billing_daemon.web import invoices, keys, redirects
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.invoices import InvoiceDocument, shown
 from kosmo_billing_daemon.web.operations import OVERLOADED, WRITING, Answer, Operation, Parameter
-from kosmo_billing_daemon.web.plans import PackWanted, PlanWanted, wanted
+from kosmo_billing_daemon.web.plans import NOT_FOR_SALE, PackWanted, PlanWanted, wanted
 from kosmo_billing_daemon.web.problems import request_id
 from kosmo_billing_daemon.web.rendering import encode, json_bytes
 from kosmo_billing_daemon.web.requests import WrongFields, optional_text, read_object
@@ -131,14 +131,13 @@ OPERATIONS = (
         },
         problems=(
             WRITING,
+            NOT_FOR_SALE,
             {
                 409: {
                     "prepaid_cap": "It would pay more than 400 days ahead",
                     "no_fitting_plan": "The pack fits no current plan; detail names those that it fits",
                 },
                 422: {
-                    "unknown_plan": "There is no such plan; detail names those for sale",
-                    "unknown_pack": "There is no such pack; detail names those for sale",
                     "invalid_redirect_url": "errors says what address would be right",
                     "invalid_idempotency_key": f"It is not 1 to {MAX_KEY_LENGTH} visible ASCII characters",
                     "idempotency_key_reused": "The key was used for another request",

@@ -7,20 +7,22 @@ Browsers may keep these answers but must ask each time (``no-cache``), so a fron
 import hashlib
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 
-from kosmo_billing_daemon.web.rendering import json_bytes
+from kosmo_billing_daemon.web.rendering import encode, json_bytes
 
 _ANY = "*"
 KEPT = "private, no-cache"
 
 
 def conditional(
-    request: web.Request, body: bytes, *, state: bytes | None = None, headers: Mapping[str, str] | None = None
+    request: web.Request, document: Any, *, state: Any = None, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Answer with ``body``, or 304; ``state`` is the part of it whose changes count, if not all do."""
-    tag = hashlib.sha256(body if state is None else state).hexdigest()[:24]
+    """Answer with a document, or bytes, or 304; ``state`` is what of it counts as a change, if not all."""
+    body = document if isinstance(document, bytes) else encode(document).encode()
+    tag = hashlib.sha256(body if state is None else encode(state).encode()).hexdigest()[:24]
     named = {"Cache-Control": KEPT, **(headers or {})}
     wanted = request.if_none_match or ()
     if any(given.value in (tag, _ANY) for given in wanted):

@@ -18,8 +18,8 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import Amount, Currency, PriceDocument, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRITING, Answer, Operation
-from kosmo_billing_daemon.web.plans import PackWanted, PlanWanted, wanted
-from kosmo_billing_daemon.web.rendering import encode, json_bytes
+from kosmo_billing_daemon.web.plans import NOT_FOR_SALE, PackWanted, PlanWanted, wanted
+from kosmo_billing_daemon.web.rendering import json_response
 from kosmo_billing_daemon.web.requests import WrongFields, read_object
 
 
@@ -109,14 +109,12 @@ async def _quote(request: web.Request) -> web.Response:
     document = await read_object(request, QuoteRequest)
     with WrongFields() as wrong:
         plan = wrong.read(wanted, document, request.app[keys.CATALOGUE])
-    quoted = await request.app[keys.CREDIT].quote(user_id, plan)
-    return json_bytes(encode(_quoted(quoted)).encode())
+    return json_response(_quoted(await request.app[keys.CREDIT].quote(user_id, plan)))
 
 
 async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    account = await request.app[keys.CREDIT].show(user_id)
-    return conditional(request, encode(_shown(account)).encode())
+    return conditional(request, _shown(await request.app[keys.CREDIT].show(user_id)))
 
 
 def _quoted(quoted: Quote) -> QuoteDocument:
@@ -203,15 +201,7 @@ OPERATIONS = (
                 ),
             )
         },
-        problems=(
-            WRITING,
-            {
-                422: {
-                    "unknown_plan": "There is no such plan; detail names those for sale",
-                    "unknown_pack": "There is no such pack; detail names those for sale",
-                }
-            },
-        ),
+        problems=(WRITING, NOT_FOR_SALE),
     ),
     Operation(
         method="get",

@@ -23,7 +23,6 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import Amount, Currency, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
-from kosmo_billing_daemon.web.rendering import encode
 from kosmo_billing_daemon.web.requests import WrongFields, parameter
 
 DEFAULT_PAGE = 20
@@ -87,7 +86,7 @@ async def _show(request: web.Request) -> web.Response:
     if not _INVOICE_ID.fullmatch(invoice_id):
         raise NotFound("there is no such invoice", code="invoice_not_found")
     invoice = await request.app[keys.INVOICING].show(user_id, invoice_id)
-    return conditional(request, encode(shown(invoice)).encode())
+    return conditional(request, shown(invoice))
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -100,7 +99,7 @@ async def _list(request: web.Request) -> web.Response:
     items = page[:limit]
     next_cursor = _cursor((items[-1].created_at, items[-1].id), user_id) if len(page) > limit else None
     listed = InvoicePage(items=tuple(shown(invoice) for invoice in items), next_cursor=next_cursor)
-    return conditional(request, encode(listed).encode())
+    return conditional(request, listed)
 
 
 def shown(invoice: Invoice) -> InvoiceDocument:

@@ -16,7 +16,7 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import EXAMPLE_TIME, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import FOREIGN, WRITING, Answer, Operation, Parameter
-from kosmo_billing_daemon.web.rendering import encode, json_response
+from kosmo_billing_daemon.web.rendering import json_response
 from kosmo_billing_daemon.web.requests import optional_text, read_object
 
 
@@ -49,7 +49,7 @@ class NodeList:
 async def _list(request: web.Request) -> web.Response:
     nodes = await request.app[keys.WHITELIST].show(await identify(request))
     listed = NodeList(items=tuple(shown(node) for node in nodes), limit=MOST_NODES)
-    return conditional(request, encode(listed).encode())
+    return conditional(request, listed)
 
 
 async def _add(request: web.Request) -> web.Response:

@@ -17,7 +17,6 @@ from kosmo_billing_daemon.web import keys
 from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import EXAMPLE_PRICE, PlanName, PriceDocument
 from kosmo_billing_daemon.web.operations import Answer, Operation
-from kosmo_billing_daemon.web.rendering import encode
 from kosmo_billing_daemon.web.requests import optional_text, text
 
 MAX_NAME_LENGTH = 64  # twice the longest name there can be: a slip is told by its name
@@ -63,8 +62,17 @@ class PlanDocument:
 
 async def _list(request: web.Request) -> web.Response:
     catalogue = request.app[keys.CATALOGUE]
-    body = encode([shown(plan, catalogue.packs) for plan in catalogue.plans]).encode()
-    return conditional(request, body, headers={"Cache-Control": f"public, max-age={FRESH_SECONDS}"})
+    listed = [shown(plan, catalogue.packs) for plan in catalogue.plans]
+    return conditional(request, listed, headers={"Cache-Control": f"public, max-age={FRESH_SECONDS}"})
+
+
+NOT_FOR_SALE = {
+    422: {
+        "unknown_plan": "There is no such plan; detail names those for sale",
+        "unknown_pack": "There is no such pack; detail names those for sale",
+    }
+}
+"""What ``wanted`` refuses."""
 
 
 def wanted(document: Mapping[str, Any], catalogue: Catalogue) -> Plan:

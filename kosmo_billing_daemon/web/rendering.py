@@ -15,11 +15,9 @@ from aiohttp import web
 from kosmo_billing_daemon.contract.encoding import rfc3339
 
 
-def json_response(
-    document: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def json_response(document: Any, *, status: int = 200) -> web.Response:
     """Answer with one of ``documents``, or with what is made of mappings, sequences, texts and numbers."""
-    return json_bytes(encode(document).encode(), status=status, headers=headers)
+    return json_bytes(encode(document).encode(), status=status)
 
 
 def json_bytes(

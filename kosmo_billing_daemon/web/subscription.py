@@ -22,7 +22,6 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import PlanName, PriceDocument, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
-from kosmo_billing_daemon.web.rendering import encode
 from kosmo_billing_daemon.web.requests import parameter
 
 HISTORY = 100
@@ -93,17 +92,15 @@ async def _show(request: web.Request) -> web.Response:
     wants_history = _history(request)
     document = await request.app[keys.ENTITLEMENTS].show(user_id)
     renew_url = await request.app[keys.LINKS].show(user_id)
-    if not wants_history:
-        linked = SubscriptionDocument(**_values(document), renew_url=renew_url)
-        state = encode(replace(linked, issued_at=_EPOCH)).encode()
-        return conditional(request, encode(linked).encode(), state=state)
-    async with request.app[keys.POOL].connection() as connection:
-        rows = await subscriptions.load_history(connection, user_id, HISTORY)
-        number = await subscriptions.count_history(connection, user_id)
-    history = tuple(purchase(row) for row in rows)
-    shown = with_history(document, number, history, renew_url)
-    state = encode(replace(shown, issued_at=_EPOCH)).encode()
-    return conditional(request, encode(shown).encode(), state=state)
+    shown = SubscriptionDocument(**_values(document), renew_url=renew_url)
+    if wants_history:
+        async with request.app[keys.POOL].connection() as connection:
+            rows = await subscriptions.load_history(connection, user_id, HISTORY)
+            number = await subscriptions.count_history(connection, user_id)
+        shown = SubscriptionWithHistory(
+            **_values(shown), purchases=number, history=tuple(purchase(row) for row in rows)
+        )
+    return conditional(request, shown, state=replace(shown, issued_at=_EPOCH))
 
 
 def _history(request: web.Request) -> bool:
@@ -111,18 +108,6 @@ def _history(request: web.Request) -> bool:
     if given not in (None, "true", "false"):
         raise Invalid("true or false is needed", field="history")
     return given == "true"
-
-
-def with_history(
-    document: EntitlementDocument,
-    number: int,
-    history: tuple[PurchaseDocument, ...],
-    renew_url: str | None = None,
-) -> SubscriptionWithHistory:
-    """Put the purchases beside what they amount to."""
-    return SubscriptionWithHistory(
-        **_values(document), renew_url=renew_url, purchases=number, history=history
-    )
 
 
 def _values(document: EntitlementDocument) -> dict[str, Any]:
@@ -255,7 +240,7 @@ OPERATIONS = (
             200: Answer(
                 "The entitlement; with history=true also purchases and history",
                 (SubscriptionDocument, SubscriptionWithHistory),
-                with_history(_ENTITLEMENT, 1, (_PURCHASE,)),
+                SubscriptionWithHistory(**_values(_ENTITLEMENT), purchases=1, history=(_PURCHASE,)),
             )
         },
         problems=(WRONG_PARAMETER,),

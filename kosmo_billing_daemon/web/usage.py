@@ -20,7 +20,6 @@ from kosmo_billing_daemon.web.conditional import conditional
 from kosmo_billing_daemon.web.documents import EXAMPLE_END, EXAMPLE_SUBSCRIPTION, EXAMPLE_TIME, Time
 from kosmo_billing_daemon.web.identity import identify
 from kosmo_billing_daemon.web.operations import WRONG_PARAMETER, Answer, Operation, Parameter
-from kosmo_billing_daemon.web.rendering import encode
 from kosmo_billing_daemon.web.requests import WrongFields, parameter
 
 MOST_DAYS = 400
@@ -98,7 +97,7 @@ async def _show(request: web.Request) -> web.Response:
             for event in latest
         ),
     )
-    return conditional(request, encode(document).encode())
+    return conditional(request, document)
 
 
 async def _begin_of_period(connection: Connection, user_id: UserId, today: date) -> date:
