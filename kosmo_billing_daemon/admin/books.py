@@ -24,11 +24,11 @@ PAGE = 200
 class Difference:
     """Something that the two sides disagree about; ``amount`` is how much more BTCPay has."""
 
-    invoice_id: str | None
-    order_id: str | None
     fact: str
-    amount: Decimal | None
-    currency: str | None
+    invoice_id: str | None = None
+    order_id: str | None = None
+    amount: Decimal | None = None
+    currency: str | None = None
 
 
 async def compare(
@@ -64,17 +64,19 @@ async def compare(
     found += await _refunds(pool, btcpay, seen)
     there = {each.btcpay_invoice_id for each in seen}
     found += [
-        _difference(each, "BTCPay does not list it", None)
+        Difference(
+            invoice_id=each.btcpay_invoice_id,
+            order_id=str(each.id),
+            fact="BTCPay does not list it",
+            currency=each.plan.price.currency,
+        )
         for each in ours
         if each.btcpay_invoice_id is not None and each.btcpay_invoice_id not in there
     ]
     found += [
         Difference(
-            invoice_id=None,
             order_id=None if each.order_id is None else str(each.order_id),
             fact=f"{each.what}: {each.booked:f}, must be {each.right:f}; report this as a bug",
-            amount=None,
-            currency=None,
         )
         for each in faults
     ]
@@ -98,16 +100,7 @@ async def _list(
         except Garbled as error:
             page, unreadable = list(error.readable), error.order_ids
         seen |= {each.btcpay_invoice_id: each for each in page}
-        found += [
-            Difference(
-                invoice_id=None,
-                order_id=order,
-                fact="BTCPay's invoice cannot be read",
-                amount=None,
-                currency=None,
-            )
-            for order in unreadable
-        ]
+        found += [Difference(order_id=order, fact="BTCPay's invoice cannot be read") for order in unreadable]
         progress(len(seen))
         if len(page) + len(unreadable) < PAGE:
             return list(seen.values()), found
@@ -200,16 +193,6 @@ async def _refunds(pool: Pool, btcpay: BtcpayClient, seen: Sequence[Observation]
                 )
             )
     return found
-
-
-def _difference(invoice: Invoice, fact: str, amount: Decimal | None) -> Difference:
-    return Difference(
-        invoice_id=invoice.btcpay_invoice_id,
-        order_id=str(invoice.id),
-        fact=fact,
-        amount=amount,
-        currency=invoice.plan.price.currency,
-    )
 
 
 def _order(seen: Observation) -> UUID | None:

@@ -140,10 +140,7 @@ class CaseActions:
 
 
 async def _lock_open(connection: Connection, number: int) -> ListedCase:
-    return _require_open(await listings.lock_case(connection, number), number)
-
-
-def _require_open(case: ListedCase | None, number: int) -> ListedCase:
+    case = await listings.lock_case(connection, number)
     if case is None:
         raise NotFound(f"there is no case {number}")
     if case.closed_at is not None:

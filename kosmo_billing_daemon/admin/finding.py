@@ -16,7 +16,7 @@ from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store import listings, nodes
 from kosmo_billing_daemon.store.invoices import find_invoice
 from kosmo_billing_daemon.store.listings import ListedCase
-from kosmo_billing_daemon.store.postgres import Connection, Pool
+from kosmo_billing_daemon.store.postgres import Pool
 
 MOST_USERS = 100
 """Of one node, which is on as many lists as users care to put it on."""
@@ -71,13 +71,10 @@ async def resolve(pool: Pool, name: str) -> UserId:
     ``Conflict`` for a UUID that is both a known user and an order of another one.
     """
     name = _trimmed(name)
-    async with pool.connection() as connection:
-        return await _resolve(connection, name)
-
-
-async def _resolve(connection: Connection, name: str) -> UserId:
-    invoice = await find_invoice(connection, name)
     user_id = _uuid(name)
+    async with pool.connection() as connection:
+        invoice = await find_invoice(connection, name)
+        is_user = invoice is not None and user_id is not None and await listings.is_known(connection, user_id)
     if invoice is None:
         if user_id is not None:
             return UserId(user_id)
@@ -88,7 +85,7 @@ async def _resolve(connection: Connection, name: str) -> UserId:
             f"{name!r} names no user: it is not a UUID, and neither an order nor an invoice of BTCPay that is"
             f" known here{advice}"
         )
-    if user_id not in (None, invoice.user_id) and await listings.is_known(connection, UUID(str(user_id))):
+    if is_user and user_id != invoice.user_id:
         raise Conflict(
             f"{name} is a user, and an order of user {invoice.user_id}; name the second one by that user id,"
             " or the first one by an invoice",

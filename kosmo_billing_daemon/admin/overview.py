@@ -1,7 +1,7 @@
 """Everything known about one user, on one screen: what was bought, used, refused, paid and done by hand."""
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 from kosmo_billing_daemon.contract.payloads import EntitlementDocument
@@ -50,40 +50,26 @@ class History:
         return bool(self.publication or self.invoices or self.nodes or self.actions or self.messages)
 
 
-@record(kw_only=True)
-class Histories:
-    """Reads users' histories. ``limit`` bounds each list."""
-
-    pool: Pool
-    clock: Clock
-    renewals: AutoRenewals
-
-    async def load(self, user_id: UserId, limit: int) -> History:
-        """Return what is known, an empty history included."""
-        document = await Entitlements(pool=self.pool, clock=self.clock).show(user_id)
-        renewal = await self.renewals.show(user_id)
-        today: date = self.clock().date()
-        async with self.pool.connection() as connection:
-            return History(
-                document=document,
-                renewal=renewal,
-                publication=await listings.load_publication(connection, user_id),
-                purchases=await subscriptions.load_history(connection, user_id, limit),
-                nodes=tuple(await nodes.load(connection, user_id)),
-                days=tuple(
-                    reversed(
-                        await usage.load_days(connection, user_id, today - timedelta(days=DAYS - 1), today)
-                    )
-                ),
-                messages=tuple(await usage.load_latest(connection, user_id, min(limit, 5))),
-                invoices=tuple(await listings.load_invoices(connection, user_id, None, limit)),
-                credit={
-                    currency: amount
-                    for (_, currency), amount in (await ledger.load_balances(connection, [user_id])).items()
-                    if amount
-                },
-                entries=tuple(await entries.load_of_user(connection, user_id, limit)),
-                cases=tuple(await listings.load_cases_of_user(connection, user_id, limit)),
-                events=tuple(await events.load_of_user(connection, user_id, limit)),
-                actions=tuple(await audit.load_of_user(connection, user_id, limit)),
-            )
+async def load(pool: Pool, clock: Clock, renewals: AutoRenewals, user_id: UserId, limit: int) -> History:
+    """Return what is known, an empty history included; ``limit`` bounds each list."""
+    document = await Entitlements(pool=pool, clock=clock).show(user_id)
+    renewal = await renewals.show(user_id)
+    today = clock().date()
+    first = today - timedelta(days=DAYS - 1)
+    async with pool.connection() as connection:
+        balances = await ledger.load_balances(connection, [user_id])
+        return History(
+            document=document,
+            renewal=renewal,
+            publication=await listings.load_publication(connection, user_id),
+            purchases=await subscriptions.load_history(connection, user_id, limit),
+            nodes=tuple(await nodes.load(connection, user_id)),
+            days=tuple(reversed(await usage.load_days(connection, user_id, first, today))),
+            messages=tuple(await usage.load_latest(connection, user_id, min(limit, 5))),
+            invoices=tuple(await listings.load_invoices(connection, user_id, None, limit)),
+            credit={currency: amount for (_, currency), amount in balances.items() if amount},
+            entries=tuple(await entries.load_of_user(connection, user_id, limit)),
+            cases=tuple(await listings.load_cases_of_user(connection, user_id, limit)),
+            events=tuple(await events.load_of_user(connection, user_id, limit)),
+            actions=tuple(await audit.load_of_user(connection, user_id, limit)),
+        )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from kosmo_billing_daemon.admin import explaining
 from kosmo_billing_daemon.admin.overview import History
@@ -102,7 +101,7 @@ def _said(history: History) -> Iterator[Moment]:
     for event in history.events:
         data = event.data
         if event.type in _USAGE:
-            used = f"{explaining.quota(_number(data, 'messages_used'), _limit(data))} messages"
+            used = f"{explaining.quota(data.get('messages_used') or 0, data.get('messages_limit'))} messages"
             is_bad = event.type == "quota.exhausted"
             yield _moment(event, Topic.USAGE, _USAGE[event.type], used, is_bad=is_bad)
         elif event.type == "subscription.expiring":
@@ -115,16 +114,6 @@ def _said(history: History) -> Iterator[Moment]:
 
 def _moment(event: Event, topic: Topic, title: str, text: str, *, is_bad: bool = False) -> Moment:
     return Moment(at=event.occurred_at, topic=topic, title=title, text=text, is_bad=is_bad)
-
-
-def _number(data: Any, name: str) -> int:
-    value = data.get(name)
-    return value if isinstance(value, int) else 0
-
-
-def _limit(data: Any) -> int | None:
-    value = data.get("messages_limit")
-    return value if isinstance(value, int) else None
 
 
 _DONE = {

@@ -5,10 +5,9 @@ from uuid import UUID
 
 import typer
 
-from kosmo_billing_daemon.admin import explaining
+from kosmo_billing_daemon.admin import explaining, links, overview
 from kosmo_billing_daemon.admin.explaining import quota, when
-from kosmo_billing_daemon.admin.links import LinkActions
-from kosmo_billing_daemon.admin.overview import Histories, History
+from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.assembly.connections import links_of
 from kosmo_billing_daemon.cli.extending import extend
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, run
@@ -50,8 +49,7 @@ def show(
     """Explain one user: rights now and why, purchases, usage, invoices, cases, actions of operators."""
 
     async def work(at: OpenedServices) -> History:
-        histories = Histories(pool=at.pool, clock=utc_now, renewals=at.renewals)
-        return await histories.load(await at.user(user), limit)
+        return await overview.load(at.pool, utc_now, at.renewals, await at.user(user), limit)
 
     history = run_opened(env_file, work)
     if as_json:
@@ -135,11 +133,10 @@ def link(
 
     async def work(at: OpenedServices) -> tuple[UserId, str]:
         user_id = await at.user(user)
-        links = links_of(load(env_file), at.pool)
-        actions = LinkActions(pool=at.pool, clock=utc_now, links=links)
+        given = links_of(load(env_file), at.pool)
         if revoke:
-            await actions.revoke(user_id, by(reason))
-        return user_id, await actions.show(user_id)
+            await links.revoke(given, user_id, by(reason))
+        return user_id, await links.show(given, user_id)
 
     user_id, url = run_opened(env_file, work)
     print_done({"user_id": user_id, "renew_url": url, "revoked": revoke}, url, as_json=as_json)

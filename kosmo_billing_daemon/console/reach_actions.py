@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import rehearsing
+from kosmo_billing_daemon.admin import links, rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
-from kosmo_billing_daemon.admin.links import LinkActions
 from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import FormField, Preview, Values
@@ -57,8 +56,7 @@ async def _look_at_link(_desk: Desk, _user_id: UserId, _: Values) -> Preview:
 
 
 async def _revoke_link(desk: Desk, user_id: UserId, _: Values, by: OperatorAction) -> str:
-    actions = LinkActions(pool=desk.pool, clock=desk.clock, links=desk.links)
-    await actions.revoke(user_id, by)
+    await links.revoke(desk.links, user_id, by)
     return "The link is revoked; the new one is below."
 
 

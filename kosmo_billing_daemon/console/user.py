@@ -7,9 +7,8 @@ from uuid import UUID
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import explaining, finding, rehearsing
-from kosmo_billing_daemon.admin.links import LinkActions
-from kosmo_billing_daemon.admin.overview import DAYS, Histories
+from kosmo_billing_daemon.admin import explaining, finding, links, overview, rehearsing
+from kosmo_billing_daemon.admin.overview import DAYS
 from kosmo_billing_daemon.admin.timeline import timeline
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.rendering import redirect, render, url
@@ -50,7 +49,7 @@ async def show(request: web.Request) -> web.Response:
     user_id = await finding.resolve(desk.pool, name)
     if name != str(user_id):
         return redirect(request, f"/users/{user_id}")
-    history = await Histories(pool=desk.pool, clock=desk.clock, renewals=desk.renewals).load(user_id, LIMIT)
+    history = await overview.load(desk.pool, desk.clock, desk.renewals, user_id, LIMIT)
     async with desk.pool.connection() as connection:
         state = await rehearsing.load_state(connection, user_id)
         refunded = await refunds.load_of_user(connection, user_id)
@@ -74,7 +73,7 @@ async def show(request: web.Request) -> web.Response:
 async def _link(desk: Desk, user_id: UserId) -> str:
     """Return the user's renewal link; empty where none are given out."""
     try:
-        return await LinkActions(pool=desk.pool, clock=desk.clock, links=desk.links).show(user_id)
+        return await links.show(desk.links, user_id)
     except Conflict:
         return ""
 

@@ -7,7 +7,8 @@ proof; without one we connect exactly as it would, keeping its session and what 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -177,12 +178,10 @@ async def _report_is_acked(link: Link, topics: Topics, broker: Broker) -> Findin
     reporter, report_id = _account(broker), f"{PROBE}-{uuid4()}"
     usage, acks = topics.usage(reporter), topics.usage_ack(reporter)
     try:
-        await link.subscribe([acks], qos=0)
-        await link.publish(usage, _report(report_id))
-        async with asyncio.timeout(ACKED_WITHIN):
-            while True:
-                if any(_acks(message.payload, report_id) for message in await link.receive()):
-                    return Finding(PART, True, f"a report of {reporter} is acknowledged by the daemon")
+        await _await_answer(
+            link, usage, _report(report_id), acks, lambda ack: UsageAck.decode(ack).report_id == report_id
+        )
+        return Finding(PART, True, f"a report of {reporter} is acknowledged by the daemon")
     except PublishRefused as error:
         return Finding(PART, False, f"{reporter} may not write {error.topic}: {error.reason}", FIX_GATEWAY)
     except SubscribeRefused as error:
@@ -200,13 +199,12 @@ async def _lease_is_answered(link: Link, topics: Topics, broker: Broker) -> Find
     """Ask for no message of nobody; only strict gates need the answer, so its lack is only a warning."""
     reporter, request_id = _account(broker), f"{PROBE}-{uuid4()}"
     ask, grants = topics.lease(reporter), topics.lease_grant(reporter)
+    asked = LeaseRequest(request_id=request_id, user_id=NEVER, want=0).encode()
     try:
-        await link.subscribe([grants], qos=0)
-        await link.publish(ask, LeaseRequest(request_id=request_id, user_id=NEVER, want=0).encode())
-        async with asyncio.timeout(ACKED_WITHIN):
-            while True:
-                if any(_answers(message.payload, request_id) for message in await link.receive()):
-                    return Finding(PART, True, f"{reporter} is answered when it asks for a lease")
+        await _await_answer(
+            link, ask, asked, grants, lambda answer: LeaseAnswer.decode(answer).request_id == request_id
+        )
+        return Finding(PART, True, f"{reporter} is answered when it asks for a lease")
     except (PublishRefused, SubscribeRefused, TimeoutError) as error:
         fact = f"{reporter} gets no lease, which only strict gates need: {str(error) or 'no answer came'}"
         advice = (
@@ -216,18 +214,18 @@ async def _lease_is_answered(link: Link, topics: Topics, broker: Broker) -> Find
         return Finding(PART, None, fact, advice)
 
 
-def _answers(payload: bytes, request_id: str) -> bool:
-    try:
-        return LeaseAnswer.decode(payload).request_id == request_id
-    except Malformed:
-        return False
-
-
-def _acks(payload: bytes, report_id: str) -> bool:
-    try:
-        return UsageAck.decode(payload).report_id == report_id
-    except Malformed:
-        return False
+async def _await_answer(
+    link: Link, ask: str, asked: bytes, answers: str, is_ours: Callable[[bytes], bool]
+) -> None:
+    """Ask the daemon, and wait for the answer that is ours; raises ``TimeoutError``, and what is refused."""
+    await link.subscribe([answers], qos=0)
+    await link.publish(ask, asked)
+    async with asyncio.timeout(ACKED_WITHIN):
+        while True:
+            for message in await link.receive():
+                with contextlib.suppress(Malformed):
+                    if is_ours(message.payload):
+                        return
 
 
 async def _reports_arrive(link: Link, gateway: Broker, topics: Topics) -> Finding:

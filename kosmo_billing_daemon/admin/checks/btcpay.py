@@ -81,18 +81,15 @@ def _permissions(granted: frozenset[str], store_id: str) -> list[Finding]:
         have.add(name := waiting.pop())
         waiting += _INCLUDES.get(name, ())
     findings = []
-    for name, use in NEEDED.items():
+    for name, use in (NEEDED | REFUNDS).items():
         if name in have:
             findings.append(Finding(PART, True, f"the key may {use} ({name})"))
-        else:
-            advice = f"make a key with {name} for this store and put it in BTCPAY_API_KEY"
-            findings.append(Finding(PART, False, f"the key may not {use} ({name})", advice))
-    for name, use in REFUNDS.items():
-        if name in have:
-            findings.append(Finding(PART, True, f"the key may {use} ({name})"))
-        else:
+            continue
+        advice = f"make a key with {name} for this store and put it in BTCPAY_API_KEY"
+        if name in REFUNDS:
             advice = f"to refund with kosmo-billing, make a key that has {name} too"
-            findings.append(Finding(PART, None, f"the key may not {use} ({name})", advice))
+        ok = None if name in REFUNDS else False
+        findings.append(Finding(PART, ok, f"the key may not {use} ({name})", advice))
     return findings
 
 
