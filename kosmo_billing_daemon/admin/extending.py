@@ -102,7 +102,8 @@ class Extending:
         """
         _require(days, since, self.clock())
         async with self.pool.connection() as connection:
-            extension = await self._begin(connection, days, by, everybody=True)
+            now = self.clock()
+            extension = await extensions.begin(connection, uuid4(), days, by.reason, now, everybody=True)
         meant = Meant(extension.id, extension.all_at or extension.begun_at, since)
         users, failed = 0, dict[UserId, str]()
 
@@ -137,7 +138,8 @@ class Extending:
         _require(days, since, self.clock())
 
         async def work(connection: Connection) -> Subscription:
-            extension = await self._begin(connection, days, by, everybody=False)
+            now = self.clock()
+            extension = await extensions.begin(connection, uuid4(), days, by.reason, now, everybody=False)
             before = await extensions.load_extended(connection, extension.id, [user_id])
             if before:
                 raise Conflict(
@@ -152,12 +154,6 @@ class Extending:
             return row
 
         return await self.pool.retrying(work, locking_users([user_id]))
-
-    async def _begin(
-        self, connection: Connection, days: int, by: OperatorAction, *, everybody: bool
-    ) -> Extension:
-        now = self.clock()
-        return await extensions.begin(connection, uuid4(), days, by.reason, now, everybody=everybody)
 
     async def _extend(
         self,

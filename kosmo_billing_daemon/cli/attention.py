@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from kosmo_billing_daemon.admin.attention import load
 from kosmo_billing_daemon.admin.cases import CaseActions
@@ -20,6 +19,7 @@ from kosmo_billing_daemon.cli.rendering import (
     print_case,
     print_done,
     print_json,
+    print_needed,
     print_set_aside,
     set_aside_json,
 )
@@ -112,11 +112,9 @@ def give(
 
 def _print_off(out: Console, hook: Hook) -> None:
     """Print a hook that was switched off, and what to do."""
-    out.print(Text(f"hook {hook.id}  switched off", style="bold yellow"))
-    line(out, f"  {without_query(hook.url)} since {when(hook.off_since)}: {hook.off_because}")
-    for what, words in _WAYS_OUT:
-        line(out, f"  {what}:")
-        line(out, f"    {command('hook', words, str(hook.id))}")
+    said = f"{without_query(hook.url)} since {when(hook.off_since)}: {hook.off_because}"
+    ways = [(what, command("hook", words, str(hook.id))) for what, words in _WAYS_OUT]
+    print_needed(out, f"hook {hook.id}  switched off", [said], ways)
 
 
 def _off_json(hook: Hook) -> dict[str, Any]:

@@ -181,18 +181,31 @@ def invoice_row(invoice: Invoice) -> tuple[str, ...]:
     )
 
 
-def print_case(out: Console, case: ListedCase) -> None:
-    """Print one case with the ways out of it."""
-    head = Text(f"case {case.number}  {case.kind}", style="bold yellow" if case.closed_at is None else "dim")
-    out.print(head)
-    line(out, f"  {case.detail}")
-    line(out, f"  {_about(case)}, since {when(case.opened_at)}")
-    if case.closed_at is not None:
-        line(out, f"  closed {when(case.closed_at)}: {case.resolution}")
-        return
-    for what, how in ways_out(case):
+def print_needed(
+    out: Console,
+    title: str,
+    said: Iterable[str],
+    ways: Iterable[tuple[str, str]],
+    style: str = "bold yellow",
+) -> None:
+    """Print what needs an operator: what it is, and what can be done, in words and as a command."""
+    out.print(Text(printable(title), style=style))
+    for text in said:
+        line(out, f"  {text}")
+    for what, how in ways:
         line(out, f"  {what}:")
         line(out, f"    {how}")
+
+
+def print_case(out: Console, case: ListedCase) -> None:
+    """Print one case with the ways out of it."""
+    title = f"case {case.number}  {case.kind}"
+    said = [case.detail, f"{_about(case)}, since {when(case.opened_at)}"]
+    if case.closed_at is None:
+        print_needed(out, title, said, ways_out(case))
+    else:
+        said.append(f"closed {when(case.closed_at)}: {case.resolution}")
+        print_needed(out, title, said, (), "dim")
 
 
 def _about(case: ListedCase) -> str:
@@ -215,12 +228,9 @@ _SET_ASIDE = (
 def print_set_aside(out: Console, one: SetAside) -> None:
     """Print an invoice that could not be looked up or settled, and what to do."""
     about = printable(one.btcpay_invoice_id or str(one.order_id))
-    out.print(Text(f"set aside  invoice {about}", style="bold yellow"))
-    line(out, f"  {printable(one.why)}")
-    line(out, f"  since {when(one.due_since)}, tried {when(one.tried_at)}")
-    for what, how in (*_SET_ASIDE, ("see the invoice", command("invoices", "show", about))):
-        line(out, f"  {what}:")
-        line(out, f"    {how}")
+    said = (one.why, f"since {when(one.due_since)}, tried {when(one.tried_at)}")
+    ways = (*_SET_ASIDE, ("see the invoice", command("invoices", "show", about)))
+    print_needed(out, f"set aside  invoice {about}", said, ways)
 
 
 def set_aside_json(one: SetAside) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason
 from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
-from kosmo_billing_daemon.cli.rendering import command, console, line, print_done, print_rows
+from kosmo_billing_daemon.cli.rendering import command, console, line, print_done, print_needed, print_rows
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters
 from kosmo_billing_daemon.store.reporters import ReporterCase
@@ -66,12 +65,8 @@ def _ways_out(case: ReporterCase) -> list[tuple[str, str]]:
 
 def print_reporter(out: Console, case: ReporterCase) -> None:
     """Print a gateway that reported too much, and what to do."""
-    out.print(Text(f"gateway case {case.id}  reports too much", style="bold yellow"))
-    line(out, f"  {case.reporter}: {case.detail}")
-    line(out, f"  since {when(case.opened_at)}, last {when(case.last_at)}")
-    for what, how in _ways_out(case):
-        line(out, f"  {what}:")
-        line(out, f"    {how}")
+    said = (f"{case.reporter}: {case.detail}", f"since {when(case.opened_at)}, last {when(case.last_at)}")
+    print_needed(out, f"gateway case {case.id}  reports too much", said, _ways_out(case))
 
 
 def reporter_json(case: ReporterCase) -> dict[str, Any]:

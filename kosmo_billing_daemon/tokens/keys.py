@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from kosmo_billing_daemon.errors import Misconfigured, Unavailable
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
+from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +42,12 @@ class KeysAway(Unavailable):
     code = "keys_unavailable"
 
 
+@record
 class FileKey:
     """One key from a file, whatever id a token names."""
 
-    def __init__(self, key: Any, algorithms: frozenset[str]) -> None:
-        self._key = key
-        self._algorithms = algorithms
+    key: Any
+    algorithms: frozenset[str]
 
     @classmethod
     def read(cls, path: Path, algorithms: tuple[str, ...]) -> "FileKey":
@@ -74,7 +75,7 @@ class FileKey:
         return cls(key, fit)
 
     async def find(self, key_id: str | None, algorithm: str) -> Any | None:  # noqa: ARG002 - there is only one
-        return self._key if algorithm in self._algorithms else None
+        return self.key if algorithm in self.algorithms else None
 
 
 def _algorithms_of(key: object) -> frozenset[str]:
