@@ -3,7 +3,7 @@
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,19 +211,11 @@ def _show(out: Console, planned: AdoptionPlan) -> None:
         for name in FIELDS[part]:
             column = of.column(name)
             line(out, f"  {name:<18} {'-' if column is None else f'{column.name} ({column.type})'}")
-    heading(out, "why")
-    for reason in planned.why:
-        line(out, f"  {reason}")
-    heading(out, "rules")
-    for rule in _rules(planned):
-        line(out, f"  {rule}")
-    heading(out, "rows")
-    for what, count in sorted(survey.counts.items()):
-        line(out, f"  {what}: {count}")
+    _show_list(out, "why", planned.why)
+    _show_list(out, "rules", _rules(planned))
+    _show_list(out, "rows", [f"{what}: {count}" for what, count in sorted(survey.counts.items())])
     if planned.unknown or survey.unreadable:
-        heading(out, "what cannot be read")
-        for unknown in planned.unknown:
-            line(out, f"  {unknown}")
+        _show_list(out, "what cannot be read", planned.unknown)
         for row in survey.unreadable:
             over = "" if row.matters else " (it is over, and stays as it was)"
             line(out, f"  {row.table}: {row.row}: {row.reason}{over}")
@@ -231,14 +223,16 @@ def _show(out: Console, planned: AdoptionPlan) -> None:
         if more:
             line(out, f"  and {more} more")
     if survey.notes:
-        heading(out, "decisions about users")
-        for note in survey.notes:
-            line(out, f"  {note}")
+        _show_list(out, "decisions about users", survey.notes)
     if planned.dependents:
-        heading(out, f"what goes on using the old tables, in schema {MOVED}")
-        for dependent in planned.dependents:
-            line(out, f"  {dependent}")
+        _show_list(out, f"what goes on using the old tables, in schema {MOVED}", planned.dependents)
     _show_end(out, planned)
+
+
+def _show_list(out: Console, title: str, told: Iterable[str]) -> None:
+    heading(out, title)
+    for text in told:
+        line(out, f"  {text}")
 
 
 def _show_end(out: Console, planned: AdoptionPlan) -> None:

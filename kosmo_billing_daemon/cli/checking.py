@@ -1,6 +1,7 @@
 """``check``: what is wrong with the surroundings, each line ✓, or ✗ with what to do, or a note."""
 
 import asyncio
+import contextlib
 import json
 import urllib.error
 import urllib.request
@@ -76,7 +77,11 @@ def check(
         broker_of(loaded.mqtt)
     except Misconfigured as error:
         findings = [Finding("settings", False, problem, error.advice) for problem in error.problems]
-        _show(findings, out, as_json=as_json)
+        if as_json:
+            _print_json(findings)
+        else:
+            for finding in findings:
+                _print(out, finding)
         raise typer.Exit(EX_CONFIG) from error
     password = gateway_password if gateway_password_file is None else read_password(gateway_password_file)
 
@@ -91,35 +96,27 @@ def check(
     findings = run(work())
     wrong = [finding for finding in findings if finding.ok is False]
     if as_json:
-        _show(findings, out, as_json=True)
+        _print_json(findings)
     else:
-        out.print(
-            Text(
-                f"{len(wrong)} problem{'s' if len(wrong) > 1 else ''} found" if wrong else "all is well",
-                style="bold",
-            )
-        )
+        said = f"{len(wrong)} problem{'s' if len(wrong) > 1 else ''} found" if wrong else "all is well"
+        out.print(Text(said, style="bold"))
     if wrong:
         context.exit(EX_FAILED)
 
 
 async def _all(loaded: Settings, gateway: str | None, password: str | None) -> AsyncIterator[Finding]:
     yield Finding("settings", True, "the settings are complete")
-    for told in loaded.database.ignored:
+    for told in (*loaded.database.ignored, *loaded.warnings):
         yield Finding("settings", None, told)
-    for warning in loaded.warnings:
-        yield Finding("settings", None, warning)
     if loaded.webhook.trust is WebhookTrust.BODY:
         fact = "WEBHOOK_TRUST=body: whoever reaches the port can write paid invoices"
         yield Finding("settings", False, fact, "for anything but a trial set WEBHOOK_TRUST=btcpay")
-    leads: bool | None = None
     async with Pool(database_of(loaded)) as pool:
         async for finding in database.inspect(pool, utc_now):
             yield finding
-        try:
+        leads: bool | None = None
+        with contextlib.suppress(Unavailable):
             leads = await database.is_led(pool)
-        except Unavailable:
-            leads = None
         account = None if gateway is None else broker.as_account(broker_of(loaded.mqtt), gateway, password)
         async for finding in _broker(loaded, pool, account, leads=leads):
             yield finding
@@ -199,12 +196,8 @@ def _fetched(url: str) -> bytes:
         raise error.reason if isinstance(error.reason, OSError) else OSError(error.reason) from error
 
 
-def _show(findings: list[Finding], out: Console, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"ok": all(f.ok is not False for f in findings), "findings": findings})
-        return
-    for finding in findings:
-        _print(out, finding)
+def _print_json(findings: list[Finding]) -> None:
+    print_json({"ok": all(f.ok is not False for f in findings), "findings": findings})
 
 
 def _writes_signs(out: Console) -> bool:

@@ -16,6 +16,7 @@ RIGHT: Final = 16
 COLOURS: Final = 5
 _ROUND: Final = (1, 2, 5)
 _GAP: Final = 0.28  # of the room for a bar
+_NONE: Final = Decimal(0)
 
 
 @record
@@ -55,21 +56,16 @@ class StackedBars:
 def stacked(since: date, days: int, amounts: Mapping[tuple[date, str], Decimal], unit: str) -> StackedBars:
     """Place the amounts of each day one above the other; what is below zero has no bar."""
     names = sorted({name for _, name in amounts})
-    sums = [
-        sum(
-            (max(amounts.get((since + timedelta(days=day), name), Decimal(0)), Decimal(0)) for name in names),
-            Decimal(0),
-        )
-        for day in range(days)
-    ]
-    top, steps = _scale(max(sums, default=Decimal(0)))
+    dates = [since + timedelta(days=number) for number in range(days)]
+    pieces = [[max(amounts.get((day, name), _NONE), _NONE) for name in names] for day in dates]
+    highest = max((sum(each, _NONE) for each in pieces), default=_NONE)
+    top, steps = _scale(highest)
     room = (WIDTH - LEFT - RIGHT) / days
     tall = HEIGHT - BOTTOM - TOP
     bars: list[Bar] = []
-    for number in range(days):
-        day, base = since + timedelta(days=number), Decimal(0)
-        for place, name in enumerate(names):
-            amount = max(amounts.get((day, name), Decimal(0)), Decimal(0))
+    for number, day in enumerate(dates):
+        base = _NONE
+        for place, (name, amount) in enumerate(zip(names, pieces[number], strict=True)):
             if amount:
                 height = float(amount / top) * tall
                 y = HEIGHT - BOTTOM - float(base / top) * tall - height
@@ -91,12 +87,10 @@ def stacked(since: date, days: int, amounts: Mapping[tuple[date, str], Decimal],
         for step in steps
     ]
     shown = [
-        Tick(round(LEFT + room * (number + 0.5), 2), f"{since + timedelta(days=number):%-d %b}")
+        Tick(round(LEFT + room * (number + 0.5), 2), f"{dates[number]:%-d %b}")
         for number in range(days - 1, -1, -7)
     ]
-    return StackedBars(
-        bars=bars, lines=lines, days=shown[::-1], names=names, highest=max(sums, default=Decimal(0))
-    )
+    return StackedBars(bars=bars, lines=lines, days=shown[::-1], names=names, highest=highest)
 
 
 def _scale(highest: Decimal) -> tuple[Decimal, list[Decimal]]:

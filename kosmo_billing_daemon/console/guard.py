@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -129,12 +129,6 @@ def _require_loopback_name(request: web.Request) -> None:
         raise Forbidden("The console is reached as 127.0.0.1 or localhost only.", code="unknown_host")
 
 
-def _require_text(given: Iterable[str]) -> None:
-    """Refuse what no database takes for text, whatever field it is for."""
-    if any("\0" in text for text in given):
-        raise web.HTTPBadRequest
-
-
 async def _find_operator(request: web.Request) -> Operator | None:
     token = request.cookies.get(COOKIE)
     return None if token is None else await request.app[DESK].access.find(token)
@@ -157,7 +151,8 @@ async def _require_own_form(request: web.Request) -> None:
             form = await request.post()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
-    _require_text([value for value in form.values() if isinstance(value, str)])
+    if any("\0" in value for value in form.values() if isinstance(value, str)):  # no database takes it
+        raise web.HTTPBadRequest
     operator = request[OPERATOR]
     if request.path == LOGIN or operator is None:
         return
