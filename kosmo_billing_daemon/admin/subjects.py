@@ -4,7 +4,6 @@ The rule it keeps: money stays as it is, under a pseudonym that nobody is told; 
 user goes in one transaction. So what the user still has must be given up first, or knowingly.
 """
 
-import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
 from uuid import uuid4
@@ -48,24 +47,14 @@ class DataSubjects:
     btcpay: BtcpayClient
     clock: Clock
 
-    async def export(self, user_id: UserId) -> AsyncGenerator[tuple[str, str]]:
-        """Give every row as its table and JSON, ordered by table, as of one moment.
-
-        Raises ``NotFound`` where nothing is known.
-        """
-        async with self.pool.transaction() as connection:
-            await _require_known(connection, user_id)
-            async for held in subjects.stream(connection, user_id):
-                yield held
-
     async def export_text(self, user_id: UserId) -> AsyncGenerator[str]:
         """Give one JSON document, part by part: a user with a million messages needs no more memory.
 
-        Raises ``NotFound`` before the first part.
+        Every table has its rows as of one moment. Raises ``NotFound`` before the first part.
         """
         document = await Entitlements(pool=self.pool, clock=self.clock).show(user_id)
-        async with contextlib.aclosing(self.export(user_id)) as rows:
-            first = await anext(rows)
+        async with self.pool.transaction() as connection:
+            await _require_known(connection, user_id)
             head = {
                 "format": FORMAT,
                 "user_id": str(user_id),
@@ -88,13 +77,9 @@ class DataSubjects:
                         break
                 return text
 
-            def added(name: str, row: str) -> str:
+            async for name, row in subjects.stream(connection, user_id):
                 separator = "," if name == current else begun(name)
-                return f"{separator}\n   {row}"
-
-            yield added(*first)
-            async for name, row in rows:
-                yield added(name, row)
+                yield f"{separator}\n   {row}"
             yield begun(None) + "]\n }\n}\n"
 
     async def preview(self, user_id: UserId) -> ErasurePreview:
