@@ -51,7 +51,9 @@ def problem(status: int, headers: Mapping[str, str], body: bytes, now: datetime)
             "BTCPay does not accept the key (401); set BTCPAY_API_KEY to a valid one", unauthenticated=True
         )
     if status == 403:
-        return _forbidden(words(said.get("missingPermission")), complaints)
+        if permission := words(said.get("missingPermission")):
+            return BtcpayDenied(f"BTCPay says the key lacks {permission} for this store (403)")
+        return BtcpayDenied(f"BTCPay forbids this (403): {complaints[0].message}")
     return BtcpayRefused(status, complaints, btcpay_code=code or None)
 
 
@@ -95,12 +97,6 @@ def _said(body: bytes) -> tuple[list[Complaint], dict[str, Any]]:
         and isinstance(entry.get("path"), str)
         and isinstance(entry.get("message"), str)
     ], {}
-
-
-def _forbidden(permission: str, complaints: list[Complaint]) -> BtcpayDenied:
-    if permission:
-        return BtcpayDenied(f"BTCPay says the key lacks {permission} for this store (403)")
-    return BtcpayDenied(f"BTCPay forbids this (403): {complaints[0].message}")
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:

@@ -58,11 +58,11 @@ class BtcpayClient:
         require_usable(url, api_key, store_id, public_url)
         self._url = url.rstrip("/")
         self._key = api_key
-        self._store_id = store_id
+        self.store_id = store_id
         self._store = f"/api/v1/stores/{store_id}"
         self._invoices = f"{self._store}/invoices"
         self._webhooks = f"{self._store}/webhooks"
-        self._links = Links.of(self._url, public_url)
+        self.links = Links.of(self._url, public_url)
         self._timeouts = timeouts
         self._clock = clock
         self._health = Health(clock)
@@ -73,7 +73,7 @@ class BtcpayClient:
         self._is_open = self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"BtcpayClient(url={self._url!r}, store_id={self._store_id!r})"
+        return f"BtcpayClient(url={self._url!r}, store_id={self.store_id!r})"
 
     async def __aenter__(self) -> Self:
         self._is_open = True
@@ -93,15 +93,6 @@ class BtcpayClient:
 
         self._wire = BtcpayWire(self._url, self._key, self._invoices, self._timeouts)
         return self._wire
-
-    @property
-    def store_id(self) -> str:
-        return self._store_id
-
-    @property
-    def links(self) -> Links:
-        """How its links are made to lead to where customers reach it."""
-        return self._links
 
     @property
     def state(self) -> BtcpayState:
@@ -127,7 +118,7 @@ class BtcpayClient:
         try:
             async with self._call("create_invoice", CallScope.CREATE, seconds=self._timeouts.create):
                 created = await self._exchange("POST", self._invoices, body=body)
-                (seen,) = payloads.of_orders([payloads.observation(created, links=self._links)], [order_id])
+                (seen,) = payloads.of_orders([payloads.observation(created, links=self.links)], [order_id])
                 return seen
         except BtcpayAway as error:
             if not error.reached:
@@ -148,7 +139,7 @@ class BtcpayClient:
     async def probe(self) -> None:
         """Read one invoice of the store, or see that it has none."""
         async with self._call("probe", CallScope.READ):
-            payloads.sample(await self._read(self._invoices, {"take": "1"}), self._store_id)
+            payloads.sample(await self._read(self._invoices, {"take": "1"}), self.store_id)
 
     async def find_invoices(self, order_ids: Sequence[UUID]) -> list[Observation]:
         """Return every invoice that carries one of these order ids, archived ones too.
@@ -182,7 +173,7 @@ class BtcpayClient:
                 # the same right, of the key and of its user, and no id: if that is denied too, this raises.
                 await self._read(self._invoices, {"orderId": btcpay_id, "take": "1"})
                 return None
-            return payloads.of_id(payloads.observation(document, links=self._links), btcpay_id)
+            return payloads.of_id(payloads.observation(document, links=self.links), btcpay_id)
 
     async def fetch_confirmations(self, seen: Observation) -> Observation:
         """Return the observation with ``confirmed_amount`` and ``last_received_at`` from its payments."""
@@ -204,7 +195,7 @@ class BtcpayClient:
         async with self._call("mark"):
             body = {"status": "Settled" if settled else "Invalid"}
             marked = await self._exchange("POST", f"{self._invoices}/{opaque(btcpay_id)}/status", body=body)
-            return payloads.of_id(payloads.observation(marked, links=self._links), btcpay_id)
+            return payloads.of_id(payloads.observation(marked, links=self.links), btcpay_id)
 
     async def server_info(self) -> BtcpayServer:
         async with self._call("server_info"):
@@ -277,7 +268,7 @@ class BtcpayClient:
     async def _find(self, order_ids: Sequence[UUID]) -> list[Observation]:
         wanted = "&".join(f"orderId={order_id}" for order_id in order_ids)  # nothing in them to be quoted
         found = await self._read(f"{self._invoices}?{wanted}&includeArchived=true")
-        return payloads.of_orders(payloads.observations(found, links=self._links), order_ids)
+        return payloads.of_orders(payloads.observations(found, links=self.links), order_ids)
 
     async def _read(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         """GET, once more if no usable answer came and we were not told to wait."""
@@ -305,7 +296,7 @@ class BtcpayClient:
         answer = await (self._wire or self.connect()).exchange(
             method, path, params, None if body is None else json.dumps(body).encode()
         )
-        if answer.is_success:
+        if 200 <= answer.status <= 299:
             if method == "DELETE" and not answer.body:  # nothing is said of what is gone
                 return None
             return answers.document(answer.status, answer.headers.get("content-type", ""), answer.body)

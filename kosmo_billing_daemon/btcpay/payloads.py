@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -18,12 +18,13 @@ from kosmo_billing_daemon.btcpay.errors import Garbled, InvalidResponse
 from kosmo_billing_daemon.btcpay.reading import (
     MAX_URL_LENGTH,
     decode,
-    is_text,
     items,
     mapping,
     number,
+    one_of,
     optional_number,
     optional_text,
+    short,
     text,
     time,
     whole,
@@ -35,9 +36,7 @@ from kosmo_billing_daemon.runtime.records import record
 
 MAX_TYPE_LENGTH = 64
 
-_T = TypeVar("_T")
-
-_STATUSES = {
+STATUSES = {
     "New": InvoiceStatus.NEW,
     "Processing": InvoiceStatus.PROCESSING,
     "Settled": InvoiceStatus.SETTLED,
@@ -81,18 +80,17 @@ def hint(body: bytes) -> Hint:
     try:
         document = decode(body)
     except ValueError as error:
-        raise InvalidResponse(f"the body is not JSON in UTF-8: {_short(error)}") from None
+        raise InvalidResponse(f"the body is not JSON in UTF-8: {short(error)}") from None
     if not isinstance(document, dict):
         raise InvalidResponse("the body is not a JSON object")
     kind = optional_text(document, "type", most=MAX_TYPE_LENGTH)
     if kind is None:
         raise InvalidResponse(f"type: a printable text of 1 to {MAX_TYPE_LENGTH} characters is needed")
-    metadata = document.get("metadata")
     return Hint(
         delivery_id=optional_text(document, "deliveryId"),
         type=kind,
         invoice_id=optional_text(document, "invoiceId"),
-        order_id=optional_text(metadata, "orderId") if isinstance(metadata, dict) else None,
+        order_id=_order_id(document),
         store_id=optional_text(document, "storeId"),
         pull_payment_id=optional_text(document, "pullPaymentId"),
         claimed_status=optional_text(document, "status", most=MAX_TYPE_LENGTH),
@@ -102,18 +100,17 @@ def hint(body: bytes) -> Hint:
 def observation(document: Any, *, links: Links | None = None) -> Observation:
     """Read one invoice; raises ``Garbled`` naming the field that is not what the API promises."""
     invoice = mapping(document, "invoice")
-    metadata = invoice.get("metadata")
     amount = number(invoice, "amount")
     if amount < 0:
         raise Garbled("amount", "less than nothing")
     return Observation(
         btcpay_invoice_id=text(invoice, "id"),
         store_id=text(invoice, "storeId"),
-        order_id=optional_text(metadata, "orderId") if isinstance(metadata, Mapping) else None,
+        order_id=_order_id(invoice),
         amount=amount,
         currency=text(invoice, "currency", most=32),
-        status=_one_of(invoice, "status", _STATUSES),
-        payment=_one_of(invoice, "additionalStatus", _PAYMENTS),
+        status=one_of(invoice, "status", STATUSES),
+        payment=one_of(invoice, "additionalStatus", _PAYMENTS),
         expires_at=time(invoice, "expirationTime"),
         paid_amount=optional_number(invoice, "paidAmount"),
         checkout_url=_link(invoice, links),
@@ -133,12 +130,15 @@ def observations(document: Any, *, links: Links | None = None) -> list[Observati
             readable.append(observation(entry, links=links))
         except Garbled as error:
             first = first or error
-            metadata = entry.get("metadata") if isinstance(entry, dict) else None
-            order_id = optional_text(metadata, "orderId") if isinstance(metadata, dict) else None
-            unreadable.append(order_id)
+            unreadable.append(_order_id(entry) if isinstance(entry, dict) else None)
     if first is not None:
         raise Garbled(first.field, first.problem, readable=readable, order_ids=unreadable)
     return readable
+
+
+def _order_id(invoice: Mapping[str, Any]) -> str | None:
+    metadata = invoice.get("metadata")
+    return optional_text(metadata, "orderId") if isinstance(metadata, Mapping) else None
 
 
 def sample(document: Any, store_id: str) -> None:
@@ -279,13 +279,6 @@ def _received(payment: Mapping[str, Any], expires_at: datetime, now: datetime) -
     return expires_at + timedelta(seconds=seconds - expires_at.timestamp())
 
 
-def _one_of(document: Mapping[str, Any], name: str, known: Mapping[str, _T]) -> _T:
-    value = document.get(name)
-    if not isinstance(value, str) or value not in known:
-        raise Garbled(name, f"{_short(repr(value))} is none of {', '.join(known)}")
-    return known[value]
-
-
 def _link(document: Mapping[str, Any], links: Links | None) -> str:
     link = text(document, "checkoutLink", most=MAX_URL_LENGTH)
     try:
@@ -295,8 +288,3 @@ def _link(document: Mapping[str, Any], links: Links | None) -> str:
     except ValueError:
         raise Garbled("checkoutLink", "an http or https address is needed") from None
     return link if links is None else links.reachable(link)
-
-
-def _short(words: object) -> str:
-    said = "".join(c if c.isprintable() else "?" for c in str(words)[:80])
-    return said if is_text(said, 80) else "?"

@@ -9,9 +9,11 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from kosmo_billing_daemon.btcpay.errors import Garbled
+
+_T = TypeVar("_T")
 
 MAX_ID_LENGTH = 128
 MAX_URL_LENGTH = 2048
@@ -70,6 +72,19 @@ def optional_text(document: Mapping[str, Any], name: str, *, most: int = MAX_ID_
     """Return the text, or nothing where there is none that we could keep."""
     value = document.get(name)
     return value if isinstance(value, str) and is_text(value, most) else None
+
+
+def one_of(document: Mapping[str, Any], name: str, known: Mapping[str, _T]) -> _T:
+    """Return what stands for one of the texts that BTCPay may say."""
+    value = document.get(name)
+    if not isinstance(value, str) or value not in known:
+        raise Garbled(name, f"{short(repr(value))} is none of {', '.join(known)}")
+    return known[value]
+
+
+def short(words: object) -> str:
+    said = "".join(c if c.isprintable() else "?" for c in str(words)[:80])
+    return said if is_text(said, 80) else "?"
 
 
 def flag(document: Mapping[str, Any], name: str) -> bool:

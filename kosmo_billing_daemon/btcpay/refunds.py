@@ -4,7 +4,6 @@ BTCPay lists no refunds of an invoice: a pull payment is found by its id, or by 
 gave it. A claim is paid once somebody approves it in BTCPay; what is not claimed can be archived.
 """
 
-from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
@@ -18,6 +17,7 @@ from kosmo_billing_daemon.btcpay.reading import (
     items,
     mapping,
     number,
+    one_of,
     optional_text,
     text,
 )
@@ -133,8 +133,6 @@ def _pull_payment(document: Any, links: Links) -> PullPayment:
 
 
 def _claim(document: Any) -> Claim:
-    found: Mapping[str, Any] = mapping(document, "payout")
-    state = text(found, "state", most=32)
-    if state not in list(ClaimState):
-        raise Garbled("state", f"{state!r} is none of {', '.join(ClaimState)}")
-    return Claim(id=text(found, "id"), amount=number(found, "originalAmount"), state=ClaimState(state))
+    found = mapping(document, "payout")
+    state = one_of(found, "state", {state.value: state for state in ClaimState})
+    return Claim(id=text(found, "id"), amount=number(found, "originalAmount"), state=state)

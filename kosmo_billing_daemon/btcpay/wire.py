@@ -42,10 +42,6 @@ class HttpAnswer:
     headers: Mapping[str, str]
     body: bytes
 
-    @property
-    def is_success(self) -> bool:
-        return 200 <= self.status <= 299
-
 
 class BtcpayWire:
     """Connections to one server, over which every request carries the key; ``usual`` is the path of most.

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from kosmo_billing_daemon.btcpay.client import BtcpayClient
 from kosmo_billing_daemon.btcpay.errors import BtcpayRefused, Garbled
+from kosmo_billing_daemon.btcpay.payloads import STATUSES
 from kosmo_billing_daemon.domain.invoices import (
     Case,
     CaseKind,
@@ -163,20 +164,11 @@ def with_strays(verdict: Verdict, strays: Sequence[Observation]) -> Verdict:
     return replace(verdict, cases=(*verdict.cases, case))
 
 
-_CLAIMS = {
-    "New": InvoiceStatus.NEW,
-    "Processing": InvoiceStatus.PROCESSING,
-    "Settled": InvoiceStatus.SETTLED,
-    "Expired": InvoiceStatus.EXPIRED,
-    "Invalid": InvoiceStatus.INVALID,
-}
-
-
 def claimed(due: Sequence[DueLookup], store_id: str) -> LookupResult:
     """Take the body's word (``WEBHOOK_TRUST=body``); the last delivery about an invoice counts."""
     result = LookupResult()
     for lookup in due:
-        status, invoice = _CLAIMS.get(lookup.claimed_status or ""), lookup.invoice
+        status, invoice = STATUSES.get(lookup.claimed_status or ""), lookup.invoice
         if status is None or invoice.expires_at is None:
             continue
         price = invoice.asked
