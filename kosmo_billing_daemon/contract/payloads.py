@@ -152,14 +152,10 @@ class Rejection:
 
 @record(kw_only=True)
 class UsageReport:
-    """What a reporter sends on ``usage/{reporter}``: 1 to 500 events.
-
-    Events that are wrong by themselves are in ``rejected``; they do not spoil the others.
-    """
+    """What a reporter sends on ``usage/{reporter}``: 1 to 500 events. ``UsageColumns`` reads it."""
 
     report_id: str
     events: tuple[UsageEvent, ...]
-    rejected: tuple[Rejection, ...] = ()
 
     def encode(self) -> bytes:
         return dumps(
@@ -179,28 +175,8 @@ class UsageReport:
             }
         )
 
-    @classmethod
-    def decode(cls, payload: bytes) -> "UsageReport":
-        document = loads(payload)
-        fields = Fields(document)
-        report_id = fields.text("report_id")
-        raw = document.get("events")
-        if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_EVENTS_PER_REPORT:
-            raise Malformed(f"events: a list of 1 to {MAX_EVENTS_PER_REPORT} events")
-        events: list[UsageEvent] = []
-        rejected: list[Rejection] = []
-        for number, item in enumerate(raw):
-            if not isinstance(item, Mapping):
-                raise Malformed(f"events[{number}]: an object")
-            message_id = Fields(item, f"events[{number}].").text("message_id")
-            try:
-                events.append(usage_event(message_id, Fields(item)))
-            except Malformed as error:
-                rejected.append(Rejection(message_id, str(error)))
-        return cls(report_id=report_id, events=tuple(events), rejected=tuple(rejected))
 
-
-def usage_event(message_id: str, fields: "Fields") -> UsageEvent:
+def usage_event(message_id: str, fields: Fields) -> UsageEvent:
     """Read one event of a report; raises ``Malformed``."""
     return UsageEvent(
         message_id=message_id,

@@ -1,7 +1,7 @@
 """A usage report read into columns, as the database takes it: many events, little work for each.
 
-The same rules as ``UsageReport.decode``, which stays the reference: whatever is not plainly right here
-is judged there, so that both say the same about every report (and a test compares them).
+``usage_event`` has the rules: an event that is not plainly right here is judged there, so that both say the
+same about every event (and a test compares them). One that is wrong by itself does not spoil the others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class UsageColumns:
 
     @classmethod
     def decode(cls, payload: bytes) -> "UsageColumns":
-        """Read a report; raises ``Malformed`` when it cannot be one as a whole."""
+        """Read a report of 1 to 500 events; raises ``Malformed`` when it cannot be one as a whole."""
         document = loads(payload)
         report_id = Fields(document).text("report_id")
         raw = document.get("events")
@@ -75,7 +75,7 @@ class UsageColumns:
 
 
 def _plain(item: Any) -> Row | None:
-    """Read an event that is right beyond doubt; ``None`` leaves it to the reference."""
+    """Read an event that is right beyond doubt; ``None`` leaves it to ``usage_event``."""
     try:
         user_id, message_id = item["user_id"], item["message_id"]
         node_id, count, lease_id = item.get("node_id"), item.get("count", 1), item.get("lease_id")

@@ -1,8 +1,8 @@
 """Payloads of every kind: one example of each, and any that the code may write."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from hypothesis import strategies as some
@@ -22,6 +22,7 @@ from kosmo_billing_daemon.contract.payloads import (
     UsageReport,
     Watermark,
 )
+from tests.support.usage_reports import read_report
 
 USER = UUID("ab111111-1111-1111-1111-111111111111")
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -97,7 +98,6 @@ reports = some.builds(
     UsageReport,
     report_id=ids,
     events=some.lists(usage_events, min_size=1, max_size=5).map(tuple),
-    rejected=some.just(()),
 )
 rejections = some.builds(Rejection, ids, ids)
 acks = some.builds(
@@ -139,13 +139,13 @@ MESSAGES = {
         reason=some.none() | some.sampled_from(LeaseRefusal),
     ),
 }
-DECODERS: dict[str, Any] = {
-    "Entitlement": EntitlementDocument,
-    "UsageReport": UsageReport,
-    "UsageAck": UsageAck,
-    "Watermark": Watermark,
-    "TimeRequest": TimeRequest,
-    "TimeAnswer": TimeAnswer,
-    "LeaseRequest": LeaseRequest,
-    "LeaseAnswer": LeaseAnswer,
+DECODERS: dict[str, Callable[[bytes], object]] = {
+    "Entitlement": EntitlementDocument.decode,
+    "UsageReport": lambda payload: read_report(payload)[0],
+    "UsageAck": UsageAck.decode,
+    "Watermark": Watermark.decode,
+    "TimeRequest": TimeRequest.decode,
+    "TimeAnswer": TimeAnswer.decode,
+    "LeaseRequest": LeaseRequest.decode,
+    "LeaseAnswer": LeaseAnswer.decode,
 }

@@ -15,10 +15,10 @@ from kosmo_billing_daemon.contract.payloads import (
     EntitlementDocument,
     StatusDocument,
     UsageAck,
-    UsageReport,
     Watermark,
 )
 from tests.contract.builders import ACK, ENTITLEMENT, EVENT, NOW, REPORT, USER, WATERMARK
+from tests.support.usage_reports import read_report
 
 
 def refusal(decode: Callable[[bytes], object], document: object) -> str:
@@ -74,7 +74,7 @@ def test_status_and_events_are_json_of_the_contract() -> None:
     ("decode", "document"),
     [
         (EntitlementDocument.decode, ENTITLEMENT),
-        (UsageReport.decode, REPORT),
+        (read_report, REPORT),
         (UsageAck.decode, ACK),
         (Watermark.decode, WATERMARK),
     ],
@@ -119,12 +119,12 @@ def test_a_malformed_field_of_an_entitlement_is_named(field: str, wrong: object)
     ],
 )
 def test_a_report_that_cannot_be_answered_is_malformed_as_a_whole(change: dict[str, Any], place: str) -> None:
-    assert refusal(UsageReport.decode, REPORT | change).startswith(place)
+    assert refusal(read_report, REPORT | change).startswith(place)
 
 
 def test_a_report_may_be_full() -> None:
     full = json.dumps(REPORT | {"events": [EVENT] * MAX_EVENTS_PER_REPORT}).encode()
-    assert len(UsageReport.decode(full).events) == MAX_EVENTS_PER_REPORT
+    assert len(read_report(full)[0].events) == MAX_EVENTS_PER_REPORT
 
 
 @pytest.mark.parametrize(
@@ -150,24 +150,24 @@ def test_an_event_that_is_wrong_by_itself_does_not_spoil_the_others(
     change: dict[str, Any], place: str
 ) -> None:
     wrong = EVENT | {"message_id": "m2"} | change
-    report = UsageReport.decode(json.dumps(REPORT | {"events": [EVENT, wrong]}).encode())
+    report, rejected = read_report(json.dumps(REPORT | {"events": [EVENT, wrong]}).encode())
     assert [event.message_id for event in report.events] == ["m1"]
-    (rejection,) = report.rejected
+    (rejection,) = rejected
     assert rejection.message_id == "m2"
     assert rejection.reason.startswith(place)
-    ack = UsageAck(report_id=report.report_id, accepted=1, duplicates=0, rejected=report.rejected)
+    ack = UsageAck(report_id=report.report_id, accepted=1, duplicates=0, rejected=rejected)
     assert UsageAck.decode(ack.encode()) == ack
 
 
 def test_count_and_node_may_be_left_out() -> None:
     event = {name: value for name, value in EVENT.items() if name not in ("count", "node_id")}
-    (read,) = UsageReport.decode(json.dumps(REPORT | {"events": [event]}).encode()).events
+    (read,) = read_report(json.dumps(REPORT | {"events": [event]}).encode())[0].events
     assert (read.count, read.node_id) == (1, None)
 
 
 def test_times_of_any_offset_are_read_as_utc() -> None:
     event = EVENT | {"sent_at": "2026-03-01T14:00:00.5+02:00"}
-    (read,) = UsageReport.decode(json.dumps(REPORT | {"events": [event]}).encode()).events
+    (read,) = read_report(json.dumps(REPORT | {"events": [event]}).encode())[0].events
     assert (read.sent_at, read.sent_at.tzinfo) == (datetime(2026, 3, 1, 12, 0, 0, 500_000, tzinfo=UTC), UTC)
 
 

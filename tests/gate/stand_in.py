@@ -27,6 +27,7 @@ from kosmo_billing_daemon.gate import Gate
 from kosmo_billing_daemon.link import Broker, Link, connect
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
 from tests.support.mosquitto import Mosquitto
+from tests.support.usage_reports import read_report
 
 TOPICS = Topics()
 NODE = "!a1b2c3d4"
@@ -134,7 +135,7 @@ class Daemon:
                     continue
                 reporter = TOPICS.usage_reporter(message.topic)
                 assert reporter is not None
-                await self._count(reporter, UsageReport.decode(message.payload))
+                await self._count(reporter, read_report(message.payload)[0])
                 self.link.acknowledge(message)
 
     async def _tell_the_time(self, name: str, request: TimeRequest) -> None:
