@@ -29,30 +29,21 @@ class Permission(StrEnum):
     UNRESTRICTED = "unrestricted"
 
 
-_EVERYTHING = frozenset(Permission)
-_INCLUDED: dict[str, frozenset[Permission]] = {
-    Permission.UNRESTRICTED: _EVERYTHING,
-    Permission.MODIFY_STORE: _EVERYTHING - {Permission.UNRESTRICTED},
-    Permission.MODIFY_INVOICES: frozenset(
-        {Permission.MODIFY_INVOICES, Permission.CREATE_INVOICE, Permission.VIEW_INVOICES}
-    ),
-    Permission.MANAGE_PULL_PAYMENTS: frozenset(
-        {
-            Permission.MANAGE_PULL_PAYMENTS,
-            Permission.APPROVE_PULL_PAYMENT,
-            Permission.CREATE_PULL_PAYMENT,
-            Permission.ARCHIVE_PULL_PAYMENT,
-            Permission.VIEW_PULL_PAYMENTS,
-        }
-    ),
-    Permission.APPROVE_PULL_PAYMENT: frozenset(
-        {Permission.APPROVE_PULL_PAYMENT, Permission.CREATE_PULL_PAYMENT, Permission.VIEW_PULL_PAYMENTS}
-    ),
-    Permission.CREATE_PULL_PAYMENT: frozenset(
-        {Permission.CREATE_PULL_PAYMENT, Permission.VIEW_PULL_PAYMENTS}
-    ),
-    Permission.VIEW_STORE: frozenset({Permission.VIEW_STORE, Permission.VIEW_INVOICES}),
+_INCLUDED: dict[str, set[Permission]] = {
+    Permission.UNRESTRICTED: set(Permission),
+    Permission.MODIFY_STORE: set(Permission) - {Permission.UNRESTRICTED},
+    Permission.MODIFY_INVOICES: {Permission.CREATE_INVOICE, Permission.VIEW_INVOICES},
+    Permission.MANAGE_PULL_PAYMENTS: {
+        Permission.APPROVE_PULL_PAYMENT,
+        Permission.CREATE_PULL_PAYMENT,
+        Permission.ARCHIVE_PULL_PAYMENT,
+        Permission.VIEW_PULL_PAYMENTS,
+    },
+    Permission.APPROVE_PULL_PAYMENT: {Permission.CREATE_PULL_PAYMENT, Permission.VIEW_PULL_PAYMENTS},
+    Permission.CREATE_PULL_PAYMENT: {Permission.VIEW_PULL_PAYMENTS},
+    Permission.VIEW_STORE: {Permission.VIEW_INVOICES},
 }
+"""What a wider permission includes beside itself."""
 
 BILLING_PERMISSIONS: tuple[str, ...] = (
     Permission.CREATE_INVOICE,
@@ -92,7 +83,8 @@ class ApiKey:
         """Tell whether the key carries ``permission``, itself or within a wider one, in that store."""
         for granted in self.permissions.get(store_id, ()):
             name, colon, store = granted.partition(":")
-            if (not colon or store == store_id) and permission in _INCLUDED.get(name, (name,)):
+            includes = permission == name or permission in _INCLUDED.get(name, ())
+            if includes and (not colon or store == store_id):
                 return True
         return False
 
