@@ -48,7 +48,7 @@ class Link:
         self.max_in_flight = broker.max_in_flight
         self._broker = broker
         self._loop = asyncio.get_running_loop()
-        self._wire = Wire(self._on_bytes, self._lose)
+        self._wire = Wire(self._on_bytes, self.drop)
         self._client = fresh_client(broker, will)
         # aiomqtt 2.5 has no other way to reason codes, manual acknowledgement and the socket
         self._paho = self._client._client  # noqa: SLF001
@@ -57,9 +57,9 @@ class Link:
         self._paho.on_connect = self._on_connect
         self._paho.on_disconnect = self._on_disconnect
         self._paho.on_socket_open = self._paho.on_socket_close = None
-        self._paho.on_socket_register_write = self._on_want_write
+        self._paho.on_socket_register_write = lambda *_: self._want_flush()
         self._paho.on_socket_unregister_write = None
-        self._paho._create_socket = self._socket  # type: ignore[method-assign]  # noqa: SLF001
+        self._paho._create_socket = lambda: self._wire  # type: ignore[method-assign]  # noqa: SLF001
         self._entered = False
         self._leaving = False
         self._flushing = False
@@ -204,8 +204,21 @@ class Link:
             self._paho.ack(mid, 1)
 
     def drop(self, reason: str) -> None:
-        """Cut the connection: the will is published, and unacknowledged messages come again."""
-        self._lose(reason)
+        """Cut the connection: the will is published, and unacknowledged messages come again.
+
+        The one end of it, whoever ends it: everything that waits on it fails now. Repeats change nothing.
+        """
+        if self._gone.done():
+            return
+        self._gone.set_result(reason)
+        self._wire.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._accepted.done():
+            self._accepted.set_exception(LinkLost(reason))
+            self._accepted.exception()
+        self._outbox.lose(reason)
+        self._arrived.set()
 
     async def wait_lost(self) -> LinkLost:
         """Wait for the end of the connection, whoever ended it."""
@@ -237,7 +250,7 @@ class Link:
                 raise LinkLost(self._gone.result())
             return task.result()
         except aiomqtt.MqttError as error:
-            self._lose(f"the broker did not answer: {error}")
+            self.drop(f"the broker did not answer: {error}")
             raise LinkLost(self._gone.result()) from error
         finally:
             if task.cancel():
@@ -253,9 +266,9 @@ class Link:
         if not late:
             oldest = self._outbox.oldest_since
             if keepalive and now - self._wire.heard > 2 * (keepalive - beat):
-                self._lose("the broker fell silent")
+                self.drop("the broker fell silent")
             elif oldest is not None and now - oldest > self._broker.publish_timeout:
-                self._lose("the broker did not acknowledge in time")
+                self.drop("the broker did not acknowledge in time")
             else:
                 self._paho.loop_misc()
         if not self._gone.done():
@@ -265,30 +278,10 @@ class Link:
         if self._gone.done():
             raise LinkLost(self._gone.result())
 
-    def _lose(self, reason: str) -> None:
-        """The one end of the connection; everything that waits on it fails now. Repeats change nothing."""
-        if self._gone.done():
-            return
-        self._gone.set_result(reason)
-        self._wire.abort()
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._accepted.done():
-            self._accepted.set_exception(LinkLost(reason))
-            self._accepted.exception()
-        self._outbox.lose(reason)
-        self._arrived.set()
-
     async def _cut(self, reason: str) -> None:
-        self._lose(reason)
+        self.drop(reason)
         if self._wire.opened:
             await asyncio.wait({self._wire.closed}, timeout=CLOSE_WITHIN)
-
-    def _socket(self) -> Wire:
-        return self._wire
-
-    def _on_want_write(self, _client: Client, _userdata: Any, _socket: Any) -> None:
-        self._want_flush()
 
     def _want_flush(self) -> None:
         if not self._flushing:
@@ -312,7 +305,7 @@ class Link:
                     self._wire.offer(packet)
                     self._paho.loop_read()
         except Exception as error:  # noqa: BLE001  what hostile bytes raise ends this link only
-            self._lose(f"unreadable packet: {error!r}")
+            self.drop(f"unreadable packet: {error!r}")
 
     def _on_connect(
         self,
@@ -342,4 +335,4 @@ class Link:
         who = (
             "the broker disconnected us" if flags.is_disconnect_packet_from_server else "the connection broke"
         )
-        self._lose(f"{who}: {code!s}")
+        self.drop(f"{who}: {code!s}")
