@@ -23,6 +23,7 @@ from kosmo_billing_daemon.settings import Settings
 from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web.app import build_app
 from kosmo_billing_daemon.web.health import Readiness
+from kosmo_billing_daemon.web.keys import WebServices
 from kosmo_billing_daemon.web.server.admission import OWN, Admission
 from kosmo_billing_daemon.web.server.draining import drain
 from kosmo_billing_daemon.web.server.serving import serve
@@ -69,33 +70,30 @@ class Front:
             most=self.admission.most * STREAMS // 100,
         )
         wakeups.stream = self.streams.wake
-        invoicing = Invoicing(
+        services = WebServices(
             pool=pool,
-            btcpay=btcpay,
-            settlement=settlement,
             clock=clock,
-            expiration=settings.btcpay.invoice_expiration,
-            limit=RateLimit(settings.http.invoice_rate),
-        )
-        whitelist = Whitelist(
-            pool=pool, clock=clock, changed=wakeups.changed, new_per_day=settings.http.new_nodes_per_day
+            catalogue=catalogue,
+            invoicing=Invoicing(
+                pool=pool,
+                btcpay=btcpay,
+                settlement=settlement,
+                clock=clock,
+                expiration=settings.btcpay.invoice_expiration,
+                limit=RateLimit(settings.http.invoice_rate),
+            ),
+            inbox=Inbox(pool=pool, wake=hinted),
+            entitlements=Entitlements(pool=pool, clock=clock),
+            whitelist=Whitelist(
+                pool=pool, clock=clock, changed=wakeups.changed, new_per_day=settings.http.new_nodes_per_day
+            ),
+            links=links,
+            renewals=renewals,
+            streams=self.streams,
         )
         self._http = settings.http
         self.app = build_app(
-            http=settings.http,
-            webhook=settings.webhook,
-            pool=pool,
-            invoicing=invoicing,
-            inbox=Inbox(pool=pool, wake=hinted),
-            entitlements=Entitlements(pool=pool, clock=clock),
-            whitelist=whitelist,
-            links=links,
-            renewals=renewals,
-            live=self.streams,
-            catalogue=catalogue,
-            clock=clock,
-            readiness=readiness,
-            topics=topics,
+            services, http=settings.http, webhook=settings.webhook, readiness=readiness, topics=topics
         )
 
     @contextlib.asynccontextmanager

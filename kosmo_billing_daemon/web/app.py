@@ -8,19 +8,8 @@ from aiohttp import web
 from kosmo_billing_daemon.contract.document import asyncapi
 from kosmo_billing_daemon.contract.paths import API, WEBHOOK
 from kosmo_billing_daemon.contract.topics import Topics
-from kosmo_billing_daemon.domain.plans import Catalogue
-from kosmo_billing_daemon.runtime.clock import Clock
-from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
-from kosmo_billing_daemon.services.credit import CreditAccounts
-from kosmo_billing_daemon.services.entitlements import Entitlements
-from kosmo_billing_daemon.services.inbox import Inbox
-from kosmo_billing_daemon.services.invoicing import Invoicing
-from kosmo_billing_daemon.services.links import RenewalLinks
 from kosmo_billing_daemon.services.renewal import Renewals
-from kosmo_billing_daemon.services.streams import EntitlementStreams
-from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.settings import Http, WebhookSettings, WebhookTrust
-from kosmo_billing_daemon.store.postgres import Pool
 from kosmo_billing_daemon.web import (
     auto_renewal,
     buying,
@@ -63,19 +52,10 @@ OPERATIONS = (
 
 
 def build_app(
+    services: keys.WebServices,
     *,
     http: Http,
     webhook: WebhookSettings,
-    pool: Pool,
-    invoicing: Invoicing,
-    inbox: Inbox,
-    entitlements: Entitlements,
-    whitelist: Whitelist,
-    links: RenewalLinks,
-    renewals: AutoRenewals,
-    live: EntitlementStreams,
-    catalogue: Catalogue,
-    clock: Clock,
     readiness: Callable[[], Awaitable[health.Readiness]],
     topics: Topics | None = None,
     body_seconds: float = requests.BODY_SECONDS,
@@ -87,25 +67,15 @@ def build_app(
     app = web.Application(
         middlewares=[problems.middleware, cors.middleware], client_max_size=requests.MAX_BODY_BYTES
     )
-    app[keys.POOL] = pool
-    app[keys.INVOICING] = invoicing
-    app[keys.CREDIT] = accounts = CreditAccounts(pool=pool, clock=clock, spends=invoicing.settlement.credit)
+    app[keys.SERVICES] = services
     app[renewal.RENEWALS] = Renewals(
-        pool=pool,
-        clock=clock,
-        invoicing=invoicing,
-        catalogue=catalogue,
-        entitlements=entitlements,
-        credit=accounts,
+        pool=services.pool,
+        clock=services.clock,
+        invoicing=services.invoicing,
+        catalogue=services.catalogue,
+        entitlements=services.entitlements,
+        credit=services.credit,
     )
-    app[keys.INBOX] = inbox
-    app[keys.ENTITLEMENTS] = entitlements
-    app[keys.WHITELIST] = whitelist
-    app[keys.LINKS] = links
-    app[keys.AUTO_RENEWALS] = renewals
-    app[keys.LIVE] = live
-    app[keys.CATALOGUE] = catalogue
-    app[keys.CLOCK] = clock
     app[keys.BODY_SECONDS] = body_seconds
     app[keys.REDIRECT_HOSTS] = http.redirect_hosts
     app[identity.IDENTIFY] = identity.for_mode(http)
@@ -130,4 +100,4 @@ def build_app(
 
 async def _end_streams(app: web.Application) -> None:
     """End what would never end by itself, so that stopping waits for requests only."""
-    app[keys.LIVE].close()
+    app[keys.SERVICES].streams.close()

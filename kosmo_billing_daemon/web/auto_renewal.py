@@ -45,13 +45,13 @@ class RenewalDocument:
 
 async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    return conditional(request, _shown(await request.app[keys.AUTO_RENEWALS].show(user_id)))
+    return conditional(request, _shown(await request.app[keys.SERVICES].renewals.show(user_id)))
 
 
 async def _choose(request: web.Request) -> web.Response:
     user_id = await identify(request)
     auto = _auto(await read_object(request, RenewalRequest))
-    return json_response(_shown(await request.app[keys.AUTO_RENEWALS].choose(user_id, auto=auto)))
+    return json_response(_shown(await request.app[keys.SERVICES].renewals.choose(user_id, auto=auto)))
 
 
 def _auto(document: Mapping[str, Any]) -> bool:

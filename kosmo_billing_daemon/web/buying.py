@@ -51,12 +51,12 @@ async def _open(request: web.Request) -> web.Response:
     user_id = await identify(request)
     document = await read_object(request, InvoiceRequest)
     with WrongFields() as wrong:
-        plan = wrong.read(wanted, document, request.app[keys.CATALOGUE])
+        plan = wrong.read(wanted, document, request.app[keys.SERVICES].catalogue)
         redirect_url = wrong.read(_redirect_url, request, document)
         named = wrong.read(_key, request)
     # A plan and a pack never have one name.
     key = None if named is None else Key.of(named, plan.plan_type, redirect_url)
-    invoicing = request.app[keys.INVOICING]
+    invoicing = request.app[keys.SERVICES].invoicing
     opened = await invoicing.open(user_id, plan, redirect_url, key=key)
     reply = opened.reply
     if opened.is_new and reply is None:

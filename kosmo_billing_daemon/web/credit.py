@@ -108,13 +108,13 @@ async def _quote(request: web.Request) -> web.Response:
     user_id = await identify(request)
     document = await read_object(request, QuoteRequest)
     with WrongFields() as wrong:
-        plan = wrong.read(wanted, document, request.app[keys.CATALOGUE])
-    return json_response(_quoted(await request.app[keys.CREDIT].quote(user_id, plan)))
+        plan = wrong.read(wanted, document, request.app[keys.SERVICES].catalogue)
+    return json_response(_quoted(await request.app[keys.SERVICES].credit.quote(user_id, plan)))
 
 
 async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    return conditional(request, _shown(await request.app[keys.CREDIT].show(user_id)))
+    return conditional(request, _shown(await request.app[keys.SERVICES].credit.show(user_id)))
 
 
 def _quoted(quoted: Quote) -> QuoteDocument:

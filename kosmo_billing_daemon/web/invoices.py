@@ -85,7 +85,7 @@ async def _show(request: web.Request) -> web.Response:
     invoice_id = request.match_info["invoice_id"]
     if not _INVOICE_ID.fullmatch(invoice_id):
         raise NotFound("there is no such invoice", code="invoice_not_found")
-    invoice = await request.app[keys.INVOICING].show(user_id, invoice_id)
+    invoice = await request.app[keys.SERVICES].invoicing.show(user_id, invoice_id)
     return conditional(request, shown(invoice))
 
 
@@ -94,7 +94,7 @@ async def _list(request: web.Request) -> web.Response:
     with WrongFields() as wrong:
         limit, status = wrong.read(_limit, request), wrong.read(_status, request)
         before = wrong.read(_before, request, user_id)
-    async with request.app[keys.POOL].connection() as connection:
+    async with request.app[keys.SERVICES].pool.connection() as connection:
         page = await invoices.load_page(connection, user_id, status, before, limit + 1)
     items = page[:limit]
     next_cursor = _cursor((items[-1].created_at, items[-1].id), user_id) if len(page) > limit else None

@@ -1,11 +1,12 @@
-"""Where handlers find what they were given: the application's keys, in a file of their own so that no
-circle arises between the application and its routes.
+"""What handlers work with, and how they get it: in a file of its own, so that no circle arises between the
+application and its routes.
 """
 
 from aiohttp import web
 
 from kosmo_billing_daemon.domain.plans import Catalogue
 from kosmo_billing_daemon.runtime.clock import Clock
+from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services.auto_renewal import AutoRenewals
 from kosmo_billing_daemon.services.credit import CreditAccounts
 from kosmo_billing_daemon.services.entitlements import Entitlements
@@ -16,16 +17,27 @@ from kosmo_billing_daemon.services.streams import EntitlementStreams
 from kosmo_billing_daemon.services.whitelist import Whitelist
 from kosmo_billing_daemon.store.postgres import Pool
 
-POOL = web.AppKey("pool", Pool)
-INVOICING = web.AppKey("invoicing", Invoicing)
-CREDIT = web.AppKey("credit", CreditAccounts)
-INBOX = web.AppKey("inbox", Inbox)
-ENTITLEMENTS = web.AppKey("entitlements", Entitlements)
-LINKS = web.AppKey("links", RenewalLinks)
-AUTO_RENEWALS = web.AppKey("auto_renewals", AutoRenewals)
-WHITELIST = web.AppKey("whitelist", Whitelist)
-LIVE = web.AppKey("live", EntitlementStreams)
-CATALOGUE = web.AppKey("catalogue", Catalogue)
-CLOCK: web.AppKey[Clock] = web.AppKey("clock")
+
+@record(kw_only=True)
+class WebServices:
+    """Everything a route may need."""
+
+    pool: Pool
+    clock: Clock
+    catalogue: Catalogue
+    invoicing: Invoicing
+    inbox: Inbox
+    entitlements: Entitlements
+    whitelist: Whitelist
+    links: RenewalLinks
+    renewals: AutoRenewals
+    streams: EntitlementStreams
+
+    @property
+    def credit(self) -> CreditAccounts:
+        return CreditAccounts(pool=self.pool, clock=self.clock, spends=self.invoicing.settlement.credit)
+
+
+SERVICES = web.AppKey("services", WebServices)
 REDIRECT_HOSTS: web.AppKey[frozenset[str]] = web.AppKey("redirect_hosts")
 BODY_SECONDS = web.AppKey("body_seconds", float)

@@ -47,21 +47,21 @@ class NodeList:
 
 
 async def _list(request: web.Request) -> web.Response:
-    nodes = await request.app[keys.WHITELIST].show(await identify(request))
+    nodes = await request.app[keys.SERVICES].whitelist.show(await identify(request))
     listed = NodeList(items=tuple(shown(node) for node in nodes), limit=MOST_NODES)
     return conditional(request, listed)
 
 
 async def _add(request: web.Request) -> web.Response:
-    user_id = await identify(request)
+    user_id, node_id = await identify(request), request.match_info["node_id"]
     label = optional_text(await read_object(request, NodeRequest), "label")
-    node, is_new = await request.app[keys.WHITELIST].add(user_id, request.match_info["node_id"], label)
+    node, is_new = await request.app[keys.SERVICES].whitelist.add(user_id, node_id, label)
     return json_response(shown(node), status=HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
 
 async def _remove(request: web.Request) -> web.Response:
     user_id = await identify(request)
-    await request.app[keys.WHITELIST].remove(user_id, request.match_info["node_id"])
+    await request.app[keys.SERVICES].whitelist.remove(user_id, request.match_info["node_id"])
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 

@@ -61,7 +61,7 @@ class PlanDocument:
 
 
 async def _list(request: web.Request) -> web.Response:
-    catalogue = request.app[keys.CATALOGUE]
+    catalogue = request.app[keys.SERVICES].catalogue
     listed = [shown(plan, catalogue.packs) for plan in catalogue.plans]
     return conditional(request, listed, headers={"Cache-Control": f"public, max-age={FRESH_SECONDS}"})
 

@@ -92,7 +92,7 @@ def _html(
 
 @_page
 async def _show(request: web.Request) -> web.StreamResponse:
-    user_id = await request.app[keys.LINKS].find(request.match_info["token"])
+    user_id = await request.app[keys.SERVICES].links.find(request.match_info["token"])
     plan, pack = _wanted(request)
     view = await request.app[RENEWALS].view(user_id, plan, pack, again="again" in request.query)
     page = Page(chosen_language(request.headers.get("Accept-Language", "")), RENEWAL)
@@ -105,11 +105,11 @@ async def _pay(request: web.Request) -> web.StreamResponse:
     if not cors.may_come_from_us(request):
         raise HttpRefused(HTTPStatus.FORBIDDEN, "foreign_origin", "pages of other sites may not do that")
     token = request.match_info["token"]
-    user_id = await request.app[keys.LINKS].find(token)
+    user_id = await request.app[keys.SERVICES].links.find(token)
     renewals = request.app[RENEWALS]
     plan, pack = _wanted(request)
     query = "" if pack is None else f"?pack={pack}"  # one that is for sale: else nothing is paid
-    url = request.app[keys.LINKS].url(token)
+    url = request.app[keys.SERVICES].links.url(token)
     invoice = await renewals.pay(user_id, plan, pack, None if url is None else f"{url}{query}")
     log.info(
         "invoice opened by a renewal link", extra=fields(user=user_id, invoice=invoice.btcpay_invoice_id)
@@ -126,7 +126,7 @@ def _wanted(request: web.Request) -> tuple[str | None, str | None]:
 
 async def _events(request: web.Request) -> web.StreamResponse:
     """Say that something changed, and not what: the page is loaded again."""
-    user_id = await request.app[keys.LINKS].find(request.match_info["token"])
+    user_id = await request.app[keys.SERVICES].links.find(request.match_info["token"])
 
     def changed(document: EntitlementDocument) -> str:
         return f"event: changed\nid: {document.version}\ndata: {document.version}\n\n"

@@ -90,11 +90,11 @@ class SubscriptionWithHistory(SubscriptionDocument):
 async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
     wants_history = _history(request)
-    document = await request.app[keys.ENTITLEMENTS].show(user_id)
-    renew_url = await request.app[keys.LINKS].show(user_id)
+    document = await request.app[keys.SERVICES].entitlements.show(user_id)
+    renew_url = await request.app[keys.SERVICES].links.show(user_id)
     shown = SubscriptionDocument(**_values(document), renew_url=renew_url)
     if wants_history:
-        async with request.app[keys.POOL].connection() as connection:
+        async with request.app[keys.SERVICES].pool.connection() as connection:
             rows = await subscriptions.load_history(connection, user_id, HISTORY)
             number = await subscriptions.count_history(connection, user_id)
         shown = SubscriptionWithHistory(
@@ -147,7 +147,7 @@ async def stream(
     request: web.Request, user_id: UserId, event: Callable[[EntitlementDocument], str], seen: str | None
 ) -> web.StreamResponse:
     """Send an event at once, unless the reader has ``seen`` this version, and again after each change."""
-    live = request.app[keys.LIVE]
+    live = request.app[keys.SERVICES].streams
 
     def gone() -> bool:
         return request.transport is None or request.transport.is_closing()

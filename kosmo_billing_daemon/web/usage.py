@@ -70,8 +70,8 @@ async def _show(request: web.Request) -> web.Response:
     user_id = await identify(request)
     with WrongFields() as wrong:
         first, last = wrong.read(_day, request, "from"), wrong.read(_day, request, "to")
-    today = request.app[keys.CLOCK]().date()
-    async with request.app[keys.POOL].connection() as connection:
+    today = request.app[keys.SERVICES].clock().date()
+    async with request.app[keys.SERVICES].pool.connection() as connection:
         last = last or max(today, first or today)
         if first is None:
             first = min(await _begin_of_period(connection, user_id, today), last)

@@ -113,7 +113,7 @@ async def _receive(request: web.Request) -> web.Response:
             "BTCPay-Sig is missing or does not match; check that WEBHOOK_SECRET is the webhook's secret",
             code="bad_signature",
         )
-    await request.app[keys.INBOX].record(intake.delivery(body, request.app[keys.CLOCK]()))
+    await request.app[keys.SERVICES].inbox.record(intake.delivery(body, request.app[keys.SERVICES].clock()))
     return json_bytes(_RECORDED)
 
 

@@ -39,6 +39,7 @@ from kosmo_billing_daemon.store.postgres import Database, Pool
 from kosmo_billing_daemon.web import metrics
 from kosmo_billing_daemon.web.app import OPERATIONS, build_app
 from kosmo_billing_daemon.web.health import Readiness
+from kosmo_billing_daemon.web.keys import WebServices
 from kosmo_billing_daemon.web.openapi import problem_codes
 from kosmo_billing_daemon.web.server.admission import Admission
 from kosmo_billing_daemon.web.server.serving import KEEPALIVE_SECONDS, serve
@@ -212,9 +213,7 @@ class Starter:
         async def expose() -> bytes:
             return numbers.expose(Reading())
 
-        app = build_app(
-            http=Http(**{"trusted_proxies": LOOPBACK, **http}),
-            webhook=WebhookSettings(secrets=tuple(map(SecretStr, secrets)), trust=trust),
+        services = WebServices(
             pool=pool,
             invoicing=Invoicing(
                 pool=pool,
@@ -228,9 +227,14 @@ class Starter:
             whitelist=Whitelist(pool=pool, clock=clock, changed=live.wake, new_per_day=new_nodes_per_day),
             links=RenewalLinks(pool=pool, clock=clock, key=b"key", public_url=http.get("public_url")),
             renewals=AutoRenewals(pool=pool, clock=clock, catalogue=catalogue, spends=settlement.credit),
-            live=live,
+            streams=live,
             catalogue=catalogue,
             clock=clock,
+        )
+        app = build_app(
+            services,
+            http=Http(**{"trusted_proxies": LOOPBACK, **http}),
+            webhook=WebhookSettings(secrets=tuple(map(SecretStr, secrets)), trust=trust),
             readiness=readiness,
             body_seconds=body_seconds,
         )
