@@ -100,8 +100,7 @@ class ConsoleAccess:
         if not _TOKEN.fullmatch(token):
             return None
         now, hashed = self._clock(), _hash(token)
-        async with self._pool.connection() as connection:
-            session = await console.load_session(connection, hashed, now - SESSION_LASTS, now - IDLE_LASTS)
+        session = await self._pool.read(console.load_session, hashed, now - SESSION_LASTS, now - IDLE_LASTS)
         if session is None:
             return None
         if now - session.seen_at >= SEEN_EVERY:
@@ -113,10 +112,9 @@ class ConsoleAccess:
     async def lasts(self, operator: Operator) -> bool:
         """Say whether a session goes on; asking does not keep it from ending."""
         now = self._clock()
-        async with self._pool.connection() as connection:
-            session = await console.load_session(
-                connection, _hash(operator.token), now - SESSION_LASTS, now - IDLE_LASTS
-            )
+        session = await self._pool.read(
+            console.load_session, _hash(operator.token), now - SESSION_LASTS, now - IDLE_LASTS
+        )
         return session is not None
 
     async def log_out(self, operator: Operator) -> None:

@@ -233,8 +233,7 @@ class AdminActions:
 
     async def count_documents(self) -> int:
         """Return how many users have a document."""
-        async with self.pool.connection() as connection:
-            return await listings.count_users(connection)
+        return await self.pool.read(listings.count_users)
 
     async def _decide(
         self, user_id: UserId, action: str, by: OperatorAction, choose: "Choose"

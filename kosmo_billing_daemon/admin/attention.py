@@ -52,8 +52,7 @@ async def load_closed(
     pool: Pool, limit: int, before: CasePlace | None = None
 ) -> tuple[list[ListedCase], CasePlace | None]:
     """Return closed cases, the last one closed first, and where the list goes on."""
-    async with pool.connection() as connection:
-        cases = await listings.load_closed_cases(connection, *(before or _LAST), limit + 1)
+    cases = await pool.read(listings.load_closed_cases, *(before or _LAST), limit + 1)
     shown = cases[:limit]
     last = shown[-1] if len(cases) > limit else None
     return shown, None if last is None or last.closed_at is None else (last.closed_at, last.number)

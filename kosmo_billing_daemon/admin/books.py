@@ -157,8 +157,7 @@ async def _refunds(pool: Pool, btcpay: BtcpayClient, seen: Sequence[Observation]
         listed = await refunds_at_btcpay.load(btcpay)
     except BtcpayDenied:
         return []
-    async with pool.connection() as connection:
-        booked = await refunds.load_booked(connection, [each.id for each in listed])
+    booked = await pool.read(refunds.load_booked, [each.id for each in listed])
     found = [
         Difference(
             invoice_id=names[each.name].btcpay_invoice_id,

@@ -33,8 +33,7 @@ class EntryPage:
 
 async def load_page(pool: Pool, wanted: EntryFilter, before: EntryPlace | None, limit: int) -> EntryPage:
     """Return one page of the ledger."""
-    async with pool.connection() as connection:
-        found = await entries.load_newest(connection, wanted, before or _LAST, limit + 1)
+    found = await pool.read(entries.load_newest, wanted, before or _LAST, limit + 1)
     shown = tuple(found[:limit])
     return EntryPage(shown, (shown[-1].at, shown[-1].id) if len(found) > limit else None)
 
@@ -67,8 +66,7 @@ class Equation:
 
 async def load_equations(pool: Pool, wanted: EntryFilter) -> list[Equation]:
     """Return the sums of what the filter finds, by currency."""
-    async with pool.connection() as connection:
-        sums = await entries.load_sums(connection, wanted)
+    sums = await pool.read(entries.load_sums, wanted)
     return [_equation(name, sums) for name in dict.fromkeys(each.currency for each in sums)]
 
 

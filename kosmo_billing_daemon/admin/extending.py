@@ -115,8 +115,7 @@ class Extending:
         for load in (extensions.load_left, *((extensions.load_left_ended,) if since else ())):
             after = UUID(int=0)
             while True:
-                async with self.pool.connection() as connection:
-                    batch = await load(connection, meant, after, BATCH)
+                batch = await self.pool.read(load, meant, after, BATCH)
                 if not batch:
                     break
                 for user_id, result in zip(batch, await write_each(batch, extend), strict=True):

@@ -51,8 +51,7 @@ class HookActions:
 
     async def load_all(self) -> list[ListedHook]:
         """Return every hook with its last answer and what waits for it."""
-        async with self.pool.connection() as connection:
-            return await hooks.load_all(connection)
+        return await self.pool.read(hooks.load_all)
 
     async def load(self, hook_id: int) -> "HookWithAnswers":
         """Return one hook with its last answers; raises ``NotFound``."""
@@ -67,9 +66,8 @@ class HookActions:
     ) -> tuple[str, ...]:
         """Return the events that ``add`` would send; raises what it would raise."""
         _require_addable(url, patterns, texts=texts, allow_private=allow_private)
-        async with self.pool.connection() as connection:
-            if any(one.hook.url == url for one in await hooks.load_all(connection)):
-                raise Conflict("there is a hook for this URL; remove it first", code="hook_exists")
+        if any(one.hook.url == url for one in await self.load_all()):
+            raise Conflict("there is a hook for this URL; remove it first", code="hook_exists")
         return tuple(name for name in event_types() if any(_matches(pattern, name) for pattern in patterns))
 
     async def preview_replay(self, hook_id: int, since: datetime | None) -> tuple[datetime, int]:
@@ -80,8 +78,7 @@ class HookActions:
 
     async def test(self, hook_id: int) -> HookAnswer:
         """Send an event of no meaning from this process, and return the answer."""
-        async with self.pool.connection() as connection:
-            hook = await _found(connection, hook_id)
+        hook = await self.pool.read(_found, hook_id)
         now = self.clock()
         data = dumps({"hook": hook_id, "text": "This is a test."}).decode()
         sent = message_of(hook, uuid4(), StoredEvent(0, TEST, None, now, data))

@@ -112,8 +112,7 @@ async def load_page(
 
 async def load_plans(pool: Pool) -> list[str]:
     """Return the plans that were ever sold or granted, by name."""
-    async with pool.connection() as connection:
-        return list(await quotes.load_sold(connection))
+    return list(await pool.read(quotes.load_sold))
 
 
 async def load_every(pool: Pool, wanted: UserFilter, now: datetime) -> AsyncGenerator[tuple[ListedUser, ...]]:

@@ -26,8 +26,7 @@ class RefundPage:
 
 async def load_page(pool: Pool, before: int | None, limit: int) -> RefundPage:
     """Return one page of everybody's refunds."""
-    async with pool.connection() as connection:
-        found = await refunds.load_newest(connection, before or _BEYOND_ALL, limit + 1)
+    found = await pool.read(refunds.load_newest, before or _BEYOND_ALL, limit + 1)
     shown = tuple(found[:limit])
     return RefundPage(refunds=shown, next=shown[-1].id if len(found) > limit else None)
 

@@ -95,8 +95,7 @@ class Refunding:
 
     async def _note_paid(self, names: Sequence[str]) -> None:
         """Find out which refunds are over: BTCPay has completed payouts of the whole sum."""
-        async with self.pool.connection() as connection:
-            known = await refunds.load_ordered(connection, names)
+        known = await self.pool.read(refunds.load_ordered, names)
         for one in known:
             if one.paid_at is not None or one.pull_payment_id is None:
                 continue

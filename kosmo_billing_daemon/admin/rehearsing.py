@@ -56,8 +56,7 @@ async def rehearse(
     async def look(connection: Connection) -> None:
         after.append(await load_state(connection, user_id))
 
-    async with pool.connection() as connection:
-        before = await load_state(connection, user_id)
+    before = await pool.read(load_state, user_id)
     await act(Rehearsal(pool, look))
     if not after:
         raise Conflict("there is nothing to do", code="nothing_to_do")

@@ -42,8 +42,7 @@ class ReporterActions:
         users = messages = 0
         after = UUID(int=0)
         while True:
-            async with self.pool.connection() as connection:
-                found = await reporters.load_users(connection, reporter, since, after, BATCH)
+            found = await self.pool.read(reporters.load_users, reporter, since, after, BATCH)
             if not found:
                 return Voided(users, messages)
             after = found[-1]
@@ -67,8 +66,7 @@ class ReporterActions:
         users: set[UUID] = set()
         messages = 0
         while True:
-            async with self.pool.connection() as connection:
-                found = await leases.load_open(connection, reporter, user_id, BATCH)
+            found = await self.pool.read(leases.load_open, reporter, user_id, BATCH)
             if not found:
                 return Voided(len(users), messages)
             owners = sorted({one.user_id for one in found})

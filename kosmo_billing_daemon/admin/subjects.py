@@ -120,8 +120,7 @@ class DataSubjects:
 
     async def is_cleared(self, user_id: UserId) -> bool:
         """Say whether the broker has acknowledged that the user's document is gone."""
-        async with self.pool.connection() as connection:
-            return not await erasures.is_queued(connection, user_id)
+        return not await self.pool.read(erasures.is_queued, user_id)
 
     async def _forfeits(self, connection: Connection, user_id: UserId) -> tuple[str, ...]:
         """Say what the user would give up, each in a sentence."""
@@ -147,8 +146,7 @@ class DataSubjects:
 
     async def _open_refunds(self, user_id: UserId) -> tuple[str, ...]:
         """Say which refunds have not reached the user yet; raises ``Unavailable`` without BTCPay."""
-        async with self.pool.connection() as connection:
-            known = await _refunds(connection, user_id)
+        known = await self.pool.read(_refunds, user_id)
         found: list[str] = []
         for one in known:
             total = f"{one.total.amount:f} {one.total.currency}"

@@ -31,8 +31,7 @@ async def reconcile_now(
     if reconciliation.settlement.trust_body:
         raise Conflict("with WEBHOOK_TRUST=body no BTCPay is asked")
     pool = reconciliation.pool
-    async with pool.connection() as connection:
-        before = {invoice.id: invoice for invoice in await lookups.load_open(connection)}
+    before = {invoice.id: invoice for invoice in await pool.read(lookups.load_open)}
     total(len(before))
     await reconciliation.begin()
     looked = 0
@@ -40,8 +39,7 @@ async def reconcile_now(
         looked += batch
         progress(min(looked, len(before)))
     progress(len(before))
-    async with pool.connection() as connection:
-        after = await invoices.load(connection, before)
+    after = await pool.read(invoices.load, before)
     moved = [
         Moved(old, new)
         for old in before.values()

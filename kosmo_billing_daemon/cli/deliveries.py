@@ -6,10 +6,9 @@ import typer
 
 from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile
-from kosmo_billing_daemon.cli.opened import OpenedServices, run_opened
+from kosmo_billing_daemon.cli.opened import run_opened
 from kosmo_billing_daemon.cli.rendering import print_rows
 from kosmo_billing_daemon.store import deliveries
-from kosmo_billing_daemon.store.deliveries import LoggedDelivery
 
 
 def list_(
@@ -24,13 +23,8 @@ def list_(
 
     Those that are not ours come from other uses of the store, or from a database that lost orders.
     """
-
-    async def work(at: OpenedServices) -> list[LoggedDelivery]:
-        async with at.pool.connection() as connection:
-            load = deliveries.load_not_ours if not_ours else deliveries.load_newest
-            return await load(connection, limit)
-
-    found = run_opened(env_file, work)
+    load = deliveries.load_not_ours if not_ours else deliveries.load_newest
+    found = run_opened(env_file, lambda at: at.pool.read(load, limit))
     rows = [
         (
             when(one.received_at),

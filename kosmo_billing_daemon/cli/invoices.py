@@ -43,8 +43,7 @@ def list_(
 
     async def work(at: OpenedServices) -> list[Invoice]:
         user_id = None if user is None else await at.user(user)
-        async with at.pool.connection() as connection:
-            return await listings.load_invoices(connection, user_id, status, limit)
+        return await at.pool.read(listings.load_invoices, user_id, status, limit)
 
     found = run_opened(env_file, work)
     rows = [(*invoice_row(invoice), str(invoice.user_id)) for invoice in found]

@@ -29,8 +29,7 @@ def list_(
 
     async def work(at: OpenedServices) -> list[GrantedLease]:
         user_id = None if user is None else await at.user(user)
-        async with at.pool.connection() as connection:
-            return await leases.load_open(connection, reporter, user_id, limit)
+        return await at.pool.read(leases.load_open, reporter, user_id, limit)
 
     found = run_opened(env_file, work)
     rows = [

@@ -63,8 +63,7 @@ async def opened(env_file: Path | None) -> AsyncIterator[OpenedServices]:
     loaded = load(env_file)
     catalogue = read_catalogue(loaded.plans_file)
     async with Pool(database_of(loaded)) as pool, btcpay_of(loaded) as btcpay:
-        async with pool.connection() as connection:
-            missing = await pending(connection, loaded.database.schema)
+        missing = await pool.read(pending, loaded.database.schema)
         if missing:
             raise Conflict(f"the database lacks {', '.join(missing)}; run: kosmo-billing migrate")
         settlement = settlement_of(loaded, pool, btcpay)

@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kosmo_billing_daemon.admin.subjects import DataSubjects, ErasurePreview
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, new_file, own_path, run
-from kosmo_billing_daemon.cli.opened import OpenedServices, by, opened, run_opened
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, new_file, own_path
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
 from kosmo_billing_daemon.cli.rendering import aside, line, print_done, print_parts, table
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, Unavailable
@@ -64,24 +65,23 @@ def erase(
     env_file: EnvFile = None,
 ) -> None:
     """Erase one user: everything but money, which stays in the books under a random id. Nothing undoes it."""
+    action = by(reason)
 
-    async def work() -> dict[str, int]:
-        action = by(reason)
-        async with opened(env_file) as at:
-            subject, user_id = _subjects(at), await at.user(user)
-            preview = await subject.preview(user_id)
-            _show(preview, forfeit=forfeit)
-            if preview.open_refunds:
-                raise Conflict("nothing was erased: a refund is open", code="refund_open")
-            if preview.forfeits and not forfeit:
-                raise Conflict("nothing was erased; with --forfeit the user gives this up", code="has_rights")
-            if not yes and not _confirmed():
-                raise Conflict("nothing was erased; add --yes", code="not_confirmed")
-            rows = await subject.erase(user_id, action, forfeit=forfeit)
-            await _wait_until_cleared(subject, user_id)
-            return dict(rows)
+    async def work(at: OpenedServices) -> Mapping[str, int]:
+        subject, user_id = _subjects(at), await at.user(user)
+        preview = await subject.preview(user_id)
+        _show(preview, forfeit=forfeit)
+        if preview.open_refunds:
+            raise Conflict("nothing was erased: a refund is open", code="refund_open")
+        if preview.forfeits and not forfeit:
+            raise Conflict("nothing was erased; with --forfeit the user gives this up", code="has_rights")
+        if not yes and not _confirmed():
+            raise Conflict("nothing was erased; add --yes", code="not_confirmed")
+        rows = await subject.erase(user_id, action, forfeit=forfeit)
+        await _wait_until_cleared(subject, user_id)
+        return rows
 
-    rows = run(work())
+    rows = run_opened(env_file, work)
     erased = {name: number for name, number in rows.items() if not HELD[name].is_kept}
     said = "erased; gateways have forgotten the user. BTCPay Server keeps its own records"
     print_done({"erased": erased}, said, as_json=as_json)

@@ -80,8 +80,7 @@ def republish(
             loop = asyncio.get_running_loop()
             least, since = marked + 1, loop.time()
             while True:
-                async with at.pool.connection() as connection:
-                    waiting = await outbox.count_waiting(connection, None if chosen is None else [chosen])
+                waiting = await at.pool.read(outbox.count_waiting, None if chosen is None else [chosen])
                 shown.done(max(0, marked - waiting))
                 if not waiting:
                     return marked

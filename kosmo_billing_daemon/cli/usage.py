@@ -9,7 +9,7 @@ from kosmo_billing_daemon.admin.explaining import when
 from kosmo_billing_daemon.admin.reporters import ReporterActions
 from kosmo_billing_daemon.admin.times import read_time
 from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason
-from kosmo_billing_daemon.cli.opened import OpenedServices, by, run_opened
+from kosmo_billing_daemon.cli.opened import by, run_opened
 from kosmo_billing_daemon.cli.rendering import command, console, line, print_done, print_needed, print_rows
 from kosmo_billing_daemon.runtime.clock import utc_now
 from kosmo_billing_daemon.store import reporters
@@ -41,12 +41,7 @@ def cases(
     env_file: EnvFile = None,
 ) -> None:
     """List gateways that reported more than USAGE_MESSAGES_PER_MINUTE or USAGE_USERS_PER_MINUTE allow."""
-
-    async def work(at: OpenedServices) -> list[ReporterCase]:
-        async with at.pool.connection() as connection:
-            return await reporters.load_cases(connection, limit)
-
-    found = run_opened(env_file, work)
+    found = run_opened(env_file, lambda at: at.pool.read(reporters.load_cases, limit))
     rows = [(str(c.id), c.reporter, when(c.opened_at), when(c.last_at), c.detail) for c in found]
     print_rows(found, ("CASE", "GATEWAY", "FIRST", "LAST", "REPORTED"), rows, as_json=as_json)
     if found and not as_json:

@@ -10,9 +10,9 @@ from kosmo_billing_daemon.admin.explaining import quota, when
 from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.assembly.connections import links_of
 from kosmo_billing_daemon.cli.extending import extend
-from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User, run
+from kosmo_billing_daemon.cli.frame import AsJson, EnvFile, Reason, User
 from kosmo_billing_daemon.cli.listing import list_
-from kosmo_billing_daemon.cli.opened import OpenedServices, by, load, opened, run_opened
+from kosmo_billing_daemon.cli.opened import OpenedServices, by, load, run_opened
 from kosmo_billing_daemon.cli.rendering import (
     INVOICE_HEADINGS,
     case_json,
@@ -88,22 +88,21 @@ def revoke(
     env_file: EnvFile = None,
 ) -> None:
     """Take a purchase back as if it had never been; what was paid before it counts again."""
+    chosen = None if subscription is None else SubscriptionId(subscription)
+    if credit and chosen is not None:
+        raise Invalid("--credit ends the current subscription: leave out --subscription")
+    if pack is not None and (credit or chosen is not None):
+        raise Invalid("--pack takes one pack back: leave out --subscription and --credit")
 
-    async def work() -> Subscription:
-        chosen = None if subscription is None else SubscriptionId(subscription)
-        if credit and chosen is not None:
-            raise Invalid("--credit ends the current subscription: leave out --subscription")
-        if pack is not None and (credit or chosen is not None):
-            raise Invalid("--pack takes one pack back: leave out --subscription and --credit")
-        async with opened(env_file) as at:
-            user_id = await at.user(user)
-            if pack is not None:
-                return await at.operations.revoke_pack(user_id, pack, by(reason))
-            if credit:
-                return await at.operations.cash(user_id, by(reason))
-            return await at.operations.revoke(user_id, chosen, by(reason))
+    async def work(at: OpenedServices) -> Subscription:
+        user_id = await at.user(user)
+        if pack is not None:
+            return await at.operations.revoke_pack(user_id, pack, by(reason))
+        if credit:
+            return await at.operations.cash(user_id, by(reason))
+        return await at.operations.revoke(user_id, chosen, by(reason))
 
-    _tell(run(work()), "revoked", as_json=as_json)
+    _tell(run_opened(env_file, work), "revoked", as_json=as_json)
 
 
 def reinstate(

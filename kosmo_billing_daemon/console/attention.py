@@ -168,8 +168,7 @@ async def _ask(request: web.Request, case: ListedCase) -> Observation:
 async def next_case(request: web.Request, number: int) -> str:
     """Return where an action on a case leads: the next open one, or this one while it is open."""
     pool = request.app[DESK].pool
-    async with pool.connection() as connection:
-        case = await listings.load_case(connection, number)
+    case = await pool.read(listings.load_case, number)
     if case is None:
         return "/attention"
     if case.closed_at is None:

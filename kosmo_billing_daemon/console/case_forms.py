@@ -29,8 +29,7 @@ def _actions(desk: Desk) -> CaseActions:
 async def _case(request: web.Request, decision: CaseDecision | None = None) -> ListedCase:
     """Return the case of this page; raises ``Conflict`` where it allows no such decision."""
     number = case_number(request)
-    async with request.app[DESK].pool.connection() as connection:
-        case = await listings.load_case(connection, number)
+    case = await request.app[DESK].pool.read(listings.load_case, number)
     if case is None:
         raise NotFound(f"there is no case {number}")
     if decision is not None:
@@ -141,8 +140,7 @@ async def _preview_giving(request: web.Request, given: Values) -> Preview:
     case = await _case(request, CaseDecision.GIVE)
     pool = request.app[DESK].pool
     user_id = await finding.resolve(pool, given["user"])
-    async with pool.connection() as connection:
-        is_known = await listings.is_known(connection, user_id)
+    is_known = await pool.read(listings.is_known, user_id)
     effects, *_ = await _rehearse(
         request, user_id, lambda desk, by: _actions(desk).give(case.number, user_id, by)
     )

@@ -46,8 +46,7 @@ def gateway(name: str, page: str = "gateway") -> str:
 async def _list(request: web.Request) -> web.Response:
     desk = request.app[DESK]
     now = desk.clock()
-    async with desk.pool.connection() as connection:
-        found = await dashboard.load_gateways(connection, now, now - LATELY, MOST_GATEWAYS)
+    found = await desk.pool.read(dashboard.load_gateways, now, now - LATELY, MOST_GATEWAYS)
     return render(request, "gates.html", rows=[(each, gateway(each.reporter)) for each in found])
 
 
@@ -82,8 +81,7 @@ async def _show_case(request: web.Request) -> web.Response:
 
 async def _case(request: web.Request) -> ReporterCase:
     number = int(request.match_info["number"])
-    async with request.app[DESK].pool.connection() as connection:
-        case = await reporters.load_case(connection, number)
+    case = await request.app[DESK].pool.read(reporters.load_case, number)
     if case is None:
         raise NotFound(f"there is no case {number} about a gateway")
     return case
@@ -103,8 +101,7 @@ def _back(request: web.Request) -> str:
 
 
 async def _preview_freeing(request: web.Request, _: Values) -> Preview:
-    async with request.app[DESK].pool.connection() as connection:
-        held = await leases.load_open(connection, _name(request), None, COUNTED_LEASES)
+    held = await request.app[DESK].pool.read(leases.load_open, _name(request), None, COUNTED_LEASES)
     if not held:
         raise Conflict("this gateway holds nothing")
     messages, users = _outstanding(held)
@@ -128,8 +125,7 @@ async def _since_when(_: web.Request) -> Sequence[FormField]:
 
 async def _preview_voiding(request: web.Request, given: Values) -> Preview:
     since = read_time(given["since"], "since")
-    async with request.app[DESK].pool.connection() as connection:
-        standing = await reporters.count_standing(connection, _name(request), since)
+    standing = await request.app[DESK].pool.read(reporters.count_standing, _name(request), since)
     if not standing.events:
         raise Conflict("it counted nothing since then that stands")
     more = " or more" if standing.events >= STANDING_COUNTED else ""

@@ -42,8 +42,7 @@ async def _extend(desk: Desk, user_id: UserId, given: Values, by: OperatorAction
 
 
 async def _history(request: web.Request) -> tuple[Subscription, ...]:
-    async with request.app[DESK].pool.connection() as connection:
-        return await subscriptions.load_history(connection, user_of(request), LIMIT)
+    return await request.app[DESK].pool.read(subscriptions.load_history, user_of(request), LIMIT)
 
 
 def _purchase(row: Subscription) -> tuple[str, str]:
@@ -88,8 +87,7 @@ async def _cash(desk: Desk, user_id: UserId, _: Values, by: OperatorAction) -> s
 
 async def _packs(request: web.Request) -> Sequence[FormField]:
     ids = {lot.purchase for row in await _history(request) for lot in own_packs(row)}
-    async with request.app[DESK].pool.connection() as connection:
-        found = await invoices.load(connection, ids)
+    found = await request.app[DESK].pool.read(invoices.load, ids)
     options = [(str(one.id), f"{one.plan.plan_type} of {one.created_at:%Y-%m-%d}") for one in found.values()]
     return (FormField(name="pack", label="Pack", kind="select", options=options),)
 

@@ -36,8 +36,7 @@ async def _add_node(desk: Desk, user_id: UserId, given: Values, by: OperatorActi
 
 
 async def _listed_nodes(request: web.Request) -> Sequence[FormField]:
-    async with request.app[DESK].pool.connection() as connection:
-        found = await nodes.load(connection, user_of(request))
+    found = await request.app[DESK].pool.read(nodes.load, user_of(request))
     options = [(one.node_id, f"{one.node_id} ({one.label})" if one.label else one.node_id) for one in found]
     return (FormField(name="node", label="Node", kind="select", options=options),)
 
@@ -61,8 +60,7 @@ async def _revoke_link(desk: Desk, user_id: UserId, _: Values, by: OperatorActio
 
 
 async def _look_at_document(desk: Desk, user_id: UserId, _: Values) -> Preview:
-    async with desk.pool.connection() as connection:
-        known = await listings.load_publication(connection, user_id)
+    known = await desk.pool.read(listings.load_publication, user_id)
     if known is None:
         raise Conflict("this user has no document: nothing was ever bought or granted")
     said = "The document is published again, with a new version. Nothing that it says changes."
@@ -75,8 +73,7 @@ async def _republish(desk: Desk, user_id: UserId, _: Values, _by: OperatorAction
 
 
 async def _look_at_leases(desk: Desk, user_id: UserId, _: Values) -> Preview:
-    async with desk.pool.connection() as connection:
-        state = await rehearsing.load_state(connection, user_id)
+    state = await desk.pool.read(rehearsing.load_state, user_id)
     if not state.leased:
         raise Conflict("no gateway holds messages of this user")
     return Preview(

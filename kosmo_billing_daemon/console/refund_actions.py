@@ -31,8 +31,7 @@ def refunding(desk: Desk) -> Refunding:
 
 async def _paid(request: web.Request) -> list[tuple[str, str]]:
     """Return the user's invoices that brought money in which no refund names yet."""
-    async with request.app[DESK].pool.connection() as connection:
-        found = await refunds.load_receipts(connection, user_of(request))
+    found = await request.app[DESK].pool.read(refunds.load_receipts, user_of(request))
     return [
         (one.btcpay_invoice_id, f"{one.btcpay_invoice_id}: {money(one.left.amount, one.left.currency)}")
         for one in found

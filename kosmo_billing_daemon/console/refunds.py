@@ -159,8 +159,7 @@ async def _make(request: web.Request, given: Values, by: OperatorAction) -> str:
 
 async def _chosen(request: web.Request) -> Refund:
     number = int(request.match_info["number"])
-    async with request.app[DESK].pool.connection() as connection:
-        found = await refunds.load(connection, number)
+    found = await request.app[DESK].pool.read(refunds.load, number)
     if found is None:
         raise NotFound(f"there is no refund {number}")
     return found

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import field
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -34,6 +34,7 @@ from kosmo_billing_daemon.store.sessions import Session, Sessions, is_read_only
 log = logging.getLogger(__name__)
 
 Connection: TypeAlias = Session
+P = ParamSpec("P")
 T = TypeVar("T")
 
 CHANNEL = "kosmo_billing"
@@ -164,6 +165,13 @@ class Pool:
     def connection(self, *, wait: float = 10.0) -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection for single statements; raises ``DatabaseAway`` after ``wait`` seconds."""
         return _Lent(self, self._sessions, wait)
+
+    async def read(
+        self, load: Callable[Concatenate[Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return what one function of the store loads, on a connection borrowed for it alone."""
+        async with self.connection() as connection:
+            return await load(connection, *args, **kwargs)
 
     def understand(self, error: BaseException | None) -> Unavailable | Erased | None:
         """Return what a driver's error means to us, and remember if the server would not write."""

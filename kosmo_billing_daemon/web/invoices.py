@@ -94,8 +94,8 @@ async def _list(request: web.Request) -> web.Response:
     with WrongFields() as wrong:
         limit, status = wrong.read(_limit, request), wrong.read(_status, request)
         before = wrong.read(_before, request, user_id)
-    async with request.app[keys.SERVICES].pool.connection() as connection:
-        page = await invoices.load_page(connection, user_id, status, before, limit + 1)
+    pool = request.app[keys.SERVICES].pool
+    page = await pool.read(invoices.load_page, user_id, status, before, limit + 1)
     items = page[:limit]
     next_cursor = _cursor((items[-1].created_at, items[-1].id), user_id) if len(page) > limit else None
     listed = InvoicePage(items=tuple(shown(invoice) for invoice in items), next_cursor=next_cursor)

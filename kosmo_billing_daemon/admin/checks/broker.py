@@ -109,8 +109,7 @@ async def inspect_beside_daemon(pool: Pool, clock: Clock) -> Finding:
             event = await inspection.append_probe(connection, NOBODY, PROBE, clock())
         async with asyncio.timeout(PUBLISHED_WITHIN):
             while True:
-                async with pool.connection() as connection:
-                    waiting = await inspection.load_waiting_probes(connection, NOBODY, event)
+                waiting = await pool.read(inspection.load_waiting_probes, NOBODY, event)
                 if not waiting:
                     return Finding(PART, True, "the running daemon publishes, and the broker acknowledges")
                 await asyncio.sleep(0.1)

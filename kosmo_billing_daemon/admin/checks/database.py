@@ -74,8 +74,7 @@ async def inspect(pool: Pool, clock: Clock) -> AsyncIterator[Finding]:
         yield Finding(PART, True, f"the schema is up to date ({newest:04}), role {server.role} may use it")
         async for finding in _backlog(pool, clock, told=server.is_standby or server.is_read_only):
             yield finding
-        async with pool.connection() as connection:
-            twice = await adoptions.load_counted_twice(connection, clock() - COUNTED_WITHIN)
+        twice = await pool.read(adoptions.load_counted_twice, clock() - COUNTED_WITHIN)
         for one in twice:
             yield _counted_twice(one)
 
@@ -122,5 +121,4 @@ async def _backlog(pool: Pool, clock: Clock, *, told: bool) -> AsyncIterator[Fin
 
 async def is_led(pool: Pool) -> bool:
     """Say whether a daemon leads now."""
-    async with pool.connection() as connection:
-        return (await leader_lock.look(connection, pool.database.schema)).is_held
+    return (await pool.read(leader_lock.look, pool.database.schema)).is_held
