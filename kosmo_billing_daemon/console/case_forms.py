@@ -1,20 +1,21 @@
 """What can be decided about a case, with a reason, a preview and a confirmation; then comes the next case."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
 
 from aiohttp import web
 
-from kosmo_billing_daemon.admin import finding, rehearsing
+from kosmo_billing_daemon.admin import finding
 from kosmo_billing_daemon.admin.actions import OperatorAction
 from kosmo_billing_daemon.admin.cases import CaseActions
 from kosmo_billing_daemon.admin.rehearsing import UserState
 from kosmo_billing_daemon.admin.ways_out import TITLES, CaseDecision, invoice_name, ways_out
 from kosmo_billing_daemon.console.attention import NUMBER, case_number, next_case
 from kosmo_billing_daemon.console.desk import DESK, Desk
-from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values, acting
+from kosmo_billing_daemon.console.forms import FormField, OperatorForm, Preview, Values
 from kosmo_billing_daemon.console.rendering import about, money, when
+from kosmo_billing_daemon.console.user_forms import rehearsed
 from kosmo_billing_daemon.domain.invoices import Invoice
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Conflict, NotFound
@@ -66,15 +67,6 @@ async def _next(request: web.Request) -> str:
     return await next_case(request, case_number(request))
 
 
-async def _rehearse(
-    request: web.Request, user_id: UserId, act: Callable[[Desk, OperatorAction], Awaitable[object]]
-) -> tuple[list[tuple[str, str]], UserState, UserState]:
-    """Carry the action out, undo it, and say what it changed of the user."""
-    desk, by = request.app[DESK], await acting(request)
-    before, after = await rehearsing.rehearse(desk.pool, user_id, lambda pool: act(desk.on(pool), by))
-    return rehearsing.changes(before, after), before, after
-
-
 def _gained(before: UserState, after: UserState, currency: str) -> Decimal:
     """Return what an action adds to a user's credit."""
     nothing = Decimal(0)
@@ -87,7 +79,7 @@ def _gained(before: UserState, after: UserState, currency: str) -> Decimal:
 async def _preview_settling(request: web.Request, _given: Values) -> Preview:
     _case_now, invoice = await _bought(request, CaseDecision.SETTLE)
     currency, name = invoice.plan.price.currency, invoice_name(invoice)
-    effects, *_ = await _rehearse(request, invoice.user_id, lambda desk, by: desk.operations.settle(name, by))
+    effects, *_ = await rehearsed(request, invoice.user_id, lambda desk, by: desk.operations.settle(name, by))
     missing = max(Decimal(0), invoice.asked.amount - invoice.received)
     vouched = f"{money(missing, currency)} are not booked as received: you vouch for them."
     came = f"{money(invoice.received, currency)} of {money(invoice.asked.amount, currency)}"
@@ -111,7 +103,7 @@ async def _settle(request: web.Request, _: Values, by: OperatorAction) -> str:
 async def _preview_grant(request: web.Request, _given: Values) -> Preview:
     case, invoice = await _bought(request, CaseDecision.GRANT)
     user_id, plan = invoice.user_id, invoice.plan.plan_type
-    effects, *_ = await _rehearse(request, user_id, lambda desk, by: desk.operations.grant(user_id, plan, by))
+    effects, *_ = await rehearsed(request, user_id, lambda desk, by: desk.operations.grant(user_id, plan, by))
     return Preview(
         sentence=f"User {user_id} is granted {plan} once more, for the second payment.",
         effects=[*effects, ("Paid twice", money(case.amount, case.currency))],
@@ -141,7 +133,7 @@ async def _preview_giving(request: web.Request, given: Values) -> Preview:
     pool = request.app[DESK].pool
     user_id = await finding.resolve(pool, given["user"])
     is_known = await pool.read(listings.is_known, user_id)
-    effects, *_ = await _rehearse(
+    effects, *_ = await rehearsed(
         request, user_id, lambda desk, by: _actions(desk).give(case.number, user_id, by)
     )
     return Preview(
@@ -165,7 +157,7 @@ async def _give(request: web.Request, given: Values, by: OperatorAction) -> str:
 
 async def _preview_ending(request: web.Request, _: Values) -> Preview:
     case, user_id = await _owner(request)
-    effects, before, after = await _rehearse(
+    effects, before, after = await rehearsed(
         request, user_id, lambda desk, by: desk.operations.cash(user_id, by)
     )
     worth, owed = _gained(before, after, case.currency), case.undecided
@@ -194,7 +186,7 @@ async def _preview_closing(request: web.Request, _: Values) -> Preview:
     sentence = f"Case {case.number} is closed, and nobody is given anything."
     if case.user_id is None:
         return Preview(sentence=sentence)
-    effects, before, after = await _rehearse(
+    effects, before, after = await rehearsed(
         request, case.user_id, lambda desk, by: _actions(desk).close(case.number, by)
     )
     gained, warning = _gained(before, after, case.currency), ""

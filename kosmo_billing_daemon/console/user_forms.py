@@ -10,6 +10,7 @@ from aiohttp import web
 
 from kosmo_billing_daemon.admin import rehearsing
 from kosmo_billing_daemon.admin.actions import OperatorAction
+from kosmo_billing_daemon.admin.rehearsing import UserState
 from kosmo_billing_daemon.console.desk import DESK, Desk
 from kosmo_billing_daemon.console.forms import Fields, OperatorForm, Preview, Values, acting, nothing_else
 from kosmo_billing_daemon.console.user import user_of
@@ -21,6 +22,15 @@ Act = Callable[[Desk, UserId, Values, OperatorAction], Awaitable[str]]
 Look = Callable[[Desk, UserId, Values], Awaitable[Preview]]
 
 PAGE = "/users/{user_id}"
+
+
+async def rehearsed(
+    request: web.Request, user_id: UserId, act: Callable[[Desk, OperatorAction], Awaitable[object]]
+) -> tuple[list[tuple[str, str]], UserState, UserState]:
+    """Carry an action out, undo it, and say what it changed of the user."""
+    desk, by = request.app[DESK], await acting(request)
+    before, after = await rehearsing.rehearse(desk.pool, user_id, lambda pool: act(desk.on(pool), by))
+    return rehearsing.changes(before, after), before, after
 
 
 def user_form(
@@ -39,14 +49,12 @@ def user_form(
     """
 
     async def preview(request: web.Request, given: Values) -> Preview:
-        desk, user_id = request.app[DESK], user_of(request)
+        user_id = user_of(request)
         if not isinstance(will, str):
-            return await will(desk, user_id, given)
-        by = await acting(request)
-        before, after = await rehearsing.rehearse(
-            desk.pool, user_id, lambda pool: act(desk.on(pool), user_id, given, by)
+            return await will(request.app[DESK], user_id, given)
+        effects, before, after = await rehearsed(
+            request, user_id, lambda desk, by: act(desk, user_id, given, by)
         )
-        effects = rehearsing.changes(before, after)
         warning = "" if effects else "Nothing that the user could notice would change."
         if before.has_plan and not after.has_plan:
             warning = "The user will have no plan, so gateways will refuse every message."
