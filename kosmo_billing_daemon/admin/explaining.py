@@ -22,16 +22,19 @@ def when(at: datetime | None) -> str:
     return "-" if at is None else f"{at:%Y-%m-%d %H:%M:%S}Z"
 
 
-def duration(span: timedelta) -> str:
-    """Write a duration in its two greatest units."""
-    seconds = int(span.total_seconds())
-    parts = (
+def units(seconds: int) -> list[tuple[int, str]]:
+    """Return how many days, hours, minutes and seconds there are in so many seconds."""
+    return [
         (seconds // 86400, "d"),
         (seconds // 3600 % 24, "h"),
         (seconds // 60 % 60, "min"),
         (seconds % 60, "s"),
-    )
-    named = [f"{count} {unit}" for count, unit in parts if count]
+    ]
+
+
+def duration(span: timedelta) -> str:
+    """Write a duration in its two greatest units."""
+    named = [f"{count} {unit}" for count, unit in units(int(span.total_seconds())) if count]
     return " ".join(named[:2]) or "0 s"
 
 

@@ -9,7 +9,6 @@ from kosmo_billing_daemon.admin.overview import History
 from kosmo_billing_daemon.domain.subscriptions import Status
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.audit import AuditEntry
-from kosmo_billing_daemon.store.events import Event
 from kosmo_billing_daemon.store.refunds import Refund
 
 
@@ -25,7 +24,7 @@ class Topic(StrEnum):
     OPERATOR = "operator"
 
 
-@record(kw_only=True)
+@record
 class Moment:
     """One thing that happened. ``title`` says what, ``text`` why or how."""
 
@@ -44,48 +43,32 @@ def timeline(history: History, refunds: tuple[Refund, ...] = ()) -> list[Moment]
 
 def _plans(history: History) -> Iterator[Moment]:
     for row in history.purchases:
-        until = explaining.when(row.valid_until)
-        yield Moment(
-            at=row.valid_from,
-            topic=Topic.PLAN,
-            title=f"{row.plan.plan_type} until {until}: {explaining.origin(row)}",
-            text=explaining.purchase(row),
-        )
+        title = f"{row.plan.plan_type} until {explaining.when(row.valid_until)}: {explaining.origin(row)}"
+        yield Moment(row.valid_from, Topic.PLAN, title, explaining.purchase(row))
         if row.ended_at is None:
             continue
         told = {Status.REPLACED: "went over into the next purchase", Status.REVOKED: "was revoked"}
         how = "was ended, and what was left of it became credit" if row.cashed_at else "ended"
-        yield Moment(
-            at=row.ended_at,
-            topic=Topic.PLAN,
-            title=f"{row.plan.plan_type} {told.get(row.status, how)}",
-            text=f"{explaining.quota(row.messages_used, row.messages_limit)} messages were used",
-            is_bad=row.status is Status.REVOKED,
-        )
+        title = f"{row.plan.plan_type} {told.get(row.status, how)}"
+        used = f"{explaining.quota(row.messages_used, row.messages_limit)} messages were used"
+        yield Moment(row.ended_at, Topic.PLAN, title, used, is_bad=row.status is Status.REVOKED)
 
 
 def _money(history: History, refunds: tuple[Refund, ...]) -> Iterator[Moment]:
     for entry in history.entries:
-        yield Moment(at=entry.at, topic=Topic.MONEY, title=explaining.entry(entry))
+        yield Moment(entry.at, Topic.MONEY, explaining.entry(entry))
     for invoice in history.invoices:
         price = explaining.money(invoice.plan.price.amount, invoice.plan.price.currency)
-        yield Moment(
-            at=invoice.created_at,
-            topic=Topic.MONEY,
-            title=f"invoice over {price} for {invoice.plan.plan_type} opened",
-            text=f"{invoice.btcpay_invoice_id or 'not at BTCPay'}, now {invoice.status}, order {invoice.id}",
-        )
+        title = f"invoice over {price} for {invoice.plan.plan_type} opened"
+        text = f"{invoice.btcpay_invoice_id or 'not at BTCPay'}, now {invoice.status}, order {invoice.id}"
+        yield Moment(invoice.created_at, Topic.MONEY, title, text)
     for refund in refunds:
         total = explaining.money(refund.total.amount, refund.total.currency)
         state = "not made yet" if refund.link is None else f"can be claimed at {refund.link}"
         if refund.cancelled_at is not None or refund.paid_at is not None:
             state = "cancelled" if refund.paid_at is None else "paid"
-        yield Moment(
-            at=refund.ordered_at,
-            topic=Topic.MONEY,
-            title=f"refund of {total} ordered",
-            text=f"invoice {refund.btcpay_invoice_id}: {state}",
-        )
+        text = f"invoice {refund.btcpay_invoice_id}: {state}"
+        yield Moment(refund.ordered_at, Topic.MONEY, f"refund of {total} ordered", text)
 
 
 _USAGE = {
@@ -99,21 +82,16 @@ _USAGE = {
 def _said(history: History) -> Iterator[Moment]:
     """Give what only events tell; purchases and money are told by their rows."""
     for event in history.events:
-        data = event.data
+        at, data = event.occurred_at, event.data
         if event.type in _USAGE:
             used = f"{explaining.quota(data.get('messages_used') or 0, data.get('messages_limit'))} messages"
-            is_bad = event.type == "quota.exhausted"
-            yield _moment(event, Topic.USAGE, _USAGE[event.type], used, is_bad=is_bad)
+            yield Moment(at, Topic.USAGE, _USAGE[event.type], used, is_bad=event.type == "quota.exhausted")
         elif event.type == "subscription.expiring":
             text = f"the plan ends {data.get('valid_until')}"
-            yield _moment(event, Topic.REMINDER, f"reminded with {data.get('hours_left')} hours left", text)
+            yield Moment(at, Topic.REMINDER, f"reminded with {data.get('hours_left')} hours left", text)
         elif event.type == "subscription.changed" and data.get("reason") == "late_usage":
             text = "so less was left to carry over"
-            yield _moment(event, Topic.PLAN, "messages of an earlier plan were reported late", text)
-
-
-def _moment(event: Event, topic: Topic, title: str, text: str, *, is_bad: bool = False) -> Moment:
-    return Moment(at=event.occurred_at, topic=topic, title=title, text=text, is_bad=is_bad)
+            yield Moment(at, Topic.PLAN, "messages of an earlier plan were reported late", text)
 
 
 _DONE = {
@@ -137,31 +115,18 @@ _DONE = {
 def _rest(history: History) -> Iterator[Moment]:
     for node in history.nodes:
         label = f" as {node.label}" if node.label else ""
-        yield Moment(at=node.added_at, topic=Topic.NODE, title=f"node {node.node_id} listed{label}")
+        yield Moment(node.added_at, Topic.NODE, f"node {node.node_id} listed{label}")
     for case in history.cases:
         kind = case.kind.replace("_", " ")
-        yield Moment(
-            at=case.opened_at,
-            topic=Topic.CASE,
-            title=f"case {case.number} opened: {kind}",
-            text=case.detail,
-            is_bad=case.closed_at is None,
-        )
+        opened, is_bad = f"case {case.number} opened: {kind}", case.closed_at is None
+        yield Moment(case.opened_at, Topic.CASE, opened, case.detail, is_bad=is_bad)
         if case.closed_at is not None:
-            yield Moment(
-                at=case.closed_at,
-                topic=Topic.CASE,
-                title=f"case {case.number} closed: {kind}",
-                text=case.resolution or "",
-            )
+            closed = f"case {case.number} closed: {kind}"
+            yield Moment(case.closed_at, Topic.CASE, closed, case.resolution or "")
     yield from map(by_operator, history.actions)
 
 
 def by_operator(action: AuditEntry) -> Moment:
     """Say what an operator did."""
-    return Moment(
-        at=action.at,
-        topic=Topic.OPERATOR,
-        title=f"{action.who} {_DONE.get(action.action, action.action)}: {action.reason}",
-        text=action.subject,
-    )
+    title = f"{action.who} {_DONE.get(action.action, action.action)}: {action.reason}"
+    return Moment(action.at, Topic.OPERATOR, title, action.subject)

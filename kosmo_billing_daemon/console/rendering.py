@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from aiohttp import web
 
+from kosmo_billing_daemon.admin.explaining import units
 from kosmo_billing_daemon.console.desk import OPERATOR, operator_of
 from kosmo_billing_daemon.contract.encoding import rfc3339
 from kosmo_billing_daemon.contract.paths import ADMIN
@@ -109,13 +110,7 @@ def span(length: timedelta | float | None) -> str:
     if length is None:
         return NOTHING
     seconds = int(length.total_seconds() if isinstance(length, timedelta) else length)
-    sign, seconds = ("-" if seconds < 0 else ""), abs(seconds)
-    parts = (
-        (seconds // 86400, "d"),
-        (seconds // 3600 % 24, "h"),
-        (seconds // 60 % 60, "min"),
-        (seconds % 60, "s"),
-    )
+    sign, parts = ("-" if seconds < 0 else ""), units(abs(seconds))
     first = next((place for place, (number, _) in enumerate(parts) if number), len(parts) - 1)
     shown = [f"{number} {unit}" for number, unit in parts[first : first + 2] if number]
     return sign + (" ".join(shown) or "0 s")
