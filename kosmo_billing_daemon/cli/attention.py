@@ -1,6 +1,5 @@
 """``attention``: payments and gateways that need it, each case with the commands that settle it."""
 
-from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -46,13 +45,8 @@ def list_(
 
     found = run_opened(env_file, lambda at: load(at.pool, utc_now, limit))
     if as_json:
-        told = [
-            map(case_json, found.cases),
-            map(reporter_json, found.gateways),
-            map(set_aside_json, found.set_aside),
-            map(_off_json, found.off),
-        ]
-        print_json([*chain.from_iterable(told)])
+        payments, gateways = map(case_json, found.cases), map(reporter_json, found.gateways)
+        print_json([*payments, *gateways, *map(set_aside_json, found.set_aside), *map(_off_json, found.off)])
         return
     out = console()
     for case in found.cases:

@@ -63,12 +63,9 @@ async def inspect(client: BtcpayClient, webhook_url: str | None, *, signed: bool
         granted = await client.current_key()
         for finding in _permissions(granted, client.store_id):
             yield finding
-        async for finding in _store(client):
-            yield finding
-        async for finding in _selling(client):
-            yield finding
-        async for finding in _webhook(client, webhook_url, signed=signed):
-            yield finding
+        for part in (_store(client), _selling(client), _webhook(client, webhook_url, signed=signed)):
+            async for finding in part:
+                yield finding
     except (Unavailable, BtcpayRefused) as error:
         yield Finding(PART, False, error.message, "fix what the message names and check again")
 
