@@ -269,10 +269,8 @@ class AdminActions:
         after = replace(before, effect=effect)
         if before.effect is Effect.REVOKED:
             key, price = (before.user_id, before.plan.price.currency), before.plan.price.amount
-            balances = await ledger.load_balances(connection, [before.user_id])
-            reserved = await invoices.load_reserved_credit(connection, [before.user_id])
-            free = max(balances.get(key, Decimal(0)) - reserved.get(key, Decimal(0)), Decimal(0))
-            paid = min(price, before.received + before.credit_used, free)
+            free = (await ledger.load_free_credit(connection, [before.user_id])).get(key, Decimal(0))
+            paid = min(price, before.received + before.credit_used, max(free, Decimal(0)))
             after = replace(after, adjusted=price - paid)
             await invoices.adjust(connection, invoice_id, after.adjusted)
         postings = books.of_invoice(before, after, who=by.who, reason=by.reason)

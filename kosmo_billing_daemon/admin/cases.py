@@ -133,10 +133,8 @@ class CaseActions:
             return Decimal(0)
         key = (invoice.user_id, invoice.plan.price.currency)
         refunded = await ledger.load_refunded(connection, invoice.user_id, invoice.id)
-        balances = await ledger.load_balances(connection, [invoice.user_id])
-        reserved = await invoices.load_reserved_credit(connection, [invoice.user_id])
-        free = balances.get(key, Decimal(0)) - reserved.get(key, Decimal(0))
-        return min(books.unused(invoice) - refunded, free)
+        free = await ledger.load_free_credit(connection, [invoice.user_id])
+        return min(books.unused(invoice) - refunded, free.get(key, Decimal(0)))
 
 
 async def _lock_open(connection: Connection, number: int) -> ListedCase:

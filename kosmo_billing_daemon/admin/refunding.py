@@ -255,12 +255,8 @@ class Refunding:
         """Share a sum, or all free credit, among the invoices that brought it in."""
         known = await refunds.load_receipts(connection, user_id)
         receipts = [one for one in known if one.btcpay_invoice_id in names]
-        balances = await ledger.load_balances(connection, [user_id])
-        reserved = await invoices.load_reserved_credit(connection, [user_id])
-        free = {
-            currency: total - reserved.get((user_id, currency), Decimal(0))
-            for (_, currency), total in balances.items()
-        }
+        credit = await ledger.load_free_credit(connection, [user_id])
+        free = {currency: total for (_, currency), total in credit.items()}
         most = {
             currency: rounded_down(
                 min(
@@ -273,9 +269,9 @@ class Refunding:
         }
         most = {currency: total for currency, total in most.items() if total > 0}
         if not most:
-            credit = " and ".join(f"{total:f} {currency}" for currency, total in sorted(free.items())) or "0"
+            left = " and ".join(f"{total:f} {currency}" for currency, total in sorted(free.items())) or "0"
             raise Conflict(
-                f"nothing can be refunded: the user's free credit is {credit}, and no invoice brought in more"
+                f"nothing can be refunded: the user's free credit is {left}, and no invoice brought in more"
                 " than was refunded",
                 code="no_credit",
             )

@@ -72,11 +72,9 @@ class AutoRenewals:
         users = {row.user_id: row for row in rows}
         if not users or not self.spends:
             return {}
-        credit = await ledger.load_balances(connection, users)
-        reserved = await invoices.load_reserved_credit(connection, users)
         free: dict[UserId, dict[str, Decimal]] = {}
-        for key, amount in credit.items():
-            free.setdefault(key[0], {})[key[1]] = amount - reserved.get(key, Decimal(0))
+        for (user_id, currency), amount in (await ledger.load_free_credit(connection, users)).items():
+            free.setdefault(user_id, {})[currency] = amount
         found = {
             user_id: renewal_quote(row, self.catalogue, free.get(user_id, {}), now)
             for user_id, row in users.items()

@@ -1,12 +1,13 @@
 """The ledger: rows are added and never changed, which a trigger holds (R13)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
 from kosmo_billing_daemon.domain.ledger import Posting
 from kosmo_billing_daemon.domain.subscriptions import UserId
+from kosmo_billing_daemon.store import invoices
 from kosmo_billing_daemon.store.columns import Columns
 from kosmo_billing_daemon.store.combining import Statement
 from kosmo_billing_daemon.store.postgres import Connection
@@ -61,6 +62,15 @@ async def load_balances(connection: Connection, users: Iterable[UUID]) -> dict[t
     """Return the credit of users, in each currency in which they ever had any."""
     rows = await connection.fetch(_BALANCES, list(users))
     return {(UserId(row["user_id"]), row["currency"]): row["amount"] for row in rows}
+
+
+async def load_free_credit(
+    connection: Connection, users: Collection[UUID]
+) -> dict[tuple[UserId, str], Decimal]:
+    """Return the credit of users that is kept for no open invoice (R15); below zero is owed."""
+    balances = await load_balances(connection, users)
+    reserved = await invoices.load_reserved_credit(connection, users)
+    return {key: amount - reserved.get(key, Decimal(0)) for key, amount in balances.items()}
 
 
 _REFUNDED = """
