@@ -14,23 +14,18 @@ class Backoff:
     def __init__(self, first: float = 0.1, most: float = 5.0) -> None:
         self._first = first
         self._most = most
-        self._failures = 0
-
-    @property
-    def failures(self) -> int:
-        """How many failures came since the last success."""
-        return self._failures
+        self.failures = 0  # since the last success
 
     def failed(self) -> float:
         """Count one failure and return the seconds to wait before the next try."""
-        ceiling = min(self._most, self._first * 2.0 ** min(self._failures, 32))
-        self._failures += 1
+        ceiling = min(self._most, self._first * 2.0 ** min(self.failures, 32))
+        self.failures += 1
         return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - spreads load, guards nothing
 
     def succeeded(self) -> bool:
         """Forget the failures; true when there were any, so that the recovery can be logged once."""
-        recovered = self._failures > 0
-        self._failures = 0
+        recovered = self.failures > 0
+        self.failures = 0
         return recovered
 
 
