@@ -38,17 +38,14 @@ class PatientHandler(BrokerProtocolHandler):  # type: ignore[misc]
     async def mqtt_publish(self, topic: str, data: bytes, qos: int, retain: bool, *rest: Any) -> Any:
         """Otherwise a QoS 1 message is forgotten after 5 s without PUBACK, or with the connection."""
         session = self.session
-        acknowledged = False
         try:
-            message = await super().mqtt_publish(topic, data, qos, retain, *rest)
-            acknowledged = True
-        except TimeoutError:
-            return None  # kept below; amqtt would log a traceback
-        else:
-            return message
-        finally:
-            if not acknowledged and qos and not retain and not session.clean_session:
+            return await super().mqtt_publish(topic, data, qos, retain, *rest)
+        except BaseException as error:
+            if qos and not retain and not session.clean_session:
                 session.retained_messages.put_nowait(RetainedApplicationMessage(None, topic, data, qos))
+            if isinstance(error, TimeoutError):
+                return None  # amqtt would log a traceback
+            raise
 
     def handle_read_timeout(self) -> None:
         """Otherwise nobody notices a client that fell silent, and its will is never published."""

@@ -7,16 +7,13 @@ from kosmo_billing_daemon.settings.loading import load
 from kosmo_billing_daemon.settings.readers import Proxies
 from kosmo_billing_daemon.settings.tree import (
     AuthMode,
-    Btcpay,
     CreditMode,
-    DatabaseSettings,
     Http,
     Jwt,
     Mqtt,
     MqttProtocol,
     Retention,
     Settings,
-    Tls,
     WebhookSettings,
     WebhookTrust,
 )
@@ -24,9 +21,7 @@ from kosmo_billing_daemon.settings.tree import (
 __all__ = [
     "AdminAddress",
     "AuthMode",
-    "Btcpay",
     "CreditMode",
-    "DatabaseSettings",
     "Http",
     "Jwt",
     "Mqtt",
@@ -34,7 +29,6 @@ __all__ = [
     "Proxies",
     "Retention",
     "Settings",
-    "Tls",
     "WebhookSettings",
     "WebhookTrust",
     "load",

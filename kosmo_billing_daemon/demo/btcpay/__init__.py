@@ -5,36 +5,18 @@ then ``greenfield`` and ``simulator``. The rule it keeps: what the real server r
 one refuses, delays or loses too.
 """
 
-from kosmo_billing_daemon.demo.btcpay.actions import PayerAction
 from kosmo_billing_daemon.demo.btcpay.answers import GreenfieldRefused
-from kosmo_billing_daemon.demo.btcpay.faults import Faults, WebhookFaults
-from kosmo_billing_daemon.demo.btcpay.invoices import (
-    AdditionalStatus,
-    PaymentMethod,
-    PaymentStatus,
-    SimulatedInvoice,
-    SimulatedPayment,
-    SimulatedStatus,
-)
+from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.simulator import Simulator
 from kosmo_billing_daemon.demo.btcpay.stores import BILLING_PERMISSIONS, Permission, SimulatedStore
-from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS, SimulatedDelivery
+from kosmo_billing_daemon.demo.btcpay.webhooks import BTCPAY_RETRY_WAITS
 
 __all__ = [
     "BILLING_PERMISSIONS",
     "BTCPAY_RETRY_WAITS",
-    "AdditionalStatus",
-    "Faults",
     "GreenfieldRefused",
-    "PayerAction",
-    "PaymentMethod",
-    "PaymentStatus",
     "Permission",
-    "SimulatedDelivery",
     "SimulatedInvoice",
-    "SimulatedPayment",
-    "SimulatedStatus",
     "SimulatedStore",
     "Simulator",
-    "WebhookFaults",
 ]

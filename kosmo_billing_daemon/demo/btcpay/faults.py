@@ -5,7 +5,7 @@ seed, so that a run can be repeated.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
 from kosmo_billing_daemon.demo.btcpay.reading import RequestReader
@@ -55,10 +55,6 @@ def merge(faults: Faults, changes: Mapping[str, Any]) -> Faults:
     values = _checked(rest, faults, "", reader, rates=("error_rate",))
     reader.finish()
     return replace(faults, webhooks=replace(faults.webhooks, **changed), **values)
-
-
-def faults_json(faults: Faults) -> dict[str, Any]:
-    return asdict(faults)
 
 
 def _checked(

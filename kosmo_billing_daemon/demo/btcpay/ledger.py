@@ -6,6 +6,7 @@ hundreds of order ids stays quick over any number of invoices.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice, SimulatedStatus
@@ -51,20 +52,14 @@ class InvoiceBook:
 
     def find(self, store_id: str, search: Search) -> list[SimulatedInvoice]:
         """Return the matching invoices of one store, newest first."""
-        found: list[SimulatedInvoice] = []
-        skip = search.skip
-        if search.take == 0:
-            return found
-        for invoice in self._candidates(search.order_ids):
-            if invoice.store_id != store_id or not _matches(invoice, search):
-                continue
-            if skip > 0:
-                skip -= 1
-                continue
-            found.append(invoice)
-            if len(found) == search.take:
-                break
-        return found
+        matching = (
+            invoice
+            for invoice in self._candidates(search.order_ids)
+            if invoice.store_id == store_id and _matches(invoice, search)
+        )
+        every = len(self.by_id)
+        end = every if search.take is None else min(search.skip + search.take, every)
+        return list(islice(matching, min(search.skip, every), end))
 
     def _candidates(self, order_ids: Iterable[str]) -> Iterator[SimulatedInvoice]:
         wanted = dict.fromkeys(order_ids)

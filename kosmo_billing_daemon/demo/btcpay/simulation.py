@@ -5,6 +5,7 @@ the same refusals.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,6 @@ from aiohttp import web
 from kosmo_billing_daemon.demo.btcpay.access import ENGINE, base_url
 from kosmo_billing_daemon.demo.btcpay.actions import act, possible_actions
 from kosmo_billing_daemon.demo.btcpay.answers import invalid, json_response
-from kosmo_billing_daemon.demo.btcpay.faults import faults_json
 from kosmo_billing_daemon.demo.btcpay.invoices import SimulatedInvoice
 from kosmo_billing_daemon.demo.btcpay.reading import read_json_object
 from kosmo_billing_daemon.demo.btcpay.rendering import invoice_json
@@ -44,12 +44,12 @@ async def _act(request: web.Request) -> web.Response:
 
 
 async def _faults(request: web.Request) -> web.Response:
-    return json_response(faults_json(request.app[ENGINE].faults))
+    return json_response(asdict(request.app[ENGINE].faults))
 
 
 async def _set_faults(request: web.Request) -> web.Response:
     body, _ = await read_json_object(request, any_type=True)
-    return json_response(faults_json(request.app[ENGINE].set_faults(body)))
+    return json_response(asdict(request.app[ENGINE].set_faults(body)))
 
 
 async def _restart(request: web.Request) -> web.Response:

@@ -52,8 +52,8 @@ class Simulator:
             clock=server_clock, retry_waits=retry_waits, user_agent=f"BTCPayServer/{version}", chance=chance
         )
         self._engine = Engine(clock=server_clock, webhooks=webhooks, chance=chance, version=version)
-        self._store = SimulatedStore(store_id=store_id, api_key=api_key)
-        self.add_store(self._store)
+        self.store_id, self.api_key = store_id, api_key
+        self.add_store(SimulatedStore(store_id=store_id, api_key=api_key))
         self._runner: web.AppRunner | None = None
         self._host = "127.0.0.1"
         self._port = 0
@@ -106,14 +106,6 @@ class Simulator:
         """The base URL, without a slash at the end."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
-
-    @property
-    def store_id(self) -> str:
-        return self._store.store_id
-
-    @property
-    def api_key(self) -> str:
-        return self._store.api_key
 
     @property
     def invoices(self) -> Mapping[str, SimulatedInvoice]:

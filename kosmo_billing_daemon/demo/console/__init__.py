@@ -5,6 +5,6 @@ Read ``tap`` (what crosses MQTT), ``proxy`` (one origin for the page), then ``se
 front end, gateway or payer could do, over the same interfaces.
 """
 
-from kosmo_billing_daemon.demo.console.server import USERS, Console, User
+from kosmo_billing_daemon.demo.console.server import USERS, Console
 
-__all__ = ["USERS", "Console", "User"]
+__all__ = ["USERS", "Console"]
