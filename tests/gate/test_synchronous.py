@@ -1,6 +1,7 @@
 """The gate for plain threads."""
 
 import asyncio
+import inspect
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from kosmo_billing_daemon.gate import Reason, StateInUse, SyncGate
+from kosmo_billing_daemon.gate import Gate, Reason, StateInUse, SyncGate
+from kosmo_billing_daemon.gate.gate import GateOptions
 from tests.gate.stand_in import NODE, at, daemon, document
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually
@@ -16,6 +18,10 @@ from tests.support.processes import eventually
 
 async def in_thread(work: Any, *arguments: Any) -> Any:
     return await asyncio.to_thread(work, *arguments)
+
+
+def test_it_takes_every_option_of_a_gate() -> None:
+    assert list(inspect.signature(Gate).parameters) == ["broker", "state", *GateOptions.__annotations__]
 
 
 async def test_threads_check_and_record(mosquitto: Mosquitto, state: Path) -> None:
