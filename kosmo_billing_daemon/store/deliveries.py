@@ -103,11 +103,9 @@ class LoggedDelivery:
     store_id: str | None = None
 
 
-_NEWEST = f"SELECT {_LOGGED}, outcome FROM webhook_deliveries ORDER BY received_at DESC LIMIT $1"
-_NOT_OURS = f"""
-SELECT {_LOGGED}, outcome FROM webhook_deliveries WHERE outcome = 'not ours'
-ORDER BY received_at DESC LIMIT $1
-"""
+_SELECT = f"SELECT {_LOGGED}, outcome FROM webhook_deliveries"
+_NEWEST = f"{_SELECT} ORDER BY received_at DESC LIMIT $1"
+_NOT_OURS = f"{_SELECT} WHERE outcome = 'not ours' ORDER BY received_at DESC LIMIT $1"
 
 
 async def load_newest(connection: Connection, limit: int) -> list[LoggedDelivery]:

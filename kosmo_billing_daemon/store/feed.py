@@ -21,14 +21,9 @@ class ArrivedUsage:
     received_at: datetime
 
 
-_ARRIVED = """
-SELECT user_id, message_id, node_id, reporter, count, over_limit, received_at FROM usage_events
-WHERE received_at > $1 ORDER BY received_at DESC LIMIT $2
-"""
-_ARRIVED_OF_USER = """
-SELECT user_id, message_id, node_id, reporter, count, over_limit, received_at FROM usage_events
-WHERE user_id = $1 ORDER BY sent_at DESC LIMIT $2
-"""
+_SELECT = "SELECT user_id, message_id, node_id, reporter, count, over_limit, received_at FROM usage_events"
+_ARRIVED = f"{_SELECT} WHERE received_at > $1 ORDER BY received_at DESC LIMIT $2"
+_ARRIVED_OF_USER = f"{_SELECT} WHERE user_id = $1 ORDER BY sent_at DESC LIMIT $2"
 
 
 async def load_usage(

@@ -57,11 +57,16 @@ class Term:
     since: datetime
 
 
-_HOLDS = """
+# That a row of pg_locks is the lock of a class ($1) and key ($2) in this database, held.
+_IS_HELD = """
+l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid
+AND l.objid = (hashtext($2)::bigint & 4294967295)::oid AND l.objsubid = 2
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+_HOLDS = f"""
 SELECT pid AS process_id, backend_start AS since, EXISTS (
-    SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory' AND granted
-        AND classid = $1::bigint::oid AND objid = (hashtext($2)::bigint & 4294967295)::oid AND objsubid = 2
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS held
+    SELECT FROM pg_locks AS l WHERE l.pid = pg_backend_pid() AND {_IS_HELD}) AS held
 FROM pg_stat_get_activity(pg_backend_pid())
 """
 
@@ -112,12 +117,10 @@ class TermPool:
 _IS_HERE = "SELECT EXISTS (SELECT FROM pg_stat_get_activity($1) WHERE backend_start = $2)"
 
 
-_END_SILENT = """
+_END_SILENT = f"""
 SELECT count(pg_terminate_backend(a.pid)) FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid
-    AND l.objid = (hashtext($2)::bigint & 4294967295)::oid AND l.objsubid = 2
-    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND a.pid <> pg_backend_pid() AND a.state_change < clock_timestamp() - make_interval(secs => $3)
+WHERE {_IS_HELD} AND a.pid <> pg_backend_pid()
+    AND a.state_change < clock_timestamp() - make_interval(secs => $3)
 """
 
 
@@ -135,7 +138,7 @@ class Lead:
     is_exercised: bool
 
 
-_LOOK = """
+_LOOK = f"""
 SELECT count(*) > 0 AS is_held, coalesce(bool_or(is_alive AND EXISTS (
         SELECT FROM pg_locks AS w WHERE w.pid = holders.pid AND w.locktype = 'advisory' AND w.granted
             AND w.classid = $1::bigint::oid AND w.objid = (hashtext($3)::bigint & 4294967295)::oid
@@ -144,9 +147,7 @@ FROM (
     -- Of a session of another role the time may be hidden.
     SELECT l.pid, coalesce(a.state_change > clock_timestamp() - make_interval(secs => $4), true) AS is_alive
     FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid
-        AND l.objid = (hashtext($2)::bigint & 4294967295)::oid AND l.objsubid = 2
-        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    WHERE {_IS_HELD}
 ) AS holders
 """
 
