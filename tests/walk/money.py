@@ -111,9 +111,8 @@ async def complaints(
                 yield f"{who}: {account['came']} came, {account['went']} went, {credit} is left"
             if abs(account["released"] - right) > _ROUNDING:
                 yield f"{who}: released {account['released']}, not {right}"
-            # What was spent and is taken back is owed: refunded elsewhere, invalid, or used before.
-            is_invalid = any(invoices[key].status is SimulatedStatus.INVALID for key in person.invoices)
-            if reserved > credit and not (right or person.refunded_there or is_invalid):
+            # What was spent and is taken back is owed: refunded elsewhere, marked invalid, or used before.
+            if reserved > credit and not (right or person.refunded_there or person.was_invalid):
                 yield f"{who}: a credit of {credit}, {reserved} of it reserved"
     if any(totals.values()):
         yield f"in total, what came is not what went and what is left: {totals}"

@@ -43,6 +43,9 @@ class Person:
     unheard: set[str] = field(default_factory=set)  # invoices whose hints must be sent again at rest
     altered: set[str] = field(default_factory=set)  # invoices that are not what was quoted
     settled_by_hand: set[str] = field(default_factory=set)
+    was_invalid: bool = (
+        False  # whether one of the invoices ever was: packs of its plan were credit until it came back
+    )
     dismissed: dict[tuple[str, str], Money] = field(default_factory=dict)  # cases closed without rights
     refunded: dict[str, Decimal] = field(default_factory=dict)
     refunded_there: dict[str, Decimal] = field(default_factory=dict)  # in BTCPay's own pages
@@ -181,6 +184,7 @@ class Person:
         self.note(
             f"{action} {amount or ''} {method} {invoice_id}: {invoice.status}/{invoice.additional_status}"
         )
+        self.was_invalid |= invoice.status is SimulatedStatus.INVALID
         if invoice.status is SimulatedStatus.EXPIRED and invoice.confirmed >= invoice.minimum:
             self.confirmed_after.setdefault(invoice_id, datetime.now(UTC) - invoice.expires)
 
