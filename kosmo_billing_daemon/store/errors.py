@@ -117,7 +117,7 @@ def translate(error: BaseException) -> Unavailable | Erased | None:
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
         return ReadOnly(str(error))
     if isinstance(error, _AWAY):
-        return DatabaseAway(f"database: {str(error) or type(error).__name__}")
+        return DatabaseAway(f"database: {_first_line(error) or type(error).__name__}")
     return None
 
 

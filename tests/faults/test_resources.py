@@ -55,7 +55,7 @@ async def test_a_full_disk_is_named_and_what_was_paid_meanwhile_is_kept(
     for user_id, invoice_id in ordered:  # the pages that are there have room for some of them
         await world.pay(invoice_id)
         paid.append(user_id)
-    await says(world, daemon, "unready", "database", "DiskFullError")
+    await says(world, daemon, "unready", "database", "No space left on device")
     await measures(world, daemon, "database_up", 0)
     await logs(daemon, "No space left on device")
     small_disk.make_room()
