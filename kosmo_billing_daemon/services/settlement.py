@@ -152,8 +152,9 @@ class Settlement:
         evaluations: list[Evaluation] = []
         for purchase in sorted(locked, key=lambda one: (one.invoice.created_at, one.invoice.id)):
             number, shown = observed[purchase.invoice.id]
-            if number is not None and number <= purchase.observation:
-                continue  # a later lookup has observed it
+            if number is not None and number <= purchase.observation:  # a later lookup has observed it
+                await invoices.number_above(connection, purchase.observation)
+                continue
             observation, strays = observations.choose(purchase.invoice, shown)
             verdict = Verdict(purchase.invoice)
             if observation is not None:

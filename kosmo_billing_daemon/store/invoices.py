@@ -134,6 +134,16 @@ async def number_observation(connection: Connection) -> int:
     return int(await connection.fetchval("SELECT nextval('observations')"))
 
 
+async def number_above(connection: Connection, observation: int) -> None:
+    """Let all lookups that are asked for from now on have greater numbers than this.
+
+    One may lie ahead: it was drawn before a failover that lost it, and its answer was written after.
+    """
+    await connection.execute(
+        "SELECT setval('observations', $1) FROM observations WHERE last_value < $1", observation
+    )
+
+
 _FIND = f"""
 SELECT {COLUMNS} FROM btcpay_invoices
 WHERE id = (SELECT invoice_id FROM attachments WHERE btcpay_invoice_id = $1)

@@ -157,6 +157,17 @@ async def test_outage_keeps_what_waits(shop: Shop, user: UserId) -> None:
     assert await shop.front.events(user) == [CREATED, SETTLED, ACTIVATED]
 
 
+async def test_a_failover_that_lost_numbers_of_lookups_hides_no_payment(shop: Shop, user: UserId) -> None:
+    """The number of a lookup was drawn on the server that went, and its answer written on the new one."""
+    invoice = await shop.open(user)
+    await shop.front.execute("UPDATE btcpay_invoices SET observation = 5000 WHERE id = $1", invoice.id)
+    await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
+    await shop.simulator.drained()
+    for number in (0, 1):  # looked up by a number below that, and again
+        assert await shop.front.reconciliation.run_once() > 0
+        assert len(await shop.front.subscriptions(user)) == number
+
+
 async def test_refused_list_is_an_outage_and_no_end(shop: Shop, user: UserId) -> None:
     async with relay(shop.simulator.url) as passing:
         daemon = await shop.start(btcpay_url=passing.url)

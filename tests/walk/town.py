@@ -83,7 +83,8 @@ async def town_around(
     """A town whose daemons are ready; unless they give ``credit``, unused money is a case."""
     async with contextlib.AsyncExitStack() as stack:
         place = stack.enter_context(temporary_directory("kosmo-walk-"))
-        postgres = EmbeddedPostgres(place / "postgres", settings=SETTINGS, durable=False)
+        settings = SETTINGS | {"full_page_writes": "on"}  # a kill may tear a page
+        postgres = EmbeddedPostgres(place / "postgres", settings=settings, durable=False)
         await stack.enter_async_context(postgres)
         url = await create_database(postgres, "walk")
         broker = await stack.enter_async_context(Mosquitto(max_queued_messages=0))
