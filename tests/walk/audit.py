@@ -27,6 +27,13 @@ SELECT (SELECT count(*) FROM lookups WHERE hinted_at IS NOT NULL) AS deliveries,
     (SELECT count(*) FROM recounts) AS recounts
 """
 
+_DUE = """
+SELECT l.*, i.status, i.payment, i.effect, i.next_check_at, i.observation, i.observed_at,
+    (SELECT last_value FROM observations) AS last_number
+FROM lookups AS l LEFT JOIN btcpay_invoices AS i ON i.id = l.invoice_id
+WHERE l.due_at <= clock_timestamp() ORDER BY l.due_at LIMIT 5
+"""
+
 _MISCOUNTED = """
 SELECT s.id FROM subscriptions AS s WHERE s.user_id = ANY ($1) AND s.messages_used <>
     (SELECT count(*) FROM usage_events AS e WHERE e.user_id = s.user_id AND e.subscription_id = s.id)
@@ -40,6 +47,8 @@ async def complaints(town: Town, people: Sequence[Person]) -> AsyncGenerator[str
         assert quiet is not None
         if any(quiet.values()):
             yield f"waiting: {dict(quiet)}"
+            for row in await connection.fetch(_DUE):
+                yield f"due: {dict(row)}"
             return
         books = await read(town, connection, people)
         for row in await connection.fetch(_MISCOUNTED, [person.user_id for person in people]):

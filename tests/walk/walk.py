@@ -130,10 +130,13 @@ class Walk:
         await self.heard.listen(may_miss=broker_forgot)
 
     async def rest(self, people: list[Person]) -> None:
-        """Wait until nothing differs."""
+        """Wait until nothing differs; the last look alone would not tell what stood in the way."""
         deadline = time.monotonic() + _HEALS_WITHIN
+        before: Counter[str] = Counter()
         while wrong := [complaint async for complaint in complaints(self.town, people)]:
-            assert time.monotonic() < deadline, self._told(wrong)
+            before.update(wrong)
+            looks = (f"{number} looks: {complaint}" for complaint, number in before.most_common(10))
+            assert time.monotonic() < deadline, self._told([*wrong, *looks])
             await asyncio.sleep(0.1)
 
     def summary(self, seconds: float) -> dict[str, Any]:
