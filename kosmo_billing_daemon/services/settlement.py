@@ -290,7 +290,7 @@ def _resolution(verdict: Verdict, kind: CaseKind, given: str) -> str:
     """Say why a case is closed by what was observed."""
     if verdict.invoice.effect is Effect.FULFILLED and kind is not verdict.credited:
         return given
-    return attention.OUTDATED if verdict.credited is None else "credited"
+    return attention.OUTDATED if verdict.credited is None else attention.CREDITED
 
 
 def log_committed(new_events: Sequence[Event]) -> None:

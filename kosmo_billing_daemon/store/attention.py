@@ -16,6 +16,9 @@ OUTDATED = "BTCPay shows this invoice differently now"
 BY_ITSELF = "settled by itself"
 """How a case is closed whose invoice gave what was bought after all."""
 
+CREDITED = "credited"
+"""How a case is closed whose money became credit."""
+
 _OPEN = """
 INSERT INTO attention_cases AS c (invoice_id, user_id, kind, detail, amount, opened_at)
 SELECT invoice_id, user_id, kind, detail, amount, $6
@@ -25,7 +28,8 @@ ON CONFLICT (invoice_id, kind) DO UPDATE SET
     detail = EXCLUDED.detail, amount = EXCLUDED.amount, opened_at = EXCLUDED.opened_at,
     closed_at = NULL, resolution = NULL
 WHERE c.amount IS DISTINCT FROM EXCLUDED.amount
-    OR c.resolution = ANY ($7::text[]) OR (c.closed_at IS NULL AND c.detail <> EXCLUDED.detail)
+    OR (c.resolution = ANY ($7::text[]) AND c.decided IS DISTINCT FROM EXCLUDED.amount)
+    OR (c.closed_at IS NULL AND c.detail <> EXCLUDED.detail)
 RETURNING invoice_id, kind
 """
 
@@ -36,12 +40,12 @@ async def open_cases(
     """List cases and return those that are new; a repeat is none.
 
     More money reopens a closed one. So does an invoice that is again as it was when the case was opened,
-    unless an operator closed it.
+    unless that was decided about: by an operator, or by what became credit for good.
     """
     if not cases:
         return set()
     values = [(one.id, one.user_id, case.kind, case.detail, case.amount) for one, case in cases]
-    rows = await connection.fetch(_OPEN, *zip(*values, strict=True), now, [OUTDATED, BY_ITSELF])
+    rows = await connection.fetch(_OPEN, *zip(*values, strict=True), now, [OUTDATED, BY_ITSELF, CREDITED])
     return {(row["invoice_id"], CaseKind(row["kind"])) for row in rows}
 
 

@@ -126,6 +126,23 @@ async def test_a_payment_that_comes_again_after_it_was_replaced_is_listed_again(
     assert await credit(shop, user) == {"USD": Decimal("2.50")}
 
 
+async def test_more_money_that_comes_again_after_it_was_replaced_is_listed_again(
+    shop: Shop, user: UserId
+) -> None:
+    """Seen to fail: what was left of it had closed the case as credited, and the sum was the same again."""
+    invoice = await shop.open(user)
+    await shop.act(invoice, "pay_over", "confirm")
+    for action, amount, is_open in (("pay", "5", True), ("replace_payment", None, False), ("pay", "5", True)):
+        await shop.act(invoice, action, amount=amount)
+        # BTCPay tells nobody of a payment that is gone, but whoever looks sees it.
+        seen = (await shop.front.settlement.look_up([invoice])).observations
+        await shop.front.settlement.settle(seen)
+        assert [case[2] for case in await shop.front.cases(user)] == [is_open], action
+    await shop.act(invoice, "confirm")
+    assert [case[2] for case in await shop.front.cases(user)] == [False]
+    assert await credit(shop, user) == {"USD": Decimal("7.50")}
+
+
 async def test_worth_in_another_currency_becomes_credit(shop: Shop, user: UserId) -> None:
     await shop.buy(user, "sanctuary")
     euro = plan("wanderer", "5.00", 50, currency="EUR")
