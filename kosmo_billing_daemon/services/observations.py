@@ -49,10 +49,11 @@ class LookupResult:
     number: int | None = None
 
 
-async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -> LookupResult:
+async def look_up(btcpay: BtcpayClient, asked: Mapping[InvoiceId, str | None], number: int) -> LookupResult:
     """Ask BTCPay for invoices: one list call, then single ones only where that was not enough.
 
-    Raises ``Unavailable`` when BTCPay cannot be asked at all.
+    ``asked`` has BTCPay's id of each, as far as it is known. Raises ``Unavailable`` when BTCPay cannot be
+    asked at all.
     """
     result = LookupResult(number=number)
     if not asked:
@@ -61,15 +62,15 @@ async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -
     found = result.observations
     limit = asyncio.Semaphore(SINGLE_CALLS)
 
-    async def fetch(invoice: Invoice) -> None:
+    async def fetch(invoice_id: InvoiceId, btcpay_id: str) -> None:
         async with limit:
             try:
-                observation = await btcpay.fetch_invoice(invoice.btcpay_invoice_id or "")
+                observation = await btcpay.fetch_invoice(btcpay_id)
             except (Garbled, BtcpayRefused) as error:
-                _note_unreadable(result, invoice.id, error)
+                _note_unreadable(result, invoice_id, error)
                 return
         if observation is not None:
-            found.setdefault(invoice.id, []).append(observation)
+            found.setdefault(invoice_id, []).append(observation)
 
     async def confirm(invoice_id: InvoiceId, shown: list[Observation], place: int) -> None:
         async with limit:
@@ -80,13 +81,13 @@ async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -
 
     # An order id edited at BTCPay hides the invoice from the list; its own id still finds it (R9).
     lost = [
-        invoice
-        for invoice in asked
-        if invoice.btcpay_invoice_id is not None
-        and invoice.id not in result.unreadable
-        and all(o.btcpay_invoice_id != invoice.btcpay_invoice_id for o in found.get(invoice.id, ()))
+        (invoice_id, btcpay_id)
+        for invoice_id, btcpay_id in asked.items()
+        if btcpay_id is not None
+        and invoice_id not in result.unreadable
+        and all(o.btcpay_invoice_id != btcpay_id for o in found.get(invoice_id, ()))
     ]
-    await asyncio.gather(*(fetch(invoice) for invoice in lost))
+    await asyncio.gather(*(fetch(*one) for one in lost))
     await asyncio.gather(
         *(
             confirm(invoice_id, shown, place)
@@ -100,10 +101,10 @@ async def look_up(btcpay: BtcpayClient, asked: Sequence[Invoice], number: int) -
     return result
 
 
-async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], result: LookupResult) -> None:
-    by_order = {str(invoice.id): invoice for invoice in asked}
+async def _list(btcpay: BtcpayClient, asked: Mapping[InvoiceId, str | None], result: LookupResult) -> None:
+    by_order = {str(invoice_id): invoice_id for invoice_id in asked}
     try:
-        readable: Sequence[Observation] = await btcpay.find_invoices([invoice.id for invoice in asked])
+        readable: Sequence[Observation] = await btcpay.find_invoices(list(asked))
     except BtcpayRefused as error:
         raise Unavailable(f"invoices cannot be listed: {error}", code="btcpay_refused") from error
     except Garbled as error:
@@ -112,19 +113,19 @@ async def _list(btcpay: BtcpayClient, asked: Sequence[Invoice], result: LookupRe
         readable = error.readable
         for order_id in error.order_ids:
             if order_id in by_order:
-                _note_unreadable(result, by_order[order_id].id, error)
+                _note_unreadable(result, by_order[order_id], error)
             else:
                 # Nobody can tell whose it is: no reservation may be taken for unknown at BTCPay.
                 found = {observation.order_id for observation in readable}
                 result.unreadable.update(
-                    invoice.id
-                    for order, invoice in by_order.items()
-                    if order not in found and invoice.btcpay_invoice_id is None
+                    invoice_id
+                    for order, invoice_id in by_order.items()
+                    if order not in found and asked[invoice_id] is None
                 )
     for observation in readable:
-        invoice = by_order.get(observation.order_id or "")
-        if invoice is not None:
-            result.observations.setdefault(invoice.id, []).append(observation)
+        of = by_order.get(observation.order_id or "")
+        if of is not None:
+            result.observations.setdefault(of, []).append(observation)
 
 
 def _note_unreadable(result: LookupResult, invoice_id: InvoiceId, error: Exception) -> None:
@@ -164,12 +165,12 @@ def with_strays(verdict: Verdict, strays: Sequence[Observation]) -> Verdict:
     return replace(verdict, cases=(*verdict.cases, case))
 
 
-def claimed(due: Sequence[DueLookup], store_id: str) -> LookupResult:
+def claimed(due: Sequence[DueLookup], known: Mapping[InvoiceId, Invoice], store_id: str) -> LookupResult:
     """Take the body's word (``WEBHOOK_TRUST=body``); the last delivery about an invoice counts."""
     result = LookupResult()
     for lookup in due:
-        status, invoice = STATUSES.get(lookup.claimed_status or ""), lookup.invoice
-        if status is None or invoice.expires_at is None:
+        status, invoice = STATUSES.get(lookup.claimed_status or ""), known.get(lookup.invoice_id)
+        if status is None or invoice is None or invoice.expires_at is None:
             continue
         price = invoice.asked
         result.observations[invoice.id] = [

@@ -6,7 +6,7 @@ was set, on a schedule that backs off with the invoice's age, and until 72 h aft
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,14 +18,13 @@ from kosmo_billing_daemon.domain.subscriptions import InvoiceId
 from kosmo_billing_daemon.runtime.batcher import Cooldown, write_each
 from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
 from kosmo_billing_daemon.runtime.logs import fields
-from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.services import observations
 from kosmo_billing_daemon.services.observations import LookupResult
 from kosmo_billing_daemon.services.reservations import ORPHANED_AFTER
 from kosmo_billing_daemon.services.settlement import Settlement
-from kosmo_billing_daemon.store import invoices, lookups
+from kosmo_billing_daemon.store import invoices, lookups, purchases
 from kosmo_billing_daemon.store.combining import combine
-from kosmo_billing_daemon.store.lookups import DueLookup, DueLookups, Key, Requeueing
+from kosmo_billing_daemon.store.lookups import DueLookups, Key, Requeueing
 from kosmo_billing_daemon.store.postgres import Connection, Pool, locking_owners
 
 log = logging.getLogger(__name__)
@@ -45,15 +44,6 @@ MISSING_WAIT = timedelta(minutes=5)
 
 class Unreadable(Exception):
     """BTCPay's answer about an invoice makes no sense to us."""
-
-
-@record
-class _Asked:
-    """An invoice with the rows of the queue that ask for it, and when it is polled next."""
-
-    invoice: Invoice
-    next_check_at: datetime | None
-    rows: list[Key]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,7 +91,7 @@ class Reconciliation:
         try:
             await self._make(due, now)
         finally:
-            self._taken.difference_update(one.invoice.id for one in due.lookups)
+            self._taken.difference_update(one.invoice_id for one in due.lookups)
             if self._passed_over and not self._taken:
                 self._passed_over = False
                 self.more()
@@ -119,82 +109,78 @@ class Reconciliation:
             due = await lookups.load_due(connection, now, MOST_AT_ONCE, others)
         if due is None:
             return None, now
-        self._taken.update(one.invoice.id for one in due.lookups)
+        self._taken.update(one.invoice_id for one in due.lookups)
         return due, now
 
     async def _make(self, due: DueLookups, now: datetime) -> None:
         """Ask BTCPay, and write what it answers."""
-        asked = _by_invoice(due.lookups)
+        named = {one.invoice_id: one.btcpay_invoice_id for one in due.lookups}
         if self.settlement.trust_body:
-            result = observations.claimed(due.lookups, self.settlement.store_id)
+            async with self.pool.connection() as connection:
+                known = await invoices.load(connection, named)
+            result = observations.claimed(due.lookups, known, self.settlement.store_id)
         else:
-            known = [one.invoice for one in asked]
-            result = await observations.look_up(self.settlement.btcpay, known, due.number)
-        failed: list[tuple[Invoice, Exception]] = [
-            (one.invoice, Unreadable("BTCPay's answer about it cannot be read"))
-            for one in asked
-            if one.invoice.id in result.unreadable
-        ]
-        observed = [one for one in asked if one.invoice.id in result.observations]
-        missing = [
-            one
-            for one in asked
-            if one.invoice.id not in result.observations and one.invoice.id not in result.unreadable
-        ]
-        for part, write in (observed, partial(self._settle, result)), (missing, partial(self._put_off, now)):
-            for one, written in zip(part, await write_each(part, write) if part else (), strict=True):
-                if isinstance(written, Exception):
-                    failed.append((one.invoice, written))
+            result = await observations.look_up(self.settlement.btcpay, named, due.number)
+        failed: dict[InvoiceId, Exception] = {
+            each: Unreadable("BTCPay's answer about it cannot be read")
+            for each in named
+            if each in result.unreadable
+        }
+        observed = [each for each in named if each in result.observations]
+        missing = [each for each in named if each not in result.observations and each not in failed]
+        asked: dict[InvoiceId, list[Key]] = {}  # BTCPay hints several times at one payment
+        for one in due.lookups:
+            asked.setdefault(one.invoice_id, []).append(one.key)
+        for part, write in (
+            (observed, partial(self._settle, result, asked)),
+            (missing, partial(self._put_off, asked, now)),
+        ):
+            results = zip(part, await write_each(part, write) if part else (), strict=True)
+            failed |= {each: written for each, written in results if isinstance(written, Exception)}
         await self._set_aside(failed)
 
-    async def _settle(self, result: LookupResult, part: Sequence[_Asked]) -> list[None]:
-        observed = {one.invoice.id: result.observations[one.invoice.id] for one in part}
-        answered = [row for one in part for row in one.rows]
+    async def _settle(
+        self, result: LookupResult, asked: Mapping[InvoiceId, list[Key]], part: Sequence[InvoiceId]
+    ) -> list[None]:
+        observed = {each: result.observations[each] for each in part}
+        answered = [row for each in part for row in asked[each]]
         await self.settlement.settle_round(observed, answered, result.number)
         return [None] * len(part)
 
-    async def _put_off(self, now: datetime, part: Sequence[_Asked]) -> list[None]:
+    async def _put_off(
+        self, asked: Mapping[InvoiceId, list[Key]], now: datetime, part: Sequence[InvoiceId]
+    ) -> list[None]:
         """Answer lookups of invoices that BTCPay does not know: ask again later, or give up."""
-        answered = {row for one in part for row in one.rows}
-        requeueing = Requeueing(answered)
-        checks = {
-            one.invoice.id: requeueing.next_check(
-                one.invoice.id, one.next_check_at, _again(one.invoice, now), now
-            )
-            for one in part
-        }
-        abandoned = [one.invoice.id for one in part if _is_given_up(one.invoice, now)]
 
-        async def work(connection: Connection) -> None:
+        async def work(connection: Connection) -> list[InvoiceId]:
+            requeueing = Requeueing({row for each in part for row in asked[each]})
+            checks: dict[InvoiceId, datetime | None] = {}
+            abandoned = []
+            for one in await purchases.lock(connection, part):
+                invoice = one.invoice
+                wanted = _again(invoice, now)
+                checks[invoice.id] = requeueing.next_check(invoice.id, one.next_check_at, wanted, now)
+                if _is_given_up(invoice, now):
+                    abandoned.append(invoice.id)
             await combine(connection, [invoices.save_checks_statement(checks), *requeueing.statements()])
             if abandoned:
                 await invoices.abandon(connection, abandoned)
+            return abandoned
 
-        await self.pool.retrying(work, locking_owners(checks))
-        for invoice_id in abandoned:
+        for invoice_id in await self.pool.retrying(work, locking_owners(part)):
             log.warning(
                 "a reservation never reached BTCPay and was abandoned", extra=fields(order=invoice_id)
             )
         return [None] * len(part)
 
-    async def _set_aside(self, failed: Sequence[tuple[Invoice, Exception]]) -> None:
+    async def _set_aside(self, failed: Mapping[InvoiceId, Exception]) -> None:
         if not failed:
             return
         now = self.clock()
-        for invoice, error in failed:
-            self._aside.put(invoice.id, error, now, fields(order=invoice.id))
-        reasons = [(invoice.id, str(error)) for invoice, error in failed]
+        for invoice_id, error in failed.items():
+            self._aside.put(invoice_id, error, now, fields(order=invoice_id))
         async with self.pool.connection() as connection:
-            await lookups.note_set_aside(connection, reasons, now)
-
-
-def _by_invoice(due: Sequence[DueLookup]) -> list[_Asked]:
-    """BTCPay hints several times at one payment: gather what asks for the same invoice."""
-    asked: dict[InvoiceId, _Asked] = {}
-    for lookup in due:
-        known = asked.setdefault(lookup.invoice.id, _Asked(lookup.invoice, lookup.next_check_at, []))
-        known.rows.append(lookup.key)
-    return list(asked.values())
+            await lookups.note_set_aside(connection, {each: str(why) for each, why in failed.items()}, now)
 
 
 def _is_given_up(invoice: Invoice, now: datetime) -> bool:

@@ -69,7 +69,8 @@ class Settlement:
         """Ask BTCPay for invoices; raises ``Unavailable`` when it cannot be asked."""
         async with self.pool.connection() as connection:
             number = await invoices.number_observation(connection)
-        return await observations.look_up(self.btcpay, asked, number)
+        named = {invoice.id: invoice.btcpay_invoice_id for invoice in asked}
+        return await observations.look_up(self.btcpay, named, number)
 
     async def settle(self, observed: Observations, *, number: int | None = None) -> dict[InvoiceId, Invoice]:
         """Evaluate and write observations; those that come at the same time share a transaction.

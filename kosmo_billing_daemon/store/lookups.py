@@ -5,7 +5,7 @@ invoice has one for its next poll, whose time ``btcpay_invoices.next_check_at`` 
 invoice deletes the rows that its observation answers. A hint that comes meanwhile is another row, and stays.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -24,16 +24,16 @@ Key = tuple[datetime, UUID]
 
 @record
 class DueLookup:
-    """A lookup whose time has come, and its invoice as it is now, with the time of its next poll."""
+    """A lookup whose time has come; BTCPay's id of the invoice is not known before it is attached."""
 
     due_at: datetime
-    invoice: Invoice
-    next_check_at: datetime | None
+    invoice_id: InvoiceId
+    btcpay_invoice_id: str | None
     claimed_status: str | None
 
     @property
     def key(self) -> Key:
-        return self.due_at, self.invoice.id
+        return self.due_at, self.invoice_id
 
 
 @record
@@ -45,11 +45,12 @@ class DueLookups:
 
 
 # OFFSET 0: each invoice is found by its id, however many dead rows the queue seems to have to the planner.
-_DUE = f"""
-SELECT {COLUMNS.of("i")}, i.next_check_at, due.due_at, due.claimed_status, due.number FROM (
+_DUE = """
+SELECT due.due_at, due.invoice_id, i.btcpay_invoice_id, due.claimed_status, due.number FROM (
     SELECT due_at, invoice_id, claimed_status, (SELECT nextval('observations')) AS number FROM lookups
     WHERE due_at <= $1 AND invoice_id <> ALL ($3::uuid[]) ORDER BY due_at, invoice_id LIMIT $2
-) AS due CROSS JOIN LATERAL (SELECT * FROM btcpay_invoices WHERE id = due.invoice_id OFFSET 0) AS i
+) AS due CROSS JOIN LATERAL (
+    SELECT btcpay_invoice_id FROM btcpay_invoices WHERE id = due.invoice_id OFFSET 0) AS i
 ORDER BY due.due_at
 """
 
@@ -58,14 +59,8 @@ async def load_due(
     connection: Connection, now: datetime, limit: int, but: Sequence[UUID] = ()
 ) -> DueLookups | None:
     """Return lookups whose time has come, without those of the invoices in ``but``; hints first."""
-    rows = await learn(connection, await connection.fetch(_DUE, now, limit, but))
-    if not rows:
-        return None
-    found = []
-    for row in rows:
-        next_check_at, due_at, claimed_status, _ = row[COLUMNS.width :]
-        found.append(DueLookup(due_at, invoice(row), next_check_at, claimed_status))
-    return DueLookups(rows[0]["number"], found)
+    rows = await connection.fetch(_DUE, now, limit, but)
+    return DueLookups(rows[0]["number"], [DueLookup(*row[:4]) for row in rows]) if rows else None
 
 
 _NEXT_DUE = "SELECT due_at FROM lookups WHERE due_at > $1 ORDER BY due_at LIMIT 1"
@@ -156,12 +151,9 @@ WHERE l.invoice_id = row.invoice_id AND (l.due_at, l.invoice_id) IN (
 """
 
 
-async def note_set_aside(
-    connection: Connection, reasons: Sequence[tuple[InvoiceId, str]], now: datetime
-) -> None:
+async def note_set_aside(connection: Connection, reasons: Mapping[InvoiceId, str], now: datetime) -> None:
     """Note for every daemon that what is due of these invoices was tried and waits on purpose, and why."""
-    ids, why = zip(*reasons, strict=True)
-    await connection.execute(_SET_ASIDE, ids, now, why)
+    await connection.execute(_SET_ASIDE, list(reasons), now, list(reasons.values()))
 
 
 @record
