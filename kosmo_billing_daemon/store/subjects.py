@@ -16,18 +16,24 @@ PREFETCHED = 500  # rows that an export has in memory at once
 
 @record
 class HeldRows:
-    """Rows about a user: what they are, and the query that finds them in order; ``$1`` is the user.
+    """Rows about a user: what they are, and how they are sorted and found.
 
-    Of rows that are ``is_kept`` an erasure keeps the money, under a pseudonym; the others it deletes.
+    They are those of the table's column ``user_id``, or what ``found`` finds; ``$1`` is the user. Of rows
+    that are ``is_kept`` an erasure keeps the money, under a pseudonym; the others it deletes.
     """
 
     about: str
-    rows: str
+    order: str = "user_id"
+    found: str = "SELECT * FROM {table} WHERE user_id = $1"
     is_kept: bool = False
+
+    def query(self, table: str) -> str:
+        """Return the query that finds them in order."""
+        return f"{self.found.format(table=table)} ORDER BY {self.order}"
 
 
 _INVOICES = "SELECT id FROM btcpay_invoices WHERE user_id = $1"
-_EVENTS = "SELECT id FROM events WHERE user_id = $1"
+_OF_EVENTS = "SELECT * FROM {table} WHERE event_id IN (SELECT id FROM events WHERE user_id = $1)"
 
 _OLD_ROWS = f"""
 SELECT a.* FROM adopted_rows AS a
@@ -35,135 +41,93 @@ WHERE a.id IN (SELECT id FROM subscriptions WHERE user_id = $1 UNION ALL {_INVOI
     SELECT FROM adoptions, jsonb_to_recordset(users_in) AS t (part text, of_user text)
     WHERE t.part = a.part AND a.old ->> t.of_user IN (
         SELECT old_id FROM adopted_users WHERE user_id = $1 UNION ALL SELECT $1::uuid::text))
-ORDER BY a.part, a.id
 """
 
 HELD: Final = {
-    "btcpay_invoices": HeldRows(
-        "Invoices: what was asked for and paid",
-        "SELECT * FROM btcpay_invoices WHERE user_id = $1 ORDER BY created_at, id",
-        is_kept=True,
-    ),
+    "btcpay_invoices": HeldRows("Invoices: what was asked for and paid", "created_at, id", is_kept=True),
     "subscriptions": HeldRows(
         "What was bought or granted, and how much of it was used",
+        "s.number",
         "SELECT s.*, q.plan_type, q.amount AS price, q.currency FROM subscriptions AS s"
-        " JOIN quotes AS q ON q.id = s.quote_id WHERE s.user_id = $1 ORDER BY s.number",
+        " JOIN quotes AS q ON q.id = s.quote_id WHERE s.user_id = $1",
         is_kept=True,
     ),
     "top_ups": HeldRows(
         "Packs of messages, and which subscription they were added to",
-        f"SELECT * FROM top_ups WHERE invoice_id IN ({_INVOICES}) ORDER BY at, invoice_id",
+        "at, invoice_id",
+        f"SELECT * FROM top_ups WHERE invoice_id IN ({_INVOICES})",
         is_kept=True,
     ),
     "extended_users": HeldRows(
         "Days that operators gave, such as after an outage",
+        "u.at",
         "SELECT e.days, e.reason, u.at FROM extended_users AS u JOIN extensions AS e ON e.id = u.extension_id"
-        " WHERE u.user_id = $1 ORDER BY u.at",
+        " WHERE u.user_id = $1",
     ),
     "extensions": HeldRows(
         "Such days, where the reason names the user",
-        "SELECT days, begun_at FROM extensions WHERE reason ~* $1::text ORDER BY begun_at",
+        "begun_at",
+        "SELECT days, begun_at FROM extensions WHERE reason ~* $1::text",
     ),
-    "ledger": HeldRows(
-        "Every movement of money; the sum is the credit",
-        "SELECT * FROM ledger WHERE user_id = $1 ORDER BY id",
-        is_kept=True,
-    ),
-    "refunds": HeldRows(
-        "Refunds that were ordered", "SELECT * FROM refunds WHERE user_id = $1 ORDER BY id", is_kept=True
-    ),
-    "auto_renewals": HeldRows(
-        "Whether plans are renewed from credit", "SELECT * FROM auto_renewals WHERE user_id = $1"
-    ),
-    "lapses": HeldRows(
-        "A plan that has run out and waits to be renewed", "SELECT * FROM lapses WHERE user_id = $1"
-    ),
-    "adopted_users": HeldRows(
-        "The id that the user had in KosmoConnect v0.1", "SELECT * FROM adopted_users WHERE user_id = $1"
-    ),
-    "adopted_rows": HeldRows("What KosmoConnect v0.1 knew of the user", _OLD_ROWS),
-    "attention_cases": HeldRows(
-        "Payments that an operator had to decide about",
-        "SELECT * FROM attention_cases WHERE user_id = $1 ORDER BY id",
-        is_kept=True,
-    ),
-    "audit_log": HeldRows(
-        "What operators did about the user, and why",
-        "SELECT * FROM audit_log WHERE user_id = $1 ORDER BY id",
-        is_kept=True,
-    ),
-    "recounts": HeldRows(
-        "Whether what was carried over waits to be counted again",
-        "SELECT * FROM recounts WHERE user_id = $1",
-        is_kept=True,
-    ),
-    "entitlements": HeldRows(
-        "The version of the document that gateways have of the user",
-        "SELECT * FROM entitlements WHERE user_id = $1",
-    ),
+    "ledger": HeldRows("Every movement of money; the sum is the credit", "id", is_kept=True),
+    "refunds": HeldRows("Refunds that were ordered", "id", is_kept=True),
+    "auto_renewals": HeldRows("Whether plans are renewed from credit"),
+    "lapses": HeldRows("A plan that has run out and waits to be renewed"),
+    "adopted_users": HeldRows("The id that the user had in KosmoConnect v0.1"),
+    "adopted_rows": HeldRows("What KosmoConnect v0.1 knew of the user", "a.part, a.id", _OLD_ROWS),
+    "attention_cases": HeldRows("Payments that an operator had to decide about", "id", is_kept=True),
+    "audit_log": HeldRows("What operators did about the user, and why", "id", is_kept=True),
+    "recounts": HeldRows("Whether what was carried over waits to be counted again", is_kept=True),
+    "entitlements": HeldRows("The version of the document that gateways have of the user"),
     "outbox": HeldRows(
         "What waits to be published to gateways about the user",
-        "SELECT kind, id, queued_at FROM outbox WHERE $1 = ANY (users) ORDER BY id",
+        "id",
+        "SELECT kind, id, queued_at FROM outbox WHERE $1 = ANY (users)",
     ),
-    "events": HeldRows(
-        "What was told to other programs about the user",
-        "SELECT * FROM events WHERE user_id = $1 ORDER BY id",
-    ),
+    "events": HeldRows("What was told to other programs about the user", "id"),
     "hook_deliveries": HeldRows(
-        "Events that wait to be sent to the operator's endpoints",
-        f"SELECT * FROM hook_deliveries WHERE event_id IN ({_EVENTS}) ORDER BY hook_id, event_id",
+        "Events that wait to be sent to the operator's endpoints", "hook_id, event_id", _OF_EVENTS
     ),
-    "hook_answers": HeldRows(
-        "What those endpoints answered",
-        f"SELECT * FROM hook_answers WHERE event_id IN ({_EVENTS}) ORDER BY hook_id, id",
-    ),
-    "whitelisted_nodes": HeldRows(
-        "The nodes that the user listed, with labels",
-        "SELECT * FROM whitelisted_nodes WHERE user_id = $1 ORDER BY added_at, node_id",
-    ),
-    "node_additions": HeldRows(
-        "Which nodes were listed as new in about the last day",
-        "SELECT * FROM node_additions WHERE user_id = $1 ORDER BY added_at, node_id",
-    ),
+    "hook_answers": HeldRows("What those endpoints answered", "hook_id, id", _OF_EVENTS),
+    "whitelisted_nodes": HeldRows("The nodes that the user listed, with labels", "added_at, node_id"),
+    "node_additions": HeldRows("Which nodes were listed as new in about the last day", "added_at, node_id"),
     "usage_events": HeldRows(
         "Single messages: when, by which gateway and to which node; never what was said",
-        "SELECT * FROM usage_events WHERE user_id = $1 ORDER BY sent_at, message_id",
+        "sent_at, message_id",
     ),
-    "usage_days": HeldRows(
-        "Messages per day (UTC)", "SELECT * FROM usage_days WHERE user_id = $1 ORDER BY day"
-    ),
-    "leases": HeldRows(
-        "Messages of the quota that were set apart for gateways",
-        "SELECT * FROM leases WHERE user_id = $1 ORDER BY granted_at, id",
-    ),
+    "usage_days": HeldRows("Messages per day (UTC)", "day"),
+    "leases": HeldRows("Messages of the quota that were set apart for gateways", "granted_at, id"),
     "idempotency_keys": HeldRows(
         "Keys of purchase requests, for a day",
-        "SELECT key, invoice_id, is_new, reply_status, created_at FROM idempotency_keys WHERE user_id = $1"
-        " ORDER BY created_at, key",
+        "created_at, key",
+        "SELECT key, invoice_id, is_new, reply_status, created_at FROM idempotency_keys WHERE user_id = $1",
     ),
     "renewal_links": HeldRows(
         "Renewal links; the link itself is not kept",
-        "SELECT generation, issued_at, revoked_at FROM renewal_links WHERE user_id = $1 ORDER BY issued_at",
+        "issued_at",
+        "SELECT generation, issued_at, revoked_at FROM renewal_links WHERE user_id = $1",
     ),
     "webhook_deliveries": HeldRows(
         "What BTCPay Server reported about the user's invoices",
+        "d.received_at, d.delivery_id",
         "SELECT d.* FROM btcpay_invoices AS i JOIN webhook_deliveries AS d"
-        " ON d.btcpay_invoice_id = i.btcpay_invoice_id OR d.order_id = i.id::text"
-        " WHERE i.user_id = $1 ORDER BY d.received_at, d.delivery_id",
+        " ON d.btcpay_invoice_id = i.btcpay_invoice_id OR d.order_id = i.id::text WHERE i.user_id = $1",
     ),
     "usage_quarantine": HeldRows(
         "Reports of gateways that name the user and could not be read; they may name others too",
+        "id",
         "SELECT id, reporter, received_at FROM usage_quarantine"
-        " WHERE encode(payload, 'escape') || reason ~* $1::text ORDER BY id",
+        " WHERE encode(payload, 'escape') || reason ~* $1::text",
     ),
     "parked_reports": HeldRows(
         "Reports of gateways that name the user and wait to be counted; they may name others too",
-        "SELECT id, reporter, parked_at FROM parked_reports"
-        " WHERE encode(payload, 'escape') ~* $1::text ORDER BY id",
+        "id",
+        "SELECT id, reporter, parked_at FROM parked_reports WHERE encode(payload, 'escape') ~* $1::text",
     ),
     "reporter_cases": HeldRows(
         "Gateways that reported too much of the user",
-        "SELECT id, reporter, opened_at FROM reporter_cases WHERE detail ~* $1::text ORDER BY id",
+        "id",
+        "SELECT id, reporter, opened_at FROM reporter_cases WHERE detail ~* $1::text",
     ),
 }
 
@@ -188,7 +152,8 @@ HOLDS_NOBODY: Final = {
 """Tables without any user, and what is in them."""
 
 _COUNTS: Final = " UNION ALL ".join(
-    f"SELECT '{name}' AS name, count(*) AS number FROM ({held.rows}) AS held" for name, held in HELD.items()
+    f"SELECT '{name}' AS name, count(*) AS number FROM ({held.query(name)}) AS held"
+    for name, held in HELD.items()
 )
 
 
@@ -198,7 +163,7 @@ async def count(connection: Connection, user_id: UUID) -> dict[str, int]:
 
 
 _EXPORT: Final = " UNION ALL ".join(
-    f"SELECT '{name}' AS name, to_jsonb(held)::text AS row FROM ({held.rows}) AS held"
+    f"SELECT '{name}' AS name, to_jsonb(held)::text AS row FROM ({held.query(name)}) AS held"
     for name, held in HELD.items()
 )
 
