@@ -64,45 +64,22 @@ _RECOUNTS = "UPDATE recounts SET user_id = $2 WHERE user_id = $1"
 _AUDIT = """
 UPDATE audit_log SET user_id = $2, subject = $3, reason = $3 WHERE user_id = $1
 """
-# What operators wrote about the user beside somebody else's or nobody's name.
-_MENTIONS = {
-    "audit_log": """
-UPDATE audit_log SET subject = regexp_replace(subject, $1, $2, 'gi'),
-    reason = regexp_replace(reason, $1, $2, 'gi')
-WHERE subject || ' ' || reason ~* $1
-""",
-    "extensions": """
-UPDATE extensions SET reason = $2 || ' ' || id WHERE reason ~* $1
-""",
-    "attention_cases": """
-UPDATE attention_cases SET detail = regexp_replace(detail, $1, $2, 'gi'),
-    resolution = regexp_replace(resolution, $1, $2, 'gi')
-WHERE detail || ' ' || coalesce(resolution, '') ~* $1
-""",
-    "hooks": """
-UPDATE hooks SET off_because = regexp_replace(off_because, $1, $2, 'gi') WHERE off_because ~* $1
-""",
-    "whitelisted_nodes": """
-UPDATE whitelisted_nodes SET label = regexp_replace(label, $1, $2, 'gi') WHERE label ~* $1
-""",
-    "reporter_cases": """
-UPDATE reporter_cases SET detail = regexp_replace(detail, $1, $2, 'gi') WHERE detail ~* $1
-""",
-    "usage_quarantine": """
-UPDATE usage_quarantine SET reason = regexp_replace(reason, $1, $2, 'gi'),
-    payload = decode(regexp_replace(encode(payload, 'escape'), $1, $2, 'gi'), 'escape')
-WHERE encode(payload, 'escape') || reason ~* $1
-""",
-    "parked_reports": """
-UPDATE parked_reports SET payload = decode(regexp_replace(encode(payload, 'escape'), $1, $2, 'gi'), 'escape')
-WHERE encode(payload, 'escape') ~* $1
-""",
-}
+_EXTENSIONS = "UPDATE extensions SET reason = $2 || ' ' || id WHERE reason ~* $1"
 # The publisher clears the document of whoever is queued and has none.
 _DOCUMENT = """
 WITH queued AS (SELECT queue_users('rights', ARRAY[user_id]) FROM entitlements WHERE user_id = $1)
 SELECT pg_notify('kosmo_billing', 'entitlements') FROM queued
 """
+
+
+def _unnaming(table: str, *columns: str) -> str:
+    """Return the statement that writes ``$2`` for the user in texts and payloads of others' rows."""
+    texts = {name: "encode(payload, 'escape')" if name == "payload" else name for name in columns}
+    written = {name: f"regexp_replace({text}, $1, $2, 'gi')" for name, text in texts.items()}
+    if "payload" in written:
+        written["payload"] = f"decode({written['payload']}, 'escape')"
+    changes = ", ".join(f"{name} = {text}" for name, text in written.items())
+    return f"UPDATE {table} SET {changes} WHERE {' OR '.join(f'{text} ~* $1' for text in texts.values())}"
 
 
 def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]:
@@ -122,23 +99,23 @@ def statements(user_id: UUID, pseudonym: UUID, now: datetime) -> list[Statement]
         Statement(_REFUNDS, [user_id, pseudonym]),
         Statement(_CASES, [user_id, pseudonym, KEPT]),
         Statement(_AUDIT, [user_id, pseudonym, KEPT]),
-        Statement(_MENTIONS["audit_log"], [named, KEPT]),
-        Statement(_MENTIONS["attention_cases"], [named, KEPT]),
-        Statement(_MENTIONS["hooks"], [named, KEPT]),
-        Statement(_MENTIONS["whitelisted_nodes"], [named, KEPT]),
+        Statement(_unnaming("audit_log", "subject", "reason"), [named, KEPT]),
+        Statement(_unnaming("attention_cases", "detail", "resolution"), [named, KEPT]),
+        Statement(_unnaming("hooks", "off_because"), [named, KEPT]),
+        Statement(_unnaming("whitelisted_nodes", "label"), [named, KEPT]),
         Statement("DELETE FROM auto_renewals WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM lapses WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM extended_users WHERE user_id = $1", [user_id]),
-        Statement(_MENTIONS["extensions"], [named, KEPT]),
+        Statement(_EXTENSIONS, [named, KEPT]),
         Statement("DELETE FROM idempotency_keys WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM renewal_links WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM node_additions WHERE user_id = $1", [user_id]),
         Statement("SELECT pg_advisory_xact_lock(1802465135)", []),
         Statement(_SUBSCRIPTIONS, [user_id, pseudonym, now, KEPT]),
         Statement(_RECOUNTS, [user_id, pseudonym]),
-        Statement(_MENTIONS["reporter_cases"], [named, KEPT]),
-        Statement(_MENTIONS["usage_quarantine"], [named, KEPT]),
-        Statement(_MENTIONS["parked_reports"], [named, KEPT]),
+        Statement(_unnaming("reporter_cases", "detail"), [named, KEPT]),
+        Statement(_unnaming("usage_quarantine", "reason", "payload"), [named, KEPT]),
+        Statement(_unnaming("parked_reports", "payload"), [named, KEPT]),
         Statement("DELETE FROM leases WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM whitelisted_nodes WHERE user_id = $1", [user_id]),
         Statement("DELETE FROM usage_events WHERE user_id = $1", [user_id]),
