@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import asyncpg
-
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.store.postgres import Connection
 
@@ -86,16 +84,13 @@ ORDER BY place
 """
 
 
-async def load_lacking(connection: Connection, schema: str, objects: Sequence[str]) -> list[Lack]:
-    """Return what our role lacks to run, on those of ``objects`` that are there."""
-    return await _lacks(connection, await connection.fetch(_TO_RUN, schema, list(objects)))
+async def load_lacking(
+    connection: Connection, schema: str, objects: Sequence[str], *, to_migrate: bool
+) -> list[Lack]:
+    """Return what our role lacks to run, on those of ``objects`` that are there.
 
-
-async def load_lacking_to_migrate(connection: Connection, schema: str, objects: Sequence[str]) -> list[Lack]:
-    """Return what our role lacks to alter those of ``objects`` that are there and make the others."""
-    return await _lacks(connection, await connection.fetch(_TO_MIGRATE, schema, list(objects)))
-
-
-async def _lacks(connection: Connection, rows: Sequence[asyncpg.Record]) -> list[Lack]:
+    Or what it lacks ``to_migrate``: to alter those and make the others.
+    """
+    rows = await connection.fetch(_TO_MIGRATE if to_migrate else _TO_RUN, schema, list(objects))
     role = await connection.fetchval("SELECT current_user::text") if rows else ""
     return [Lack(f"role {role} may not {row['what']}", row["statement"]) for row in rows]

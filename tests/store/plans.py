@@ -54,9 +54,9 @@ def _nodes(plan: dict[str, Any], above: str = "") -> Iterator[tuple[dict[str, An
 def _all_statements() -> dict[str, str]:
     """Every statement of the store that has a plan, by where it stands."""
     return {
-        f"{name}.py:{line}": sql
+        f"{name}.py:{place}": sql
         for name in MODULES
-        for line, sql in statements(importlib.import_module(f"{store.__name__}.{name}"))
+        for place, sql in statements(importlib.import_module(f"{store.__name__}.{name}"))
         if re.match(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\b", sql)
     }
 

@@ -22,27 +22,31 @@ MODULES = [
 ]
 
 
-def statements(module: ModuleType) -> Iterator[tuple[int, str]]:
-    """What is sent to a connection: a constant of the module, or a text where it is sent."""
+def statements(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """What is sent to a connection: a constant of the module, one of two, or a text where it is sent."""
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.Call) and _name(node.func) in {*CALLS, "Statement"}:
-            sent = ast.unparse(node.args[0])
-            yield node.lineno, eval(sent, vars(module))  # noqa: S307  our own source
+            sent = node.args[0]
+            for each in (sent.body, sent.orelse) if isinstance(sent, ast.IfExp) else (sent,):
+                place = f"{each.lineno}:{each.col_offset}"
+                yield place, eval(ast.unparse(each), vars(module))  # noqa: S307  our own source
 
 
 def _name(called: ast.expr) -> str:
-    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    if isinstance(called, ast.Attribute):
+        return called.attr if ast.unparse(called.value) in {"connection", "session"} else ""
+    return getattr(called, "id", "")
 
 
 @pytest.mark.parametrize("name", MODULES)
 async def test_every_statement_can_be_prepared(connect: Connector, name: str) -> None:
     module = importlib.import_module(f"{store.__name__}.{name}")
     connection = await connect()
-    for line, sql in statements(module):
+    for place, sql in statements(module):
         try:
             await connection.prepare(sql)
         except Exception as error:  # noqa: BLE001  the line is what helps
-            pytest.fail(f"{name}.py:{line}: {error}")
+            pytest.fail(f"{name}.py:{place}: {error}")
 
 
 def test_statements_are_found() -> None:

@@ -67,8 +67,7 @@ def objects(kinds: str = "TABLE|SEQUENCE|FUNCTION") -> tuple[str, ...]:
 
 async def load_lacking(connection: Connection, schema: str, *, to_migrate: bool = False) -> list[Lack]:
     """Return the rights that our role lacks, to run or to migrate."""
-    load = rights.load_lacking_to_migrate if to_migrate else rights.load_lacking
-    return await load(connection, schema, objects())
+    return await rights.load_lacking(connection, schema, objects(), to_migrate=to_migrate)
 
 
 async def migrate(
