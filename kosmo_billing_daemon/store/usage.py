@@ -242,30 +242,16 @@ async def load_days(connection: Connection, user_id: UUID, first: date, last: da
 
 
 _LATEST = """
-SELECT message_id, node_id, count, sent_at, subscription_id, over_limit FROM usage_events
-WHERE user_id = $1 AND voided_at IS NULL ORDER BY sent_at DESC LIMIT $2
+SELECT message_id, node_id, count, sent_at, subscription_id, CASE WHEN subscription_id IS NULL
+    THEN 'no_subscription' WHEN over_limit THEN 'over_limit' ELSE 'counted' END AS decision
+FROM usage_events WHERE user_id = $1 AND voided_at IS NULL ORDER BY sent_at DESC LIMIT $2
 """
 
 
 async def load_latest(connection: Connection, user_id: UUID, limit: int) -> list[CountedEvent]:
     """Return a user's last messages, newest first."""
-    return [
-        CountedEvent(
-            message_id=row["message_id"],
-            node_id=row["node_id"],
-            count=row["count"],
-            sent_at=row["sent_at"],
-            subscription_id=row["subscription_id"],
-            decision=_decision(row["subscription_id"], over_limit=row["over_limit"]),
-        )
-        for row in await connection.fetch(_LATEST, user_id, limit)
-    ]
-
-
-def _decision(subscription_id: UUID | None, *, over_limit: bool) -> UsageDecision:
-    if subscription_id is None:
-        return UsageDecision.NO_SUBSCRIPTION
-    return UsageDecision.OVER_LIMIT if over_limit else UsageDecision.COUNTED
+    rows = await connection.fetch(_LATEST, user_id, limit)
+    return [CountedEvent(**dict(row) | {"decision": UsageDecision(row["decision"])}) for row in rows]
 
 
 _REMOVE_EVENTS = """
