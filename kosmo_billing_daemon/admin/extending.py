@@ -112,10 +112,10 @@ class Extending:
                 lambda connection: self._extend(connection, extension, batch, by, since), locking_users(batch)
             )
 
-        for load in (extensions.load_left, *((extensions.load_left_ended,) if since else ())):
+        for is_over in (False, True) if since else (False,):
             after = UUID(int=0)
             while True:
-                batch = await self.pool.read(load, meant, after, BATCH)
+                batch = await self.pool.read(extensions.load_left, meant, after, BATCH, is_over=is_over)
                 if not batch:
                     break
                 for user_id, result in zip(batch, await write_each(batch, extend), strict=True):

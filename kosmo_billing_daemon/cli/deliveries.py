@@ -23,8 +23,7 @@ def list_(
 
     Those that are not ours come from other uses of the store, or from a database that lost orders.
     """
-    load = deliveries.load_not_ours if not_ours else deliveries.load_newest
-    found = run_opened(env_file, lambda at: at.pool.read(load, limit))
+    found = run_opened(env_file, lambda at: at.pool.read(deliveries.load_newest, limit, not_ours=not_ours))
     rows = [
         (
             when(one.received_at),

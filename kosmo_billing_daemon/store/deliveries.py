@@ -108,14 +108,10 @@ _NEWEST = f"{_SELECT} ORDER BY received_at DESC LIMIT $1"
 _NOT_OURS = f"{_SELECT} WHERE outcome = 'not ours' ORDER BY received_at DESC LIMIT $1"
 
 
-async def load_newest(connection: Connection, limit: int) -> list[LoggedDelivery]:
-    """Return the last deliveries, newest first."""
-    return [LoggedDelivery(**row) for row in await connection.fetch(_NEWEST, limit)]
-
-
-async def load_not_ours(connection: Connection, limit: int) -> list[LoggedDelivery]:
-    """Return the last deliveries about invoices that no order of ours is behind, newest first."""
-    return [LoggedDelivery(**row) for row in await connection.fetch(_NOT_OURS, limit)]
+async def load_newest(connection: Connection, limit: int, *, not_ours: bool) -> list[LoggedDelivery]:
+    """Return the last deliveries, or those about invoices that no order of ours is behind, newest first."""
+    rows = await connection.fetch(_NOT_OURS if not_ours else _NEWEST, limit)
+    return [LoggedDelivery(**row) for row in rows]
 
 
 _OF_INVOICE = f"""

@@ -76,10 +76,7 @@ def note_statement(
     extension_id: UUID, extended: Sequence[tuple[UserId, SubscriptionId]], now: datetime
 ) -> Statement | None:
     """Note who got it; whoever got it before breaks a constraint."""
-    if not extended:
-        return None
-    users, subscriptions = zip(*extended, strict=True)
-    return Statement(_NOTE, [extension_id, users, subscriptions, now])
+    return Statement(_NOTE, [extension_id, *zip(*extended, strict=True), now]) if extended else None
 
 
 # Who had a plan when it was begun: also who bought another one since, but nobody who came later.
@@ -114,15 +111,12 @@ class Meant:
     since: datetime | None
 
 
-async def load_left(connection: Connection, meant: Meant, after: UUID, limit: int) -> list[UserId]:
-    """Return users with a plan who are meant and did not get it yet, in the order of their ids."""
-    rows = await connection.fetch(_LEFT, meant.all_at, meant.extension_id, after, limit)
-    return [row["user_id"] for row in rows]
-
-
-async def load_left_ended(connection: Connection, meant: Meant, after: UUID, limit: int) -> list[UserId]:
-    """Return users whose plan has ended, who are meant and did not get it yet, in the order of their ids."""
-    rows = await connection.fetch(_LEFT_ENDED, meant.since, meant.extension_id, after, limit)
+async def load_left(
+    connection: Connection, meant: Meant, after: UUID, limit: int, *, is_over: bool
+) -> list[UserId]:
+    """Return who is meant and did not get it yet, by id: who has a plan, or whose plan ``is_over``."""
+    at = meant.since if is_over else meant.all_at
+    rows = await connection.fetch(_LEFT_ENDED if is_over else _LEFT, at, meant.extension_id, after, limit)
     return [row["user_id"] for row in rows]
 
 
