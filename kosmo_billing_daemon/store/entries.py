@@ -122,10 +122,9 @@ async def load_newest(
     connection: Connection, wanted: EntryFilter, before: EntryPlace, limit: int
 ) -> list[Entry]:
     """Return entries, newest first, from before a place on."""
-    if wanted.user_id is None:
-        rows = await connection.fetch(_NEWEST, *wanted.values(), *before, limit)
-    else:
-        rows = await connection.fetch(_NEWEST_OF_ONE, *wanted.values(), *before, limit)
+    rows = await connection.fetch(
+        _NEWEST if wanted.user_id is None else _NEWEST_OF_ONE, *wanted.values(), *before, limit
+    )
     return [_entry(row) for row in rows]
 
 
@@ -135,18 +134,9 @@ _OLDEST_OF_ONE = f"{_LISTED.format(entries=f'({_OF_ONE})')} ORDER BY l.at, l.id"
 
 async def stream(connection: Connection, wanted: EntryFilter, batch: int) -> AsyncIterator[list[Entry]]:
     """Give entries, oldest first, in batches of which only one is in memory; within a transaction."""
-    if wanted.user_id is None:
-        rows = connection.cursor(_OLDEST, *wanted.values(), prefetch=batch)
-    else:
-        rows = connection.cursor(_OLDEST_OF_ONE, *wanted.values(), prefetch=batch)
-    found: list[Entry] = []
-    async for row in rows:
-        found.append(_entry(row))
-        if len(found) == batch:
-            yield found
-            found = []
-    if found:
-        yield found
+    cursor = await connection.cursor(_OLDEST if wanted.user_id is None else _OLDEST_OF_ONE, *wanted.values())
+    while rows := await cursor.fetch(batch):
+        yield [_entry(row) for row in rows]
 
 
 @record
@@ -172,8 +162,5 @@ _SUMS_OF_ONE = _SUMS.format(entries=f"SELECT kind, currency, amount, 1 AS entrie
 
 async def load_sums(connection: Connection, wanted: EntryFilter) -> list[EntrySum]:
     """Return the sums by kind and currency."""
-    if wanted.user_id is None:
-        rows = await connection.fetch(_SUMS_OF_ALL, *wanted.values())
-    else:
-        rows = await connection.fetch(_SUMS_OF_ONE, *wanted.values())
+    rows = await connection.fetch(_SUMS_OF_ALL if wanted.user_id is None else _SUMS_OF_ONE, *wanted.values())
     return [EntrySum(EntryKind(row["kind"]), row["currency"], row["amount"], row["entries"]) for row in rows]

@@ -30,10 +30,7 @@ async def load_usage(
     connection: Connection, user_id: UUID | None, since: datetime, limit: int
 ) -> list[ArrivedUsage]:
     """Return messages of everybody that arrived ``since`` then, or a user's last ones; newest first."""
-    if user_id is None:
-        rows = await connection.fetch(_ARRIVED, since, limit)
-    else:
-        rows = await connection.fetch(_ARRIVED_OF_USER, user_id, limit)
+    rows = await connection.fetch(_ARRIVED if user_id is None else _ARRIVED_OF_USER, user_id or since, limit)
     return [ArrivedUsage(**row) for row in rows]
 
 

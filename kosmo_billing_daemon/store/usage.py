@@ -163,21 +163,20 @@ async def count(connection: Connection, columns: UsageRows, now: datetime) -> li
     """
     # asyncpg needs a fifth of the time for numbers that it needs for times.
     sent_at = [at.timestamp() for at in columns.sent_at]
-    values = (
-        columns.user_id,
-        columns.message_id,
-        columns.node_id,
-        columns.count,
-        sent_at,
-        columns.report,
-        columns.reporters,
-        now,
-    )
+    leases = [columns.lease_id] if any(columns.lease_id) else []
     try:
-        if any(columns.lease_id):
-            rows = await connection.fetch(_COUNT_LEASED, *values, columns.lease_id)
-        else:
-            rows = await connection.fetch(_COUNT, *values)
+        rows = await connection.fetch(
+            _COUNT_LEASED if leases else _COUNT,
+            columns.user_id,
+            columns.message_id,
+            columns.node_id,
+            columns.count,
+            sent_at,
+            columns.report,
+            columns.reporters,
+            now,
+            *leases,
+        )
     except asyncpg.UniqueViolationError as error:
         raise RetryTransaction("another writer counted the same message") from error
     accepted = [0] * len(columns.reporters)
