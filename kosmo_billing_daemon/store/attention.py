@@ -59,9 +59,7 @@ WHERE c.invoice_id = row.invoice_id AND c.invoice_id = ANY ($1) AND c.kind = row
 
 def close_statement(cases: Sequence[tuple[UUID, CaseKind, str]], now: datetime) -> Statement | None:
     """Close what is open of these, each with its resolution."""
-    if not cases:
-        return None
-    return Statement(_CLOSE, [*zip(*cases, strict=True), now])
+    return Statement(_CLOSE, [*zip(*cases, strict=True), now]) if cases else None
 
 
 # A closed one stays closed until more money comes in.

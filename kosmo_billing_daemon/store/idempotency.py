@@ -66,12 +66,10 @@ ON CONFLICT (user_id, key) DO UPDATE SET
 
 def save_statement(bound: Mapping[Named, Bound], now: datetime) -> Statement | None:
     """Bind keys to invoices, in place of whatever they were bound to. Their users are locked."""
-    if not bound:
-        return None
     values = [
         (user, key, entry.fingerprint, entry.invoice_id, entry.is_new) for (user, key), entry in bound.items()
     ]
-    return Statement(_SAVE, [*zip(*values, strict=True), now])
+    return Statement(_SAVE, [*zip(*values, strict=True), now]) if bound else None
 
 
 _SAVE_REPLY = """
