@@ -54,7 +54,7 @@ class Publisher:
         self.woken = asyncio.Event()
         self.republished = asyncio.Event()  # the broker has acknowledged again whatever it may have lost
         self.throttle = LogThrottle()
-        self.refusals = Refusals(topics, clock)
+        self.refusals = Refusals(topics)
         self.published = 0
         self.on_event_ack: Callable[[OutboxEvent], None] = lambda _: None
 

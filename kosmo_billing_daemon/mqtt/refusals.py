@@ -5,13 +5,10 @@ and is tried again, so the alarm ends by itself.
 """
 
 import logging
-from datetime import datetime
 
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.link import PublishRefused
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
-from kosmo_billing_daemon.runtime.clock import Clock
-from kosmo_billing_daemon.runtime.records import record
 
 log = logging.getLogger(__name__)
 
@@ -19,22 +16,12 @@ REFUSED_WAIT = 3.0
 """Seconds after which a refused topic is tried again: its ACL may be fixed."""
 
 
-@record
-class TopicRefusal:
-    """What the broker does not let us publish."""
-
-    topic: str
-    reason: str
-    since: datetime
-
-
 class Refusals:
     """Keeps the oldest refusal that still stands; others raise the alarm again when they are tried."""
 
-    def __init__(self, topics: Topics, clock: Clock) -> None:
-        self.current: TopicRefusal | None = None
+    def __init__(self, topics: Topics) -> None:
+        self.current: PublishRefused | None = None
         self._topics = topics
-        self._clock = clock
         self._throttle = LogThrottle()
 
     @property
@@ -46,8 +33,7 @@ class Refusals:
 
     def refused(self, error: PublishRefused) -> None:
         """Raise the alarm; the log is told once a minute for each branch of the topic tree."""
-        if self.current is None:
-            self.current = TopicRefusal(error.topic, error.reason, self._clock())
+        self.current = self.current or error
         branch = error.topic.removeprefix(self._topics.prefix + "/").partition("/")[0]
         if self._throttle.allows(branch):
             log.error(
