@@ -7,8 +7,6 @@ the session over from whoever holds it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
 
 from kosmo_billing_daemon.contract.payloads import StatusDocument
 from kosmo_billing_daemon.contract.topics import Topics
@@ -40,18 +38,6 @@ log = logging.getLogger(__name__)
 REPAIR_EVERY = 6 * 3600.0  # seconds between full comparisons while connected
 
 
-@dataclass(slots=True)
-class Line:
-    """How the connection stands, for health."""
-
-    connected_since: datetime | None = None
-    away_since: datetime | None = None
-    last_error: str | None = None
-    losses: int = 0
-    repaired_at: float | None = None  # in this term
-    withheld: str | None = None  # why what is retained could not be read back
-
-
 class BrokerSession:
     """Speaks for one daemon. ``lead`` raises ``Unavailable`` when it does not lead any more."""
 
@@ -80,26 +66,30 @@ class BrokerSession:
         self._version = version
         self._throttle = LogThrottle()
         self._floor: int | None = None  # of the versions of this term
-        self.line = Line()
+        self._repaired_at: float | None = None  # in this term
+        self._withheld: str | None = None  # why what is retained could not be read back
+        self._last_error: str | None = None
+        self.losses = 0
+        self.is_connected = False
 
     def health(self) -> Check:
         """Say how the connection is."""
-        if self.line.connected_since is None:
-            return Check(False, self.line.last_error or "connecting")
-        return Check.of(self._usage.refusal or self.line.withheld, "connected")
+        if not self.is_connected:
+            return Check(False, self._last_error or "connecting")
+        return Check.of(self._usage.refusal or self._withheld, "connected")
 
     def metrics(self) -> dict[str, float]:
         return {
-            "broker_connected": self.line.connected_since is not None,
+            "broker_connected": self.is_connected,
             "broker_refuses": self._publisher.refusals.current is not None,
-            "broker_losses_total": self.line.losses,
+            "broker_losses_total": self.losses,
             "publications_total": self._publisher.published,
         }
 
     async def run(self, still_leading: Callable[[], Awaitable[Term]]) -> None:
         """Keep speaking until cancelled, for one term: another one may find the database gone back."""
         backoff = Backoff(0.1, 3.0)
-        self._floor, self.line.repaired_at = None, None
+        self._floor, self._repaired_at = None, None
         pool = TermPool(self._pool, await still_leading())
         try:
             while True:
@@ -113,16 +103,14 @@ class BrokerSession:
                 await asyncio.sleep(backoff.failed())
                 await still_leading()
         finally:
-            self.line.connected_since = None
+            self.is_connected = False
 
     def _note_loss(self, error: BaseException) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if self.line.connected_since is not None or self.line.away_since is None:
-            self.line.away_since = self._clock()
-        self.line.connected_since = None
-        self.line.last_error = str(error)
-        self.line.losses += 1
+        self.is_connected = False
+        self._last_error = str(error)
+        self.losses += 1
         if isinstance(error, PublishRefused | SubscribeRefused | ConnectRefused):
             if self._throttle.allows("refused"):
                 log.error("Mosquitto refused the connection: %s; fix its password file or ACL", error)
@@ -176,11 +164,11 @@ class BrokerSession:
 
     async def _speak(self, link: Link, pool: TermPool, replay: repair.RetainedReader) -> None:
         remembered = await repair.read_watermark(replay, self._topics)
-        self.line.withheld = replay.withheld
+        self._withheld = replay.withheld
         async with pool.connection() as connection:
             start = await reservation.start(connection, remembered, self._floor)
         # Until everything was compared in this term, gates may hold what this database never said.
-        repeats = self.line.repaired_at is not None and start.reservation.floor == self._floor
+        repeats = self._repaired_at is not None and start.reservation.floor == self._floor
         self._floor = start.reservation.floor
         if start.went_back:
             log.warning(
@@ -188,7 +176,7 @@ class BrokerSession:
                 " promoted?): all documents are published again, above version %d",
                 self._floor,
             )
-        self.line.connected_since, self.line.away_since = self._clock(), None
+        self.is_connected = True
         self._throttle.forget("away")
         log.info(
             "connected to the broker; republishing %d of %d documents", start.lost, start.position.documents
@@ -204,21 +192,21 @@ class BrokerSession:
         loop = asyncio.get_running_loop()
         while True:
             due = 0.0
-            if not at_once and self.line.repaired_at is not None:
-                due = self.line.repaired_at + REPAIR_EVERY - loop.time()
+            if not at_once and self._repaired_at is not None:
+                due = self._repaired_at + REPAIR_EVERY - loop.time()
             await asyncio.sleep(max(0.0, due))
             await self._publisher.republished.wait()  # what is about to come is not missing
             try:
                 await repair.repair(link, replay, pool, self._topics, changed=self._publisher.wake)
-                self.line.withheld = None
+                self._withheld = None
             except LinkLost:
                 raise
             except (Unavailable, SubscribeRefused) as error:
-                self.line.withheld = replay.withheld
+                self._withheld = replay.withheld
                 log.warning("comparing the broker's documents was put off: %s", error)
                 await asyncio.sleep(60)
                 continue
-            self.line.repaired_at = loop.time()
+            self._repaired_at = loop.time()
             at_once = False
 
     async def _listen(

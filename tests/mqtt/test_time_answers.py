@@ -69,4 +69,4 @@ async def test_a_daemon_without_the_rights_to_answer_does_the_rest(database_url:
         await link.publish(TOPICS.usage("a"), b'{"report_id":"r","events":[{"message_id":"m"}]}')
         async with asyncio.timeout(10):
             await link.receive()  # the usage-ack
-        assert half.conversation.line.losses == 0
+        assert half.conversation.losses == 0

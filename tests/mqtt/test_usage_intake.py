@@ -211,7 +211,7 @@ async def test_an_ack_that_the_broker_forbids_holds_up_nothing(
                     await link.publish(TOPICS.usage("gateway"), payload(sent(row, name), name))
             await eventually(lambda: half.metering.tally.accepted == 2, "both reports")
             await eventually(lambda: "usage-ack was refused" in caplog.text, "the refusal")
-            assert half.conversation.line.connected_since is not None
+            assert half.conversation.is_connected
         assert await still_queued(mosquitto, username="billing", password="secret") == []
     assert len(await fetch(database_url, "SELECT FROM usage_events")) == 2
 
@@ -241,7 +241,7 @@ async def test_a_database_that_dies_loses_and_doubles_nothing(service_directory:
             for share in (1, 3):
                 await counted(half, share * 1000)
                 postgres.kill()
-                await eventually(lambda: half.conversation.line.connected_since is None, "the link dropped")
+                await eventually(lambda: not half.conversation.is_connected, "the link dropped")
                 await postgres.start()
             acks = await asyncio.wait_for(reporting, 40)
             assert {ack.report_id for ack in acks} == set(reports)

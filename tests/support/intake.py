@@ -108,7 +108,7 @@ async def intake(
         )
         speaking = asyncio.create_task(_speak(conversation, publisher, pool.database))
         try:
-            await eventually(lambda: conversation.line.connected_since is not None, "the connection")
+            await eventually(lambda: conversation.is_connected, "the connection")
             yield Half(conversation, usage, metering, pool)
         finally:
             speaking.cancel()
