@@ -11,7 +11,6 @@ from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.hooks.client import HookClient
 from kosmo_billing_daemon.leadership import Leadership
 from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
-from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.runtime.clock import Clock, ClockWatch
@@ -74,7 +73,7 @@ class Leader:
             pool=pool,
             publisher=self.publisher,
             usage=self.usage,
-            leases=LeaseIntake(leasing=Leasing(pool=pool, clock=clock), topics=topics),
+            leasing=Leasing(pool=pool, clock=clock),
             clock=clock,
             instance=settings.instance,
             version=__version__,

@@ -22,7 +22,7 @@ from kosmo_billing_daemon.link import (
     connect,
 )
 from kosmo_billing_daemon.mqtt import repair, reservation
-from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake, LeaseSession
+from kosmo_billing_daemon.mqtt.lease_intake import LeaseSession
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.refusals import REFUSED_WAIT
 from kosmo_billing_daemon.mqtt.time_answers import TimeAnswers
@@ -30,6 +30,7 @@ from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake, UsageSession
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.health import Check
+from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.store.leader_lock import Term, TermPool
 from kosmo_billing_daemon.store.postgres import Pool
 
@@ -49,7 +50,7 @@ class BrokerSession:
         pool: Pool,
         publisher: Publisher,
         usage: UsageIntake,
-        leases: LeaseIntake,
+        leasing: Leasing,
         clock: Clock,
         instance: str,
         version: str,
@@ -59,7 +60,7 @@ class BrokerSession:
         self._pool = pool
         self._publisher = publisher
         self._usage = usage
-        self._leases = leases
+        self._leasing = leasing
         self._times = TimeAnswers(topics, clock)
         self._clock = clock
         self._instance = instance
@@ -121,7 +122,8 @@ class BrokerSession:
         will = Will(self._topics.status, self._status("offline"))
         async with connect(self._broker, will=will) as link:
             replay = repair.RetainedReader(link, self._topics)
-            usage, leases = UsageSession(self._usage, link), LeaseSession(self._leases, link)
+            usage = UsageSession(self._usage, link)
+            leases = LeaseSession(self._leasing, self._topics, link, self._throttle)
             listening = asyncio.create_task(self._listen(link, replay, usage, leases))
             try:
                 replay.is_ended = await self._publish_birth(link)

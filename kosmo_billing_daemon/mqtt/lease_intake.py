@@ -5,13 +5,12 @@ A request that cannot be answered now is dropped: its gate asks again with the s
 
 import asyncio
 import logging
-from collections import deque
 
 from kosmo_billing_daemon.contract.encoding import Malformed
 from kosmo_billing_daemon.contract.lease_payloads import LeaseAnswer, LeaseRequest
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
-from kosmo_billing_daemon.link import Link, LinkLost, Message, PublishRefused, SubscribeRefused
+from kosmo_billing_daemon.link import Link, Message, PublishRefused, SubscribeRefused
 from kosmo_billing_daemon.runtime.backoff import LogThrottle
 from kosmo_billing_daemon.services.leasing import Leasing
 from kosmo_billing_daemon.services.metering import check_reporter
@@ -23,24 +22,15 @@ MOST_WAITING = 5000  # requests; those beyond come again
 MOST_BYTES = 16 << 10  # of a request: a hundred leases are 8 KB
 
 
-class LeaseIntake:
-    """Answers lease requests over one link at a time."""
-
-    def __init__(self, *, leasing: Leasing, topics: Topics) -> None:
-        self.leasing = leasing
-        self.topics = topics
-        self.throttle = LogThrottle()
-
-
 class LeaseSession:
     """The requests of one link that are not answered yet."""
 
-    def __init__(self, intake: LeaseIntake, link: Link) -> None:
-        self._intake = intake
-        self._topics = intake.topics
+    def __init__(self, leasing: Leasing, topics: Topics, link: Link, throttle: LogThrottle) -> None:
+        self._leasing = leasing
+        self._topics = topics
         self._link = link
-        self._waiting: deque[tuple[Message, str, LeaseRequest]] = deque()
-        self._arrived = asyncio.Event()
+        self._throttle = throttle
+        self._waiting: asyncio.Queue[tuple[Message, str, LeaseRequest]] = asyncio.Queue(MOST_WAITING)
 
     def take(self, message: Message) -> bool:
         """Be given every message; returns whether it was a lease request, which is acknowledged here."""
@@ -51,17 +41,13 @@ class LeaseSession:
             check_reporter(reporter)
             if len(message.payload) > MOST_BYTES:
                 raise Malformed(f"larger than {MOST_BYTES} bytes")
-            request = LeaseRequest.decode(message.payload)
+            self._waiting.put_nowait((message, reporter, LeaseRequest.decode(message.payload)))
         except Malformed as error:
-            if self._intake.throttle.allows("malformed"):
+            if self._throttle.allows("lease malformed"):
                 log.warning("lease request of %r was malformed and ignored: %s", reporter, error)
             self._link.acknowledge(message)
-            return True
-        if len(self._waiting) >= MOST_WAITING:
+        except asyncio.QueueFull:
             self._link.acknowledge(message)
-            return True
-        self._waiting.append((message, reporter, request))
-        self._arrived.set()
         return True
 
     async def run(self) -> None:
@@ -72,23 +58,20 @@ class LeaseSession:
             self._refused(error)
             return
         while True:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
-                answers: list[LeaseAnswer | None] = []
-                try:
-                    answers = await self._intake.leasing.answer([(name, one) for _, name, one in batch])
-                except LinkLost:
-                    raise
-                except Unavailable as error:
-                    if self._intake.throttle.allows("database"):
-                        log.warning("leases are not granted while the database is away: %s", error)
-                for (_, reporter, _), answer in zip(batch, answers, strict=False):
-                    if answer is not None:
-                        await self._publish(reporter, answer)
-                for message, _, _ in batch:
-                    self._link.acknowledge(message)
-            self._arrived.clear()
-            await self._arrived.wait()
+            batch = [await self._waiting.get()]
+            while not self._waiting.empty() and len(batch) < MOST_AT_ONCE:
+                batch.append(self._waiting.get_nowait())
+            answers: list[LeaseAnswer | None] = []
+            try:
+                answers = await self._leasing.answer([(name, one) for _, name, one in batch])
+            except Unavailable as error:
+                if self._throttle.allows("leases"):
+                    log.warning("leases are not granted while the database is away: %s", error)
+            for (_, reporter, _), answer in zip(batch, answers, strict=False):
+                if answer is not None:
+                    await self._publish(reporter, answer)
+            for message, _, _ in batch:
+                self._link.acknowledge(message)
 
     async def _publish(self, reporter: str, answer: LeaseAnswer) -> None:
         try:
@@ -97,5 +80,5 @@ class LeaseSession:
             self._refused(error)
 
     def _refused(self, error: PublishRefused | SubscribeRefused) -> None:
-        if self._intake.throttle.allows("refused"):
+        if self._throttle.allows("leases refused"):
             log.error("no leases are granted: %s; fix the broker's ACL", error)

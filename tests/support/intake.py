@@ -14,7 +14,6 @@ from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Broker, Link, LinkLost, connect
 from kosmo_billing_daemon.mqtt.broker_session import BrokerSession
-from kosmo_billing_daemon.mqtt.lease_intake import LeaseIntake
 from kosmo_billing_daemon.mqtt.publisher import Publisher
 from kosmo_billing_daemon.mqtt.usage_intake import UsageIntake
 from kosmo_billing_daemon.runtime.clock import Clock, utc_now
@@ -101,7 +100,7 @@ async def intake(
             pool=pool,
             publisher=publisher,
             usage=usage,
-            leases=LeaseIntake(leasing=Leasing(pool=pool, clock=clock), topics=TOPICS),
+            leasing=Leasing(pool=pool, clock=clock),
             clock=clock,
             instance="test",
             version="0",
