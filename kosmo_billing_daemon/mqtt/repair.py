@@ -125,21 +125,23 @@ async def read_watermark(replay: RetainedReader, topics: Topics) -> Watermark | 
     """Return what the broker remembers; ``None`` when it remembers nothing that can be read."""
     try:
         payload = await replay.read_one(topics.watermark)
-        return _watermark(payload) if payload else None
+        watermark = Watermark.decode(payload) if payload else None
+        if watermark and max(watermark.version_ceiling, watermark.sequence) > GREATEST_CEILING:
+            raise Malformed("version_ceiling, sequence: greater than any of ours")
     except (Malformed, ReplayUnfinished, SubscribeRefused) as error:
         log.warning("the retained watermark cannot be read (%s); everything is published again", error)
         return None
+    return watermark
 
 
 async def repair(
     link: Link, replay: RetainedReader, pool: TermPool, topics: Topics, *, changed: Callable[[], None]
-) -> tuple[int, int]:
+) -> None:
     """Compare every retained document with the database, shard by shard.
 
     Missing, outdated and altered documents, and those of a version that we never gave (a forgery, or another
     past of this database), get a new version, since an edge may have believed them. Documents of nobody are
-    cleared, and whatever is published later lies above them. ``changed`` wakes the publisher. Returns how
-    many were fixed and how many cleared.
+    cleared, and whatever is published later lies above them. ``changed`` wakes the publisher.
     """
     fixed = cleared = 0
     held: set[UUID] = set()
@@ -197,7 +199,6 @@ async def repair(
         log.warning("the broker had lost or altered %d documents and held %d orphaned ones", fixed, cleared)
     if held:
         raise Unfixed(f"a writer holds the rows of {len(held)} users")
-    return fixed, cleared
 
 
 def _says(payload: bytes, truth: Versioned) -> bool:
@@ -213,13 +214,6 @@ def _is_wrong(found: EntitlementDocument | None, truth: Versioned) -> bool:
     if found is None or found.version < truth.version:
         return False
     return found != document(truth, found.issued_at)
-
-
-def _watermark(payload: bytes) -> Watermark:
-    watermark = Watermark.decode(payload)
-    if max(watermark.version_ceiling, watermark.sequence) > GREATEST_CEILING:
-        raise Malformed("version_ceiling, sequence: greater than any of ours")
-    return watermark
 
 
 def _document(payload: bytes, user_id: UUID) -> EntitlementDocument | None:

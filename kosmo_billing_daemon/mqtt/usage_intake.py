@@ -199,8 +199,6 @@ class UsageSession:
                 await asyncio.sleep(PARKED_EVERY)
             try:
                 answers, after = await self._metering.count_parked(after)
-            except LinkLost:
-                raise
             except Unavailable as error:
                 log.debug("parked usage waits for the database: %s", error)
                 after = 0
