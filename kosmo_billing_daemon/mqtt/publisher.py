@@ -112,16 +112,15 @@ class _Session:
         self._to_raise: set[UUID] = set()  # whose version gates may not believe
         self._republishing: set[UUID] = set()  # not acknowledged, and not in the outbox
         self._refused_events: dict[int, tuple[float, OutboxEvent]] = {}
-        self._flying, self._room = 0, asyncio.Event()
+        self._room = asyncio.Semaphore(link.max_in_flight)
         self._read_at = self._raise_at = 0.0  # loop times; republishing is interrupted for the first
 
     async def finish(self) -> None:
         """Delete what the broker still acknowledges, so that an orderly end has nothing published again."""
         with contextlib.suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(FINISH_WITHIN):
-                while self._flying:
-                    self._room.clear()
-                    await self._room.wait()
+                for _ in range(self._link.max_in_flight):
+                    await self._room.acquire()
                 await self.acks.write([e for e in self._reader.entries if 0 < len(e.left) < e.size])
 
     async def feed(self) -> None:
@@ -279,23 +278,17 @@ class _Session:
         await self._publish(versioned.entitlement.user_id, payload, entries, count)
 
     async def _publish(self, user_id: UUID, payload: bytes, entries: list[OutboxEntry], count: Count) -> None:
-        await self._room_for_one()
+        await self._room.acquire()
         self._in_flight.add(user_id)
         topic = self._topics.entitlement(user_id)
         on_ack = partial(self._document_acked, topic, user_id, entries, count)
         self._link.hand_over(topic, payload, on_ack, retain=True)
 
     async def _send_event(self, event: OutboxEvent) -> None:
-        await self._room_for_one()
+        await self._room.acquire()
         topic = self._topics.event(event.type)
         body = message(event, self._start.position.database)
         self._link.hand_over(topic, body, partial(self._event_acked, topic, event))
-
-    async def _room_for_one(self) -> None:
-        while self._flying >= self._link.max_in_flight:
-            self._room.clear()
-            await self._room.wait()
-        self._flying += 1
 
     # What the broker answers. A link that was lost answers nobody, and takes all of this with it.
 
@@ -339,8 +332,7 @@ class _Session:
             self.watermark.advanced.set()
 
     def _accepted(self, topic: str, error: Exception | None) -> bool:
-        self._flying -= 1
-        self._room.set()
+        self._room.release()
         if error is None:
             self._publisher.published += 1
             self._publisher.refusals.accepted(topic)
