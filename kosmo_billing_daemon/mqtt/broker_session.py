@@ -132,8 +132,7 @@ class BrokerSession:
                     group.create_task(usage.run())
                     group.create_task(leases.run())
                     group.create_task(self._times.run(link))
-                    if not replay.is_ended:
-                        group.create_task(self._keep_publishing_birth(link, replay))
+                    group.create_task(self._keep_publishing_birth(link, replay))
                     group.create_task(self._speak(link, pool, replay))
             finally:
                 listening.cancel()

@@ -7,7 +7,7 @@ before; a term starts by drawing versions above the greater of the two, its *flo
 version not above the floor gets a new one before it is published.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kosmo_billing_daemon.contract.payloads import Watermark
 from kosmo_billing_daemon.runtime.records import record
@@ -61,23 +61,20 @@ async def start(connection: Connection, remembered: Watermark | None, floor: int
     Commits each step by itself, and after any of them a repeat begins at least as high.
     """
     position = await entitlements.load_position(connection)
-    is_other = remembered is not None and remembered.database != position.database
-    went_back = (
-        remembered is not None
-        and not is_other
-        and (remembered.version_ceiling > position.version_ceiling or remembered.sequence > position.sequence)
-    )
-    told, after = (0, 0) if remembered is None else (remembered.version_ceiling, remembered.sequence)
+    if remembered is None:
+        remembered = Watermark(sequence=0, entitlements=0, version_ceiling=0, database=position.database)
+    told, after = remembered.version_ceiling, remembered.sequence
     ceiling = position.version_ceiling
+    is_other = remembered.database != position.database
+    went_back = not is_other and (told > ceiling or after > position.sequence)
     if is_other or went_back or (floor is None and told < ceiling):
         after = 0  # nothing that was published is trusted to be what gates hold
     if floor is None or is_other or went_back:
-        floor, told = max(told, ceiling, remembered.sequence if went_back and remembered else 0), 0
+        floor, told = max(told, ceiling, remembered.sequence if went_back else 0), 0
         await entitlements.begin_versions_above(connection, floor)
         ceiling = await entitlements.reserve_versions(connection, floor, BLOCK)
-    if went_back and remembered is not None:
-        position = Position(
-            max(position.sequence, remembered.sequence), position.documents, ceiling, position.database
-        )
+    if went_back:
+        sequence = max(position.sequence, remembered.sequence)
+        position = replace(position, sequence=sequence, version_ceiling=ceiling)
     lost = await entitlements.count_above(connection, after) if after < position.sequence else 0
     return Start(position, after, lost, Reservation(floor, ceiling, min(told, ceiling)), went_back)
