@@ -215,7 +215,7 @@ class MovingIn:
                     f' [{part}] table = "schema.name"',
                     code="no_old_tables",
                 )
-            _require_rights(await old_tables.load_unreadable(connection, table))
+            _require_rights(await old_tables.load_lacking(connection, [(table.schema, table.name)]))
             values = await old_tables.load_values(
                 connection, table, telling(part, table, document.get(part, {}))
             )

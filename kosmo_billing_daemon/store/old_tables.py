@@ -122,34 +122,23 @@ FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid 
 """
 
 
-async def load_unreadable(connection: Connection, table: OldTable) -> list[Lack]:
-    """Return what our role lacks to read a table, and what gives it."""
-    row = await connection.fetchrow(_RIGHTS, qualified(table.schema, table.name))
-    return [] if row is None or row["reads"] else [_not_readable(row, table.schema, table.name)]
-
-
-def _not_readable(row: Any, schema: str, name: str) -> Lack:
-    role, table = quoted(row["role"]), qualified(schema, name)
-    return Lack(
-        f"role {row['role']} may not read {schema}.{name}",
-        f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role}; GRANT SELECT ON {table} TO {role}",
-    )
-
-
 async def load_lacking(
-    connection: Connection, tables: Sequence[tuple[str, str]], schemas: Sequence[str]
+    connection: Connection, tables: Sequence[tuple[str, str]], schemas: Sequence[str] = ()
 ) -> list[Lack]:
-    """Return what our role lacks to read and move these tables into ``schemas``, and what gives it."""
-    lacking: dict[str, Lack] = {}
+    """Return what our role lacks to read these tables and move them into ``schemas``, and what gives it."""
+    lacking: dict[str, str] = {}  # by what gives it
     for schema, name in tables:
         row = await connection.fetchrow(_RIGHTS, qualified(schema, name))
         if row is None:
             continue
         role = quoted(row["role"])
-        found = [] if row["reads"] else [_not_readable(row, schema, name)]
-        if not row["owns"]:
+        if not row["reads"]:
+            fact = f"role {row['role']} may not read {schema}.{name}"
+            select = f"GRANT SELECT ON {qualified(schema, name)} TO {role}"
+            lacking.setdefault(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role}; {select}", fact)
+        if schemas and not row["owns"]:
             fact = f"role {row['role']} may not move {schema}.{name}, which {row['owner']} owns"
-            found.append(Lack(fact, f"GRANT {quoted(row['owner'])} TO {role}"))
+            lacking.setdefault(f"GRANT {quoted(row['owner'])} TO {role}", fact)
         missing = [
             each
             for each in schemas
@@ -158,10 +147,8 @@ async def load_lacking(
         ]
         if missing:
             fact = f"role {row['role']} may not make the schemas {', '.join(missing)}"
-            found.append(Lack(fact, f"GRANT CREATE ON DATABASE {quoted(row['database'])} TO {role}"))
-        for lack in found:
-            lacking.setdefault(lack.statement, lack)
-    return list(lacking.values())
+            lacking.setdefault(f"GRANT CREATE ON DATABASE {quoted(row['database'])} TO {role}", fact)
+    return [Lack(fact, statement) for statement, fact in lacking.items()]
 
 
 _DEPENDENTS = """
