@@ -4,6 +4,7 @@ A version and the rows it speaks of are read in one statement, so that they are 
 """
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -78,8 +79,7 @@ def versioned(row: Any) -> Versioned:
 async def load_of_users(connection: Connection, users: Sequence[UUID]) -> dict[UserId, Versioned]:
     """Return what these users may do; users without a document are missing."""
     rows = await learn(connection, await connection.fetch(_OF_USERS, list(users)))
-    found = [versioned(row) for row in rows]
-    return {one.entitlement.user_id: one for one in found}
+    return {row[USER]: versioned(row) for row in rows}
 
 
 _RISEN = f"""
@@ -191,8 +191,7 @@ SELECT {CONTENT} {FROM_DUE}
 async def load_above(connection: Connection, version: int, after: UUID, limit: int) -> list[Versioned]:
     """Return documents with a greater version, those of the next users after one, in order."""
     rows = await learn(connection, await connection.fetch(_ABOVE, version, after, limit))
-    found = [versioned(row) for row in rows]
-    return sorted(found, key=lambda one: one.entitlement.user_id)
+    return [versioned(row) for row in sorted(rows, key=itemgetter(USER))]
 
 
 _BETWEEN = f"""
@@ -206,5 +205,4 @@ SELECT {CONTENT} {FROM_DUE}
 async def load_published_between(connection: Connection, first: UUID, last: UUID) -> dict[UserId, Versioned]:
     """Return the documents of users between two ids, both included, that do not wait to be published."""
     rows = await learn(connection, await connection.fetch(_BETWEEN, first, last))
-    found = [versioned(row) for row in rows]
-    return {one.entitlement.user_id: one for one in found}
+    return {row[USER]: versioned(row) for row in rows}

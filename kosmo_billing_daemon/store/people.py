@@ -7,7 +7,7 @@ from uuid import UUID
 from kosmo_billing_daemon.domain.entitlements import Entitlement
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store.entitlements import CONTENT, FROM_DUE, WIDTH, versioned
+from kosmo_billing_daemon.store.entitlements import CONTENT, FROM_DUE, USER, WIDTH, versioned
 from kosmo_billing_daemon.store.postgres import Connection
 from kosmo_billing_daemon.store.quotes import learn, plan
 
@@ -123,12 +123,11 @@ SELECT {CONTENT}, (
 async def describe(connection: Connection, users: Sequence[UUID]) -> dict[UserId, Described]:
     """Return how these users stand; whoever never had a plan is described too."""
     rows = await learn(connection, await connection.fetch(_DESCRIBE, list(users)))
-    found = [
-        Described(
+    return {
+        row[USER]: Described(
             entitlement=versioned(row).entitlement,
             plan_type=None if row["quote_id"] is None else plan(row["quote_id"]).plan_type,
             open_cases=row[WIDTH],
         )
         for row in rows
-    ]
-    return {one.entitlement.user_id: one for one in found}
+    }

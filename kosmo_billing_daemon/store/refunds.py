@@ -91,12 +91,9 @@ _OF_INVOICE = _RECEIPTS.format(
 
 
 def _receipt(row: Any) -> Receipt:
-    return Receipt(
-        btcpay_invoice_id=row["btcpay_invoice_id"],
-        invoice_id=row["invoice_id"],
-        user_id=row["user_id"],
-        left=Price(row["amount"], row["currency"]),
-    )
+    values = dict(row)
+    left = Price(values.pop("amount"), values.pop("currency"))
+    return Receipt(left=left, **values)
 
 
 async def load_receipts(connection: Connection, user_id: UUID) -> list[Receipt]:
