@@ -81,16 +81,15 @@ async def migrate(
     schema holds tables of our names that are not ours, or migrations that this version does not know;
     ``DatabaseUnfit`` when a right is missing; ``Unavailable`` when the database went away.
     """
+    lock = LOCK, f"migrations of {schema}"
     with translated():
         begun("waiting for the database")
         await connection.execute("SET lock_timeout = '25s'")  # a migration may wait for those who use a table
-        await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", LOCK, f"migrations of {schema}")
+        await connection.execute("SELECT pg_advisory_lock($1, hashtext($2))", *lock)
         try:
             return await _migrate(connection, schema, begun)
         finally:
-            await connection.execute(
-                "SELECT pg_advisory_unlock($1, hashtext($2))", LOCK, f"migrations of {schema}"
-            )
+            await connection.execute("SELECT pg_advisory_unlock($1, hashtext($2))", *lock)
 
 
 async def migrate_within(connection: Connection, schema: str) -> tuple[str, ...]:
@@ -114,17 +113,14 @@ async def pending(connection: Connection, schema: str = "public") -> tuple[str, 
     """
     with translated():
         applied = await _applied(connection, schema)
-    _refuse_strange_history(applied or {})
-    return tuple(migration.name for migration in available() if migration.number not in (applied or {}))
+    return tuple(migration.name for migration in _missing(applied or {}))
 
 
 async def _migrate(connection: Connection, schema: str, begun: Callable[[str], None]) -> tuple[str, ...]:
     applied = await _applied(connection, schema)
     if applied is None:
         await _refuse_foreign_tables(connection, schema)
-    _refuse_strange_history(applied or {})
-    done = []
-    missing = [migration for migration in available() if migration.number not in (applied or {})]
+    missing = _missing(applied or {})
     if missing:
         await _require_rights(connection, schema, to_migrate=True)
     for place, migration in enumerate(missing, 1):
@@ -143,8 +139,7 @@ async def _migrate(connection: Connection, schema: str, begun: Callable[[str], N
                 migration.name,
                 migration.checksum,
             )
-        done.append(migration.name)
-    return tuple(done)
+    return tuple(migration.name for migration in missing)
 
 
 async def _require_rights(connection: Connection, schema: str, *, to_migrate: bool = False) -> None:
@@ -154,7 +149,8 @@ async def _require_rights(connection: Connection, schema: str, *, to_migrate: bo
         raise DatabaseUnfit(facts, "; ".join(lack.statement for lack in lacking))
 
 
-def _refuse_strange_history(applied: Mapping[int, tuple[str, str]]) -> None:
+def _missing(applied: Mapping[int, tuple[str, str]]) -> list[Migration]:
+    """Return what is not applied yet; raises ``Misconfigured`` where something else was."""
     known = {migration.number: migration for migration in available()}
     problems = []
     for number, (name, checksum) in applied.items():
@@ -166,6 +162,7 @@ def _refuse_strange_history(applied: Mapping[int, tuple[str, str]]) -> None:
             problems.append(f"migration {number:04} {name} was applied with another text")
     if problems:
         raise Misconfigured(problems, "install the version that migrated this database, or a newer one")
+    return [migration for number, migration in known.items() if number not in applied]
 
 
 async def _enter(connection: Connection, schema: str) -> None:
