@@ -110,10 +110,11 @@ def translate(error: BaseException) -> Unavailable | Erased | None:
         return DatabaseUnfit(f"database: {_first_line(error)}", "kosmo-billing check says what to do")
     if isinstance(error, NoServer):
         return DatabaseAway(f"database: {error}")
-    if isinstance(error, _STATEMENT_OF_ANOTHER):
-        return _pooler(str(error))
-    if isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(error):
-        return _pooler(str(error))
+    is_refused_setting = isinstance(error, asyncpg.ProtocolViolationError) and "startup parameter" in str(
+        error
+    )
+    if is_refused_setting or isinstance(error, _STATEMENT_OF_ANOTHER):
+        return DatabaseAway(f"database: {POOLER} ({error})", advice=POOLER_ADVICE)
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched):
         return ReadOnly(str(error))
     if isinstance(error, _AWAY):
@@ -124,10 +125,6 @@ def translate(error: BaseException) -> Unavailable | Erased | None:
 def _first_line(error: BaseException) -> str:
     """Return what the server said without its hint, which is for whoever wrote the statement."""
     return str(error).partition("\n")[0]
-
-
-def _pooler(detail: str) -> DatabaseAway:
-    return DatabaseAway(f"database: {POOLER} ({detail})", advice=POOLER_ADVICE)
 
 
 def described(error: BaseException) -> str | None:
