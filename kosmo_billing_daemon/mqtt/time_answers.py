@@ -6,7 +6,6 @@ to who asked, and asked again long before. For the same reason a request beyond 
 
 import asyncio
 import logging
-from collections import deque
 
 from kosmo_billing_daemon.contract.encoding import MAX_ID_LENGTH, Malformed
 from kosmo_billing_daemon.contract.payloads import TimeAnswer, TimeRequest
@@ -30,8 +29,7 @@ class TimeAnswers:
         self._topics = topics
         self._clock = clock
         self._allowance = Allowance(PER_NAME, IN_ALL)
-        self._waiting: deque[tuple[str, str]] = deque(maxlen=MOST_WAITING)  # name, nonce
-        self._arrived = asyncio.Event()
+        self._waiting: asyncio.Queue[tuple[str, str]] = asyncio.Queue(MOST_WAITING)  # name, nonce
         self._throttle = LogThrottle()
 
     def take(self, message: Message) -> bool:
@@ -41,11 +39,13 @@ class TimeAnswers:
             return False
         if not message.retain and len(name) <= MAX_ID_LENGTH and self._allowance.allows(name):
             try:
-                self._waiting.append((name, TimeRequest.decode(message.payload).nonce))
+                request = TimeRequest.decode(message.payload)
             except Malformed as error:
                 log.debug("time request was malformed and ignored: name=%r error=%s", name, error)
-            else:
-                self._arrived.set()
+                return True
+            if self._waiting.full():
+                self._waiting.get_nowait()
+            self._waiting.put_nowait((name, request.nonce))
         return True
 
     async def run(self, link: Link) -> None:
@@ -56,15 +56,12 @@ class TimeAnswers:
             self._refused(error)
             return
         while True:
-            while self._waiting:
-                name, nonce = self._waiting.popleft()
-                try:
-                    answer = TimeAnswer(nonce, self._clock())
-                    await link.publish(self._topics.time_answer(name), answer.encode())
-                except PublishRefused as error:
-                    self._refused(error)
-            self._arrived.clear()
-            await self._arrived.wait()
+            name, nonce = await self._waiting.get()
+            try:
+                answer = TimeAnswer(nonce, self._clock())
+                await link.publish(self._topics.time_answer(name), answer.encode())
+            except PublishRefused as error:
+                self._refused(error)
 
     def _refused(self, error: PublishRefused | SubscribeRefused) -> None:
         if self._throttle.allows("refused"):
