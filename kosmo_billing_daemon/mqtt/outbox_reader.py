@@ -37,11 +37,6 @@ class OutboxReader:
         return passed if oldest is None else min(passed, oldest - 1)
 
     @property
-    def has_deleted(self) -> bool:
-        """Whether rows were deleted since the last reading."""
-        return bool(self._deleted)
-
-    @property
     def is_behind(self) -> bool:
         """Whether something may still appear below what was drawn when that was asked last."""
         return min(self._passed.values()) < self._drawn.id
@@ -51,11 +46,14 @@ class OutboxReader:
         self._deleted += entries
 
     async def ask_drawn(self) -> bool:
-        """Find out how far ids are drawn; returns whether more than before. The next readings pass them."""
+        """Find out how far ids are drawn, which the next readings pass.
+
+        Returns whether they are more than before, or rows were deleted since the last reading.
+        """
         async with self.pool.connection() as connection:
             drawn = await outbox.load_drawn(connection)
         if drawn.id <= self._drawn.id and self._drawn.before:
-            return False
+            return bool(self._deleted)
         self._drawn = drawn
         return True
 

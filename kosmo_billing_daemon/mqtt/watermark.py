@@ -87,7 +87,7 @@ class WatermarkWriter:
                 self._reservation.ceiling = await entitlements.reserve_versions(connection, greatest, BLOCK)
         if self._tracker.has_cleared:
             await self._tracker.count_again(self._reader.pool)
-        if await self._reader.ask_drawn() or self._reader.has_deleted:
+        if await self._reader.ask_drawn():
             self._wake()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASKED_EVERY):
