@@ -23,12 +23,12 @@ def encode(lots: Sequence[Lot], released: Sequence[Released]) -> str:
         "lots": [
             {
                 "purchase": str(lot.purchase),
-                "paid": f"{lot.paid.amount:f}",
+                "paid": lot.paid.amount,
                 "currency": lot.paid.currency,
                 "period": None if lot.period is None else lot.period // _MICROSECOND,
-                "messages": _text(lot.messages),
+                "messages": lot.messages,
                 "time_left": lot.time_left // _MICROSECOND,
-                "messages_left": _text(lot.messages_left),
+                "messages_left": lot.messages_left,
                 **({} if lot.after is None else {"after": lot.after // _MICROSECOND}),
             }
             for lot in lots
@@ -36,10 +36,10 @@ def encode(lots: Sequence[Lot], released: Sequence[Released]) -> str:
     }
     if released:
         stack["released"] = [
-            {"purchase": str(r.purchase), "worth": f"{r.worth.amount:f}", "currency": r.worth.currency}
+            {"purchase": str(r.purchase), "worth": r.worth.amount, "currency": r.worth.currency}
             for r in released
         ]
-    return json.dumps(stack, separators=(",", ":"))
+    return json.dumps(stack, separators=(",", ":"), default="{:f}".format)
 
 
 def decode(stack: str) -> tuple[tuple[Lot, ...], tuple[Released, ...]]:
@@ -62,10 +62,6 @@ def decode(stack: str) -> tuple[tuple[Lot, ...], tuple[Released, ...]]:
         for one in read.get("released", ())
     )
     return lots, released
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else f"{value:f}"
 
 
 def _number(value: str | None) -> Decimal | None:
