@@ -4,7 +4,7 @@ Which tables there are is known only then, so statements are written here, from 
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from kosmo_billing_daemon.errors import Conflict
 from kosmo_billing_daemon.store.old_tables import load_dependents, qualified, quoted
@@ -112,8 +112,7 @@ async def move_back(connection: Connection, moved: Sequence[Name]) -> None:
     """Put the old tables where they were."""
     for schema, name in moved:
         await connection.execute(f"ALTER TABLE {qualified(MOVED, name)} SET SCHEMA {quoted(schema)}")
-    left: Any = await connection.fetchval(
+    if not await connection.fetchval(
         "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)", MOVED
-    )
-    if not left:
+    ):
         await connection.execute(f"DROP SCHEMA {MOVED}")

@@ -39,16 +39,13 @@ class Conventions:
 
 def statements(made: AdoptionMap, told: Conventions) -> list[str]:
     """Return the statements that make the views, their triggers, and the indexes that they need."""
-    found: list[str] = []
-    writers: Mapping[Part, Callable[[AdoptionMap, TableMap, Conventions], list[str]]] = {
+    writers = {
         Part.SUBSCRIPTIONS: _subscriptions,
         Part.INVOICES: _invoices,
         Part.WHITELIST: _whitelist,
     }
-    for part, of in made.parts.items():
-        found += writers[part](made, of, told)
-    found += _indexes(made)
-    return found
+    views = [each for part, of in made.parts.items() for each in writers[part](made, of, told)]
+    return views + _indexes(made)
 
 
 def _subscriptions(made: AdoptionMap, of: TableMap, told: Conventions) -> list[str]:
@@ -113,12 +110,8 @@ def _whitelist(_made: AdoptionMap, of: TableMap, _told: Conventions) -> list[str
         }
         expression = written.get(_field(of, column) or "", "NULL")
         columns.append(f"({expression})::{column.type} AS {quoted(column.name)}")
-    users = _users(of)
-    view = qualified(COMPAT, of.table.name)
-    return [
-        f"CREATE VIEW {view} AS SELECT {', '.join(columns)} FROM whitelisted_nodes AS s{users}",
-        _refusing(of),
-    ]
+    rows = f"SELECT {', '.join(columns)} FROM whitelisted_nodes AS s{_users(of)}"
+    return [f"CREATE VIEW {qualified(COMPAT, of.table.name)} AS {rows}", _refusing(of)]
 
 
 def _refusing(of: TableMap) -> str:
