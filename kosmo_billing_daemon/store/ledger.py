@@ -40,16 +40,14 @@ ORDER BY place
 """
 
 
-def append_statements(postings: Sequence[Posting], at: datetime) -> list[Statement]:
+def append_statements(postings: Sequence[Posting], at: datetime) -> list[Statement | None]:
     """Add entries. Reversals come after what they may take back."""
     plain = [one for one in postings if not one.is_reversal]
     reversals = [one for one in postings if one.is_reversal]
-    statements = []
-    if plain:
-        statements.append(Statement(_APPEND, [*COLUMNS.values(plain), at]))
-    if reversals:
-        statements.append(Statement(_APPEND_REVERSALS, [*COLUMNS.values(reversals), at]))
-    return statements
+    return [
+        Statement(_APPEND, [*COLUMNS.values(plain), at]) if plain else None,
+        Statement(_APPEND_REVERSALS, [*COLUMNS.values(reversals), at]) if reversals else None,
+    ]
 
 
 _BALANCES = """

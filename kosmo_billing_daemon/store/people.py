@@ -62,7 +62,7 @@ async def load_by_end(
 ) -> list[tuple[datetime, UserId]]:
     """Return users with a current subscription and its end, the next to end first."""
     ends_after, user_id = after
-    rows = await connection.fetch(_BY_END, user_id, limit, *_given(wanted), ends_after)
+    rows = await connection.fetch(_BY_END, user_id, limit, wanted.quotes, wanted.ends_before, ends_after)
     return [(row["valid_until"], row["user_id"]) for row in rows]
 
 
@@ -76,7 +76,7 @@ ORDER BY s.user_id LIMIT $2
 
 async def load_exhausted(connection: Connection, wanted: Wanted, after: UUID, limit: int) -> list[UserId]:
     """Return users who have used all their messages, in the order of their ids."""
-    rows = await connection.fetch(_EXHAUSTED, after, limit, *_given(wanted))
+    rows = await connection.fetch(_EXHAUSTED, after, limit, wanted.quotes, wanted.ends_before)
     return [row["user_id"] for row in rows]
 
 
@@ -94,13 +94,10 @@ async def load_with_cases(
     connection: Connection, wanted: Wanted, after: UUID, limit: int, *, has_plan: bool | None
 ) -> list[UserId]:
     """Return users of open cases, in the order of their ids; on request only those with or without a plan."""
-    rows = await connection.fetch(_OF_CASES, after, limit, *_given(wanted), wanted.exhausted, has_plan)
+    rows = await connection.fetch(
+        _OF_CASES, after, limit, wanted.quotes, wanted.ends_before, wanted.exhausted, has_plan
+    )
     return [row["user_id"] for row in rows]
-
-
-def _given(wanted: Wanted) -> tuple[object, ...]:
-    quotes = None if wanted.quotes is None else list(wanted.quotes)
-    return quotes, wanted.ends_before
 
 
 @record(kw_only=True)
