@@ -7,6 +7,7 @@ the session over from whoever holds it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from kosmo_billing_daemon.contract.payloads import StatusDocument
 from kosmo_billing_daemon.contract.topics import Topics
@@ -39,59 +40,50 @@ log = logging.getLogger(__name__)
 REPAIR_EVERY = 6 * 3600.0  # seconds between full comparisons while connected
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class BrokerSession:
     """Speaks for one daemon. ``lead`` raises ``Unavailable`` when it does not lead any more."""
 
-    def __init__(
-        self,
-        *,
-        broker: Broker,
-        topics: Topics,
-        pool: Pool,
-        publisher: Publisher,
-        usage: UsageIntake,
-        leasing: Leasing,
-        clock: Clock,
-        instance: str,
-        version: str,
-    ) -> None:
-        self._broker = broker
-        self._topics = topics
-        self._pool = pool
-        self._publisher = publisher
-        self._usage = usage
-        self._leasing = leasing
-        self._times = TimeAnswers(topics, clock)
-        self._clock = clock
-        self._instance = instance
-        self._version = version
-        self._throttle = LogThrottle()
-        self._floor: int | None = None  # of the versions of this term
-        self._repaired_at: float | None = None  # in this term
-        self._withheld: str | None = None  # why what is retained could not be read back
-        self._last_error: str | None = None
-        self.losses = 0
-        self.is_connected = False
+    broker: Broker
+    topics: Topics
+    pool: Pool
+    publisher: Publisher
+    usage: UsageIntake
+    leasing: Leasing
+    clock: Clock
+    instance: str
+    version: str
+    is_connected: bool = field(default=False, init=False)
+    losses: int = field(default=0, init=False)
+    _times: TimeAnswers = field(init=False)
+    _throttle: LogThrottle = field(default_factory=LogThrottle, init=False)
+    _floor: int | None = field(default=None, init=False)  # of the versions of this term
+    _repaired_at: float | None = field(default=None, init=False)  # in this term
+    _withheld: str | None = field(default=None, init=False)  # why what is retained could not be read back
+    _last_error: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._times = TimeAnswers(self.topics, self.clock)
 
     def health(self) -> Check:
         """Say how the connection is."""
         if not self.is_connected:
             return Check(False, self._last_error or "connecting")
-        return Check.of(self._usage.refusal or self._withheld, "connected")
+        return Check.of(self.usage.refusal or self._withheld, "connected")
 
     def metrics(self) -> dict[str, float]:
         return {
             "broker_connected": self.is_connected,
-            "broker_refuses": self._publisher.refusals.current is not None,
+            "broker_refuses": self.publisher.refusals.current is not None,
             "broker_losses_total": self.losses,
-            "publications_total": self._publisher.published,
+            "publications_total": self.publisher.published,
         }
 
     async def run(self, still_leading: Callable[[], Awaitable[Term]]) -> None:
         """Keep speaking until cancelled, for one term: another one may find the database gone back."""
         backoff = Backoff(0.1, 3.0)
         self._floor, self._repaired_at = None, None
-        pool = TermPool(self._pool, await still_leading())
+        pool = TermPool(self.pool, await still_leading())
         try:
             while True:
                 began = asyncio.get_running_loop().time()
@@ -119,11 +111,11 @@ class BrokerSession:
             log.warning("not connected to the broker: %s", error)
 
     async def _run_session(self, pool: TermPool) -> None:
-        will = Will(self._topics.status, self._status("offline"))
-        async with connect(self._broker, will=will) as link:
-            replay = repair.RetainedReader(link, self._topics)
-            usage = UsageSession(self._usage, link)
-            leases = LeaseSession(self._leasing, self._topics, link, self._throttle)
+        will = Will(self.topics.status, self._status("offline"))
+        async with connect(self.broker, will=will) as link:
+            replay = repair.RetainedReader(link, self.topics)
+            usage = UsageSession(self.usage, link)
+            leases = LeaseSession(self.leasing, self.topics, link, self._throttle)
             listening = asyncio.create_task(self._listen(link, replay, usage, leases))
             try:
                 replay.is_ended = await self._publish_birth(link)
@@ -141,13 +133,13 @@ class BrokerSession:
 
     async def _publish_birth(self, link: Link) -> bool:
         """Say that we are online; false when the broker refuses it, which keeps nobody's document back."""
-        refusals = self._publisher.refusals
+        refusals = self.publisher.refusals
         try:
-            await link.publish(self._topics.status, self._status("online"), retain=True)
+            await link.publish(self.topics.status, self._status("online"), retain=True)
         except PublishRefused as error:
             refusals.refused(error)
             return False
-        refusals.accepted(self._topics.status)
+        refusals.accepted(self.topics.status)
         return True
 
     async def _keep_publishing_birth(self, link: Link, replay: repair.RetainedReader) -> None:
@@ -159,12 +151,12 @@ class BrokerSession:
         """A graceful exit sends no will, so say it ourselves; a lost link says it for us."""
         try:
             async with asyncio.timeout(1):
-                await link.publish(self._topics.status, self._status("offline"), retain=True)
+                await link.publish(self.topics.status, self._status("offline"), retain=True)
         except (LinkLost, PublishRefused, TimeoutError):
             log.debug("the will is published in our place")
 
     async def _speak(self, link: Link, pool: TermPool, replay: repair.RetainedReader) -> None:
-        remembered = await repair.read_watermark(replay, self._topics)
+        remembered = await repair.read_watermark(replay, self.topics)
         self._withheld = replay.withheld
         async with pool.connection() as connection:
             start = await reservation.start(connection, remembered, self._floor)
@@ -183,7 +175,7 @@ class BrokerSession:
             "connected to the broker; republishing %d of %d documents", start.lost, start.position.documents
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._publisher.run(link, pool, start, repeats=repeats))
+            group.create_task(self.publisher.run(link, pool, start, repeats=repeats))
             group.create_task(self._repair(link, pool, replay, at_once=start.after == 0))
 
     async def _repair(
@@ -196,9 +188,9 @@ class BrokerSession:
             if not at_once and self._repaired_at is not None:
                 due = self._repaired_at + REPAIR_EVERY - loop.time()
             await asyncio.sleep(max(0.0, due))
-            await self._publisher.republished.wait()  # what is about to come is not missing
+            await self.publisher.republished.wait()  # what is about to come is not missing
             try:
-                await repair.repair(link, replay, pool, self._topics, changed=self._publisher.wake)
+                await repair.repair(link, replay, pool, self.topics, changed=self.publisher.wake)
                 self._withheld = None
             except LinkLost:
                 raise
@@ -221,7 +213,7 @@ class BrokerSession:
 
     def _status(self, state: str) -> bytes:
         return StatusDocument(
-            state=state, instance=self._instance, version=self._version, since=self._clock()
+            state=state, instance=self.instance, version=self.version, since=self.clock()
         ).encode()
 
 
