@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from kosmo_billing_daemon.contract.payloads import Watermark
 from kosmo_billing_daemon.errors import Unavailable
@@ -20,33 +21,25 @@ WRITTEN_EVERY = 1.0  # seconds; what is published after the last one is only pub
 ASKED_EVERY = 0.1  # seconds between questions to the database while the answer moves nothing
 
 
+@dataclass(slots=True, eq=False)
 class WatermarkWriter:
     """Writes the watermark over one link. ``wake`` has the outbox read, which shows what has ended."""
 
-    def __init__(
-        self,
-        link: Link,
-        topic: str,
-        reader: OutboxReader,
-        tracker: WatermarkTracker,
-        *,
-        refusals: Refusals,
-        wake: Callable[[], None],
-    ) -> None:
-        self._link = link
-        self._topic = topic
-        self._reader = reader
-        self._tracker = tracker
-        self._reservation = tracker.reservation
-        self._refusals = refusals
-        self._wake = wake
-        self._answered = asyncio.Event()
-        self.advanced = asyncio.Event()
+    link: Link
+    topic: str
+    reader: OutboxReader
+    tracker: WatermarkTracker
+    refusals: Refusals
+    wake: Callable[[], None]
+    advanced: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def __post_init__(self) -> None:
         self.advanced.set()
 
     async def until_acknowledged(self, version: int) -> None:
         """Wait for the watermark that lets this version be published."""
-        while version > self._reservation.acknowledged:
+        while version > self.tracker.reservation.acknowledged:
             self.advanced.set()
             self._answered.clear()
             await self._answered.wait()
@@ -63,36 +56,39 @@ class WatermarkWriter:
                 log.warning("the watermark waits for the database: %s", error)
                 self.advanced.set()
                 await asyncio.sleep(WRITTEN_EVERY)
-            now = self._tracker.watermark(self._reader.published_to)
+            now = self.tracker.watermark(self.reader.published_to)
             if now == written:
                 await asyncio.sleep(ASKED_EVERY)
                 continue
             try:
-                await self._link.publish(self._topic, now.encode(), retain=True)
+                await self.link.publish(self.topic, now.encode(), retain=True)
             except PublishRefused as error:
-                self._refusals.refused(error)
+                self.refusals.refused(error)
                 self._answer(now)  # the database alone remembers it meanwhile, and nobody waits for an ACL
                 self.advanced.set()
                 await asyncio.sleep(REFUSED_WAIT)
                 continue
-            self._refusals.accepted(self._topic)
+            self.refusals.accepted(self.topic)
             self._answer(now)
             written = now
             await asyncio.sleep(WRITTEN_EVERY)
 
     async def _ask_database(self) -> None:
-        if self._reservation.runs_low:
-            async with self._reader.pool.connection() as connection:
-                greatest = self._reservation.greatest
-                self._reservation.ceiling = await entitlements.reserve_versions(connection, greatest, BLOCK)
-        if self._tracker.has_cleared:
-            await self._tracker.count_again(self._reader.pool)
-        if await self._reader.ask_drawn():
-            self._wake()
+        reservation = self.tracker.reservation
+        if reservation.runs_low:
+            async with self.reader.pool.connection() as connection:
+                reservation.ceiling = await entitlements.reserve_versions(
+                    connection, reservation.greatest, BLOCK
+                )
+        if self.tracker.has_cleared:
+            await self.tracker.count_again(self.reader.pool)
+        if await self.reader.ask_drawn():
+            self.wake()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASKED_EVERY):
                     await self.advanced.wait()
 
     def _answer(self, watermark: Watermark) -> None:
-        self._reservation.acknowledged = max(self._reservation.acknowledged, watermark.version_ceiling)
+        reservation = self.tracker.reservation
+        reservation.acknowledged = max(reservation.acknowledged, watermark.version_ceiling)
         self._answered.set()
