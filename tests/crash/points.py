@@ -81,7 +81,6 @@ UNPASSED = {
     "top_ups": _AGAIN,
     "update lookups": _AGAIN,
     "update usage_days": _BY_HAND,
-    "update usage_quarantine": _BY_HAND,
     "update outbox": "when the broker is slow with a part of a row; what stays is published again",
     "pg_notify": "without it the next round finds what waits",
     "whitelisted_nodes": _REQUEST,
