@@ -317,7 +317,8 @@ async def test_a_report_that_was_retained_by_mistake_counts_once(
         await link.publish(TOPICS.usage("gateway-1"), payload(sent(row, "a")), retain=True)
     for _ in range(2):
         async with intake(database_url, mosquitto.port) as half:
-            await eventually(lambda: counted_or_known(half) == 1, "the retained report")
+            # It comes again also if the first daemon had no time to acknowledge it.
+            await eventually(lambda: counted_or_known(half) >= 1, "the retained report")
     connection = await Database(url=database_url).connect()
     assert await used(connection, row) == 1
     await connection.close()
