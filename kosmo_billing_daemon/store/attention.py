@@ -40,7 +40,7 @@ async def open_cases(
     """List cases and return those that are new; a repeat is none.
 
     More money reopens a closed one. So does an invoice that is again as it was when the case was opened,
-    unless that was decided about: by an operator, or by what became credit for good.
+    unless an operator decided about it, or what was paid again for an order is credit already.
     """
     if not cases:
         return set()
