@@ -88,10 +88,10 @@ class BtcpayClient:
 
     def connect(self) -> "BtcpayWire":
         """Load what calls need, which the first one does otherwise."""
-        # Not at the top: most commands ask BTCPay nothing, and httpx would take half of their start.
+        # Not at the top: most commands ask BTCPay nothing, and aiohttp would take half of their start.
         from kosmo_billing_daemon.btcpay.wire import BtcpayWire  # noqa: PLC0415
 
-        self._wire = BtcpayWire(self._url, self._key, self._invoices, self._timeouts)
+        self._wire = BtcpayWire(self._url, self._key, self._timeouts)
         return self._wire
 
     @property

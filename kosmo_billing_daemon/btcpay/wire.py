@@ -1,4 +1,4 @@
-"""The HTTP below the client: requests by httpx over aiohttp, and what becomes of each.
+"""The HTTP below the client, and what becomes of each request.
 
 The rule it keeps: a request counts as not sent only where no connection was made.
 """
@@ -7,16 +7,17 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-import httpx
 from aiohttp import (
     ClientConnectorError,
     ClientError,
+    ClientResponse,
     ClientSession,
+    ClientTimeout,
     ConnectionTimeoutError,
     DummyCookieJar,
     TCPConnector,
 )
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from kosmo_billing_daemon import __version__
 from kosmo_billing_daemon.btcpay import answers
@@ -28,10 +29,7 @@ MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
 
 _CONNECTIONS: Final = 32
 _KEEP_ALIVE: Final = 30.0  # seconds; below the 75 s and 130 s after which nginx and Kestrel hang up
-
-# httpx-aiohttp 0.2 lets through what it has no name for, so aiohttp's own errors are met here too.
-_BROKEN: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ClientError, OSError)
-"""What an exchange without an answer raises."""
+_JSON: Final = {"Content-Type": "application/json"}
 
 
 @record
@@ -44,64 +42,48 @@ class HttpAnswer:
 
 
 class BtcpayWire:
-    """Connections to one server, over which every request carries the key; ``usual`` is the path of most.
+    """Connections to one server, over which every request carries the key."""
 
-    The transport itself: we follow no redirects and keep no cookies, and what httpx's client does about them
-    takes longer than sending the request.
-    """
-
-    def __init__(self, url: str, key: str, usual: str, timeouts: Timeouts) -> None:
+    def __init__(self, url: str, key: str, timeouts: Timeouts) -> None:
         self._url = url
+        # The system's certificates, so that an operator's own authority counts too; they take up to 60 ms.
+        trusted = ssl.create_default_context() if URL(url).scheme == "https" else True
+        connector = TCPConnector(ssl=trusted, limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE)
+        # Reading is bounded by the deadline of the whole call; "connect" includes looking up the name.
+        bounds = ClientTimeout(sock_connect=timeouts.connect, connect=timeouts.call)
         headers = {
             "Authorization": f"token {key}",
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
             "User-Agent": f"kosmo-billing-daemon/{__version__}",
         }
-        self._headers = httpx.Headers(headers)
-        self._headers_of_json = httpx.Headers(headers | {"Content-Type": "application/json"})
-        self._parsed = {usual: httpx.URL(url + usual)}  # as dear as all of a call
-        # Reading is bounded by the deadline of the whole call; "pool" includes looking up the name.
-        self._bounds = {"timeout": {"connect": timeouts.connect, "read": None, "pool": timeouts.call}}
-        trusted = _trusted(url)
-        connector = TCPConnector(ssl=trusted, limit=_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE)
-        session = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
-        self._transport = AiohttpTransport(verify=trusted, trust_env=False, client=session)
+        self._session = ClientSession(
+            connector=connector, cookie_jar=DummyCookieJar(), headers=headers, timeout=bounds
+        )
 
     async def exchange(
         self, method: str, path: str, params: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> HttpAnswer:
         """Send one request, with a body of JSON; raises ``BtcpayAway``, or ``Garbled`` if it never ends."""
         try:
-            request = httpx.Request(
+            async with self._session.request(
                 method,
-                self._parsed.get(path) or self._url + path,
+                URL(self._url + path, encoded=True),
                 params=params,
-                headers=self._headers if body is None else self._headers_of_json,
-                content=body,
-                extensions=self._bounds,
-            )
-            response = await self._transport.handle_async_request(request)
-            try:
-                return HttpAnswer(response.status_code, response.headers, await _read(response))
-            finally:
-                await response.aclose()
-        except _BROKEN as error:
+                headers=None if body is None else _JSON,
+                data=body,
+                allow_redirects=False,
+            ) as response:
+                return HttpAnswer(response.status, response.headers, await _read(response))
+        except (ClientError, OSError) as error:
             raise _away(error) from error
 
     async def close(self) -> None:
         """End all connections."""
-        await self._transport.aclose()
+        await self._session.close()
 
 
-def _trusted(url: str) -> ssl.SSLContext:
-    """Return whom to trust: the system's certificates, so that an operator's own authority counts too."""
-    if httpx.URL(url).scheme == "https":
-        return ssl.create_default_context()
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nobody; reading no certificates saves up to 60 ms
-
-
-async def _read(response: httpx.Response) -> bytes:
+async def _read(response: ClientResponse) -> bytes:
     """Return the body; ``Garbled`` where it is longer than any answer of BTCPay's.
 
     One packed twice is not unpacked: a few bytes of it may become any number before they can be counted.
@@ -109,7 +91,7 @@ async def _read(response: httpx.Response) -> bytes:
     if "," in response.headers.get("content-encoding", ""):
         raise Garbled("body", "packed more than once; does BTCPAY_URL lead to BTCPay itself?")
     answer = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         answer += chunk
         if len(answer) > MAX_ANSWER_BYTES:
             raise Garbled("body", f"more than {MAX_ANSWER_BYTES} bytes")
@@ -117,14 +99,10 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def _away(error: Exception) -> BtcpayAway:
-    """Say what happened on the wire, and whether the request was sent.
-
-    httpx-aiohttp 0.2 calls every lost connection a ``ConnectTimeout``; only the cause tells them apart.
-    """
-    cause = error.__cause__ or error
-    if isinstance(cause, ConnectionTimeoutError):
+    """Say what happened on the wire, and whether the request was sent."""
+    if isinstance(error, ConnectionTimeoutError):
         return BtcpayAway("could not connect to BTCPay in time", reached=False)
-    said = answers.words(str(cause)) or type(cause).__name__
-    if isinstance(cause, ClientConnectorError):
+    said = answers.words(str(error)) or type(error).__name__
+    if isinstance(error, ClientConnectorError):
         return BtcpayAway(f"could not connect to BTCPay: {said}", reached=False)
     return BtcpayAway(f"the connection to BTCPay broke: {said}")

@@ -1,7 +1,7 @@
 """``python -m tests.crash.daemon serve``: the daemon's own ``main``, watched at its borders.
 
-The borders are the calls through which everything leaves the process: asyncpg's statements, httpx's requests,
-aiohttp's answers, and the packets of ``link``, in which alone MQTT is spoken.
+The borders are the calls through which everything leaves the process: asyncpg's statements, aiohttp's
+requests and answers, and the packets of ``link``, in which alone MQTT is spoken.
 """
 
 import asyncio
@@ -11,9 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import asyncpg
-import httpx
-from aiohttp import web
-from httpx_aiohttp import AiohttpTransport
+from aiohttp import ClientResponse, ClientSession, web
 
 from kosmo_billing_daemon.cli import main
 from kosmo_billing_daemon.link import Link, Message
@@ -56,16 +54,16 @@ def _watch_statements() -> None:
 
 
 def _watch_requests() -> None:
-    genuine = AiohttpTransport.handle_async_request
+    genuine = ClientSession._request
 
-    async def send(transport: AiohttpTransport, request: httpx.Request) -> httpx.Response:
-        answer = genuine(transport, request)
-        if request.method == "GET":  # changes nothing there
+    async def send(session: ClientSession, method: str, url: Any, **options: Any) -> ClientResponse:
+        answer = genuine(session, method, url, **options)
+        there = re.search("/stores/[^/]+/(.*)", str(url))
+        if method == "GET" or there is None:  # changes nothing there, or goes to a hook
             return await answer
-        what = re.sub(r".*/stores/[^/]+/", "", request.url.path)
-        return await passage(answer, f"{request.method} {what} at BTCPay")
+        return await passage(answer, f"{method} {there[1]} at BTCPay")
 
-    AiohttpTransport.handle_async_request = send  # type: ignore[method-assign, assignment]
+    ClientSession._request = send  # type: ignore[method-assign, assignment]
 
 
 def _watch_answers() -> None:
