@@ -83,9 +83,11 @@ def append_statement(keys: Iterable[Key]) -> Statement | None:
     return Statement(_APPEND, columns) if columns else None
 
 
+# Each is found by itself (OFFSET 0), since all that are open may be due at the same time.
 _DELETE = """
-DELETE FROM lookups AS l USING unnest($1::timestamptz[], $2::uuid[]) AS row (due_at, invoice_id)
-WHERE l.due_at = row.due_at AND l.invoice_id = row.invoice_id AND l.due_at = ANY ($1)
+DELETE FROM lookups AS l USING unnest($1::timestamptz[], $2::uuid[]) AS row (due_at, invoice_id), LATERAL (
+    SELECT ctid FROM lookups WHERE due_at = row.due_at AND invoice_id = row.invoice_id OFFSET 0) AS found
+WHERE l.ctid = found.ctid
 """
 
 
