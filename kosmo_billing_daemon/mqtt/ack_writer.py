@@ -12,7 +12,7 @@ from kosmo_billing_daemon.store.outbox import OutboxEntry
 
 log = logging.getLogger(__name__)
 
-GATHER = 0.005  # seconds: acks of what was sent at once come close together, and nobody waits for a deletion
+GATHER = 0.02  # seconds: acks come close together, and nobody waits for a deletion
 
 
 class AckWriter:

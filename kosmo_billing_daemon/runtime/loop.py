@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 POLL = 30.0  # seconds; notifications are for speed, this is for truth
 
+CALM = 0.05
+"""Seconds without a wake-up after which it is asked when more is due: a busy loop need not know."""
+
 
 class Loop:
     """Runs ``run_once`` until it finds less than ``batch``, then waits to be woken, ``next_due`` or ``poll``.
@@ -67,15 +70,24 @@ class Loop:
         while True:
             try:
                 await self._work()
+                if not self._gather and await self._is_woken(CALM):
+                    continue
                 wait = await self._next_wait()
             except Unavailable as error:
                 self._note(error)
                 await asyncio.sleep(self._backoff.failed())
                 continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._turn.wait()
+            await self._is_woken(wait)
+
+    async def _is_woken(self, within: float) -> bool:
+        """Wait for a wake-up, and for those that are gathered with it; returns whether one came in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._turn.wait()
+                if self._gather:
                     await asyncio.sleep(self._gather)
+                return True
+        return False
 
     async def _work(self) -> None:
         """Run until nothing is found; what is under way when one run fails is waited for."""

@@ -97,6 +97,23 @@ async def test_loop_looks_again_when_something_is_due() -> None:
     assert asyncio.get_running_loop().time() - started >= 0.09
 
 
+async def test_a_busy_loop_is_seldom_asked_when_more_is_due() -> None:
+    work, asked = Work(), Work()
+
+    async def next_due() -> datetime | None:
+        await asked()
+        return None
+
+    loop = Loop("test", work, clock=utc_now, next_due=next_due)
+    async with running(loop):
+        for runs in range(1, 40):
+            await work.wait_for(runs)
+            await asyncio.sleep(0.001)  # the pace: the run has ended by then
+            loop.wake()
+        assert asked.runs < 20
+        await asked.wait_for(asked.runs + 1)
+
+
 async def test_loop_looks_again_after_its_poll() -> None:
     work = Work()
     async with running(Loop("test", work, clock=utc_now, poll=0.01)):
