@@ -85,6 +85,7 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
     wrong = _mismatches(invoice, seen, store_id)
     # One that does not ask for what was quoted must not be paid (R9).
     link = None if wrong else invoice.checkout_url or seen.checkout_url
+    received, adjusted = _booked(invoice, seen)
     seen_invoice = replace(
         invoice,
         status=seen.status,
@@ -93,10 +94,10 @@ def observe(invoice: Invoice, seen: Observation, now: datetime, *, store_id: str
         checkout_url=link,
         expires_at=seen.expires_at,
         paid_amount=seen.paid_amount if seen.paid_amount is not None else invoice.paid_amount,
+        effect=Effect.NONE if _is_vouched_anew(invoice, seen) else invoice.effect,
+        received=received,
+        adjusted=adjusted,
     )
-    seen_invoice = _booked(seen_invoice, seen, known=invoice.status)
-    if _is_vouched_anew(invoice, seen):
-        seen_invoice = replace(seen_invoice, effect=Effect.NONE)
     events = _events(invoice, seen_invoice)
     match seen.status:
         case InvoiceStatus.SETTLED:
@@ -194,20 +195,21 @@ def as_credit(verdict: Verdict) -> Verdict:
     return replace(verdict, invoice=invoice, cases=kept, closes=closes, credited=why if shown else None)
 
 
-def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Invoice:
-    """Note what is confirmed: that is what came in (R13); ``known`` is the status before.
+def _booked(invoice: Invoice, seen: Observation) -> tuple[Decimal, Decimal]:
+    """Return what is ``received`` and ``adjusted`` now: what is confirmed came in (R13).
 
     An invoice that is still open brings in nothing yet. One that turns invalid brings in nothing more, and
     what gave a plan nothing at all, unless an operator gave the plan when it was invalid already.
     """
+    known = invoice.received, invoice.adjusted
     if seen.status in (InvoiceStatus.NEW, InvoiceStatus.PROCESSING):
-        return invoice
+        return known
     asked = invoice.asked.amount
     received = seen.confirmed_amount or Decimal(0)
     if seen.status is InvoiceStatus.SETTLED and seen.payment is not Payment.MARKED:
         received = max(asked, received)
     elif seen.status is InvoiceStatus.INVALID:
-        is_decided = invoice.effect is Effect.FULFILLED and known is InvoiceStatus.INVALID
+        is_decided = invoice.effect is Effect.FULFILLED and invoice.status is InvoiceStatus.INVALID
         is_taken = invoice.effect in (Effect.FULFILLED, Effect.REVOKED) and not is_decided
         received = Decimal(0) if is_taken else invoice.received
     if abs(received - asked) < smallest_unit(invoice.plan.price.currency):
@@ -215,9 +217,7 @@ def _booked(invoice: Invoice, seen: Observation, *, known: InvoiceStatus) -> Inv
     adjusted = invoice.adjusted
     if adjusted > 0:  # what comes in takes the place of what somebody vouched for
         adjusted = max(Decimal(0), adjusted - (received - invoice.received))
-    if (received, adjusted) == (invoice.received, invoice.adjusted):
-        return invoice
-    return replace(invoice, received=received, adjusted=adjusted)
+    return known if (received, adjusted) == known else (received, adjusted)  # with the digits it had
 
 
 def _events(before: Invoice, after: Invoice) -> tuple[str, ...]:

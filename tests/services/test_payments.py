@@ -3,6 +3,7 @@
 import logging
 from datetime import timedelta
 from decimal import Decimal
+from uuid import uuid4
 
 import pytest
 
@@ -221,3 +222,21 @@ async def test_what_was_committed_is_logged_with_user_and_order(
     invoice = await shop.buy(user)
     (told,) = [record for record in caplog.records if record.getMessage() == "subscription activated"]
     assert told.__dict__["fields"] == {"user": user, "order": str(invoice.id)}
+
+
+async def test_what_was_committed_for_many_is_one_line_that_names_all(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shop.simulator.set_faults(webhooks={"drop": 1.0})
+    orders = {}
+    for _ in range(25):
+        user = UserId(uuid4())
+        invoice, _ = await shop.front.open(user, "wanderer")
+        await shop.simulator.act(shop.btcpay_id(invoice), "pay", None, "BTC-LN")
+        orders[str(user)] = str(invoice.id)
+    await shop.wait(hours=1)
+    told = [one.__dict__["fields"] for one in caplog.records if one.getMessage() == "subscription activated"]
+    assert [len(one["users"].split()) for one in told] == [20, 5]
+    named = [pair for one in told for pair in zip(one["users"].split(), one["orders"].split(), strict=True)]
+    assert sorted(named) == sorted(orders.items())
