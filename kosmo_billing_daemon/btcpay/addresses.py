@@ -27,10 +27,14 @@ class Links:
 
     called: SplitResult
     public: SplitResult | None
+    usual: str | None = None  # how links begin that are reachable as they are
 
     @classmethod
     def of(cls, called: str, public: str | None) -> "Links":
-        return cls(urlsplit(called), None if public is None else urlsplit(public))
+        parts = urlsplit(called)
+        if public is not None:
+            return cls(parts, urlsplit(public))
+        return cls(parts, None, f"{parts.scheme}://{parts.netloc}/")
 
     @property
     def origin(self) -> str:

@@ -281,6 +281,8 @@ def _received(payment: Mapping[str, Any], expires_at: datetime, now: datetime) -
 
 def _link(document: Mapping[str, Any], links: Links | None) -> str:
     link = text(document, "checkoutLink", most=MAX_URL_LENGTH)
+    if links is not None and links.usual is not None and link.startswith(links.usual):
+        return link
     try:
         parts = urlsplit(link)
         if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -63,7 +63,12 @@ class Columns:
             f" WHERE old.{key} = row.{key} AND old.{key} = ANY ($1)"
         )
 
-    def values(self, rows: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Return one tuple for each column."""
+    def values(self, rows: Sequence[Any]) -> list[tuple[Any, ...] | None]:
+        """Return one tuple for each column; ``None`` for NULLs alone, which ``unnest`` fills in by itself."""
         read = list(zip(*map(self._get, rows), strict=True))
-        return read + [tuple(map(make, rows)) for make in self._made]
+        read += [tuple(map(make, rows)) for make in self._made]
+        return [None if _is_null(column) else column for column in read]
+
+
+def _is_null(column: Sequence[object]) -> bool:
+    return column[0] is None and all(value is None for value in column)
