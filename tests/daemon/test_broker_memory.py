@@ -21,12 +21,6 @@ async def keeping() -> AsyncIterator[Mosquitto]:
         yield mosquitto
 
 
-async def covered(world: World, documents: int) -> None:
-    await until(
-        lambda: world.observer.watermark["entitlements"] == documents, lambda: world.observer.watermark
-    )
-
-
 async def until_complete(world: World, users: set[UUID], seconds: float) -> float:
     async def fact() -> bool:
         found = await world.retained(TOPICS.entitlements_filter)
@@ -43,10 +37,10 @@ async def test_whatever_it_lost_is_complete_within_five_seconds_of_its_return(
         daemon = await world.daemon()
         early, late = [uuid4() for _ in range(900)], [uuid4() for _ in range(20)]
         await grant(world, early)
-        await covered(world, 900)
+        await world.until_covered()
         await keeping.save()
         await grant(world, late)
-        await covered(world, 920)
+        await world.until_covered()
         keeping.kill()
         before = len(daemon.log)
         await keeping.start()
@@ -87,7 +81,7 @@ async def test_what_was_deleted_altered_or_made_up_by_hand_is_repaired(world: Wo
     gone, garbage, altered, ahead, untouched = users = [uuid4() for _ in range(5)]
     stranger = uuid4()
     await grant(world, users)
-    await covered(world, 5)
+    await world.until_covered()
     truth = {user_id: dict(world.observer.documents[user_id]) for user_id in users}
     assert await daemon.stop() == 0
 
@@ -135,7 +129,7 @@ async def test_without_a_watermark_a_new_leader_gives_all_documents_new_versions
     daemon = await world.daemon()
     users = [uuid4() for _ in range(5)]
     await grant(world, users)
-    await covered(world, 5)
+    await world.until_covered()
     versions = {user_id: world.observer.documents[user_id]["version"] for user_id in users}
     assert await daemon.stop() == 0
     async with connect(
@@ -143,7 +137,7 @@ async def test_without_a_watermark_a_new_leader_gives_all_documents_new_versions
     ) as link:
         await link.publish(TOPICS.watermark, b"", retain=True)
     await daemon.start()
-    await covered(world, 5)
+    await world.until_covered()
     assert "republishing 5 of 5 documents" in daemon.log
     documents = world.observer.documents
     await until(

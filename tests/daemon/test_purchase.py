@@ -57,14 +57,7 @@ async def test_a_second_delivery_of_the_webhook_changes_nothing(shared: World) -
 async def until_covered(world: World, user_id: UUID) -> None:
     """Wait until the watermark covers the user's document, and so all that the database has."""
     await world.until_published(user_id)
-
-    async def covers() -> bool:
-        sequence = await world.value("SELECT last_value FROM entitlement_versions")
-        documents = await world.value("SELECT count(*) FROM entitlements")
-        said = world.observer.watermark
-        return (said["sequence"], said["entitlements"]) == (sequence, documents)
-
-    await until(covers, lambda: f"watermark, is {world.observer.watermark}")
+    await world.until_covered()
 
 
 @on_shared_loop

@@ -142,6 +142,17 @@ class World:
         finally:
             await connection.close()
 
+    async def until_covered(self) -> None:
+        """Wait until the watermark covers all that the database has."""
+
+        async def fact() -> bool:
+            sequence = await self.value("SELECT last_value FROM entitlement_versions")
+            documents = await self.value("SELECT count(*) FROM entitlements")
+            said = self.observer.watermark
+            return (said["sequence"], said["entitlements"]) == (sequence, documents)
+
+        await until(fact, lambda: f"watermark, is {self.observer.watermark}")
+
     async def execute(self, statement: str, *values: object) -> str:
         async with self.sql() as connection:
             return await connection.execute(statement, *values)
