@@ -29,8 +29,8 @@ HOSTILE = {
     "enable_seqscan": "on",
     "enable_bitmapscan": "on",
     "jit": "on",
-    "idle_session_timeout": "'50ms'",
-    "transaction_timeout": "'50ms'",
+    "idle_session_timeout": "'5s'",  # these two hold until a session's first statement has set them
+    "transaction_timeout": "'5s'",
     "synchronous_commit": "off",
     "search_path": "pg_catalog",
 }
