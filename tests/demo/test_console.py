@@ -294,6 +294,14 @@ async def test_only_the_own_page_is_answered(stage: DemoStage) -> None:
             assert await by.json() == await direct.json()
 
 
+async def test_a_quote_that_comes_moves_no_button(visit: Visit) -> None:
+    """One that moves between press and release is not clicked."""
+    await expect(visit.page.locator("[data-plan=guardian] .quote")).to_contain_text("Now:", timeout=LATER)
+    there = await visit.button("Buy guardian").bounding_box()
+    await visit.page.evaluate("document.querySelectorAll('.quote').forEach((one) => one.textContent = '')")
+    assert await visit.button("Buy guardian").bounding_box() == there
+
+
 async def test_from_the_mesh_text_to_the_green_page(
     browser: Browser, stage: DemoStage, tmp_path: Path
 ) -> None:
