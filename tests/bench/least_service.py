@@ -14,10 +14,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import httpx
 import uvloop
 from aiohttp import ClientSession, web
-from httpx_aiohttp import AiohttpTransport
 
 from kosmo_billing_daemon.link import Broker, Link, connect
 from kosmo_billing_daemon.runtime.batcher import TOGETHER, Batcher
@@ -71,8 +69,8 @@ Delivery = tuple[str, datetime, str, UUID]
 class Shop:
     """What both routes do, in batches."""
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", http: httpx.AsyncClient, link: Link) -> None:
-        self._pool, self._http, self._link = pool, http, link
+    def __init__(self, pool: "asyncpg.Pool[Any]", btcpay: ClientSession, link: Link) -> None:
+        self._pool, self._btcpay, self._link = pool, btcpay, link
         self._running: set[asyncio.Task[Any]] = set()
         self.records = Batcher(self._record, turns=TOGETHER)
         self.settlements = Batcher(self._settle, most=100)
@@ -86,9 +84,9 @@ class Shop:
 
     async def create(self, invoice_id: UUID) -> Any:
         """Open an invoice at BTCPay."""
-        answer = await self._http.post(f"/api/v1/stores/{STORE}/invoices", json=asked(invoice_id))
-        answer.raise_for_status()
-        return answer.json()
+        url = f"/api/v1/stores/{STORE}/invoices"
+        async with self._btcpay.post(url, json=asked(invoice_id), raise_for_status=True) as answer:
+            return await answer.json()
 
     async def _record(self, deliveries: Sequence[Delivery]) -> list[None]:
         await self._pool.execute(_RECORD, *zip(*deliveries, strict=True))
@@ -96,8 +94,9 @@ class Shop:
 
     async def _settle(self, order_ids: Sequence[UUID]) -> list[None]:
         query = "&".join(f"orderId={order_id}" for order_id in order_ids)
-        answer = await self._http.get(f"/api/v1/stores/{STORE}/invoices?{query}")
-        paid = [UUID(one["metadata"]["orderId"]) for one in answer.json() if one["status"] == "Settled"]
+        async with self._btcpay.get(f"/api/v1/stores/{STORE}/invoices?{query}") as answer:
+            invoices = await answer.json()
+        paid = [UUID(one["metadata"]["orderId"]) for one in invoices if one["status"] == "Settled"]
         now = datetime.now(UTC)
         rows = await self._pool.fetch(_SETTLE, paid, [uuid4() for _ in paid], now, now + PERIOD, LIMIT)
         for row in rows:
@@ -143,12 +142,9 @@ async def neighbours(app: web.Application) -> AsyncIterator[None]:
     async with (
         asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS) as pool,
         connect(broker) as link,
-        ClientSession() as session,
-        httpx.AsyncClient(
-            base_url=os.environ["BTCPAY_URL"], transport=AiohttpTransport(client=session)
-        ) as http,
+        ClientSession(os.environ["BTCPAY_URL"]) as btcpay,
     ):
-        app[SHOP] = Shop(pool, http, link)
+        app[SHOP] = Shop(pool, btcpay, link)
         yield
 
 
