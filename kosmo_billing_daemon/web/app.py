@@ -31,7 +31,6 @@ from kosmo_billing_daemon.web import (
     usage,
     webhooks,
 )
-from kosmo_billing_daemon.web.recent import Recent
 from kosmo_billing_daemon.web.server import draining, hosts
 
 OPERATIONS = (
@@ -84,7 +83,7 @@ def build_app(
     # A webhook is only a hint, unless its body is the fact.
     exempt = () if webhook.trust is WebhookTrust.BODY else (WEBHOOK,)
     app[cors.POLICY] = cors.Policy(frozenset(http.cors_origins), API, exempt)
-    app[health.READINESS] = Recent(readiness)
+    app[health.READINESS] = health.recent(readiness)
     app[metrics.TOKEN] = http.metrics_token
     described: Callable[[], bytes] = cache(lambda: openapi.encoded(OPERATIONS, http.auth_mode))
     app[pages.OPENAPI] = described

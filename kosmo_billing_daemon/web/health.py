@@ -2,10 +2,11 @@
 
 Alive means that the process answers. Ready is what the daemon says of its parts; one part may be degraded
 without the whole being unready, since taking payments never depends on the broker. Anybody may ask, so the
-parts are read at most once a second, and ids that a detail quotes (a topic, an order) are left out.
+parts are read at most once a second (ten times while unready, or a start would be noticed a second late), and
+ids that a detail quotes (a topic, an order) are left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import field
 from typing import Literal
 
@@ -15,7 +16,7 @@ from kosmo_billing_daemon.contract.encoding import ANY_UUID
 from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.runtime.records import record
 from kosmo_billing_daemon.web.operations import Answer, Operation
-from kosmo_billing_daemon.web.recent import Recent
+from kosmo_billing_daemon.web.recent import LASTS, Recent
 from kosmo_billing_daemon.web.rendering import json_response
 
 
@@ -34,6 +35,12 @@ class Readiness:
 
 
 READINESS: web.AppKey[Recent[Readiness]] = web.AppKey("readiness")
+_UNREADY_LASTS = 0.1  # seconds
+
+
+def recent(read: Callable[[], Awaitable[Readiness]]) -> Recent[Readiness]:
+    """Keep what is read for all who ask at the same time."""
+    return Recent(read, lambda readiness: LASTS if readiness.ok else _UNREADY_LASTS)
 
 
 @record(kw_only=True)

@@ -12,19 +12,21 @@ LASTS = 1.0
 
 
 class Recent(Generic[T]):
-    """Reads once for all callers during the read and within ``LASTS`` seconds after it."""
+    """Reads once for all callers during the read and within ``lasts(answer)`` seconds after it."""
 
     def __init__(
-        self, read: Callable[[], Awaitable[T]], monotonic: Callable[[], float] = time.monotonic
+        self,
+        read: Callable[[], Awaitable[T]],
+        lasts: Callable[[T], float] = lambda _: LASTS,
     ) -> None:
         self._read = read
-        self._monotonic = monotonic
+        self._lasts = lasts
         self._reading: asyncio.Future[T] | None = None
         self._ends = float("-inf")
 
     async def get(self) -> T:
-        """Return the answer, at most ``LASTS`` seconds old; raises what reading raised."""
-        if self._reading is None or (self._reading.done() and self._monotonic() >= self._ends):
+        """Return the answer, read no longer ago than it lasts; raises what reading raised."""
+        if self._reading is None or (self._reading.done() and time.monotonic() >= self._ends):
             self._reading = asyncio.ensure_future(self._read())
             self._reading.add_done_callback(self._was_read)
         # A caller that hangs up must not take the answer from the others.
@@ -32,4 +34,4 @@ class Recent(Generic[T]):
 
     def _was_read(self, reading: "asyncio.Future[T]") -> None:
         failed = reading.cancelled() or reading.exception() is not None
-        self._ends = float("-inf") if failed else self._monotonic() + LASTS
+        self._ends = float("-inf") if failed else time.monotonic() + self._lasts(reading.result())

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from datetime import datetime
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 from kosmo_billing_daemon.contract.paths import API
 from kosmo_billing_daemon.runtime.health import Check
 from kosmo_billing_daemon.web.health import Readiness
+from kosmo_billing_daemon.web.recent import LASTS
 from tests.web.conftest import HOOK, Service, Starter, told
 
 
@@ -238,6 +240,21 @@ async def test_readiness_names_no_user_and_is_read_once_a_second(start: Starter,
     async with asyncio.timeout(10):  # a second later it is read again
         while reads == 1:
             await service.ask("GET", "//health/ready")
+
+
+async def test_who_waits_for_a_start_is_told_within_a_fraction_of_a_second(start: Starter) -> None:
+    reads: list[float] = []
+
+    async def read() -> Readiness:
+        reads.append(time.monotonic())
+        return Readiness(ok=len(reads) > 1)
+
+    service = await start(readiness=read)
+    assert (await service.ask("GET", "//health/ready")).status == 503
+    while (await service.ask("GET", "//health/ready")).status == 503:
+        pass
+    assert len(reads) == 2
+    assert reads[1] - reads[0] < LASTS
 
 
 async def test_a_reading_that_failed_is_not_kept(start: Starter) -> None:
