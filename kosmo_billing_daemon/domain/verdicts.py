@@ -310,7 +310,7 @@ def _overpaid(invoice: Invoice) -> tuple[Case, ...]:
 def _expired(invoice: Invoice, seen: Observation, now: datetime) -> Verdict:
     paid = invoice.paid_amount
     if invoice.effect not in (Effect.NONE, Effect.DECLINED):
-        return Verdict(invoice)
+        return Verdict(invoice, cases=_overpaid(invoice))
     if invoice.payment is Payment.PARTIAL:
         detail = f"paid {paid} of {invoice.asked.amount} {invoice.asked.currency}, then it expired"
         return _unused(invoice, Case(CaseKind.PARTIAL_PAYMENT, detail, paid))

@@ -56,6 +56,13 @@ def test_settling_a_fulfilled_late_invoice_causes_no_further_event() -> None:
     assert (marked.action, marked.events) == (Action.NOTHING, ())
 
 
+def test_what_comes_after_a_fulfilled_late_payment_is_too_much() -> None:
+    late = look(invoice(), OBSERVATIONS["expired, late, confirmed"], 3 * HOUR).invoice
+    twice = look(late, seen(EXPIRED, Payment.LATE, "10.00", confirmed_amount=Decimal("10.00")), 4 * HOUR)
+    assert (twice.action, twice.events) == (Action.NOTHING, ())
+    assert [(case.kind, case.amount) for case in twice.cases] == [(CaseKind.OVERPAID, Decimal("5.00"))]
+
+
 @pytest.mark.parametrize(
     ("paid", "payment", "listed"),
     [
