@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, TypeVar
 from uuid import UUID
@@ -61,9 +62,9 @@ def encoded(text: str) -> bytes:
 json_text = encode_basestring  # a text as JSON, without the detour by a dict
 
 
-def json_texts(texts: Iterable[str]) -> str:
+def json_texts(texts: Collection[str]) -> str:
     """Write texts as a list in JSON; a single one is written by ``json_text``."""
-    return f"[{','.join(map(json_text, texts))}]"
+    return f"[{','.join(map(json_text, texts))}]" if texts else "[]"
 
 
 def loads(payload: bytes) -> Mapping[str, Any]:
@@ -81,7 +82,18 @@ def rfc3339(time: datetime | None) -> str | None:
     """Write an aware time in UTC with Z and microseconds only where there are some."""
     if time is None:
         return None
-    return (time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()[:-6] + "Z"
+    # Half the time of ``isoformat``: every document has two or three times, and days repeat.
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    second = f"{_day(utc.toordinal())}T{_TWO[utc.hour]}:{_TWO[utc.minute]}:{_TWO[utc.second]}"
+    return f"{second}.{utc.microsecond:06}Z" if utc.microsecond else f"{second}Z"
+
+
+_TWO = tuple(f"{number:02}" for number in range(60))
+
+
+@lru_cache(1000)
+def _day(ordinal: int) -> str:
+    return date.fromordinal(ordinal).isoformat()
 
 
 _E = TypeVar("_E", bound=StrEnum)

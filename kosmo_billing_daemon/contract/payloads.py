@@ -56,7 +56,7 @@ class QuotaState(StrEnum):
 
 def _quoted(value: object) -> str:
     """Write an id or a time, in which nothing needs an escape."""
-    return "null" if value is None else f'"{value}"'
+    return "null" if value is None else f'"{value!s}"'
 
 
 _issued = lru_cache(1)(rfc3339)  # of many documents at once
@@ -81,6 +81,22 @@ class EntitlementContent:
     grace_until: datetime | None
 
 
+def encode_document(content: EntitlementContent, version: int, issued_at: datetime) -> bytes:
+    """Encode the document of one version; a broker that lost its memory gets all of them."""
+    # A third of the time of a dict and ``dumps``; "!s", or each value is asked for a format first.
+    limit = "null" if content.messages_limit is None else content.messages_limit
+    return encoded(
+        f'{{"version":{version},"user_id":"{content.user_id!s}","plan_type":{json_text(content.plan_type)}'
+        f',"status":"{content.status!s}","scope":"{content.scope!s}"'
+        f',"allowed_nodes":{json_texts(content.allowed_nodes)},"features":{json_texts(content.features)}'
+        f',"messages_limit":{limit},"messages_used":{content.messages_used}'
+        f',"quota_state":"{content.quota_state!s}","subscription_id":{_quoted(content.subscription_id)}'
+        f',"valid_from":{_quoted(rfc3339(content.valid_from))}'
+        f',"valid_until":{_quoted(rfc3339(content.valid_until))}'
+        f',"grace_until":{_quoted(rfc3339(content.grace_until))},"issued_at":"{_issued(issued_at)}"}}'
+    )
+
+
 @record(kw_only=True)
 class EntitlementDocument(EntitlementContent):
     """The whole truth about one user. Keep the greatest ``version``, drop the rest.
@@ -93,17 +109,7 @@ class EntitlementDocument(EntitlementContent):
     issued_at: datetime
 
     def encode(self) -> bytes:
-        # A broker that lost its memory gets all documents: half the time of a dict and ``dumps``.
-        limit = "null" if self.messages_limit is None else self.messages_limit
-        return encoded(
-            f'{{"version":{self.version},"user_id":"{self.user_id}","plan_type":{json_text(self.plan_type)}'
-            f',"status":"{self.status}","scope":"{self.scope}","allowed_nodes":{json_texts(self.allowed_nodes)}'
-            f',"features":{json_texts(self.features)},"messages_limit":{limit}'
-            f',"messages_used":{self.messages_used},"quota_state":"{self.quota_state}"'
-            f',"subscription_id":{_quoted(self.subscription_id)},"valid_from":{_quoted(rfc3339(self.valid_from))}'
-            f',"valid_until":{_quoted(rfc3339(self.valid_until))}'
-            f',"grace_until":{_quoted(rfc3339(self.grace_until))},"issued_at":"{_issued(self.issued_at)}"}}'
-        )
+        return encode_document(self, self.version, self.issued_at)
 
     @classmethod
     def decode(cls, payload: bytes) -> "EntitlementDocument":

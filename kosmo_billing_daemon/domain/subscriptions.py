@@ -31,7 +31,7 @@ class Status(StrEnum):
     @property
     def is_current(self) -> bool:
         """True while it grants rights."""
-        return self in (Status.ACTIVE, Status.GRACE)
+        return self is Status.ACTIVE or self is Status.GRACE
 
 
 class Source(StrEnum):

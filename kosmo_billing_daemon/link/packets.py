@@ -7,6 +7,8 @@ in 1.6 s, and takes the legal U+FEFF in one for a protocol error, which would en
 message comes again. We use none, so they are passed over unread.
 """
 
+from functools import lru_cache
+
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -26,22 +28,37 @@ def check_publication(topic: str, qos: int) -> None:
 
 def publish_packet(topic: bytes, payload: bytes, *, retain: bool, qos: int, mid: int, v5: bool) -> bytes:
     """A PUBLISH without properties; ``mid`` counts for QoS 1 only."""
-    head = b"".join(
-        (len(topic).to_bytes(2, "big"), topic, mid.to_bytes(2, "big") if qos else b"", b"\0" if v5 else b"")
+    length = 2 + len(topic) + 2 * qos + v5 + len(payload)
+    return b"".join(
+        (
+            _START[qos][retain],
+            _written(length),
+            len(topic).to_bytes(2, "big"),
+            topic,
+            mid.to_bytes(2, "big") if qos else b"",
+            b"\0" if v5 else b"",
+            payload,
+        )
     )
-    remaining = len(head) + len(payload)
-    start = bytearray((0x30 | qos << 1 | retain,))
-    while remaining > 0x7F:
-        start.append(0x80 | remaining & 0x7F)
-        remaining >>= 7
-    start.append(remaining)
-    return b"".join((start, head, payload))
+
+
+_START = [[bytes([PUBLISH | qos << 1 | retain]) for retain in (0, 1)] for qos in (0, 1)]
+
+
+@lru_cache(1000)
+def _written(length: int) -> bytes:
+    """Write a length, seven bits to the byte."""
+    low, rest = length & 0x7F, length >> 7
+    return bytes([0x80 | low]) + _written(rest) if rest else bytes([low])
 
 
 def packet_end(data: bytes | bytearray, start: int) -> int | None:
     """Where the packet at ``start`` ends; None while incomplete, ``ValueError`` if it cannot be one."""
     try:
-        length, body = _length(data, start + 1)
+        length = data[start + 1]
+        body = start + 2
+        if length >= 0x80:  # longer than an acknowledgement
+            length, body = _length(data, start + 1)
     except IndexError:
         return None
     return body + length if body + length <= len(data) else None
@@ -89,10 +106,10 @@ def acknowledged(packet: bytes) -> tuple[int, int]:
     start = 2
     while packet[start - 1] >= 0x80:  # a long reason in words makes the length longer
         start += 1
-    body = packet[start:]
-    if len(body) < 2:
+    if len(packet) < start + 2:
         raise ValueError("half an acknowledgement")
-    return int.from_bytes(body[:2], "big"), body[2] if len(body) > 2 else 0
+    code = packet[start + 2] if len(packet) > start + 2 else 0
+    return packet[start] << 8 | packet[start + 1], code
 
 
 def reason(code: int) -> str:

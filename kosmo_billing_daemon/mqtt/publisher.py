@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
+from kosmo_billing_daemon.contract.payloads import encode_document
 from kosmo_billing_daemon.contract.topics import Topics
 from kosmo_billing_daemon.errors import Unavailable
 from kosmo_billing_daemon.link import Link, LinkLost, PublishRefused
@@ -25,7 +26,6 @@ from kosmo_billing_daemon.mqtt.watermark import WatermarkWriter
 from kosmo_billing_daemon.mqtt.watermark_tracker import WatermarkTracker
 from kosmo_billing_daemon.runtime.backoff import Backoff, LogThrottle
 from kosmo_billing_daemon.runtime.clock import Clock
-from kosmo_billing_daemon.services.entitlements import document
 from kosmo_billing_daemon.services.event_messages import message
 from kosmo_billing_daemon.services.topups import TopUps
 from kosmo_billing_daemon.store import outbox
@@ -112,15 +112,14 @@ class _Session:
         self._to_raise: set[UUID] = set()  # whose version gates may not believe
         self._republishing: set[UUID] = set()  # not acknowledged, and not in the outbox
         self._refused_events: dict[int, tuple[float, OutboxEvent]] = {}
-        self._room = asyncio.Semaphore(link.max_in_flight)
+        self._unanswered, self._answered = 0, asyncio.Event()
         self._read_at = self._raise_at = 0.0  # loop times; republishing is interrupted for the first
 
     async def finish(self) -> None:
         """Delete what the broker still acknowledges, so that an orderly end has nothing published again."""
         with contextlib.suppress(TimeoutError, Unavailable):
             async with asyncio.timeout(FINISH_WITHIN):
-                for _ in range(self._link.max_in_flight):
-                    await self._room.acquire()
+                await self._until_fewer(1)
                 await self.acks.write([e for e in self._reader.entries if 0 < len(e.left) < e.size])
 
     async def feed(self) -> None:
@@ -273,22 +272,30 @@ class _Session:
         self._reservation.greatest = max(self._reservation.greatest, versioned.version)
         if versioned.version > self._reservation.acknowledged:
             await self.watermark.until_acknowledged(versioned.version)
-        payload = document(versioned, issued_at).encode()
+        payload = encode_document(versioned.entitlement, versioned.version, issued_at)
         count = self._tracker.count_first if is_first else None
         await self._publish(versioned.entitlement.user_id, payload, entries, count)
 
     async def _publish(self, user_id: UUID, payload: bytes, entries: list[OutboxEntry], count: Count) -> None:
-        await self._room.acquire()
+        await self._take_room()
         self._in_flight.add(user_id)
         topic = self._topics.entitlement(user_id)
         on_ack = partial(self._document_acked, topic, user_id, entries, count)
         self._link.hand_over(topic, payload, on_ack, retain=True)
 
     async def _send_event(self, event: OutboxEvent) -> None:
-        await self._room.acquire()
-        topic = self._topics.event(event.type)
-        body = message(event, self._start.position.database)
+        await self._take_room()
+        topic, body = self._topics.event(event.type), message(event, self._start.position.database)
         self._link.hand_over(topic, body, partial(self._event_acked, topic, event))
+
+    async def _take_room(self) -> None:
+        await self._until_fewer(self._link.max_in_flight)
+        self._unanswered += 1
+
+    async def _until_fewer(self, unanswered: int) -> None:
+        while self._unanswered >= unanswered:
+            self._answered.clear()
+            await self._answered.wait()
 
     # What the broker answers. A link that was lost answers nobody, and takes all of this with it.
 
@@ -332,7 +339,8 @@ class _Session:
             self.watermark.advanced.set()
 
     def _accepted(self, topic: str, error: Exception | None) -> bool:
-        self._room.release()
+        self._unanswered -= 1
+        self._answered.set()
         if error is None:
             self._publisher.published += 1
             self._publisher.refusals.accepted(topic)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from kosmo_billing_daemon.contract.encoding import Malformed
-from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermark
+from kosmo_billing_daemon.contract.payloads import EntitlementDocument, Watermark, encode_document
 from kosmo_billing_daemon.contract.topics import SHARDS, Topics
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.errors import Unavailable
@@ -204,7 +204,8 @@ async def repair(
 def _says(payload: bytes, truth: Versioned) -> bool:
     """Say whether that is what we would publish now; only when it was issued may differ."""
     (said, _, _), (ours, _, _) = (
-        each.rpartition(ISSUED_AT) for each in (payload, document(truth, EPOCH).encode())
+        each.rpartition(ISSUED_AT)
+        for each in (payload, encode_document(truth.entitlement, truth.version, EPOCH))
     )
     return said == ours
 

@@ -27,10 +27,10 @@ _SHOWN = "quote_id, status, valid_from, valid_until, grace_until, ended_at, mess
 
 CONTENT = f"""
 s.id, due.user_id, {", ".join(f"s.{name}" for name in _SHOWN.split(", "))}, due.version,
-CASE WHEN (SELECT scope FROM quotes WHERE id = s.quote_id) = 'whitelist' THEN ARRAY(
-    SELECT node_id FROM whitelisted_nodes AS n WHERE n.user_id = due.user_id ORDER BY node_id) END AS nodes
+ARRAY(SELECT node_id FROM whitelisted_nodes AS n WHERE n.user_id = due.user_id ORDER BY node_id) AS nodes
 """
-"""What a document says, of ``FROM_DUE``: the user's current or else last subscription, and the nodes.
+"""What a document says, of ``FROM_DUE``: the user's current or else last subscription, and the nodes, which
+count for some plans only (to look for the plan here costs as much as all the rest).
 
 Its rows must be learned (``quotes.learn``)."""
 
@@ -55,6 +55,9 @@ SELECT {CONTENT} {FROM_DUE}
 """
 
 
+_STATUSES = {status.value: status for status in Status}  # a tenth of the time that asking the class takes
+
+
 def versioned(row: Any) -> Versioned:
     """Read a row that begins with ``CONTENT``."""
     period_id, user_id, quote_id, status, start, until, grace, ended, limit, used, version, nodes = row[
@@ -65,7 +68,7 @@ def versioned(row: Any) -> Versioned:
         shown = ShownPeriod(
             id=period_id,
             plan=plan(quote_id),
-            status=Status(status),
+            status=_STATUSES[status],
             valid_from=start,
             valid_until=until,
             grace_until=grace,
@@ -73,7 +76,7 @@ def versioned(row: Any) -> Versioned:
             messages_limit=limit,
             messages_used=used,
         )
-    return Versioned(version, entitlement(user_id, shown, tuple(nodes or ())))
+    return Versioned(version, entitlement(user_id, shown, tuple(nodes)))
 
 
 async def load_of_users(connection: Connection, users: Sequence[UUID]) -> dict[UserId, Versioned]:
