@@ -180,10 +180,14 @@ async def test_money_sent_after_settlement_is_listed_and_gives_no_second_period(
     assert await shop.front.statuses(user) == ["active"]
 
 
-async def test_late_overpayment_fulfils_and_lists_the_excess(shop: Shop, user: UserId) -> None:
+@pytest.mark.parametrize("payments", [("7.00",), ("5.00", "2.00")])
+async def test_late_overpayment_fulfils_and_lists_the_excess(
+    shop: Shop, user: UserId, payments: tuple[str, ...]
+) -> None:
     invoice = await shop.open(user)
     await shop.wait(minutes=16)
-    await shop.lightning(invoice, "7.00")
+    for amount in payments:
+        await shop.lightning(invoice, amount)
     assert await shop.front.events(user) == [CREATED, EXPIRED, SETTLED, ACTIVATED, ATTENTION]
     assert await shop.front.cases(user) == [("overpaid", Decimal("2.00"), True)]
 
