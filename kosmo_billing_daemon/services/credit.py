@@ -3,13 +3,13 @@
 from dataclasses import replace
 from decimal import Decimal
 
-from kosmo_billing_daemon.domain.invoices import is_confirming, reserves_credit
+from kosmo_billing_daemon.domain.invoices import is_confirming
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.quoting import Quote, quote, refusal
 from kosmo_billing_daemon.domain.subscriptions import UserId
 from kosmo_billing_daemon.runtime.clock import Clock
 from kosmo_billing_daemon.runtime.records import record
-from kosmo_billing_daemon.store import entries, ledger, purchases, refunds
+from kosmo_billing_daemon.store import entries, invoices, ledger, purchases, refunds
 from kosmo_billing_daemon.store.entries import Entry
 from kosmo_billing_daemon.store.postgres import Connection, Pool
 from kosmo_billing_daemon.store.purchases import Holdings
@@ -75,14 +75,10 @@ class CreditAccounts:
     async def _load(self, connection: Connection, user_id: UserId) -> tuple[tuple[Balance, ...], Holdings]:
         holdings = (await purchases.load(connection, [user_id], self.clock())).get(user_id, Holdings())
         amounts = await ledger.load_balances(connection, [user_id])
-        reserved: dict[str, Decimal] = {}
-        for invoice in holdings.open:
-            if reserves_credit(invoice):
-                currency = invoice.plan.price.currency
-                reserved[currency] = reserved.get(currency, Decimal(0)) + invoice.credit_used
+        reserved = await invoices.load_reserved_credit(connection, [user_id])
         balances = tuple(
-            Balance(currency, amount, reserved.get(currency, Decimal(0)))
-            for (_, currency), amount in sorted(amounts.items())
+            Balance(key[1], amount, reserved.get(key, Decimal(0)))
+            for key, amount in sorted(amounts.items())
             if amount
         )
         return balances, holdings

@@ -19,7 +19,6 @@ from kosmo_billing_daemon.domain.invoices import (
     InvoiceStatus,
     Payment,
     is_confirming,
-    reserves_credit,
 )
 from kosmo_billing_daemon.domain.plans import Plan
 from kosmo_billing_daemon.domain.polling import Patience
@@ -194,7 +193,7 @@ class _Book:
             having=having,
             bound=bound,
             of_keys=await invoices.load(connection, led_to) if led_to else {},
-            spendable=_spendable(await ledger.load_balances(connection, users), having) if credit else {},
+            spendable=await ledger.load_free_credit(connection, users) if credit else {},
         )
 
     def find(self, request: PurchaseRequest) -> OpenedInvoice | None:
@@ -293,17 +292,6 @@ def _is_just_paid(invoice: Invoice, request: PurchaseRequest, now: datetime) -> 
         and not invoice.asked.amount
         and now - invoice.created_at < REPEATED_WITHIN
     )
-
-
-def _spendable(
-    balances: dict[tuple[UserId, str], Decimal], having: dict[UserId, Holdings]
-) -> dict[tuple[UserId, str], Decimal]:
-    """Return the credit of users that is kept for no open invoice (R15)."""
-    for user_id, each in having.items():
-        for invoice in each.open:
-            if invoice.credit_used and reserves_credit(invoice):
-                balances[user_id, invoice.plan.price.currency] -= invoice.credit_used
-    return balances
 
 
 def _is_unpaid(invoice: Invoice, now: datetime) -> bool:

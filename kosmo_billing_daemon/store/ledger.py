@@ -67,7 +67,8 @@ async def load_free_credit(
 ) -> dict[tuple[UserId, str], Decimal]:
     """Return the credit of users that is kept for no open invoice (R15); below zero is owed."""
     balances = await load_balances(connection, users)
-    reserved = await invoices.load_reserved_credit(connection, users)
+    having = {user_id for (user_id, _), amount in balances.items() if amount}
+    reserved = await invoices.load_reserved_credit(connection, having) if having else {}
     return {key: amount - reserved.get(key, Decimal(0)) for key, amount in balances.items()}
 
 

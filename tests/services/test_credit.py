@@ -197,6 +197,16 @@ async def test_credit_is_reserved_once_and_freed_when_its_invoice_expires(shop: 
     assert (await shop.open(user, "sanctuary")).asked.amount == Decimal("45.90")
 
 
+async def test_credit_stays_reserved_however_long_nobody_could_look(shop: Shop, user: UserId) -> None:
+    await credited(shop, user, "4.10")
+    confirming = await shop.open(user, "guardian")
+    await shop.act(confirming, "pay")
+    shop.clock.move(days=31)
+    account = await CreditAccounts(pool=shop.front.pool, clock=shop.clock, spends=True).show(user)
+    assert [(each.amount, each.reserved) for each in account.balances] == [(Decimal("4.10"), Decimal("4.10"))]
+    assert (await shop.open(user, "sanctuary")).asked.amount == Decimal(50)
+
+
 async def test_two_requests_at_once_never_reserve_the_same_credit(shop: Shop, user: UserId) -> None:
     await credited(shop, user, "4.10")
     opened = await asyncio.gather(
